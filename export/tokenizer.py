@@ -1,0 +1,68 @@
+"""open_clip's tokenizer, written as the `tokenizer.json` of a bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+__all__ = ["write_clip_tokenizer"]
+
+
+def write_clip_tokenizer(path: str | os.PathLike[str]) -> Path:
+    """Write CLIP's byte-level BPE, from open_clip's own vocabulary file, as a `tokenizer.json`.
+
+    The file starts at cleaned text: cleaning is the SDK's (`ztcir_sdk.tokenizer.clean`). The
+    special tokens are plain vocabulary entries that no merge reaches, not "added tokens": those
+    would be recognised inside a text.
+
+    Returns:
+        The path written.
+    """
+    from open_clip.tokenizer import SimpleTokenizer
+
+    source = SimpleTokenizer()
+    merges = sorted(source.bpe_ranks, key=source.bpe_ranks.__getitem__)
+    bpe = Tokenizer(models.BPE(source.encoder, merges, end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            # What no alternative matches is dropped, as `findall` does.
+            pre_tokenizers.Split(Regex(_word_pattern()), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    content = json.loads(bpe.to_str())
+    # "a b" for ["a","b"]: the library reads both, and the file is a tenth smaller.
+    content["model"]["merges"] = [" ".join(merge) for merge in merges]
+    destination = Path(path)
+    destination.write_text(
+        json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8"
+    )
+    return destination
+
+
+def _word_pattern() -> str:
+    r"""Return open_clip's word pattern, without its special tokens, as explicit character ranges.
+
+    ``\p{L}`` means other characters in `tokenizers` than in `regex`, which open_clip uses: each has
+    its own edition of Unicode (17 000 letters differ at the time of writing). Ranges read from
+    `regex` keep its meaning, whatever reads the file. They also keep what its IGNORECASE does:
+    a long s counts as "s" in "'s", and U+0345, whose other case is a letter, as nothing at all.
+    """
+    letters, digits, others = (
+        _character_ranges(character_class)
+        for character_class in (r"[\p{L}]", r"[\p{N}]", r"[^\s\p{L}\p{N}]")
+    )
+    return rf"'[s\x{{17f}}]|'t|'re|'ve|'m|'ll|'d|[{letters}]+|[{digits}]|[{others}]+"
+
+
+def _character_ranges(character_class: str) -> str:
+    """Return the code points that `character_class` matches, as the inside of a bracket."""
+    import regex  # type: ignore[import-untyped]  # a dependency of open_clip
+
+    every_character = "".join(map(chr, range(sys.maxunicode + 1)))
+    runs = regex.finditer(f"{character_class}+", every_character, regex.IGNORECASE)
+    return "".join(rf"\x{{{run.start():x}}}-\x{{{run.end() - 1:x}}}" for run in runs)

@@ -1,0 +1,236 @@
+"""Text to ``input_ids``: open_clip's cleaning, then CLIP's BPE from a bundle's ``tokenizer.json``.
+
+Equal to ``open_clip.get_tokenizer(...)`` in every id, with two deviations, both on purpose:
+
+* ``<start_of_text>`` and ``<end_of_text>`` inside a text are plain words. open_clip turns them into
+  the special ids, so that a user could end a prompt early.
+* A text that holds no word is refused. open_clip encodes it as start, end.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import ftfy
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from ztcir_sdk.errors import BundleError, UsageError
+
+__all__ = [
+    "END_OF_TEXT",
+    "PLACEHOLDER_ID",
+    "PLACEHOLDER_MARK",
+    "START_OF_TEXT",
+    "TextTruncatedWarning",
+    "Tokenizer",
+    "clean",
+]
+
+START_OF_TEXT = "<start_of_text>"
+END_OF_TEXT = "<end_of_text>"
+PLACEHOLDER_MARK = "$"
+"""Marks the pseudo-word's place in a template, and only there: in a text it is a dollar sign."""
+PLACEHOLDER_ID = -1
+"""Stands for the pseudo-word in ``input_ids``. No vocabulary has it, so no text can produce it."""
+TEXT_SLOT = "{text}"
+
+_SLOTS = re.compile(rf"({re.escape(PLACEHOLDER_MARK)}|{re.escape(TEXT_SLOT)})")
+
+
+class TextTruncatedWarning(UserWarning):
+    """A text was longer than the context and lost its last tokens; the message says how many."""
+
+
+def clean(text: str) -> str:
+    """Clean `text` as open_clip's ``clean="lower"`` does: mojibake, HTML, white space, case."""
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
+
+class Tokenizer:
+    """CLIP's tokenizer. Holds no state that a call changes, so threads may share one.
+
+    Attributes:
+        context_length: most tokens of one text, start and end included.
+        pad_to: length that every batch is padded to, or None for the longest text of the batch.
+        sot: id of start-of-text.
+        eot: id of end-of-text.
+        vocab_size: number of ids, from 0 up.
+    """
+
+    def __init__(
+        self, bpe: tokenizers.Tokenizer, *, context_length: int = 77, pad_to: int | None = None
+    ) -> None:
+        """Wrap a `bpe` that holds both special tokens as plain vocabulary; see `from_file`."""
+        if context_length < 3:
+            raise UsageError(f"context_length must be at least 3, not {context_length}.")
+        if pad_to is not None and pad_to < context_length:
+            raise UsageError(
+                f"pad_to must be at least the context length {context_length}, not {pad_to}."
+            )
+        sot, eot = bpe.token_to_id(START_OF_TEXT), bpe.token_to_id(END_OF_TEXT)
+        if sot is None or eot is None:
+            raise BundleError(
+                f"The tokenizer's vocabulary lacks {START_OF_TEXT} or {END_OF_TEXT}: "
+                "export the bundle again."
+            )
+        self._bpe = bpe
+        self.context_length = context_length
+        self.pad_to = pad_to
+        self.sot: int = sot
+        self.eot: int = eot
+        self.vocab_size: int = bpe.get_vocab_size()
+
+    @classmethod
+    def from_file(
+        cls, path: str | os.PathLike[str], *, context_length: int = 77, pad_to: int | None = None
+    ) -> Tokenizer:
+        """Load a bundle's ``tokenizer.json``.
+
+        Raises:
+            BundleError: the file is missing, unreadable or no CLIP tokenizer.
+            UsageError: the lengths contradict each other.
+        """
+        try:
+            serialized = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(
+                f"The tokenizer {path} cannot be read ({error}): export the bundle again."
+            ) from error
+        try:
+            bpe = tokenizers.Tokenizer.from_str(serialized)
+        except Exception as error:  # the library raises bare `Exception` for malformed files
+            raise BundleError(
+                f"{path} is not a tokenizer ({error}): export the bundle again."
+            ) from error
+        return cls(bpe, context_length=context_length, pad_to=pad_to)
+
+    def encode(self, text: str) -> list[int]:
+        """Encode one text: start-of-text, its words' ids, end-of-text.
+
+        What exceeds the context is cut before end-of-text, with a `TextTruncatedWarning`.
+
+        Raises:
+            UsageError: `text` is empty, or nothing of it is left after cleaning.
+        """
+        return self.encode_prompt(TEXT_SLOT, text)
+
+    def encode_batch(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Encode texts into one padded array, (B, T) int64; see `encode` and `pad`.
+
+        Raises:
+            UsageError: one of the texts is empty, or `texts` is a single string.
+        """
+        if isinstance(texts, str):
+            raise UsageError("encode_batch takes a list of texts: call encode for a single one.")
+        return self.pad([self.encode(text) for text in texts])
+
+    def encode_prompt(
+        self, template: str, text: str | None = None, *, n_tokens: int = 1
+    ) -> list[int]:
+        """Encode a template such as ``"a photo of $ that {text}"`` with `text` in its slot.
+
+        Only the template's own ``$`` becomes the placeholder, `PLACEHOLDER_ID` times `n_tokens`;
+        in `text`, ``$`` and ``{text}`` are characters like any other. Template and text are
+        cleaned apart, so what a text becomes does not depend on the template around it (repairing
+        mojibake looks at the neighbours). Of a prompt longer than the context, the text is cut,
+        with a `TextTruncatedWarning`.
+
+        Args:
+            template: at most one ``$``, touching no letter or digit, and at most one ``{text}``
+                between spaces; at least one of the two.
+            text: given exactly where the template has ``{text}``.
+            n_tokens: pseudo-words per placeholder.
+
+        Raises:
+            UsageError: a malformed template, one that leaves no room for the text, a text that is
+                missing, superfluous or empty.
+        """
+        pieces = _split_template(template)
+        if (text is not None) != (TEXT_SLOT in pieces):
+            needs = "needs a text" if text is None else f"has no {TEXT_SLOT} for a text"
+            raise UsageError(f"The template {template!r} {needs}.")
+        if n_tokens < 1:
+            raise UsageError(f"n_tokens must be at least 1, not {n_tokens}.")
+
+        encoded: list[list[int]] = []
+        for piece in pieces:
+            if piece == PLACEHOLDER_MARK:
+                encoded.append([PLACEHOLDER_ID] * n_tokens)
+            elif piece == TEXT_SLOT and text is not None:
+                encoded.append(self._encode_text(text))
+            else:
+                encoded.append(self._encode_words(piece))
+
+        excess = 2 + sum(map(len, encoded)) - self.context_length
+        if excess > 0:
+            words = encoded[pieces.index(TEXT_SLOT)] if text is not None else []
+            if excess >= len(words):
+                raise UsageError(
+                    f"The template {template!r} fills the context of {self.context_length} tokens: "
+                    "use a shorter one."
+                )
+            warnings.warn(
+                f"A text of {len(words)} tokens is too long for the context of "
+                f"{self.context_length}: its last {excess} tokens are dropped.",
+                TextTruncatedWarning,
+                stacklevel=2,
+            )
+            del words[-excess:]
+        return [self.sot, *(token for ids in encoded for token in ids), self.eot]
+
+    def pad(self, sequences: Iterable[Sequence[int]]) -> NDArray[np.int64]:
+        """Stack encoded texts or prompts into (B, T) int64, filled with 0 after end-of-text.
+
+        T is `pad_to`, or else the longest of the batch. 0 is also the id of "!", so a length is
+        read from end-of-text, never from zeros.
+        """
+        rows = list(sequences)
+        length = max(map(len, rows), default=0) if self.pad_to is None else self.pad_to
+        input_ids = np.zeros((len(rows), length), dtype=np.int64)
+        for row, sequence in zip(input_ids, rows, strict=True):
+            row[: len(sequence)] = sequence
+        return input_ids
+
+    def _encode_text(self, text: str) -> list[int]:
+        if not isinstance(text, str):
+            raise UsageError(f"A text must be a string, not {type(text).__name__}.")
+        ids = self._encode_words(text)
+        if not ids:
+            raise UsageError(f"The text {text[:40]!r} holds no words: say what to look for.")
+        return ids
+
+    def _encode_words(self, text: str) -> list[int]:
+        ids: list[int] = self._bpe.encode(clean(text), add_special_tokens=False).ids
+        return ids
+
+
+def _split_template(template: str) -> list[str]:
+    """Split a template at its slots, which are kept as pieces of their own.
+
+    BPE works per word, so pieces that part where words part encode as the whole would.
+    """
+    for slot in (PLACEHOLDER_MARK, TEXT_SLOT):
+        if template.count(slot) > 1:
+            raise UsageError(f"The template {template!r} has more than one {slot}.")
+    matches = list(_SLOTS.finditer(template))
+    if not matches:
+        raise UsageError(
+            f"The template {template!r} has neither {PLACEHOLDER_MARK} nor {TEXT_SLOT}: add one."
+        )
+    for match in matches:
+        neighbours = template[: match.start()][-1:] + template[match.end() :][:1]
+        if match[0] == TEXT_SLOT and neighbours.strip():
+            raise UsageError(f"In the template {template!r}, set {TEXT_SLOT} between spaces.")
+        if match[0] == PLACEHOLDER_MARK and any(map(str.isalnum, neighbours)):
+            raise UsageError(
+                f"In the template {template!r}, {PLACEHOLDER_MARK} touches a word: set it apart."
+            )
+    return _SLOTS.split(template)
