@@ -1,0 +1,243 @@
+"""The wordings: how many, how they are filled, and which are kept from training."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train.surface_forms import SLOTS, article, surface_forms, verbalise
+from train.wordings import (
+    HELD_OUT_FAMILIES,
+    KINDS,
+    compose,
+    describe,
+    expand,
+    families,
+    skeleton_key,
+    word,
+)
+from ztcir_sdk.drawings import DEMO_WORDINGS
+from ztcir_sdk.drawings import KINDS as DEMO_KINDS
+from ztcir_sdk.drawings import Kind as DemoKind
+from ztcir_sdk.evaluation.oracle import attribute_caption
+
+VALUES = {
+    "colour": ("Black", "Navy Blue", "Off White", "Multi", "Olive", "chartreuse"),
+    "type": ("Tshirts", "Casual Shoes", "Laptop Bag", "Deodorant", "Ipad", "dress", "hoverboards"),
+    "gender": ("Men", "Women", "Unisex", "Boys", "Girls"),
+    "pattern": ("plain", "striped", "dotted", "checked", "paisley"),
+}
+LEAST_TEMPLATES = {"colour": 60, "type": 60, "gender": 60, "pattern": 40}
+
+kinds = st.sampled_from(KINDS)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> tuple[str, str, str]:
+    kind = draw(kinds)
+    old, new = draw(st.permutations(VALUES[kind]))[:2]
+    return kind, old, new
+
+
+def keys(kind: str, *, held_out: bool) -> set[str]:
+    offered = families(kind, held_out=held_out).values()
+    return {skeleton_key(reading) for some in offered for t in some for reading in expand(t)}
+
+
+def says(text: str, kind: str, value: str) -> bool:
+    forms = "|".join(map(re.escape, surface_forms(kind, value)))
+    return re.search(rf"(?<!\w)(?:{forms})(?!\w)", text) is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_are_many_families_and_templates(kind: str) -> None:
+    training = families(kind, held_out=False)
+    assert len(training) >= 10
+    assert len({t for some in training.values() for t in some}) >= LEAST_TEMPLATES[kind]
+    assert set(families(kind, held_out=True)) == HELD_OUT_FAMILIES[kind]
+    assert len(HELD_OUT_FAMILIES[kind]) >= 4
+    assert not training.keys() & HELD_OUT_FAMILIES[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_held_out_template_reads_like_one_that_trains(kind: str) -> None:
+    assert not keys(kind, held_out=True) & keys(kind, held_out=False)
+
+
+@pytest.mark.parametrize("kind", DEMO_KINDS)
+def test_no_template_that_trains_is_a_demo_wording(kind: DemoKind) -> None:
+    asked = {skeleton_key(template) for template in DEMO_WORDINGS[kind]}
+    assert asked
+    assert not asked & keys(kind, held_out=False)
+
+
+def test_an_opening_or_ending_does_not_make_a_demo_wording_either() -> None:
+    # "the same one in {colour}" is the demo's; all that is trained must differ after filling too
+    rng = np.random.default_rng(0)
+    for kind, templates in DEMO_WORDINGS.items():
+        value = {"colour": "teal", "type": "dress", "pattern": "dotted"}[kind]
+        filled = {re.sub(r"\{\w+\}", "{}", skeleton_key(t)).replace("{}", value) for t in templates}
+        for _ in range(4000):
+            text = word(kind, VALUES[kind][0], value, rng)
+            plain = re.sub(rf"\b(?:an?|some) {value}", value, text.replace("colour", "color"))
+            assert " ".join(re.sub(r"[^a-z ]+", " ", plain).split()) not in filled
+
+
+@given(changes(), seeds)
+def test_a_training_text_is_never_of_a_held_out_family(
+    change: tuple[str, str, str], seed: int
+) -> None:
+    kind, old, new = change
+    kept = {other: VALUES[other][0] for other in KINDS if other != kind}
+    trained = compose(kind, old, new, np.random.default_rng(seed), kept=kept)
+    assert trained.family not in HELD_OUT_FAMILIES[kind]
+    measured = compose(kind, old, new, np.random.default_rng(seed), held_out=True, kept=kept)
+    assert measured.family in HELD_OUT_FAMILIES[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_held_out_phrase_occurs_in_training_texts(kind: str) -> None:
+    old, new = VALUES[kind][:2]
+    slot = r"(?:\S+ ?){1,4}"
+    held_out = [
+        re.compile(re.sub(r"\\\{\w+\\\}", lambda _: slot, re.escape(reading)).replace("\\ ", " "))
+        for some in families(kind, held_out=True).values()
+        for template in some
+        for reading in expand(template)
+        if len(re.sub(r"\{\w+\}", "", reading).split()) >= 3  # "think {new}" is in much
+    ]
+    assert len(held_out) >= 9
+    rng = np.random.default_rng(1)
+    for _ in range(1500):
+        text = word(kind, old, new, rng)
+        assert not any(phrase.fullmatch(text) for phrase in held_out), text
+
+
+@given(changes(), seeds, st.booleans(), st.booleans())
+def test_every_slot_is_filled_and_the_new_value_said(
+    change: tuple[str, str, str], seed: int, held_out: bool, names_kept: bool
+) -> None:
+    kind, old, new = change
+    kept = {other: VALUES[other][1] for other in KINDS} if names_kept else None
+    text = word(kind, old, new, np.random.default_rng(seed), held_out=held_out, kept=kept)
+    assert not re.search(r"[{}()|]", text)
+    assert text == " ".join(text.split())
+    assert text == text.lower()
+    assert says(text, kind, new), text
+
+
+@given(changes(), seeds, st.booleans())
+def test_an_equal_generator_gives_an_equal_text(
+    change: tuple[str, str, str], seed: int, held_out: bool
+) -> None:
+    texts = {word(*change, np.random.default_rng(seed), held_out=held_out) for _ in range(2)}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_vary_and_mostly_use_the_catalogues_own_words(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    values = VALUES[kind]
+    texts: set[str] = set()
+    raw = 0
+    for number in range(2000):
+        new = values[number % len(values)]
+        text = word(kind, values[(number + 1) % len(values)], new, rng)
+        texts.add(text)
+        raw += re.search(rf"(?<!\w){re.escape(new.lower())}(?!\w)", text) is not None
+    assert raw > 0.55 * 2000
+    assert len(texts) > 1300
+
+
+def test_both_spellings_occur() -> None:
+    rng = np.random.default_rng(0)
+    texts = [word("colour", "Black", "Red", rng) for _ in range(1000)]
+    spelt = Counter(s for text in texts for s in re.findall(r"\bcolou?r\b", text))
+    assert min(spelt["colour"], spelt["color"]) > 50
+
+
+@pytest.mark.parametrize(
+    ("phrase", "expected"),
+    [
+        ("red", "a red"),
+        ("orange", "an orange"),
+        ("off white", "an off white"),
+        ("unisex", "a unisex"),
+        ("umbrella", "an umbrella"),
+    ],
+)
+def test_article(phrase: str, expected: str) -> None:
+    assert article(phrase) == expected
+
+
+def test_a_value_has_one_meaning(shared_data: Path) -> None:
+    """No surface form names two values of the catalogue, and every raw value is a form."""
+    with (shared_data / "fashion-products/metadata.csv").open(encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    columns = {"colour": "baseColour", "type": "articleType", "gender": "gender"}
+    for kind, column in columns.items():
+        meanings: dict[str, str] = {}
+        for value in sorted({row[column] for row in rows if row["split"] == "train"} - {"NA", ""}):
+            forms = surface_forms(kind, value)
+            assert value.lower() in forms
+            assert len(forms) > 1
+            for form in forms:
+                assert meanings.setdefault(form, value) == value, form
+
+
+@given(kinds, st.text(alphabet="abcxyz XYZ", min_size=1).filter(str.strip), seeds)
+def test_an_unknown_value_is_said_by_its_name(kind: str, value: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for slot in SLOTS[kind]:
+        assert verbalise(kind, value, slot, rng) in surface_forms(kind, value)
+    assert " ".join(value.lower().split()) in surface_forms(kind, value)
+
+
+def test_wrong_calls_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="size"):
+        word("size", "s", "m", rng)
+    with pytest.raises(ValueError, match="needs a value"):
+        word("colour", "Red", " ", rng)
+    with pytest.raises(ValueError, match="at least"):
+        describe({"colour": "NA", "type": None}, rng)
+
+
+@given(
+    st.fixed_dictionaries(
+        {kind: st.sampled_from([*values, None, "NA", ""]) for kind, values in VALUES.items()}
+    ),
+    seeds,
+)
+def test_a_caption_tells_only_what_is_known(attributes: dict[str, str | None], seed: int) -> None:
+    known = {k: v for k, v in attributes.items() if v not in (None, "NA", "")}
+    if not known.keys() - {"pattern"}:
+        return
+    text = describe(attributes, np.random.default_rng(seed))
+    assert not re.search(r"[{}]", text)
+    assert text == text.lower()
+    assert any(says(text, kind, str(value)) for kind, value in known.items())
+
+
+def test_captions_are_often_the_plain_one_and_often_not() -> None:
+    rng = np.random.default_rng(0)
+    attributes = {"colour": "Navy Blue", "type": "Tshirts", "gender": "Men"}
+    captions = Counter(describe(attributes, rng) for _ in range(1000))
+    assert captions["navy blue tshirts for men"] > 250
+    assert len(captions) > 150
+    assert captions["tshirts"] > 5  # a part alone
+    striped = {describe({**attributes, "pattern": "striped"}, rng) for _ in range(300)}
+    assert "navy blue striped tshirts for men" in striped
+
+
+def test_the_oracle_text() -> None:
+    assert attribute_caption("Navy Blue", "Casual Shoes", "Men") == "navy blue casual shoes for men"
+    assert attribute_caption("red", "t-shirt", "") == "red t-shirt"

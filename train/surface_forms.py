@@ -1,0 +1,433 @@
+"""How people say an attribute's value: "Navy Blue" as "navy blue", "navy", "dark blue".
+
+A value is said in a grammatical *slot*, and each slot has its weighted forms. The value's own
+name in lower case is by far the most frequent, so that a catalogue's vocabulary is learnt first.
+
+| kind | slot | stands in | "Tshirts" / "Women" / "striped" |
+|---|---|---|---|
+| all | ``plain`` | "colour: {new}", "show me {new}" | tshirts / women / striped |
+| colour, type, pattern | ``a`` | "i want {new_a} one", "it is {new_a}" | a tshirt / - / a striped |
+| type | ``np`` | "turn it into {new_np}" | tshirts, or a tshirt |
+| gender | ``for`` | "one for {new_for}" | women, a woman, her |
+| gender | ``poss``, ``possa`` | "the {new_poss} version" | women's / a women's |
+| pattern | ``noun`` | "with {new_noun}" | stripes, a striped pattern |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+__all__ = ["SLOTS", "article", "surface_forms", "verbalise"]
+
+SLOTS: dict[str, tuple[str, ...]] = {
+    "colour": ("plain", "a"),
+    "type": ("plain", "a", "np"),
+    "gender": ("plain", "for", "poss", "possa"),
+    "pattern": ("plain", "a", "noun"),
+}
+
+_RAW_SHARE = 0.7  # of a slot's draws; what the templates' other slots take away is made up for
+
+_COLOURS: dict[str, str] = {
+    "beige": "sand|beige toned",
+    "black": "jet black|pitch black",
+    "blue": "bright blue|medium blue",
+    "bronze": "bronze toned|bronzed",
+    "brown": "chocolate brown|chocolate",
+    "burgundy": "wine|wine red|bordeaux",
+    "charcoal": "charcoal grey|charcoal gray|dark grey|dark gray",
+    "coffee brown": "coffee|coffee coloured",
+    "copper": "copper toned|coppery",
+    "cream": "creamy|cream coloured|creme",
+    "fluorescent green": "neon green|fluorescent|fluo green",
+    "gold": "golden|gold toned",
+    "green": "bright green|grass green",
+    "grey": "gray|greyish|medium grey",
+    "grey melange": "gray melange|heather grey|heather gray|melange grey|marled grey",
+    "khaki": "khaki coloured|khakhi",
+    "lavender": "lilac|light purple|lavender coloured",
+    "lime green": "lime|lime coloured",
+    "magenta": "fuchsia|magenta pink|hot pink",
+    "maroon": "dark red|deep red",
+    "mauve": "mauve coloured|dusty purple",
+    "metallic": "metal coloured|shiny metallic",
+    "multi": "multicoloured|multi coloured|multicolour|multicolor|multi-coloured|colourful",
+    "mushroom brown": "mushroom|mushroom coloured",
+    "mustard": "mustard yellow|dark yellow",
+    "navy blue": "navy|dark blue|navy-blue",
+    "nude": "nude coloured|nude toned",
+    "off white": "off-white|offwhite|ecru",
+    "olive": "olive green|olive-green|army green",
+    "orange": "bright orange|tangerine",
+    "peach": "peach coloured|peachy|apricot",
+    "pink": "pinkish|bubblegum pink",
+    "purple": "violet|deep purple",
+    "red": "bright red|scarlet",
+    "rose": "rose pink|rose coloured",
+    "rust": "rust coloured|rusty|rust orange",
+    "sea green": "sea-green|seafoam|seafoam green",
+    "silver": "silvery|silver toned|silver coloured",
+    "skin": "skin coloured|skin tone|skin-coloured",
+    "steel": "steel grey|steel gray|steel coloured",
+    "tan": "light brown|tan brown",
+    "taupe": "taupe coloured|grey brown",
+    "teal": "teal blue|blue green|teal coloured",
+    "turquoise blue": "turquoise|aqua",
+    "white": "pure white|snow white",
+    "yellow": "bright yellow|lemon yellow",
+}
+
+# name -> other plurals or names | singulars (the first beside the name itself), comma-free
+_COUNTABLE: dict[str, tuple[str, str]] = {
+    "accessory gift set": ("accessory gift sets", "accessory gift set|accessories gift set"),
+    "baby dolls": ("babydolls|babydoll nighties", "baby doll|babydoll"),
+    "backpacks": ("back packs|school bags", "backpack|back pack|school bag"),
+    "bangle": ("bangles", "bangle"),
+    "basketballs": ("basket balls", "basketball|basket ball"),
+    "bath robe": ("bath robes|bathrobes", "bath robe|bathrobe"),
+    "beauty accessory": ("beauty accessories|beauty tools", "beauty accessory|beauty tool"),
+    "belts": ("waist belts", "belt|waist belt"),
+    "blazers": ("suit jackets", "blazer|suit jacket"),
+    "bra": ("bras|brassieres", "bra|brassiere"),
+    "bracelet": ("bracelets", "bracelet"),
+    "camisoles": ("camis|spaghetti tops", "camisole|cami"),
+    "caps": ("baseball caps|peaked caps", "cap|baseball cap"),
+    "clothing set": ("clothing sets|outfit sets", "clothing set|outfit set"),
+    "clutches": ("clutch bags|clutch purses", "clutch|clutch bag|clutch purse"),
+    "cushion covers": ("pillow covers", "cushion cover|pillow cover"),
+    "dresses": ("frocks|gowns", "dress|frock|gown"),
+    "duffel bag": ("duffel bags|duffle bags|duffels", "duffel bag|duffle bag|duffel"),
+    "dupatta": ("dupattas|chunnis", "dupatta|chunni"),
+    "footballs": ("soccer balls", "football|soccer ball"),
+    "fragrance gift set": ("fragrance gift sets|perfume gift sets", "fragrance gift set"),
+    "free gifts": ("freebies|promotional gifts", "free gift|freebie"),
+    "hair accessory": ("hair accessories", "hair accessory"),
+    "handbags": ("hand bags|purses|ladies bags", "handbag|hand bag|purse"),
+    "hat": ("hats|sun hats", "hat|sun hat"),
+    "headband": ("headbands|hair bands", "headband|hair band"),
+    "innerwear vests": ("undershirts|inner vests|innerwear", "innerwear vest|undershirt"),
+    "ipad": ("ipads", "ipad"),
+    "jackets": ("outdoor jackets|zip jackets", "jacket|outdoor jacket"),
+    "jewellery set": ("jewellery sets|jewelry sets", "jewellery set|jewelry set"),
+    "jumpsuit": ("jumpsuits|jump suits", "jumpsuit|jump suit"),
+    "key chain": ("key chains|keychains|key rings", "key chain|keychain|key ring"),
+    "kurta sets": ("kurta suits", "kurta set|kurta suit"),
+    "kurtas": ("indian tunics|kurta tops", "kurta|indian tunic"),
+    "kurtis": ("kurti tops|short kurtas", "kurti|short kurta"),
+    "laptop bag": ("laptop bags|laptop cases", "laptop bag|laptop case"),
+    "lehenga choli": ("lehenga cholis|lehengas", "lehenga choli|lehenga"),
+    "lip liner": ("lip liners|lip pencils", "lip liner|lip pencil"),
+    "lipstick": ("lipsticks|lip sticks", "lipstick|lip stick"),
+    "lounge tshirts": ("lounge t-shirts|lounge tees", "lounge tshirt|lounge t-shirt"),
+    "mens grooming kit": ("grooming kits", "mens grooming kit|grooming kit|shaving kit"),
+    "messenger bag": ("messenger bags|shoulder bags", "messenger bag|shoulder bag"),
+    "mobile pouch": ("mobile pouches|phone pouches", "mobile pouch|phone pouch|phone case"),
+    "mufflers": ("winter scarves|woollen scarves", "muffler|winter scarf"),
+    "nehru jackets": ("indian waistcoats", "nehru jacket"),
+    "nightdress": ("nightdresses|nighties|nightgowns", "nightdress|nightie|nightgown"),
+    "pendant": ("pendants", "pendant"),
+    "rain jacket": ("rain jackets|raincoats", "rain jacket|raincoat"),
+    "ring": ("rings|finger rings", "ring|finger ring"),
+    "robe": ("robes|dressing gowns", "robe|dressing gown"),
+    "rompers": ("baby rompers|onesies", "romper|baby romper|onesie"),
+    "rucksacks": ("hiking packs|hiking rucksacks", "rucksack|hiking rucksack"),
+    "salwar and dupatta": ("salwar dupatta sets", "salwar and dupatta set"),
+    "sarees": ("saris", "saree|sari"),
+    "scarves": ("scarfs|neck scarves", "scarf|neck scarf"),
+    "shirts": ("button-up shirts|button-down shirts|collared shirts", "shirt|button-up shirt"),
+    "shrug": ("shrugs|boleros", "shrug|bolero"),
+    "skirts": ("mini skirts", "skirt"),
+    "stoles": ("wraps|shawls", "stole|shawl|wrap"),
+    "sweaters": ("jumpers|pullovers|knit sweaters", "sweater|jumper|pullover"),
+    "sweatshirts": ("sweat shirts|hoodies", "sweatshirt|sweat shirt|hoodie"),
+    "tablet sleeve": ("tablet sleeves|tablet cases", "tablet sleeve|tablet case"),
+    "ties": ("neckties|neck ties", "tie|necktie"),
+    "tops": ("ladies tops|women tops", "top"),
+    "tracksuits": ("track suits|jogging suits", "tracksuit|track suit"),
+    "travel accessory": ("travel accessories", "travel accessory"),
+    "trolley bag": ("trolley bags|suitcases|trolleys", "trolley bag|suitcase|trolley"),
+    "tshirts": ("t-shirts|tees|t shirts|tee shirts", "tshirt|t-shirt|tee|t shirt"),
+    "tunics": ("tunic tops", "tunic|tunic top"),
+    "umbrellas": ("brollies", "umbrella"),
+    "waist pouch": ("waist pouches|bum bags|fanny packs", "waist pouch|bum bag|fanny pack"),
+    "waistcoat": ("waistcoats|suit vests", "waistcoat|suit vest"),
+    "wallets": ("billfolds|leather wallets", "wallet|billfold"),
+    "watches": ("wristwatches|wrist watches|timepieces", "watch|wristwatch|wrist watch"),
+    "water bottle": ("water bottles|drinking bottles", "water bottle|drinking bottle"),
+}
+
+# name -> other plurals | singulars; said as "a pair of ..."
+_PAIRS: dict[str, tuple[str, str]] = {
+    "booties": ("baby booties|ankle booties", "bootie"),
+    "boxers": ("boxer shorts", "boxer"),
+    "briefs": ("underpants|undies|underwear briefs", "brief"),
+    "capris": ("capri pants|three quarter pants|cropped pants", "capri"),
+    "casual shoes": ("casual footwear|everyday shoes|sneakers", "casual shoe"),
+    "churidar": ("churidars|churidar pants", ""),
+    "cufflinks": ("cuff links", "cufflink"),
+    "earrings": ("ear rings|ear studs", "earring"),
+    "flats": ("flat shoes|ballet flats|ballerinas", "flat shoe"),
+    "flip flops": ("flip-flops|flipflops|thongs|slippers", "flip flop"),
+    "formal shoes": ("dress shoes|smart shoes|office shoes", "formal shoe"),
+    "gloves": ("hand gloves|mittens", "glove"),
+    "heels": ("high heels|heeled shoes|high heeled shoes|pumps", "heel|high heel"),
+    "jeans": ("denims|denim jeans|denim pants", "jean"),
+    "jeggings": ("jegging pants|denim leggings", "jegging"),
+    "leggings": ("legging pants|stretch leggings", "legging"),
+    "lounge pants": ("pyjama pants|pajama pants|pyjamas", "lounge pant"),
+    "lounge shorts": ("pyjama shorts|pajama shorts|sleep shorts", ""),
+    "patiala": ("patialas|patiala pants", ""),
+    "rain trousers": ("rain pants|waterproof trousers", ""),
+    "salwar": ("salwars|shalwar|salwar pants", ""),
+    "sandals": ("open shoes|strappy sandals", "sandal"),
+    "shoe laces": ("shoelaces|laces", "shoe lace"),
+    "shorts": ("short pants|bermudas", ""),
+    "socks": ("ankle socks|sox", "sock"),
+    "sports sandals": ("sport sandals|outdoor sandals|trekking sandals", "sports sandal"),
+    "sports shoes": ("sport shoes|trainers|running shoes|athletic shoes", "sports shoe|sport shoe"),
+    "stockings": ("nylon stockings|nylons", "stocking"),
+    "sunglasses": ("shades|sun glasses|sunnies", ""),
+    "suspenders": ("braces|trouser braces", ""),
+    "tights": ("opaque tights", ""),
+    "track pants": ("trackpants|joggers|tracksuit bottoms|sweatpants", "track pant"),
+    "trousers": ("pants|slacks|chinos", "trouser"),
+    "trunk": ("trunks|boxer trunks", ""),
+    "wristbands": ("wrist bands|sweatbands", "wristband"),
+}
+
+# name -> other names; said without an article
+_MASS: dict[str, str] = {
+    "body lotion": "body cream|moisturising lotion",
+    "body wash and scrub": "body wash|body scrub|shower gel",
+    "compact": "compact powder|face powder",
+    "concealer": "cover stick|under-eye concealer",
+    "deodorant": "deo|deodorants|deodorant spray",
+    "eye cream": "under-eye cream|eye creams",
+    "eyeshadow": "eye shadow|eye shadows|eyeshadows",
+    "face moisturisers": "face cream|face moisturizer|face moisturiser|moisturizers",
+    "face scrub and exfoliator": "face scrub|exfoliator|facial scrub",
+    "face serum and gel": "face serum|face gel|facial serum",
+    "face wash and cleanser": "face wash|facial cleanser|cleanser",
+    "foundation and primer": "foundation|primer|makeup foundation",
+    "hair colour": "hair color|hair dye",
+    "highlighter and blush": "blush|highlighter|blusher",
+    "kajal and eyeliner": "kajal|eyeliner|eye liner|kohl",
+    "lip care": "lip balm|chapstick",
+    "lip gloss": "lip glosses|lipgloss",
+    "lip plumper": "lip plumping gloss",
+    "makeup remover": "make-up remover|makeup cleanser",
+    "mascara": "mascaras|eyelash mascara",
+    "mask and peel": "face mask|face masks|peel-off mask",
+    "nail essentials": "nail care|nail care products",
+    "nail polish": "nail varnish|nail polishes|nail paint",
+    "necklace and chains": "necklaces|necklace|chains|a necklace",
+    "night suits": "nightsuits|nightwear|a night suit|pyjama sets|pajama sets",
+    "perfume and body mist": "perfume|perfumes|body mist|fragrance",
+    "shapewear": "shaping underwear|body shaper",
+    "shoe accessories": "shoe care|accessories for shoes",
+    "sunscreen": "sun cream|suncream|sun lotion|sunblock",
+    "swimwear": "swimsuit|swimsuits|bathing suit|a swimsuit",
+    "ties and cufflinks": "tie and cufflinks|tie and cufflink sets",
+    "toner": "face toner|skin toner",
+}
+
+_GENDERS: dict[str, dict[str, str]] = {
+    "men": {
+        "plain": "man|male|males|guys|gents|gentlemen|menswear",
+        "for": "a man|him|guys|gents|gentlemen|males|my husband|my boyfriend|a guy|adult men"
+        "|my dad|my brother",
+        "poss": "men's|men's|men's|mens|male|gents|guys'|men's|masculine",
+    },
+    "women": {
+        "plain": "woman|female|females|ladies|lady|womenswear|gals",
+        "for": "a woman|her|ladies|females|a lady|my wife|my girlfriend|adult women|my mum"
+        "|my mom|my sister",
+        "poss": "women's|women's|women's|womens|female|ladies|ladies'|women's|feminine",
+    },
+    "unisex": {
+        "plain": "men and women|both men and women|gender neutral|any gender|all genders",
+        "for": "everyone|anyone|men and women|both men and women|all genders|any gender"
+        "|him and her|either gender|both sexes|anybody",
+        "poss": "gender neutral|gender-neutral|genderless",
+    },
+    "boys": {
+        "plain": "boy|little boys|kids boys|young boys|boyswear|boy kids",
+        "for": "a boy|little boys|a little boy|kids boys|young boys|my son|my nephew|a young boy"
+        "|small boys|boy children",
+        "poss": "boys'|boy's|boys'|little boys'|boy",
+    },
+    "girls": {
+        "plain": "girl|little girls|kids girls|young girls|girlswear|girl kids",
+        "for": "a girl|little girls|a little girl|kids girls|young girls|my daughter|my niece"
+        "|a young girl|small girls|girl children",
+        "poss": "girls'|girl's|girls'|little girls'|girl",
+    },
+}
+
+_PATTERNS: dict[str, dict[str, str]] = {
+    "plain": {
+        "plain": "solid|unpatterned|patternless|solid coloured",
+        "noun": "no pattern|no pattern at all|a solid design|a plain surface|a plain design",
+    },
+    "striped": {
+        "plain": "stripy|stripey|stripe",
+        "noun": "stripes|stripes|a striped pattern|a stripe pattern|lines|a striped design",
+    },
+    "dotted": {
+        "plain": "polka dot|polka-dot|spotted|dotty",
+        "noun": "dots|polka dots|a dotted pattern|spots|a polka dot pattern|a dotted design",
+    },
+    "checked": {
+        "plain": "chequered|checkered|check|plaid",
+        "noun": "checks|a checked pattern|a check pattern|squares|a checkered pattern"
+        "|a checked design",
+    },
+}
+
+_Forms = tuple[tuple[str, ...], tuple[float, ...]]  # forms and their cumulative shares
+
+
+def article(phrase: str) -> str:
+    """``phrase`` with "a" or "an" before it: "a unisex", "an olive", "an ipad"."""
+    sounds_like_consonant = phrase.startswith(("uni", "eu", "one"))
+    return f"{'an' if phrase[0] in 'aeiou' and not sounds_like_consonant else 'a'} {phrase}"
+
+
+def _split(forms: str) -> tuple[str, ...]:
+    return tuple(form for form in forms.split("|") if form)
+
+
+def _weigh(*groups: tuple[float, Sequence[str]]) -> _Forms:
+    """Forms with cumulative shares: each group's share is dealt evenly among its forms."""
+    present = [(share, forms) for share, forms in groups if forms]
+    total = sum(share for share, _ in present)
+    forms = tuple(form for _, group in present for form in group)
+    shares = [share / total / len(group) for share, group in present for _ in group]
+    return forms, tuple(float(edge) for edge in np.cumsum(shares))
+
+
+def _type_forms(raw: str, slot: str) -> _Forms:
+    if raw in _MASS:
+        others = _split(_MASS[raw])
+        bare = tuple(form.removeprefix("a ") for form in others)
+        phrases = tuple(f"some {form}" for form in (raw, bare[0]))
+        if slot == "plain":
+            return _weigh((_RAW_SHARE, (raw,)), (1 - _RAW_SHARE, bare))
+        return _weigh((_RAW_SHARE, (raw,)), (0.1, phrases), (0.2, others))
+    if raw in _PAIRS:
+        plurals, singulars = (_split(part) for part in _PAIRS[raw])
+        pairs = tuple(f"a pair of {form}" for form in plurals)
+        pair = f"a pair of {raw}"
+        if slot == "plain":
+            return _weigh((_RAW_SHARE, (raw,)), (0.2, plurals), (0.1, singulars))
+        if slot == "a":
+            return _weigh((0.7, (pair,)), (0.3, pairs))
+        return _weigh((0.5, (raw,)), (0.25, (pair,)), (0.1, pairs), (0.15, plurals))
+    if raw in _COUNTABLE:
+        plurals, singulars = (_split(part) for part in _COUNTABLE[raw])
+    else:  # a catalogue's own type: its name, and a singular or plural made by rule
+        singulars = (_singular(raw),)
+        plurals = (raw if singulars[0] != raw else _plural(raw),)
+    named_singular = raw in singulars
+    first, rest = article(singulars[0]), tuple(article(form) for form in singulars[1:])
+    if slot == "plain":
+        others = tuple(form for form in singulars if form != raw)
+        if named_singular:  # "do you have dresses?" more often than "do you have dress?"
+            return _weigh((0.55, (raw,)), (0.35, plurals), (0.1, others))
+        return _weigh((_RAW_SHARE, (raw,)), (0.15, plurals), (0.15, others))
+    if slot == "a":
+        return _weigh((0.7, (first,)), (0.3, rest))
+    if named_singular:
+        return _weigh((0.5, (first,)), (0.2, (raw,)), (0.15, rest), (0.15, plurals))
+    return _weigh((0.5, (raw,)), (0.25, (first,)), (0.1, rest), (0.15, plurals))
+
+
+def _singular(name: str) -> str:
+    if name.endswith("ies") and len(name) > 4:
+        return f"{name[:-3]}y"
+    if name.endswith(("sses", "ches", "shes", "xes")):
+        return name[:-2]
+    if name.endswith("s") and not name.endswith(("ss", "us", "is")):
+        return name[:-1]
+    return name
+
+
+def _plural(name: str) -> str:
+    if name.endswith(("s", "ch", "sh", "x")):
+        return f"{name}es"
+    if name.endswith("y") and name[-2:-1] not in "aeiou":
+        return f"{name[:-1]}ies"
+    return f"{name}s"
+
+
+def _gender_forms(raw: str, slot: str) -> _Forms:
+    spoken = _GENDERS.get(raw, {})
+    if slot == "plain":
+        return _weigh((_RAW_SHARE, (raw,)), (1 - _RAW_SHARE, _split(spoken.get("plain", ""))))
+    if slot == "for":
+        return _weigh((0.6, (raw,)), (0.4, _split(spoken.get("for", ""))))
+    # attributive: "women version" is what a filter says, "women's version" what a person does
+    possessives = _weigh((0.4, (raw,)), (0.6, _split(spoken.get("poss", ""))))
+    if slot == "poss":
+        return possessives
+    return tuple(article(form) for form in possessives[0]), possessives[1]
+
+
+def _pattern_forms(raw: str, slot: str) -> _Forms:
+    spoken = _PATTERNS.get(raw, {})
+    if slot == "noun":
+        nouns = _split(spoken.get("noun", ""))
+        return (
+            _weigh((0.4, (f"a {raw} pattern",)), (0.6, nouns))
+            if raw != "plain"
+            else _weigh((0.4, ("a plain look",)), (0.6, nouns))
+        )
+    adjectives = _weigh((_RAW_SHARE, (raw,)), (1 - _RAW_SHARE, _split(spoken.get("plain", ""))))
+    if slot == "a":
+        return tuple(article(form) for form in adjectives[0]), adjectives[1]
+    return adjectives
+
+
+def _colour_forms(raw: str, slot: str) -> _Forms:
+    adjectives = _weigh((_RAW_SHARE, (raw,)), (1 - _RAW_SHARE, _split(_COLOURS.get(raw, ""))))
+    if slot == "a":
+        return tuple(article(form) for form in adjectives[0]), adjectives[1]
+    return adjectives
+
+
+_BY_KIND = {
+    "colour": _colour_forms,
+    "type": _type_forms,
+    "gender": _gender_forms,
+    "pattern": _pattern_forms,
+}
+
+
+@cache
+def _forms(kind: str, value: str, slot: str) -> _Forms:
+    raw = " ".join(value.lower().split())
+    if not raw:
+        raise ValueError(f"a {kind} needs a value to be put in words")
+    if slot not in SLOTS[kind]:
+        raise ValueError(f"a {kind} has no slot {slot!r}; it has {', '.join(SLOTS[kind])}")
+    return _BY_KIND[kind](raw, slot)
+
+
+def verbalise(kind: str, value: str, slot: str, rng: np.random.Generator) -> str:
+    """One way of saying ``value``, in lower case, drawn by the slot's shares.
+
+    A value that no table knows is said by its own name.
+
+    Raises:
+        ValueError: an empty value, or a slot that the kind does not have.
+    """
+    forms, edges = _forms(kind, value, slot)
+    return forms[min(int(np.searchsorted(edges, rng.random(), side="right")), len(forms) - 1)]
+
+
+def surface_forms(kind: str, value: str) -> frozenset[str]:
+    """Everything `verbalise` may say for ``value``, over all slots of its kind."""
+    return frozenset(form for slot in SLOTS[kind] for form in _forms(kind, value, slot)[0])
