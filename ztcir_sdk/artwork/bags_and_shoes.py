@@ -432,7 +432,7 @@ def boot(canvas: Canvas, rng: random.Random) -> None:
             [
                 (back + 0.02, back_base),
                 (back - 0.03, back_base - 0.2, S),
-                (back - 0.015, back_base - 0.27),
+                (back + 0.01, back_base - 0.27),
                 (back + 0.13, back_base - 0.2, S),
                 (back + 0.2, back_base),
             ]

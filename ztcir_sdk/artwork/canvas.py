@@ -1,8 +1,8 @@
 """The canvas that the drawn products are made on: cloth, patterns, outlines, soft light, shadow.
 
 Lengths are in units of half the picture's width: x runs right from -1 to 1, y runs down, and a 3:4
-picture reaches from -1.33 to 1.33. Flat parts are drawn at twice the size and reduced; all that is
-soft (light, folds, shadow) is drawn small and enlarged: a picture takes a few milliseconds.
+picture reaches from -1.33 to 1.33. Flat parts are drawn at three times the size and reduced; all
+that is soft (light, folds, shadow) is drawn small and enlarged: a picture takes milliseconds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ S = "s"  # marks a smooth point of an outline
 METAL = (190, 186, 176)
 PATTERNS = ("plain", "striped", "dotted", "checked")
 
-SUPERSAMPLE = 2
+SUPERSAMPLE = 3
 _SOFT = 4  # soft light is drawn at a quarter of the picture's size
 
 # name -> (hue in degrees, saturation, value) ranges; their gaps keep the names apart by eye

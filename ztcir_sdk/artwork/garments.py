@@ -93,7 +93,7 @@ def _torso_folds(
             canvas.fold(
                 arc([(x, y), (x - side * 0.08, y + reach * 0.5), (x - side * 0.04, y + reach)]),
                 0.05,
-                rng.uniform(0.25, 0.5),
+                rng.uniform(0.15, 0.32),
             )
     x = -half * rng.uniform(0.15, 0.4)
     canvas.fold([(x, top + 0.1), (x - 0.03, bottom - 0.2)], 0.16, -0.35)
