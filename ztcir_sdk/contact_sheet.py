@@ -1,0 +1,320 @@
+"""One picture that shows queries and their answers: the reference, the text, the ranked hits.
+
+Each row is a card: the reference with its modification text below it, an arrow, then the hits in
+order. A hit's frame says whether it is right (green, ticked), wrong (red, crossed) or not known.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import os
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from ztcir_sdk.errors import UsageError
+
+__all__ = ["RIGHT", "UNKNOWN", "WRONG", "Picture", "SheetCell", "SheetRow", "contact_sheet"]
+
+Picture: TypeAlias = "Image.Image | str | os.PathLike[str]"
+_Rgb = tuple[int, int, int]
+_Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
+
+RIGHT: _Rgb = (26, 152, 80)
+WRONG: _Rgb = (214, 62, 52)
+UNKNOWN: _Rgb = (198, 202, 210)
+
+_PAGE, _CARD, _EDGE, _MAT = (242, 243, 246), (255, 255, 255), (222, 225, 231), (250, 250, 251)
+_INK, _MUTED, _ARROW = (28, 31, 38), (104, 110, 122), (150, 156, 168)
+
+_MARGIN = 20  # around the page and inside a card
+_GAP = 12  # between cells, and between cards
+_FRAME = 4
+_ARROW_SPACE = 60
+_CAPTION_LINES, _TEXT_LINES = 3, 5
+_MOST_PIXELS = 100_000_000  # the limit for collections: refused before it is decoded
+# what Pillow raises for files that are missing, broken or no images
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_LONGEST_TEXT = 400  # characters; more could not be shown anyway
+
+
+@dataclass(frozen=True)
+class SheetCell:
+    """A hit: an image or its path, words below it, and whether it is right, if that is known.
+
+    The caption may have line breaks; long lines are wrapped, and cut after three lines in all.
+    """
+
+    image: Picture
+    caption: str = ""
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """A query, its reference an image or a path, and its hits, best first."""
+
+    reference: Picture
+    text: str
+    hits: Sequence[SheetCell]
+
+
+def contact_sheet(
+    rows: Sequence[SheetRow],
+    *,
+    title: str = "",
+    per_line: int = 10,
+    cell: tuple[int, int] = (120, 160),
+) -> Image.Image:
+    """Lay out rows of queries and hits as one RGB image, meant to be looked at in full size.
+
+    A row takes as many lines of ``per_line`` hits as it needs. Each hit is fitted into ``cell``
+    (width, height in pixels) with its shape kept, each reference into one half as large again. An
+    image that cannot be opened becomes a grey cell that says so: it may have been deleted since.
+
+    Raises:
+        UsageError: ``per_line`` is below 1, or a side of ``cell`` is below 40 pixels.
+    """
+    if per_line < 1 or min(cell) < 40:
+        raise UsageError(
+            f"A contact sheet needs per_line of 1 or more and cells of 40 x 40 pixels or more, "
+            f"not {per_line} and {cell[0]} x {cell[1]}."
+        )
+    columns = max(1, min(per_line, max((len(row.hits) for row in rows), default=1)))
+    hits_width = columns * (cell[0] + 2 * _FRAME + _GAP) - _GAP
+    hits_width = max(hits_width, 2 * cell[0])
+    card_width = 2 * _MARGIN + _reference_size(cell)[0] + 2 * _FRAME + _ARROW_SPACE + hits_width
+    cards = [_card(row, columns, cell, card_width) for row in rows]
+
+    title_font = _font(24)
+    title_lines = _wrapped(title, title_font, card_width, 2)
+    title_height = len(title_lines) * _line_height(title_font) + (_GAP if title_lines else 0)
+    height = 2 * _MARGIN + title_height + sum(card.height + _GAP for card in cards)
+    sheet = Image.new("RGB", (card_width + 2 * _MARGIN, height - (_GAP if cards else 0)), _PAGE)
+    _write(ImageDraw.Draw(sheet), title_lines, title_font, _MARGIN, _MARGIN, _INK)
+    top = _MARGIN + title_height
+    for card in cards:
+        sheet.paste(card, (_MARGIN, top))
+        top += card.height + _GAP
+    return sheet
+
+
+def _reference_size(cell: tuple[int, int]) -> tuple[int, int]:
+    return cell[0] * 3 // 2, cell[1] * 3 // 2
+
+
+def _card(row: SheetRow, columns: int, cell: tuple[int, int], width: int) -> Image.Image:
+    text_font, caption_font = _font(18), _font(14)
+    reference_size = _reference_size(cell)
+    reference_width = reference_size[0] + 2 * _FRAME
+    quoted = f"“{row.text.strip()}”" if row.text.strip() else ""
+    text_lines = _wrapped(quoted, text_font, reference_width, _TEXT_LINES)
+    captions = [
+        _wrapped(hit.caption, caption_font, cell[0] + 2 * _FRAME, _CAPTION_LINES)
+        for hit in row.hits
+    ]
+    caption_height = max(map(len, captions), default=0) * _line_height(caption_font)
+    line_height = cell[1] + 2 * _FRAME + (6 if caption_height else 0) + caption_height + _GAP
+    lines = -(-len(row.hits) // columns)
+    left_height = reference_size[1] + 2 * _FRAME + 10 + len(text_lines) * _line_height(text_font)
+    hits_height = lines * line_height - _GAP
+    height = 2 * _MARGIN + max(left_height, hits_height)
+
+    card = Image.new("RGB", (width, height), _PAGE)
+    _stamp(card, (0, 0), card.size, _EDGE, lambda draw, s: _rounded(draw, s, card.size, 0))
+    _stamp(card, (0, 0), card.size, _CARD, lambda draw, s: _rounded(draw, s, card.size, 1))
+    draw = ImageDraw.Draw(card)
+    _framed(card, row.reference, (_MARGIN, _MARGIN), reference_size, UNKNOWN)
+    text_top = _MARGIN + reference_size[1] + 2 * _FRAME + 10
+    _write(draw, text_lines, text_font, _MARGIN, text_top, _INK, reference_width)
+
+    arrow_left = _MARGIN + reference_width
+    arrow_height = (cell[1] if lines < 2 else reference_size[1]) // 2 + _FRAME + _MARGIN
+    _stamp(card, (arrow_left, arrow_height - 12), (_ARROW_SPACE, 24), _ARROW, _arrow)
+    first = arrow_left + _ARROW_SPACE
+    if not row.hits:
+        _write(draw, ["no hits"], text_font, first, arrow_height - 11, _MUTED)
+    for position, (hit, caption) in enumerate(zip(row.hits, captions, strict=True)):
+        left = first + position % columns * (cell[0] + 2 * _FRAME + _GAP)
+        top = _MARGIN + position // columns * line_height
+        frame = UNKNOWN if hit.right is None else RIGHT if hit.right else WRONG
+        _framed(card, hit.image, (left, top), cell, frame)
+        if hit.right is not None:
+            mark = _tick if hit.right else _cross
+            at = (left + cell[0] + 2 * _FRAME - 22, top)
+            card.paste(frame, (*at, at[0] + 22, at[1] + 22))
+            _stamp(card, at, (22, 22), _CARD, mark)
+        below = top + cell[1] + 2 * _FRAME + 6
+        _write(draw, caption, caption_font, left, below, _MUTED, cell[0] + 2 * _FRAME)
+    return card
+
+
+def _framed(
+    card: Image.Image, picture: Picture, at: tuple[int, int], size: tuple[int, int], frame: _Rgb
+) -> None:
+    left, top = at
+    outer = (left, top, left + size[0] + 2 * _FRAME, top + size[1] + 2 * _FRAME)
+    card.paste(frame, outer)
+    card.paste(_fitted(picture, size), (left + _FRAME, top + _FRAME))
+
+
+def _fitted(picture: Picture, size: tuple[int, int]) -> Image.Image:
+    """The picture within ``size``, its shape kept, upright, transparency laid on white."""
+    try:
+        image = picture if isinstance(picture, Image.Image) else _opened(Path(picture), size)
+        image = ImageOps.exif_transpose(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(white, image)
+        image = image.convert("RGB")
+        image = image.resize(_contained(image.size, size), Image.Resampling.LANCZOS)
+    except _UNREADABLE as error:
+        return _absent(picture, error, size)
+    cell = Image.new("RGB", size, _MAT)
+    cell.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return cell
+
+
+def _opened(path: Path, size: tuple[int, int]) -> Image.Image:
+    with Image.open(path) as image:
+        if image.width * image.height > _MOST_PIXELS:
+            raise ValueError("too large")
+        image.draft("RGB", (size[0] * 2, size[1] * 2))  # a JPEG decodes to a fraction of its size
+        image.load()
+        return image.copy()
+
+
+def _contained(image: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+    if not all(image):
+        raise ValueError("an image without pixels")
+    ratio = min(box[0] / image[0], box[1] / image[1])
+    return max(1, round(image[0] * ratio)), max(1, round(image[1] * ratio))
+
+
+def _absent(picture: Picture, error: Exception, size: tuple[int, int]) -> Image.Image:
+    cell = Image.new("RGB", size, (224, 226, 230))
+    gone = isinstance(error, FileNotFoundError)
+    reason = "file not found" if gone else "cannot be opened"
+    name = "image" if isinstance(picture, Image.Image) else Path(picture).name
+    font = _font(14)
+    lines = [*_wrapped(name, font, size[0] - 12, 3), *_wrapped(reason, font, size[0] - 12, 2)]
+    top = (size[1] - len(lines) * _line_height(font)) // 2
+    _write(ImageDraw.Draw(cell), lines, font, 6, top, _MUTED, size[0] - 12)
+    return cell
+
+
+def _font(size: int) -> _Font:
+    return ImageFont.load_default(size)
+
+
+def _line_height(font: _Font) -> int:
+    _, top, _, bottom = font.getbbox("Ágjy|")
+    return round(bottom - min(0, top)) + 3
+
+
+def _plain(text: str) -> str:
+    """One line of characters that can be drawn; those that the font lacks it shows as a box."""
+    # lone surrogates, from file names that are not UTF-8, have no glyph and no encoding
+    text = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(text.split())
+
+
+def _wrapped(text: str, font: _Font, width: int, most: int) -> list[str]:
+    """``text`` in at most ``most`` lines within ``width`` pixels, an ellipsis for what is cut.
+
+    Words longer than a line are broken.
+    """
+    lines: list[str] = []
+    for paragraph in text[:_LONGEST_TEXT].splitlines():
+        line = ""
+        for word in _plain(paragraph).split():
+            candidate = f"{line} {word}" if line else word
+            if font.getlength(candidate) <= width:
+                line = candidate
+                continue
+            if line:
+                lines.append(line)
+            while font.getlength(word) > width and len(word) > 1:
+                ends = range(1, len(word))
+                fits = bisect.bisect_right(
+                    ends, width, key=lambda end: math.ceil(font.getlength(word[:end]))
+                )
+                fits = max(1, fits)
+                lines.append(word[:fits])
+                word = word[fits:]
+            line = word
+        if line:
+            lines.append(line)
+    if len(lines) <= most:
+        return lines
+    last = lines[most - 1]
+    while last and font.getlength(last + "…") > width:
+        last = last[:-1]
+    return [*lines[: most - 1], last.rstrip() + "…"]
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    lines: Sequence[str],
+    font: _Font,
+    left: int,
+    top: int,
+    ink: _Rgb,
+    centred_in: int | None = None,
+) -> None:
+    for line in lines:
+        shift = 0 if centred_in is None else max(0, round((centred_in - font.getlength(line)) / 2))
+        draw.text((left + shift, top), line, font=font, fill=ink)
+        top += _line_height(font)
+
+
+_Shape = Callable[[ImageDraw.ImageDraw, int], None]
+
+
+def _stamp(
+    image: Image.Image, at: tuple[int, int], size: tuple[int, int], ink: _Rgb, shape: _Shape
+) -> None:
+    """Paint ``shape`` with smooth edges: it is drawn larger, by the factor it is given."""
+    factor = 3
+    mask = Image.new("L", (size[0] * factor, size[1] * factor))
+    shape(ImageDraw.Draw(mask), factor)
+    image.paste(ink, at, mask.reduce(factor))
+
+
+def _rounded(draw: ImageDraw.ImageDraw, factor: int, size: tuple[int, int], inset: int) -> None:
+    near = inset * factor
+    right, bottom = (side * factor - near - 1 for side in size)
+    draw.rounded_rectangle((near, near, right, bottom), 10 * factor, fill=255)
+
+
+def _arrow(draw: ImageDraw.ImageDraw, factor: int) -> None:
+    draw.line([(14 * factor, 12 * factor), (40 * factor, 12 * factor)], 255, 3 * factor)
+    draw.polygon(
+        [(37 * factor, 4 * factor), (48 * factor, 12 * factor), (37 * factor, 20 * factor)],
+        fill=255,
+    )
+
+
+def _tick(draw: ImageDraw.ImageDraw, factor: int) -> None:
+    points = [(5, 11), (9.5, 15.5), (17, 6.5)]
+    draw.line([(x * factor, y * factor) for x, y in points], 255, 2 * factor + 1, joint="curve")
+
+
+def _cross(draw: ImageDraw.ImageDraw, factor: int) -> None:
+    for points in ([(6, 6), (16, 16)], [(16, 6), (6, 16)]):
+        draw.line([(x * factor, y * factor) for x, y in points], 255, 2 * factor + 1)
