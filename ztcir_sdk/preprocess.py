@@ -1,0 +1,403 @@
+"""Pictures to ``pixel_values``, equal to the evaluation transform that open_clip gives a backbone.
+
+Before the transform a picture is turned upright (EXIF), laid on white where it is transparent, and
+brought to 8-bit RGB. Colour profiles are ignored, as open_clip ignores them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, Any, Literal, TypeAlias, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageCms, ImageFile
+
+from ztcir_sdk.errors import BundleError, ImageError, UsageError
+
+__all__ = ["MAX_PIXELS", "ImageSource", "Preprocessing", "load_image"]
+
+ImageSource: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | IO[bytes] | Image.Image | NDArray[np.uint8]
+)
+"""A path, an encoded image (bytes or a seekable file), a PIL image, or RGB uint8 (H, W, 3)."""
+
+ResizeMode: TypeAlias = Literal["shortest", "longest", "squash"]
+Interpolation: TypeAlias = Literal["bicubic", "bilinear"]
+
+MAX_PIXELS = 100_000_000
+"""Pictures of more pixels are refused before they are decoded."""
+
+_MAX_RESIZED_PIXELS = 64_000_000
+"""Above this, only the part of the resized picture that is cropped out is ever computed."""
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the picture upright."""
+
+# open_clip's defaults (`PreprocessCfg`), which a configuration may leave out.
+_OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """The numbers of one backbone's evaluation transform; call it to apply them.
+
+    Attributes:
+        image_size: (height, width) of ``pixel_values``, in pixels.
+        mean: subtracted from each RGB channel, in units where white is 1.
+        std: divides each RGB channel after that.
+        resize_mode: "shortest" fits the shorter edge and crops the centre, "longest" fits the
+            longer edge and pads with `fill_color`, "squash" ignores the aspect ratio.
+        interpolation: "bicubic" or "bilinear".
+        fill_color: grey level of the padding, 0 to 255.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+
+    image_size: tuple[int, int]
+    mean: tuple[float, float, float] = _OPENAI_MEAN
+    std: tuple[float, float, float] = _OPENAI_STD
+    resize_mode: ResizeMode = "shortest"
+    interpolation: Interpolation = "bicubic"
+    fill_color: int = 0
+
+    def __post_init__(self) -> None:
+        checks = {
+            "image_size": len(self.image_size) == 2
+            and all(isinstance(edge, int) and edge > 0 for edge in self.image_size),
+            "mean": len(self.mean) == 3 and bool(np.isfinite(self.mean).all()),
+            "std": len(self.std) == 3
+            and bool(np.isfinite(self.std).all())
+            and all(value > 0 for value in self.std),
+            "resize_mode": self.resize_mode in get_args(ResizeMode),
+            "interpolation": self.interpolation in get_args(Interpolation),
+            "fill_color": isinstance(self.fill_color, int) and 0 <= self.fill_color <= 255,
+        }
+        for name, valid in checks.items():
+            if not valid:
+                raise UsageError(f"Preprocessing cannot use {name}={getattr(self, name)!r}.")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            BundleError: a key is unknown or missing, or a value is unusable.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise BundleError(
+                "The bundle's preprocessing needs exactly the keys "
+                f"{', '.join(sorted(known))}; it has {', '.join(sorted(values))}."
+            )
+        try:
+            return cls(
+                image_size=tuple(values["image_size"]),
+                mean=tuple(values["mean"]),
+                std=tuple(values["std"]),
+                resize_mode=values["resize_mode"],
+                interpolation=values["interpolation"],
+                fill_color=values["fill_color"],
+            )
+        except (TypeError, UsageError) as error:
+            raise BundleError(f"The bundle's preprocessing is unusable: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON values, complete and in a fixed order."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_open_clip(cls, preprocess_cfg: Mapping[str, Any]) -> Preprocessing:
+        """Read open_clip's ``preprocess_cfg``; keys left out or None take open_clip's defaults.
+
+        Raises:
+            UsageError: a value that open_clip would not take either, or a mode other than RGB.
+        """
+        given = {key: value for key, value in preprocess_cfg.items() if value is not None}
+        if given.get("mode", "RGB") != "RGB":
+            raise UsageError(f"Preprocessing cannot use mode={given['mode']!r}, only RGB.")
+        interpolation = given.get("interpolation", "bicubic")
+        return cls(
+            image_size=cast("tuple[int, int]", _repeated(given.get("size", 224), 2)),
+            mean=cast("tuple[float, float, float]", _repeated(given.get("mean", _OPENAI_MEAN), 3)),
+            std=cast("tuple[float, float, float]", _repeated(given.get("std", _OPENAI_STD), 3)),
+            resize_mode=given.get("resize_mode", "shortest"),
+            # "random" concerns training; in evaluation open_clip reads it as bicubic.
+            interpolation="bicubic" if interpolation == "random" else interpolation,
+            fill_color=given.get("fill_color", 0),
+        )
+
+    def __call__(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
+        """Prepare several pictures: ``pixel_values``, (R, 3, H, W) float32.
+
+        Raises:
+            ImageError: one of the pictures cannot be used; see `load_image`.
+            UsageError: `images` is a single picture, or holds something that is none.
+        """
+        single = isinstance(images, (str, bytes, bytearray, os.PathLike, Image.Image))
+        if single or (isinstance(images, np.ndarray) and images.ndim == 3):
+            raise UsageError("Give a list of pictures, or call `one` for a single picture.")
+        height, width = self.image_size
+        pixel_values = [self.one(image) for image in images]
+        if not pixel_values:
+            return np.empty((0, 3, height, width), dtype=np.float32)
+        return np.stack(pixel_values)
+
+    def one(self, image: ImageSource, *, name: str | None = None) -> NDArray[np.float32]:
+        """Prepare one picture: (3, H, W) float32. `name` and errors are those of `load_image`."""
+        fitted = self._fit(load_image(image, name=name))
+        # Channels first before the arithmetic, so that the result is contiguous.
+        channels = np.asarray(fitted).transpose(2, 0, 1).astype(np.float32, order="C")
+        channels /= np.float32(255)
+        channels -= np.array(self.mean, dtype=np.float32)[:, None, None]
+        channels /= np.array(self.std, dtype=np.float32)[:, None, None]
+        return channels
+
+    def _fit(self, image: Image.Image) -> Image.Image:
+        """Resize, crop and pad an RGB picture to `image_size`, rounding as torchvision does."""
+        height, width = self.image_size
+        resample = _FILTERS[self.interpolation]
+        if self.resize_mode == "squash":
+            return image.resize((width, height), resample)
+
+        ratios = image.height / height, image.width / width
+        if self.resize_mode == "shortest" and height == width:
+            # torchvision's own resize: the longer edge is rounded down.
+            shorter, longer = sorted(image.size)
+            longer = int(height * longer / shorter)
+            resized = (height, longer) if image.width <= image.height else (longer, height)
+        else:
+            # open_clip's `ResizeKeepRatio`: rounded to nearest. A thin picture would lose its
+            # shorter edge (open_clip then fails); it keeps one pixel.
+            ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
+            resized = max(1, round(image.width / ratio)), max(1, round(image.height / ratio))
+            if self.resize_mode == "shortest":
+                resample = Image.Resampling.BICUBIC  # whatever `interpolation` says: so open_clip
+
+        if self.resize_mode == "shortest" and resized[0] * resized[1] > _MAX_RESIZED_PIXELS:
+            return _resize_centre(image, resized, (width, height), resample)
+        return _crop_or_pad(image.resize(resized, resample), (width, height), self.fill_color)
+
+
+def load_image(source: ImageSource, *, name: str | None = None) -> Image.Image:
+    """Decode a picture completely: upright, transparency on white, 8-bit RGB; see `ImageSource`.
+
+    Of an animation, the first frame (of a PIL image, the current one). Deep grey levels are scaled
+    to 8 bits: mode "I;16" by its range, "I" and "F" by the smallest of [0, 1] ("F" alone),
+    [0, 255] and [0, 65535] that holds them, or else from their least to their greatest value.
+
+    Args:
+        source: the picture. A PIL image is not changed; the result never shares its pixels.
+        name: what error messages call the picture; its path by default.
+
+    Raises:
+        ImageError: missing, not an image, empty, damaged or cut short, or over 100 megapixels,
+            which is found before decoding.
+        UsageError: `source` is none of the above, or an array of another shape or dtype.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source, name or "The array")
+    if isinstance(source, Image.Image):
+        name = name or getattr(source, "filename", "") or "The image"
+        image = _decode(source, name)
+        return image.copy() if image is source else image
+    if isinstance(source, (bytes, bytearray)):
+        return _from_stream(io.BytesIO(source), name or "The image data")
+    if isinstance(source, (str, os.PathLike)):
+        name = name or os.fspath(source)
+        try:
+            with Path(source).open("rb") as stream:
+                return _from_stream(stream, name)
+        except FileNotFoundError as error:
+            raise ImageError(f"{name} does not exist: check the path.") from error
+        except (OSError, ValueError) as error:  # ValueError: a path with a null character
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError(f"{name} cannot be read ({reason}): check the path.") from error
+    if hasattr(source, "read"):
+        return _from_stream(source, name or str(getattr(source, "name", "The image file")))
+    raise UsageError(
+        f"A picture is a path, bytes, a PIL image or an array, not {type(source).__name__}."
+    )
+
+
+def _from_array(array: NDArray[Any], name: str) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise UsageError(
+            f"{name} must be RGB, uint8 of shape (H, W, 3), not {array.dtype} {array.shape}."
+        )
+    _check_size((array.shape[1], array.shape[0]), name)
+    return Image.fromarray(array)
+
+
+def _from_stream(stream: IO[bytes], name: str) -> Image.Image:
+    try:
+        image = _open(stream)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's parsers raise whatever a damaged header leads them to
+        raise ImageError(f"{name} is damaged or cut short ({error}): replace it.") from error
+    if image is None:
+        raise ImageError(f"{name} is not an image of a known format: remove or replace it.")
+    return _decode(image, name)
+
+
+def _open(stream: IO[bytes]) -> ImageFile.ImageFile | None:
+    """Read a picture's header, as `Image.open` does, but without its own limit on pixels.
+
+    That limit belongs to the whole process: below ours it warns, and neither the limit nor the
+    warning filters can be changed here without changing them for every other thread.
+    """
+    stream.seek(0)
+    prefix = stream.read(16)
+    for load_plugins in (Image.preinit, Image.init):  # the common ones, then all
+        load_plugins()
+        for factory, accept in list(Image.OPEN.values()):  # a copy: other threads may register
+            try:
+                accepted = accept is None or accept(prefix)
+                if accepted and not isinstance(accepted, str):  # a string says what is missing
+                    stream.seek(0)
+                    return factory(stream, "")
+            except (SyntaxError, IndexError, TypeError, struct.error):  # not this format after all
+                continue
+    return None
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    _check_size(image.size, name)
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError as error:  # a picture within the picture
+        raise ImageError(f"{name} is too large ({error}): scale it down first.") from error
+    except Exception as error:  # Pillow's decoders raise whatever damaged data leads them to
+        raise ImageError(f"{name} is damaged or cut short ({error}): replace it.") from error
+    _check_size(image.size, name)  # some formats know it only now
+
+    # After loading: TIFF is turned upright by Pillow itself, PNG may have its EXIF at the end.
+    turn = _TO_UPRIGHT.get(_orientation(image, name))
+    try:
+        image = _to_rgb(image)
+    except ValueError as error:
+        raise ImageError(
+            f"{name} cannot be converted from {image.mode} to RGB ({error}): convert it first."
+        ) from error
+    return image if turn is None else image.transpose(turn)
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    width, height = size
+    if width * height == 0:
+        raise ImageError(f"{name} has no pixels ({width} x {height}): replace it.")
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} has {width} x {height} pixels, over the limit of "
+            f"{MAX_PIXELS // 1_000_000} megapixels: scale it down first."
+        )
+
+
+def _orientation(image: Image.Image, name: str) -> int:
+    """Return the EXIF orientation, 1 (upright) where there is none."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception as error:  # Pillow's parser raises whatever damaged EXIF leads it to
+        warnings.warn(f"{name}: unreadable EXIF, taken as upright ({error}).", stacklevel=2)
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a loaded picture of any mode; returns the very same object where it is RGB."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _deep_grey_to_rgb(image)
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return cast("Image.Image", ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))
+    if image.has_transparency_data:
+        # Pillow converts premultiplied "La" only to "LA".
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        return _on_white(rgba, rgba.getchannel("A"))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
+    """Scale the levels of "I;16", "I" or "F" to 8 bits; see `load_image` for the ranges."""
+    levels = np.asarray(image).astype(np.float32)
+    finite = levels[np.isfinite(levels)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
+    whole = next((top for top in ranges if low >= 0 and high <= top), None)
+    if whole is not None:
+        low, high = 0.0, float(whole)
+    scaled = (levels - low) * (255 / ((high - low) or 1))
+    grey = np.rint(np.nan_to_num(scaled, nan=0).clip(0, 255)).astype(np.uint8)
+    rgb = Image.fromarray(grey).convert("RGB")
+    transparent_level = image.info.get("transparency")
+    if isinstance(transparent_level, int):
+        return _on_white(rgb, Image.fromarray(np.uint8(255) * (levels != transparent_level)))
+    return rgb
+
+
+def _on_white(image: Image.Image, opacity: Image.Image) -> Image.Image:
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(image, mask=opacity)
+    return canvas
+
+
+def _crop_or_pad(image: Image.Image, size: tuple[int, int], fill: int) -> Image.Image:
+    """Take or leave room around the centre, to (width, height), with torchvision's roundings."""
+    padded = max(image.width, size[0]), max(image.height, size[1])
+    if padded != image.size:
+        canvas = Image.new("RGB", padded, (fill, fill, fill))
+        canvas.paste(image, ((padded[0] - image.width) // 2, (padded[1] - image.height) // 2))
+        image = canvas
+    left, top = round((padded[0] - size[0]) / 2), round((padded[1] - size[1]) / 2)
+    return image.crop((left, top, left + size[0], top + size[1]))
+
+
+def _resize_centre(
+    image: Image.Image,
+    resized: tuple[int, int],
+    size: tuple[int, int],
+    resample: Image.Resampling,
+) -> Image.Image:
+    """Resize to `resized` and crop the centre to `size`, without computing the rest.
+
+    A strip of 1 x 1 000 000 pixels would otherwise be enlarged to gigabytes. The sampling points
+    are the same, but Pillow may round rows and columns in another order, so at hard edges a value
+    may differ by some levels of 255.
+    """
+    box: list[float] = [0, 0, 0, 0]
+    for axis in (0, 1):
+        start = round((resized[axis] - size[axis]) / 2)
+        scale = image.size[axis] / resized[axis]
+        box[axis] = start * scale
+        box[axis + 2] = min((start + size[axis]) * scale, image.size[axis])
+    return image.resize(size, resample, box=(box[0], box[1], box[2], box[3]))
+
+
+def _repeated(value: Any, length: int) -> tuple[Any, ...]:
+    """Return a number, or a sequence of one, `length` times; longer sequences as they are."""
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    return values * length if len(values) == 1 else values
