@@ -1,0 +1,24 @@
+"""A collection's index: vectors, items and a manifest, in one folder ``NAME.ztcir``.
+
+`Index` is the engine that ships; `GalleryIndex` is what any other engine has to offer.
+"""
+
+from __future__ import annotations
+
+from ztcir_sdk.index.items import Item
+from ztcir_sdk.index.manifest import IndexUnusableError, Manifest
+from ztcir_sdk.index.protocol import GalleryIndex, Neighbours
+from ztcir_sdk.index.store import Index
+from ztcir_sdk.index.view import IndexView
+from ztcir_sdk.index.writer import IndexWriter
+
+__all__ = [
+    "GalleryIndex",
+    "Index",
+    "IndexUnusableError",
+    "IndexView",
+    "IndexWriter",
+    "Item",
+    "Manifest",
+    "Neighbours",
+]

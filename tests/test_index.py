@@ -1,0 +1,848 @@
+"""The index: searches against brute force, changes against a dict, and what a kill may leave."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from numpy.typing import NDArray
+
+from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
+from ztcir_sdk.index import GalleryIndex, Index, IndexWriter, Item, vectors, writer
+
+TOWER = "ab" * 32
+DIM = 8
+
+
+def units(count: int, dim: int = DIM, seed: int = 0) -> NDArray[np.float32]:
+    rows = np.random.default_rng(seed).standard_normal((count, dim))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows.astype(np.float32)
+
+
+def unit(seed: int, dim: int = DIM) -> NDArray[np.float32]:
+    [vector] = units(1, dim, seed)
+    return np.asarray(vector)
+
+
+def content(seed: int) -> str:
+    return hashlib.sha256(str(seed).encode()).hexdigest()
+
+
+def put(to: IndexWriter, path: str, seed: int, dim: int = DIM) -> Item:
+    return to.put(path, unit(seed, dim), content_hash=content(seed), size=seed, mtime_ns=seed)
+
+
+def create(folder: Path, *, dim: int = DIM, root: Path | None = None) -> Index:
+    root = folder.parent if root is None else root
+    return Index.create(folder, dim=dim, image_tower=TOWER, precision="fp32", root=root)
+
+
+def filled(folder: Path, rows: NDArray[np.float32], *, build_graph: bool | None = None) -> Index:
+    index = create(folder, dim=rows.shape[1])
+    with index.edit() as edit:
+        for i, row in enumerate(rows):
+            edit.put(f"{i:06}.jpg", row, content_hash=content(i), size=i, mtime_ns=i)
+        edit.commit(build_graph=build_graph)
+    return index
+
+
+def contents(index: Index) -> dict[str, str]:
+    return {item.path: item.content_hash for item in index.items()}
+
+
+def assert_sound(folder: Path) -> Index:
+    """Open from disk: every item has the vector of its content, and is found by it."""
+    index = Index.open(folder, image_tower=TOWER)
+    items = list(index.items())
+    assert len(items) == len(index)
+    for item in items:
+        [vector] = index.vectors([item.label])
+        np.testing.assert_array_equal(vector, unit(item.size))
+        assert item.content_hash == content(item.size)
+    return index
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "photos.ztcir"
+
+
+# --- searching -----------------------------------------------------------------------------------
+
+
+@given(
+    rows=st.lists(st.integers(0, 6), min_size=1, max_size=30),
+    queries=st.lists(st.integers(0, 9), max_size=5),
+    k=st.integers(1, 40),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_search_is_brute_force_with_ties_by_path(
+    rows: list[int], queries: list[int], k: int, data: st.DataObject
+) -> None:
+    """Few different vectors make many ties; paths are given in another order than rows."""
+    names = data.draw(st.permutations([f"{i:02}" for i in range(len(rows))]))
+    out_labels = [data.draw(st.sets(st.integers(-1, len(rows)))) for _ in queries]
+    out_seeds = [data.draw(st.sets(st.integers(0, 9), max_size=2)) for _ in queries]
+    with tempfile.TemporaryDirectory() as temporary:
+        index = create(Path(temporary) / "x.ztcir")
+        with index.edit() as edit:
+            for name, seed in zip(names, rows, strict=True):
+                put(edit, name, seed)
+            edit.commit(build_graph=True)
+        questions = np.array([unit(q) for q in queries], dtype=np.float32).reshape(-1, DIM)
+        for exact in (None, False):
+            found = index.search(
+                questions,
+                k,
+                exclude_labels=out_labels,
+                exclude_hashes=[{content(s) for s in seeds} for seeds in out_seeds],
+                exact=exact,
+            )
+            assert len(found) == len(queries)
+            for i, (labels, scores) in enumerate(found):
+                left = [
+                    item
+                    for item in index.items()
+                    if item.label not in out_labels[i] and item.size not in out_seeds[i]
+                ]
+                true = {
+                    item.label: np.float32(unit(item.size).astype(float) @ questions[i])
+                    for item in left
+                }
+                by_score = sorted(
+                    left, key=lambda item: (-round(float(true[item.label]), 5), item.path)
+                )
+                assert [index.item(int(label)).path for label in labels] == [
+                    item.path for item in by_score[:k]
+                ]
+                np.testing.assert_allclose(scores, [true[int(x)] for x in labels], atol=1e-6)
+                assert labels.dtype == np.int64
+                assert scores.dtype == np.float32
+
+
+def test_an_answer_does_not_depend_on_the_batch_or_the_threads(folder: Path) -> None:
+    rows = units(3000, 48)
+    rows[1000:2000] = rows[:1000]  # every other answer is a tie
+    index = filled(folder, rows, build_graph=True)
+    questions = units(64, 48, seed=1)
+    for exact in (True, False):
+        together = index.search(questions, 20, exact=exact)
+        with ThreadPoolExecutor(8) as pool:
+            alone = list(
+                pool.map(
+                    lambda i, exact=exact: index.search(questions[i : i + 1], 20, exact=exact)[0],
+                    range(len(questions)),
+                )
+            )
+        for (labels, scores), (labels_alone, scores_alone) in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(labels, labels_alone)
+            np.testing.assert_array_equal(scores, scores_alone)
+
+
+def test_k_beyond_the_gallery_returns_all_of_it(folder: Path) -> None:
+    index = filled(folder, units(7))
+    for exact in (None, True, False):
+        [(labels, scores)] = index.search(units(1, seed=5), 100, exact=exact)
+        assert sorted(labels) == sorted(item.label for item in index.items())
+        assert (np.diff(scores) <= 0).all()
+
+
+def test_scores_are_cosines_whatever_the_length_of_a_query(folder: Path) -> None:
+    index = filled(folder, units(5))
+    [(labels, scores)] = index.search(index.vectors() * np.float32(7), 1)[:1]
+    assert index.item(int(labels[0])).path == "000000.jpg"
+    assert scores[0] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_new_index_finds_nothing(folder: Path) -> None:
+    [(labels, scores)] = create(folder).search(units(1), 3)
+    assert labels.shape == scores.shape == (0,)
+    assert create(folder.with_name("other.ztcir")).vectors().shape == (0, DIM)
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_k_below_one_is_refused(folder: Path, k: int) -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        create(folder).search(units(1), k)
+
+
+@pytest.mark.parametrize(
+    "queries",
+    [np.zeros((1, DIM)), np.full((1, DIM), np.nan), np.ones((1, DIM + 1)), np.ones(DIM)],
+)
+def test_queries_that_have_no_cosine_are_refused(folder: Path, queries: Any) -> None:
+    with pytest.raises(ValueError, match="quer"):
+        filled(folder, units(2)).search(queries.astype(np.float32), 1)
+
+
+def test_exclusions_must_match_the_queries(folder: Path) -> None:
+    with pytest.raises(ValueError, match="2 of 1"):
+        filled(folder, units(2)).search(units(1), 1, exclude_labels=[[], []])
+
+
+def test_the_index_is_a_gallery_index(folder: Path) -> None:
+    index: GalleryIndex = create(folder)
+    view: GalleryIndex = create(folder.with_name("other.ztcir")).view
+    assert (index.dim, view.image_tower) == (DIM, TOWER)
+
+
+# --- the graph -----------------------------------------------------------------------------------
+
+
+def recall(index: Index, queries: NDArray[np.float32], k: int = 10) -> float:
+    true = index.search(queries, k, exact=True)
+    near = index.search(queries, k, exact=False)
+    return float(
+        np.mean([len({*a[0]} & {*b[0]}) / len(a[0]) for a, b in zip(true, near, strict=True)])
+    )
+
+
+def test_the_graph_recalls_what_is_near_through_every_change(folder: Path) -> None:
+    """Random unit vectors; then dead rows in the graph, and newer ones beside it."""
+    rows, queries = units(4000, 64), units(100, 64, seed=1)
+    index = filled(folder, rows, build_graph=True)
+    assert index.manifest.graph_rows == 4000
+    assert recall(index, queries) >= 0.95
+
+    with index.edit() as edit:
+        for i in range(0, 4000, 5):
+            edit.remove(f"{i:06}.jpg")
+        for i, row in enumerate(units(500, 64, seed=2)):
+            edit.put(f"new{i}.jpg", row, content_hash=content(i), size=i, mtime_ns=i)
+    index = Index.open(folder, image_tower=TOWER)
+    assert (index.manifest.graph_rows, index.manifest.rows, len(index)) == (4000, 4500, 3700)
+    assert recall(index, queries) >= 0.95
+
+    with index.edit() as edit:
+        edit.commit(build_graph=True)  # extends it
+    index = Index.open(folder, image_tower=TOWER)
+    assert index.manifest.graph_rows == 4500
+    assert recall(index, queries) >= 0.95
+    assert all(len(labels) == 2000 for labels, _ in index.search(queries[:2], 2000, exact=False))
+
+
+def test_the_graph_gives_way_where_it_cannot_answer(folder: Path) -> None:
+    """All but a few are dead or excluded, around the query: the walk finds none of the rest."""
+    index = filled(folder, units(600), build_graph=True)
+    with index.edit() as edit:
+        for i in range(590):
+            edit.remove(f"{i:06}.jpg")
+    out = [[item.label for item in index.items()][:4]]
+    true = index.search(unit(0)[None], 8, exclude_labels=out, exact=True)
+    near = index.search(unit(0)[None], 8, exclude_labels=out, exact=False)
+    assert len(true[0][0]) == 6
+    np.testing.assert_array_equal(true[0][0], near[0][0])
+
+
+def test_a_large_collection_gets_a_graph_by_itself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "EXACT_LIMIT", 50)
+    monkeypatch.setattr(writer, "NEWER_THAN_GRAPH", 20)
+    index = filled(folder, units(50))
+    assert index.manifest.graph is None
+    with index.edit() as edit:
+        put(edit, "a", 1)
+        edit.commit(build_graph=False)
+        assert index.manifest.graph is None
+    assert index.manifest.graph_rows == 51
+    with index.edit() as edit:
+        put(edit, "b", 2)
+    assert index.manifest.graph_rows == 51
+    walked: list[int] = []
+    walk = vectors.graph_search
+    monkeypatch.setattr(vectors, "graph_search", lambda *a: (walked.append(1), walk(*a))[1])  # type: ignore[func-returns-value]
+    index.search(units(1), 3)
+    index.search(units(1), 3, exact=True)
+    assert walked == [1]
+
+
+# --- changing ------------------------------------------------------------------------------------
+
+PATHS = st.sampled_from(["a.jpg", "b/a.jpg", "b/é.jpg", "c.tar/1.jpg", "漢字 .png"])
+SEEDS = st.integers(0, 12)
+
+
+class IndexAgainstDict(RuleBasedStateMachine):
+    """Any sequence of changes, commits, discards and openings leaves what a dict would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temporary = tempfile.TemporaryDirectory()
+        self.folder = Path(self.temporary.name) / "x.ztcir"
+        self.index = create(self.folder)
+        self.committed: dict[str, tuple[int, Any]] = {}
+        self.pending: dict[str, tuple[int, Any]] = {}
+        self.block: Any = None
+        self.labels: dict[int, tuple[str, int]] = {}
+
+    def edit(self) -> IndexWriter:
+        if self.block is None:
+            self.block = self.index.edit()
+            self.writer = self.block.__enter__()
+        writer: IndexWriter = self.writer
+        return writer
+
+    @rule(path=PATHS, seed=SEEDS, metadata=st.none() | st.dictionaries(st.text(), st.integers()))
+    def put(self, path: str, seed: int, metadata: Any) -> None:
+        self.edit().put(
+            path,
+            unit(seed),
+            content_hash=content(seed),
+            size=seed,
+            mtime_ns=seed,
+            metadata=metadata,
+        )
+        self.pending[path] = (seed, metadata)
+
+    @rule(path=PATHS)
+    def remove(self, path: str) -> None:
+        if path in self.pending:
+            self.edit().remove(path)
+            del self.pending[path]
+        else:
+            with pytest.raises(KeyError):
+                self.edit().remove(path)
+
+    @rule(old=PATHS, new=PATHS)
+    def rename(self, old: str, new: str) -> None:
+        item = self.edit().get(old)
+        assert (item is None) == (old not in self.pending)
+        if item is not None:
+            self.edit().amend(replace(item, path=new))
+            self.pending[new] = self.pending.pop(old)
+
+    @rule(seed=SEEDS)
+    def vector_of_known_content(self, seed: int) -> None:
+        vector = self.edit().vector_of(content(seed))
+        if vector is not None or seed in {seed for seed, _ in self.pending.values()}:
+            np.testing.assert_array_equal(vector, unit(seed))
+
+    @rule(build_graph=st.sampled_from([None, True, False]))
+    def commit(self, build_graph: bool | None) -> None:
+        self.edit().commit(build_graph=build_graph)
+        self.committed = dict(self.pending)
+
+    @precondition(lambda self: self.block is not None)
+    @rule()
+    def finish(self) -> None:
+        self.block.__exit__(None, None, None)
+        self.block = None
+        self.committed = dict(self.pending)
+
+    @precondition(lambda self: self.block is not None)
+    @rule()
+    def fail(self) -> None:
+        error = RuntimeError("the caller's own")
+        assert not self.block.__exit__(RuntimeError, error, None)
+        self.block = None
+        self.pending = dict(self.committed)
+
+    @rule()
+    def reopen(self) -> None:
+        if self.block is None:
+            self.index = Index.open(self.folder, image_tower=TOWER)
+
+    @invariant()
+    def the_committed_state_is_the_dict(self) -> None:
+        found = {item.path: (item.size, item.metadata) for item in self.index.items()}
+        assert found == self.committed
+        assert len(self.index) == len(self.committed)
+        assert [item.path for item in self.index.items()] == sorted(found)
+        for row, item in zip(self.index.vectors(), self.index.items(), strict=True):
+            np.testing.assert_array_equal(row, unit(item.size))
+            # A label is never another item's, through replacements and compactions.
+            assert self.labels.setdefault(item.label, (item.content_hash, item.size)) == (
+                item.content_hash,
+                item.size,
+            )
+            assert item in self.index.by_hash(content(item.size))
+            assert self.index.by_path(item.path) == item == self.index.item(item.label)
+        if self.committed:
+            [(labels, _)] = self.index.search(unit(99)[None], 9)
+            assert {self.index.item(int(label)).path for label in labels} == set(found)
+
+    def teardown(self) -> None:
+        if self.block is not None:
+            self.finish()
+        assert_sound(self.folder)
+        assert_clean(self.folder)
+        self.temporary.cleanup()
+
+
+def assert_clean(folder: Path) -> None:
+    index = Index.open(folder, image_tower=None)
+    names = {entry.name for entry in folder.iterdir()} - {"lock"}
+    assert names == {"index.json", *index.manifest.files}
+    with index.edit():  # makes room again
+        pass
+    size = (folder / index.manifest.vectors.file).stat().st_size
+    assert size == index.manifest.vectors.bytes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compact_early() -> Iterator[None]:
+    """A handful of dead rows is enough, so that tests see what thousands would do."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(writer, "COMPACT_FROM", 4)
+    yield
+    patch.undo()
+
+
+test_any_changes = IndexAgainstDict.TestCase
+test_any_changes.settings = settings(
+    max_examples=40,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+@pytest.mark.parametrize(
+    "vector", [np.zeros(DIM), np.ones(DIM), np.full(DIM, np.nan), unit(0, DIM + 1)]
+)
+def test_what_is_no_unit_vector_is_refused(folder: Path, vector: Any) -> None:
+    index = create(folder)
+    with pytest.raises(ValueError, match=r"a\.jpg"), index.edit() as edit:
+        edit.put("a.jpg", vector, content_hash=content(0), size=0, mtime_ns=0)
+    assert len(index) == 0
+
+
+def test_an_old_label_is_an_error_not_another_item(folder: Path) -> None:
+    index = create(folder)
+    with index.edit() as edit:
+        old = put(edit, "a.jpg", 1)
+        put(edit, "b.jpg", 2)
+    with index.edit() as edit:
+        for seed in range(20):
+            put(edit, "a.jpg", seed)
+    assert index.manifest.rows == 2  # compacted
+    for read in (index.item, lambda label: index.vectors([label])):
+        with pytest.raises(KeyError):
+            read(old.label)
+
+
+def test_a_reader_does_without_a_graph_that_a_writer_replaced(folder: Path) -> None:
+    index = filled(folder, units(60), build_graph=True)
+    reader = Index.open(folder, image_tower=TOWER)
+    with index.edit() as edit:
+        put(edit, "a", 1)
+        edit.commit(build_graph=True)
+    assert reader.manifest.graph is not None
+    assert not (folder / reader.manifest.graph.file).exists()
+    [(labels, _)] = reader.search(unit(0)[None], 3, exact=False)
+    np.testing.assert_array_equal(labels, reader.search(unit(0)[None], 3, exact=True)[0][0])
+
+
+def test_precisions_and_a_new_root_are_recorded(folder: Path, tmp_path: Path) -> None:
+    index = create(folder)
+    with index.edit() as edit:
+        edit.set_origin(precision="fp32")
+        edit.set_origin(root=tmp_path / "elsewhere", precision="int8")
+    index = Index.open(folder, image_tower=TOWER)
+    assert (index.precision, index.root) == ("fp32+int8", tmp_path / "elsewhere")
+
+
+def test_index_and_photos_move_together(tmp_path: Path) -> None:
+    (tmp_path / "here" / "photos").mkdir(parents=True)
+    create(tmp_path / "here" / "x.ztcir", root=tmp_path / "here" / "photos")
+    (tmp_path / "here").rename(tmp_path / "there")
+    index = Index.open(tmp_path / "there" / "x.ztcir", image_tower=TOWER)
+    assert index.root == tmp_path / "there" / "photos"
+    assert not Path(index.manifest.root).is_absolute()
+
+
+# --- several at once -----------------------------------------------------------------------------
+
+
+def test_a_reader_keeps_its_state_until_it_asks_for_the_newest(folder: Path) -> None:
+    index = filled(folder, np.stack([unit(0), unit(1)]))
+    reader = Index.open(folder, image_tower=TOWER)
+    with index.edit() as edit:
+        for seed in range(30):
+            put(edit, "000000.jpg", seed)
+        edit.remove("000001.jpg")
+    before = {"000000.jpg": content(0), "000001.jpg": content(1)}
+    assert contents(reader) == before
+    assert len(reader.search(unit(0)[None], 9)[0][0]) == 2
+    assert reader.refresh()
+    assert contents(reader) == {"000000.jpg": content(29)}
+    assert not reader.refresh()
+
+
+def test_searches_beside_commits_see_whole_states(folder: Path) -> None:
+    """Each state has the items "0" and "1" with the same content; compactions included."""
+    index = create(folder)
+    with index.edit() as edit:
+        put(edit, "0", 0)
+        put(edit, "1", 0)
+    stop = threading.Event()
+    failures: list[str] = []
+
+    def read() -> None:
+        mine = Index.open(folder, image_tower=TOWER)
+        while not stop.is_set():
+            mine.refresh()
+            for view in (index.view, mine.view):
+                [(labels, scores)] = view.search(unit(0)[None], 5)
+                found = [view.item(int(label)) for label in labels]
+                if [i.path for i in found] != ["0", "1"] or len({i.size for i in found}) != 1:
+                    failures.append(str(found))
+                if scores[0] != scores[1]:
+                    failures.append(str(scores))
+
+    with ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(read) for _ in range(3)]
+        try:
+            for seed in range(1, 30):
+                with index.edit() as edit:
+                    put(edit, "0", seed)
+                    put(edit, "1", seed)
+        finally:
+            stop.set()
+        for reader in readers:
+            reader.result()
+    assert failures == []
+    assert index.manifest.first_label > 0
+
+
+def test_a_second_writer_is_refused(folder: Path) -> None:
+    index = create(folder)
+    other = Index.open(folder, image_tower=TOWER)
+    with index.edit() as edit:
+        put(edit, "a", 1)
+        with pytest.raises(ZtcirError, match="Another process is writing"), other.edit():
+            pass
+    with other.edit() as edit:  # and starts from what the first one made
+        assert edit.get("a") is not None
+        put(edit, "b", 2)
+    assert contents(other).keys() == {"a", "b"}
+
+
+def test_the_lock_of_a_killed_writer_is_free(folder: Path) -> None:
+    create(folder)
+    program = (
+        "import sys\nfrom ztcir_sdk.index import Index\n"
+        "with Index.open(sys.argv[1], image_tower=None).edit():\n"
+        "    print('writing', flush=True)\n    sys.stdin.read()\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, folder],
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline().strip() == b"writing"
+    index = Index.open(folder, image_tower=TOWER)
+    with pytest.raises(ZtcirError, match="Another process"), index.edit():
+        pass
+    child.kill()
+    child.communicate()
+    with index.edit() as edit:
+        put(edit, "a", 1)
+    assert len(index) == 1
+
+
+# --- faults --------------------------------------------------------------------------------------
+
+
+def change(index: Index) -> None:
+    """Add, replace, remove, rename; compact and build a graph."""
+    with index.edit() as edit:
+        for seed in range(10, 22):
+            put(edit, "new.jpg", seed)
+        put(edit, "000001.jpg", 9)
+        edit.remove("000002.jpg")
+        item = edit.get("000003.jpg")
+        assert item is not None
+        edit.amend(replace(item, path="renamed.jpg"))
+        edit.commit(build_graph=True)
+
+
+def start(folder: Path) -> dict[str, str]:
+    return contents(filled(folder, np.stack([unit(i) for i in range(6)]), build_graph=True))
+
+
+def after(folder: Path) -> dict[str, str]:
+    start(folder)
+    index = Index.open(folder, image_tower=TOWER)
+    change(index)
+    assert index.manifest.first_label > 0
+    assert index.manifest.graph_rows == 6
+    return contents(index)
+
+
+def killed_at(step: int, folder: Path, work: Callable[[], object]) -> bool:
+    """Do `work` in a child that dies, as by kill -9, before its `step`-th touch of the folder."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forks beside pytest's threads
+        child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        killed = os.WIFSIGNALED(status)
+        assert killed or os.waitstatus_to_exitcode(status) == 0
+        return killed
+    steps = 0
+
+    def touched(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal steps
+        if event in ("os.fsync", "os.rename", "os.remove", "os.truncate", "sqlite3.connect") or (
+            event in ("open", "shutil.copyfile") and str(folder) in str(args[0])
+        ):
+            steps += 1
+            if steps == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        fsync = os.fsync
+        os.fsync = lambda fd: (touched("os.fsync", ()), fsync(fd))[1]  # type: ignore[func-returns-value]  # not audited
+        sys.addaudithook(touched)
+        work()
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("small", [True, False])
+def test_a_kill_leaves_the_old_index_or_the_new_one(tmp_path: Path, small: bool) -> None:
+    def work(index: Index) -> None:
+        if not small:
+            return change(index)
+        with index.edit() as edit:
+            put(edit, "new.jpg", 21)
+        return None
+
+    old = start(tmp_path / "old.ztcir")
+    new = {**old, "new.jpg": content(21)} if small else after(tmp_path / "new.ztcir")
+    seen: set[bool] = set()
+    for step in range(1, 500):
+        folder = tmp_path / f"{step}.ztcir"
+        shutil.copytree(tmp_path / "old.ztcir", folder)
+        killed = killed_at(
+            step,
+            folder,
+            lambda at=folder: work(Index.open(at, image_tower=TOWER)),  # type: ignore[misc]
+        )
+        index = assert_sound(folder)
+        assert contents(index) in (old, new)
+        seen.add(contents(index) == new)
+        if killed:  # the next writer goes on as if nothing had been
+            if contents(index) == old:
+                work(index)
+            with index.edit():
+                pass
+        assert contents(assert_sound(folder)) == new
+        assert_clean(folder)
+        shutil.rmtree(folder)
+        if not killed:
+            break
+    assert not killed
+    assert step > 10
+    assert seen == {True, False}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_creation_that_is_killed_can_be_made_again(tmp_path: Path) -> None:
+    for step in range(1, 100):
+        folder = tmp_path / f"{step}.ztcir"
+        killed = killed_at(step, folder, lambda at=folder: create(at))  # type: ignore[misc]
+        if not (folder / "index.json").exists():
+            with pytest.raises(ZtcirError, match="ztcir index FOLDER"):
+                Index.open(folder, image_tower=TOWER)
+            create(folder)
+        with Index.open(folder, image_tower=TOWER).edit() as edit:
+            put(edit, "a", 1)
+        assert len(assert_sound(folder)) == 1
+        assert_clean(folder)
+        if not killed:
+            break
+    assert step > 5
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_disk_that_fails_costs_only_the_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    new = after(tmp_path / "new.ztcir")
+    true: Callable[..., Any] = getattr(os, function)
+    for step in range(1, 100):
+        folder = tmp_path / f"{step}.ztcir"
+        old = start(folder)
+        index = Index.open(folder, image_tower=TOWER)
+        calls = 0
+
+        def failing(*args: Any, step: int = step) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == step:
+                raise OSError(28, "No space left on device")
+            return true(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, failing)
+            try:
+                change(index)
+            except ZtcirError as error:
+                failure = str(error)
+            else:
+                failure = ""
+        assert contents(index) in (old, new)
+        assert contents(assert_sound(folder)) in (old, new)
+        if not failure:
+            break
+        assert "No space left on device" in failure
+        index.refresh()
+        if contents(index) == old:
+            change(index)
+        assert contents(assert_sound(folder)) == new
+        assert_clean(folder)
+    assert step > 1
+
+
+def test_what_is_not_committed_does_not_count(folder: Path) -> None:
+    old = start(folder)
+    manifest = Index.open(folder, image_tower=TOWER).manifest
+    with (folder / manifest.vectors.file).open("ab") as stream:
+        stream.write(b"torn")
+    for name in ("index.json.new", "items-99.sqlite", "vectors-98.f32", "graph-97.hnsw"):
+        (folder / name).write_bytes(b"torn")
+    (folder / "notes.txt").write_text("a person's own")
+    index = assert_sound(folder)
+    assert contents(index) == old
+    with index.edit() as edit:
+        put(edit, "a", 1)
+    assert contents(assert_sound(folder)) == {**old, "a": content(1)}
+    assert {entry.name for entry in folder.iterdir()} == {
+        "index.json",
+        "lock",
+        "notes.txt",
+        *index.manifest.files,
+    }
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "empty"])
+@pytest.mark.parametrize("which", ["vectors", "table", "graph"])
+def test_an_altered_file_is_refused_before_anything_reads_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, which: str, damage: str
+) -> None:
+    start(folder)
+    record = getattr(Index.open(folder, image_tower=TOWER).manifest, which)
+    file = folder / record.file
+    data = bytearray(file.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+    file.unlink()
+    if damage != "remove":
+        file.write_bytes({"flip": data, "cut": data[:-1], "empty": b""}[damage])
+    monkeypatch.setattr(
+        vectors.Graph, "load", lambda *_: pytest.fail("hnswlib has read an altered file")
+    )
+    with pytest.raises(ZtcirError, match=record.file) as caught:
+        Index.open(folder, image_tower=TOWER)
+    assert "index the collection again" in str(caught.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+
+
+PLACES = ["", "dim", "items", "rows", "first_label", "graph_rows", "generation", "metric", "root"]
+PLACES += ["vectors", "table", "graph", "vectors.file", "vectors.bytes", "table.sha256", "unknown"]
+
+
+@pytest.fixture(scope="module")
+def any_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("any") / "x.ztcir"
+    with create(folder).edit() as edit:
+        put(edit, "a", 1)
+    return folder
+
+
+@given(
+    where=st.sampled_from(PLACES),
+    value=JSON | st.sampled_from(["../../x", "/etc/passwd", "items-1.sqlite", "graph-2.hnsw"]),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_manifest_opens_or_is_refused_with_a_sentence(
+    any_index: Path, where: str, value: Any
+) -> None:
+    text = (any_index / "index.json").read_text()
+    manifest = at = json.loads(text)
+    *outer, last = where.split(".")
+    for name in outer:
+        at = at[name]
+    at[last] = value
+    try:
+        (any_index / "index.json").write_text(json.dumps(manifest if where else value))
+        with contextlib.suppress(ZtcirError):
+            Index.open(any_index, image_tower=None).search(units(1, seed=1), 3)
+    finally:
+        (any_index / "index.json").write_text(text)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 100_000, b"null"])
+def test_a_manifest_that_is_no_json_is_refused(folder: Path, text: bytes) -> None:
+    create(folder)
+    (folder / "index.json").write_bytes(text)
+    with pytest.raises(ZtcirError, match="index the collection again"):
+        Index.open(folder, image_tower=TOWER)
+
+
+def test_a_newer_format_is_refused(folder: Path) -> None:
+    create(folder)
+    manifest = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps({**manifest, "format_version": 2}))
+    with pytest.raises(ZtcirError, match=r"index format 2, which ztcir .* update ztcir"):
+        Index.open(folder, image_tower=TOWER)
+
+
+def test_another_image_tower_is_refused(folder: Path) -> None:
+    create(folder)
+    with pytest.raises(IndexMismatchError, match="index the collection again"):
+        Index.open(folder, image_tower="cd" * 32)
+    assert Index.open(folder, image_tower=None).image_tower == TOWER
+
+
+def test_what_is_no_index_says_how_to_make_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "missing", tmp_path / "file"):
+        with pytest.raises(ZtcirError, match="ztcir index FOLDER"):
+            Index.open(path, image_tower=TOWER)
+
+
+def test_a_folder_with_other_files_is_never_made_an_index(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_text("")
+    with pytest.raises(ZtcirError, match=r"photo\.jpg"):
+        create(tmp_path)
+    with pytest.raises(ZtcirError, match="cannot be made"):
+        create(tmp_path / "photo.jpg")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["photo.jpg"]
+    create(tmp_path / "x.ztcir")
+    with pytest.raises(ZtcirError, match="already"):
+        create(tmp_path / "x.ztcir")

@@ -1,0 +1,59 @@
+"""What a searcher needs of an index, whatever engine holds the vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ztcir_sdk.index.items import Item
+
+__all__ = ["GalleryIndex", "Neighbours"]
+
+Neighbours = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""One query's answer: labels (n,) and cosine similarities (n,), nearest first."""
+
+
+class GalleryIndex(Protocol):
+    """A gallery that can be searched: `ztcir_sdk.index.Index`, or one over another engine."""
+
+    @property
+    def dim(self) -> int:
+        """Width D of the vectors."""
+        ...
+
+    @property
+    def image_tower(self) -> str:
+        """Fingerprint (hex) of the image tower and preprocessing that made the vectors."""
+        ...
+
+    @property
+    def root(self) -> Path:
+        """The folder that item paths are relative to."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of items."""
+        ...
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        exclude_labels: Sequence[Collection[int]] | None = None,
+        exclude_hashes: Sequence[Collection[str]] | None = None,
+        exact: bool | None = None,
+    ) -> list[Neighbours]:
+        """Return, for each of `queries` (B, D), the `k` nearest items that are not excluded.
+
+        Nearest first, equal scores by path; fewer than `k` where the gallery is smaller.
+        """
+        ...
+
+    def item(self, label: int) -> Item:
+        """Return the item of a label that `search` gave."""
+        ...
