@@ -22,6 +22,7 @@ import numpy as np
 
 from train.wordings import KINDS, families, word
 from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
 
 __all__ = [
     "DEFAULT_COLUMNS",
@@ -67,17 +68,6 @@ class Item:
     colour: str
     pattern: str | None
     caption: str
-
-
-@dataclass(frozen=True)
-class Triplet:
-    """A composed query with its right answers; ``reference`` and ``targets`` are item ids."""
-
-    id: str
-    kind: str
-    reference: str
-    text: str
-    targets: tuple[str, ...]
 
 
 _Attributes = tuple[str, ...]  # the values in the order of KINDS
@@ -333,62 +323,6 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
-
-
-def read_triplets(path: Path) -> list[Triplet]:
-    """Read what `write_triplets` wrote, or another file of its format; blank lines are skipped.
-
-    Item ids may be strings or whole numbers, and become strings.
-
-    Raises:
-        ZtcirError: the file is missing or empty, or a line, whose number is told, is not a triplet.
-    """
-    try:
-        with path.open(encoding="utf-8") as lines:
-            triplets = [
-                _triplet(line, f"{path}, line {number}")
-                for number, line in enumerate(lines, start=1)
-                if line.strip()
-            ]
-    except OSError as error:
-        raise ZtcirError(f"Cannot read the triplets {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ZtcirError(f"{path} is not a text file in UTF-8: {error}.") from error
-    if not triplets:
-        raise ZtcirError(f"{path} holds no triplet; make some with `ztcir triplets`.")
-    return triplets
-
-
-def _triplet(line: str, where: str) -> Triplet:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ZtcirError(f"{where}: not JSON ({error.msg}); every line is one triplet.") from error
-    if not isinstance(record, dict):
-        raise ZtcirError(f"{where}: not a JSON object; every line is one triplet.")
-    missing = [field.name for field in dataclasses.fields(Triplet) if field.name not in record]
-    if missing:
-        raise ZtcirError(f"{where}: the triplet has no {missing[0]!r}; add it.")
-    targets = record["targets"]
-    if not isinstance(targets, list) or not targets or not all(map(_is_id, targets)):
-        raise ZtcirError(f"{where}: 'targets' must be a list of one or more item ids.")
-    for name in ("id", "reference"):
-        if not _is_id(record[name]):
-            raise ZtcirError(f"{where}: {name!r} must be an id, a string or a whole number.")
-    for name in ("kind", "text"):
-        if not isinstance(record[name], str) or not record[name].strip():
-            raise ZtcirError(f"{where}: {name!r} must be a text that is not empty.")
-    return Triplet(
-        id=str(record["id"]),
-        kind=record["kind"],
-        reference=str(record["reference"]),
-        text=record["text"],
-        targets=tuple(str(target) for target in targets),
-    )
-
-
-def _is_id(value: object) -> bool:
-    return (isinstance(value, str) and bool(value)) or (type(value) is int)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""open_clip's tokenizer, written as the `tokenizer.json` of a bundle."""
+"""open_clip's tokenizer for the SDK: in memory for training, as a bundle's `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,29 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-__all__ = ["write_clip_tokenizer"]
+from ztcir_sdk.tokenizer import Tokenizer as SDKTokenizer
+
+__all__ = ["clip_tokenizer", "write_clip_tokenizer"]
+
+
+def clip_tokenizer(context_length: int = 77) -> SDKTokenizer:
+    """The SDK's tokenizer over open_clip's vocabulary, without a file in between."""
+    return SDKTokenizer(Tokenizer.from_str(_serialised()), context_length=context_length)
 
 
 def write_clip_tokenizer(path: str | os.PathLike[str]) -> Path:
-    """Write CLIP's byte-level BPE, from open_clip's own vocabulary file, as a `tokenizer.json`.
+    """Write open_clip's vocabulary as a `tokenizer.json`; gives the path back."""
+    destination = Path(path)
+    destination.write_text(_serialised(), encoding="utf-8")
+    return destination
+
+
+def _serialised() -> str:
+    """CLIP's byte-level BPE, from open_clip's own vocabulary file, as `tokenizers` reads it.
 
     The file starts at cleaned text: cleaning is the SDK's (`ztcir_sdk.tokenizer.clean`). The
     special tokens are plain vocabulary entries that no merge reaches, not "added tokens": those
     would be recognised inside a text.
-
-    Returns:
-        The path written.
     """
     from open_clip.tokenizer import SimpleTokenizer
 
@@ -37,11 +48,7 @@ def write_clip_tokenizer(path: str | os.PathLike[str]) -> Path:
     content = json.loads(bpe.to_str())
     # "a b" for ["a","b"]: the library reads both, and the file is a tenth smaller.
     content["model"]["merges"] = [" ".join(merge) for merge in merges]
-    destination = Path(path)
-    destination.write_text(
-        json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8"
-    )
-    return destination
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
 def _word_pattern() -> str:

@@ -1,0 +1,185 @@
+"""`ztcir train backbone|map|compose`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["train"]
+
+OUT = click.Path(file_okay=False, path_type=Path)
+SHARDS = click.option(
+    "--data",
+    required=True,
+    multiple=True,
+    help="Webdataset shards of <id>.jpg + <id>.json; a path or a brace pattern. Repeatable.",
+)
+DRAWINGS = click.option(
+    "--drawings", default=0, show_default=True, help="Code-drawn pictures to train on as well."
+)
+SEED = click.option("--seed", default=0, show_default=True, help="Of everything that is random.")
+
+
+@click.group()
+def train() -> None:
+    """Train the two stages, or a small backbone for them. Needs the extra `train`."""
+
+
+@train.command()
+@SHARDS
+@DRAWINGS
+@SEED
+@click.option(
+    "--out", type=OUT, default="runs/backbone", show_default=True, help="The run's folder."
+)
+@click.option("--epochs", default=10, show_default=True)
+@click.option("--batch-size", default=512, show_default=True)
+@click.option(
+    "--word-vectors",
+    type=click.Choice(["minilm", "none"]),
+    default="minilm",
+    show_default=True,
+    help="Start token rows from a packaged sentence encoder.",
+)
+def backbone(
+    data: tuple[str, ...],
+    drawings: int,
+    seed: int,
+    out: Path,
+    epochs: int,
+    batch_size: int,
+    word_vectors: str,
+) -> None:
+    """Train the small CLIP `fashion-lite` on a catalogue; resumes where it was killed."""
+    from train.data import read_collection
+    from train.fit_backbone import BackboneTraining, fit_backbone
+
+    images, development = read_collection(data, drawings=drawings)
+    config = BackboneTraining(
+        epochs=epochs, batch_size=batch_size, word_vectors=word_vectors, seed=seed
+    )
+    fit_backbone(images, development, config, out)
+    click.echo(f"The backbone is in {out / 'clip'}", err=True)
+
+
+@train.command(name="map")
+@SHARDS
+@DRAWINGS
+@SEED
+@click.option(
+    "--backbone",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Checkpoint of a backbone trained here, or `NAME:PRETRAINED` of an open_clip model.",
+)
+@click.option("--out", type=OUT, default="runs/map", show_default=True, help="The run's folder.")
+@click.option("--epochs", default=8, show_default=True)
+@click.option("--batch-size", default=512, show_default=True)
+@click.option("--lr", default=1e-3, show_default=True, help="Peak learning rate.")
+@click.option("--alignment", default=0.5, show_default=True, help="Soft text alignment; 0: none.")
+@click.option("--tokens", default=1, show_default=True, help="Pseudo-words an image.")
+@click.option("--depth", default=1, show_default=True, help="Token learner blocks; 0: projection.")
+@click.option("--vsi/--no-vsi", default=True, show_default=True, help="Visual semantic injection.")
+@click.option("--adapter", default=64, show_default=True, help="Width of the adapters; 0: none.")
+@click.option("--cache", type=OUT, default=None, help="Folder of image features to share.")
+def train_map(
+    data: tuple[str, ...],
+    drawings: int,
+    seed: int,
+    backbone: Path,
+    out: Path,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    alignment: float,
+    tokens: int,
+    depth: int,
+    vsi: bool,
+    adapter: int,
+    cache: Path | None,
+) -> None:
+    """Stage I: the token learner and VSI learn to say an image as a word."""
+    from train.data import read_collection
+    from train.fit_map import MapTraining, fit_map
+    from train.model import ModelConfig
+
+    images, development = read_collection(data, drawings=drawings)
+    config = MapTraining(
+        epochs=epochs, batch_size=batch_size, lr=lr, alignment=alignment, seed=seed
+    )
+    parts = ModelConfig(
+        tokens=tokens,
+        token_learner_depth=depth,
+        vsi_layers=None if vsi else (),
+        adapter_bottleneck=adapter,
+    )
+    fit_map(backbone, images, development, config, parts, out, cache=cache)
+    click.echo(f"Stage I is in {out}", err=True)
+
+
+@train.command()
+@SHARDS
+@DRAWINGS
+@SEED
+@click.option(
+    "--map",
+    "mapping",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Checkpoint or run of Stage I.",
+)
+@click.option(
+    "--out", type=OUT, default="runs/compose", show_default=True, help="The run's folder."
+)
+@click.option(
+    "--triplets",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="JSONL of `ztcir triplets`; without it, triplets are made from the data's attributes.",
+)
+@click.option("--count", default=40000, show_default=True, help="Triplets to make.")
+@click.option("--noise", default=0.0, show_default=True, help="Share of them with a wrong target.")
+@click.option("--epochs", default=4, show_default=True)
+@click.option("--batch-size", default=256, show_default=True)
+@click.option("--lr", default=1e-3, show_default=True, help="Peak learning rate.")
+@click.option("--mined", default=32, show_default=True, help="Hard negatives a query; 0: none.")
+@click.option("--cache", type=OUT, default=None, help="Folder of image features to share.")
+def compose(
+    data: tuple[str, ...],
+    drawings: int,
+    seed: int,
+    mapping: Path,
+    out: Path,
+    triplets: tuple[Path, ...],
+    count: int,
+    noise: float,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    mined: int,
+    cache: Path | None,
+) -> None:
+    """Stage II: the adapters learn to compose the pseudo-word with words."""
+    from train.data import read_collection
+    from train.fit_compose import ComposeTraining, collection_triplets, fit_compose
+    from train.triplets import read_triplets
+
+    images, development = read_collection(data, drawings=drawings)
+    if triplets:
+        chosen = [triplet for path in triplets for triplet in read_triplets(path)]
+    else:
+        chosen = collection_triplets(images, count=count, seed=seed, noise=noise)
+    config = ComposeTraining(epochs=epochs, batch_size=batch_size, lr=lr, mined=mined, seed=seed)
+    fit_compose(
+        mapping,
+        images,
+        chosen,
+        development,
+        collection_triplets(development, count=1500, seed=1),
+        config,
+        out,
+        unseen_wordings=collection_triplets(development, count=1500, seed=1, held_out=True),
+        cache=cache,
+    )
+    click.echo(f"Stage II is in {out}", err=True)

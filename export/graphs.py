@@ -1,0 +1,228 @@
+"""The three graphs: thin modules around the model, so that the training code stays clean of ONNX.
+
+Each is exported with torch's dynamo exporter, traced with a batch of 2 or more (a dimension traced
+at 1 becomes a constant), and has dynamic references, texts and text length.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from train.model import ComposedModel
+
+__all__ = ["GRAPHS", "OPSET", "GraphModule", "export_graph", "graph_modules", "sample_inputs"]
+
+OPSET = 18  # what TensorRT 10.3 (JetPack 6) documents in full
+GRAPHS = ("image_encoder", "token_learner", "text_encoder")
+
+
+class ImageEncoder(nn.Module):
+    """pixel_values -> image_embeds, patch_features."""
+
+    def __init__(self, model: ComposedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.encode_image(pixel_values)
+
+
+class TokenLearnerGraph(nn.Module):
+    """image_embeds, patch_features -> pseudo_tokens[, vsi_keys, vsi_values]."""
+
+    def __init__(self, model: ComposedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image_embeds: Tensor, patch_features: Tensor) -> tuple[Tensor, ...]:
+        pseudo_tokens, keys, values = self.model.learn_token(image_embeds, patch_features)
+        if self.model.vsi is None:
+            return (pseudo_tokens,)
+        return pseudo_tokens, keys, values
+
+
+class TextEncoder(nn.Module):
+    """Ids, which reference, how much adapter, and what the references say -> query_embeds."""
+
+    def __init__(self, model: ComposedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        reference_index: Tensor,
+        adapter_scale: Tensor,
+        pseudo_tokens: Tensor,
+        vsi_keys: Tensor,
+        vsi_values: Tensor,
+    ) -> Tensor:
+        return self.model.encode_query(
+            input_ids, reference_index, adapter_scale, pseudo_tokens, vsi_keys, vsi_values
+        )
+
+
+class TextEncoderWithoutInjection(nn.Module):
+    """The text encoder of a model that has no VSI."""
+
+    def __init__(self, model: ComposedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        reference_index: Tensor,
+        adapter_scale: Tensor,
+        pseudo_tokens: Tensor,
+    ) -> Tensor:
+        nothing = pseudo_tokens[:, :0, None, :]
+        return self.model.encode_query(
+            input_ids, reference_index, adapter_scale, pseudo_tokens, nothing, nothing
+        )
+
+
+@dataclass(frozen=True)
+class GraphModule:
+    """A graph before its export.
+
+    Attributes:
+        name: one of `GRAPHS`.
+        module: what is traced.
+        inputs, outputs: names, in order.
+        dynamic: for each input, the symbolic names of its dynamic dimensions.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    dynamic: tuple[dict[int, str], ...]
+
+
+def graph_modules(model: ComposedModel) -> tuple[GraphModule, GraphModule, GraphModule]:
+    """The three graphs of a model, by the method's contract."""
+    vsi = ("vsi_keys", "vsi_values") if model.vsi is not None else ()
+    said = ("pseudo_tokens", *vsi)
+    return (
+        GraphModule(
+            "image_encoder",
+            ImageEncoder(model),
+            ("pixel_values",),
+            ("image_embeds", "patch_features"),
+            ({0: "R"},),
+        ),
+        GraphModule(
+            "token_learner",
+            TokenLearnerGraph(model),
+            ("image_embeds", "patch_features"),
+            said,
+            ({0: "R"}, {0: "R"}),
+        ),
+        GraphModule(
+            "text_encoder",
+            TextEncoder(model) if vsi else TextEncoderWithoutInjection(model),
+            ("input_ids", "reference_index", "adapter_scale", *said),
+            ("query_embeds",),
+            ({0: "B", 1: "T"}, {0: "B"}, {0: "B"}, *({0: "R"} for _ in said)),
+        ),
+    )
+
+
+def sample_inputs(
+    model: ComposedModel, name: str, *, references: int, texts: int, length: int, seed: int
+) -> dict[str, Tensor]:
+    """Random inputs of a graph: R references, B texts of T tokens, each with its ``$``.
+
+    Images and texts are noise, the pseudo-words what the model makes of it.
+    """
+    backbone = model.backbone
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(references, 3, *backbone.image_size, generator=generator)
+    if name == "image_encoder":
+        return {"pixel_values": pixels}
+    with torch.no_grad():
+        v, patches = model.encode_image(pixels)
+        said = model.learn_token(v, patches)
+    if name == "token_learner":
+        return {"image_embeds": v, "patch_features": patches}
+    slots = model.config.tokens
+    end = backbone.vocab_size - 1
+    ids = torch.randint(1, end - 1, (texts, length), generator=generator)
+    ids[:, 0] = end - 1
+    ids[:, 1 : 1 + slots] = -1
+    ends = torch.randint(1 + slots, length, (texts,), generator=generator)
+    ends[0] = length - 1
+    for row, stop in enumerate(ends.tolist()):
+        ids[row, stop] = end
+        ids[row, stop + 1 :] = 0
+    inputs = {
+        "input_ids": ids,
+        "reference_index": torch.randint(0, references, (texts,), generator=generator),
+        "adapter_scale": torch.rand(texts, generator=generator),
+        "pseudo_tokens": said[0],
+    }
+    if model.vsi is not None:
+        inputs |= {"vsi_keys": said[1], "vsi_values": said[2]}
+    return inputs
+
+
+def export_graph(graph: GraphModule, inputs: dict[str, Tensor], path: Path) -> onnx.ModelProto:
+    """Write one graph as ONNX; the weights go into the file.
+
+    Args:
+        graph: what to export.
+        inputs: sample inputs with at least 2 references, 2 texts and 3 tokens.
+        path: the ``.onnx`` file.
+    """
+    dims: dict[str, Any] = {
+        name: torch.export.Dim(name, min=1, max=_longest(graph) if name == "T" else 4096)
+        for name in ("R", "B", "T")
+    }
+    shapes = tuple({axis: dims[name] for axis, name in axes.items()} for axes in graph.dynamic)
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        program = torch.onnx.export(
+            graph.module.eval(),
+            tuple(inputs[name] for name in graph.inputs),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(str(path), external_data=False)
+    return onnx.load(str(path))
+
+
+def _longest(graph: GraphModule) -> int:
+    model = graph.module.model
+    assert isinstance(model, ComposedModel)
+    return model.backbone.context_length
+
+
+class _quiet:  # noqa: N801  (used like a function)
+    """Silence the exporter's loggers: what matters is checked on the graph it wrote."""
+
+    names: Sequence[str] = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+    def __enter__(self) -> None:
+        self.levels = [logging.getLogger(name).level for name in self.names]
+        for name in self.names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        for name, level in zip(self.names, self.levels, strict=True):
+            logging.getLogger(name).setLevel(level)

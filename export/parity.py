@@ -1,0 +1,98 @@
+"""What is exported must be what was trained: each graph against PyTorch, at several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+from export.graphs import GraphModule, sample_inputs
+from train.model import ComposedModel
+from ztcir_sdk.errors import ZtcirError
+
+__all__ = ["ParityError", "ParityResult", "check_parity", "randomised"]
+
+TOLERANCE = 1e-4  # largest absolute difference of normalised embeddings, fp32
+SIZES = ((1, 1, 5), (2, 7, 77), (3, 2, 4), (5, 11, 20))  # references, texts, tokens
+
+
+class ParityError(ZtcirError):
+    """A graph does not give what PyTorch gives; nothing is exported."""
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """Largest differences of one graph from PyTorch over all sizes.
+
+    Attributes:
+        graph: its name; output: the output's name.
+        difference: largest absolute difference, in units of the output's largest absolute value
+            (for normalised embeddings: as they are).
+    """
+
+    graph: str
+    output: str
+    difference: float
+
+
+@contextmanager
+def randomised(model: ComposedModel, seed: int = 0) -> Iterator[ComposedModel]:
+    """The model with gates, adapters and biases of the trained parts drawn at random.
+
+    At their initial zeros VSI and adapters could be missing from a graph and nothing would show.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    before = {name: value.clone() for name, value in model.parts().items()}
+    with torch.no_grad():
+        for name, value in model.parts().items():
+            if name.endswith(("gates", "bias")) or ".up." in name:
+                value.copy_(torch.randn(value.shape, generator=generator) * 0.3)
+    try:
+        yield model
+    finally:
+        model.load_state_dict(before, strict=False)
+
+
+def run_graph(path: Path, inputs: dict[str, Tensor]) -> list[np.ndarray]:
+    """All outputs of a graph, on ONNX Runtime's CPU provider."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    outputs: list[np.ndarray] = session.run(
+        None, {name: value.numpy() for name, value in inputs.items()}
+    )
+    return outputs
+
+
+@torch.no_grad()
+def check_parity(model: ComposedModel, graph: GraphModule, path: Path) -> list[ParityResult]:
+    """Compare a written graph with the module it was made from.
+
+    Raises:
+        ParityError: an output differs by more than 1e-4.
+    """
+    worst = dict.fromkeys(graph.outputs, 0.0)
+    for number, (references, texts, length) in enumerate(SIZES):
+        inputs = sample_inputs(
+            model, graph.name, references=references, texts=texts, length=length, seed=number
+        )
+        wanted = graph.module(*(inputs[name] for name in graph.inputs))
+        wanted = (wanted,) if isinstance(wanted, Tensor) else wanted
+        for name, expected, got in zip(graph.outputs, wanted, run_graph(path, inputs), strict=True):
+            unit = 1.0 if name.endswith("embeds") else max(1.0, float(expected.abs().max()))
+            difference = float(np.abs(got - expected.numpy()).max()) / unit
+            worst[name] = max(worst[name], difference)
+    results = [ParityResult(graph.name, name, value) for name, value in worst.items()]
+    for result in results:
+        if not result.difference <= TOLERANCE:  # also refuses NaN
+            raise ParityError(
+                f"{result.output} of the {result.graph} graph differs from PyTorch by "
+                f"{result.difference:.1e}, more than {TOLERANCE:.0e}; nothing was exported."
+            )
+    return results

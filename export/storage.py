@@ -1,0 +1,137 @@
+"""Small files, same answers: weights rounded before the export, and stored as they were rounded.
+
+The default bundle travels inside a wheel. Its token rows are kept in int8 with a scale a row, the
+matrices of the text blocks' MLPs in int8 with a scale an output, all other matrices in fp16. The
+model is rounded first, in PyTorch; the graph holds those very numbers and widens them to float32,
+once, when it is loaded. So PyTorch and graph agree to rounding error, and everything that is
+measured is measured on the rounded weights.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from train.model import ComposedModel
+
+__all__ = ["compress", "round_weights"]
+
+SMALL = 4096  # entries; below, the Cast node is worth more than the bytes
+
+
+class Int8Embedding(nn.Module):
+    """Token rows in int8; a row is widened after it has been looked up."""
+
+    rows: Tensor
+    scales: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        rows, scales = _to_int8(weight)
+        self.register_buffer("rows", rows)
+        self.register_buffer("scales", scales)
+        # what stands for the table elsewhere, for example its shape
+        self.register_buffer("weight", rows.float() * scales, persistent=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        rows: Tensor = self.rows[input_ids]
+        scales: Tensor = self.scales[input_ids]
+        return rows.float() * scales
+
+
+def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (V, d) int8 and scales (V, 1) float32 that are exact in fp16.
+
+    A scale with 11 bits times an integer with 7 is exact in float32, so `compress` can read both
+    back from the product.
+    """
+    largest = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-6)
+    exact = (largest / 127).half()
+    up = torch.nextafter(exact, torch.full_like(exact, torch.inf))
+    scales = torch.where(exact.float() * 127 < largest, up, exact).float()
+    return (weight / scales).round().clamp(-127, 127).to(torch.int8), scales
+
+
+@torch.no_grad()
+def round_weights(model: ComposedModel) -> ComposedModel:
+    """Round a model's weights in place to what the small bundle stores; gives the same model."""
+    text = model.backbone.text
+    table = text.token_embedding
+    narrow = [block.mlp for block in text.transformer.resblocks]
+    eight = {id(layer.weight) for mlp in narrow for layer in mlp if isinstance(layer, nn.Linear)}
+    for parameter in model.parameters():
+        if parameter is table.weight or parameter.numel() < SMALL:
+            continue
+        if id(parameter) in eight:
+            rows, scales = _to_int8(parameter)
+            parameter.copy_(rows.float() * scales)
+        else:
+            parameter.copy_(parameter.half().float())
+    text.token_embedding = Int8Embedding(table.weight)
+    return model
+
+
+def compress(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Store float32 matrices that `round_weights` rounded in the fewest bytes that are exact.
+
+    Matrices that are neither exact in fp16 nor in int8 with a scale a row or column stay as they
+    are, so that no graph is changed by being compressed.
+    """
+    nodes: list[onnx.NodeProto] = []
+    kept: list[onnx.TensorProto] = []
+    for tensor in graph.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if tensor.data_type != TensorProto.FLOAT or values.size < SMALL:
+            kept.append(tensor)
+            continue
+        packed = _exact_int8(values)
+        if packed is not None:
+            rows, scales = packed
+            kept += [
+                numpy_helper.from_array(rows, f"{tensor.name}.int8"),
+                numpy_helper.from_array(scales, f"{tensor.name}.scale"),
+            ]
+            wide = f"{tensor.name}.wide"
+            nodes += [
+                helper.make_node("Cast", [f"{tensor.name}.int8"], [wide], to=TensorProto.FLOAT),
+                helper.make_node("Mul", [wide, f"{tensor.name}.scale"], [tensor.name]),
+            ]
+        elif np.array_equal(values.astype(np.float16).astype(np.float32), values):
+            kept.append(numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}.half"))
+            nodes.append(
+                helper.make_node(
+                    "Cast", [f"{tensor.name}.half"], [tensor.name], to=TensorProto.FLOAT
+                )
+            )
+        else:
+            kept.append(tensor)
+    for number, node in enumerate(nodes):
+        node.name = f"widen_{number}"
+    body = graph.graph
+    del body.initializer[:]
+    body.initializer.extend(kept)
+    computed = list(body.node)
+    del body.node[:]
+    body.node.extend([*nodes, *computed])
+    return graph
+
+
+def _exact_int8(
+    values: NDArray[np.float32],
+) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
+    """Integers and scales whose product is ``values`` exactly, by row or by column."""
+    if values.ndim != 2:
+        return None
+    for axis in (1, 0):
+        largest = np.abs(values).max(axis=axis, keepdims=True)
+        scales = (largest / np.float32(127)).astype(np.float16).astype(np.float32)
+        if not scales.all():
+            continue
+        integers = np.rint(values / scales)
+        if np.abs(integers).max() <= 127 and np.array_equal(integers * scales, values):
+            return integers.astype(np.int8), scales
+    return None

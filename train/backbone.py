@@ -1,0 +1,213 @@
+"""A frozen CLIP-like model from open_clip, opened up where the method needs to reach inside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+
+from ztcir_sdk.errors import ZtcirError
+
+__all__ = ["Backbone", "BackboneConfig", "UnsupportedBackboneError", "create_backbone"]
+
+CONFIGS = Path(__file__).parent / "configs"
+
+# Large enough that exp(-x) is exactly zero in float32 and float16, small enough to be finite in
+# both: an infinite mask turns into NaN in half precision (TensorRT #2564).
+MASKED = -1.0e4
+
+
+class UnsupportedBackboneError(ZtcirError):
+    """The open_clip model is of a kind that the method's text graph cannot be cut from."""
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which open_clip model, and where its weights come from.
+
+    Attributes:
+        model: an open_clip model name, or the name of a folder in ``train/configs``.
+        pretrained: an open_clip tag or a weights file; ``None`` leaves random weights, to be
+            replaced by a checkpoint that carries its own.
+    """
+
+    model: str = "fashion-lite"
+    pretrained: str | None = None
+
+
+class Backbone(nn.Module):
+    """An open_clip CLIP whose image patches and text blocks can be reached.
+
+    Attributes:
+        embed_dim: D, size of the joint embedding.
+        patch_dim: d_v, width of the image tower's last layer.
+        num_patches: N, positions of the last layer (class token left out).
+        text_width: d_t, width of the text tower.
+        text_layers: L, number of text blocks.
+        context_length: longest text, in tokens.
+        image_size: (height, width) in pixels.
+    """
+
+    # open_clip's models are not typed
+    clip: Any
+    text: Any
+    mask: Tensor
+
+    def __init__(self, clip: Any, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.clip = clip
+        self.text = clip.text if hasattr(clip, "text") else clip
+        _check_supported(clip, self.text)
+        visual = clip.visual
+        height, width = open_clip.transform.to_2tuple(visual.image_size)
+        self.image_size = (int(height), int(width))
+        self.text_width = int(self.text.token_embedding.weight.shape[1])
+        self.text_layers = len(self.text.transformer.resblocks)
+        self.context_length = int(self.text.positional_embedding.shape[0])
+        self.vocab_size = int(self.text.token_embedding.weight.shape[0])
+        was_training = clip.training
+        clip.eval()
+        mask = torch.full((self.context_length, self.context_length), MASKED).triu(1)
+        self.register_buffer("mask", mask, persistent=False)
+        with torch.no_grad():
+            embeds, patches = self.encode_image(torch.zeros(1, 3, *self.image_size))
+        clip.train(was_training)
+        self.embed_dim = int(embeds.shape[1])
+        self.num_patches, self.patch_dim = int(patches.shape[1]), int(patches.shape[2])
+
+    @property
+    def preprocess_cfg(self) -> dict[str, Any]:
+        """open_clip's preprocessing numbers: size, mean, std, interpolation, resize mode, fill."""
+        return dict(open_clip.get_model_preprocess_cfg(self.clip))
+
+    @property
+    def quick_gelu(self) -> bool:
+        """Whether the towers use OpenAI's approximate activation (open_clip #441, #771)."""
+        block = self.text.transformer.resblocks[0]
+        return type(block.mlp.gelu).__name__ == "QuickGELU"
+
+    def encode_image(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled embedding and patch features of preprocessed images.
+
+        Args:
+            pixel_values: (R, 3, H, W) float32.
+
+        Returns:
+            ``v`` (R, D), L2-normalised, and ``P`` (R, N, d_v): after the final norm, before the
+            projection, without class token; a convnet's last map flattened row by row.
+        """
+        visual = self.clip.visual
+        if isinstance(visual, TimmModel):
+            feature_map = visual.trunk.forward_features(pixel_values)
+            pooled = visual.head(visual.trunk.forward_head(feature_map))
+            patches = feature_map.flatten(2).transpose(1, 2)  # (R, h * w, d_v)
+        else:
+            x = visual.transformer(visual._embeds(pixel_values))  # (R, 1 + N, d_v)
+            pooled, _ = visual._pool(x)
+            if visual.proj is not None:
+                pooled = pooled @ visual.proj
+            patches = visual.ln_post(x[:, 1:])
+        return F.normalize(pooled, dim=-1), patches
+
+    def embed_tokens(self, input_ids: Tensor) -> Tensor:
+        """Token embeddings (B, T, d_t) of non-negative ids (B, T), without positions."""
+        embedded: Tensor = self.text.token_embedding(input_ids)
+        return embedded
+
+    def add_positions(self, x: Tensor) -> Tensor:
+        """Add the learnt positions of a prompt that starts at position 0; x (B, T, d_t)."""
+        positions: Tensor = self.text.positional_embedding
+        return x + positions[: x.shape[1]]
+
+    def causal_mask(self, length: int) -> Tensor:
+        """Additive causal mask (T, T) with a finite lower end."""
+        return self.mask[:length, :length]
+
+    def text_block(self, index: int, x: Tensor, mask: Tensor) -> Tensor:
+        """Run text block ``index`` on x (B, T, d_t).
+
+        Written out for open_clip's standard block, since ``nn.MultiheadAttention``'s fast path
+        bakes the batch size into exported graphs (pytorch #122321).
+        """
+        block = self.text.transformer.resblocks[index]
+        attn = block.attn
+        batch, length, width = x.shape
+        heads = attn.num_heads
+        qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
+        # the batch and length are taken from the tensor at run time, never from a constant
+        q, k, v = (
+            part.reshape(batch, length, heads, width // heads).transpose(1, 2)
+            for part in qkv.chunk(3, dim=-1)
+        )
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
+        attended = attended.transpose(1, 2).reshape(batch, length, width)
+        x = x + block.ls_1(attn.out_proj(attended))
+        result: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
+        return result
+
+    def pool_text(self, x: Tensor, input_ids: Tensor) -> Tensor:
+        """L2-normalised embedding (B, D) at each prompt's end-of-text token, the largest id."""
+        end = input_ids.argmax(dim=-1)  # the placeholder, -1, can never be the largest
+        pooled = x.gather(1, end[:, None, None].expand(-1, 1, x.shape[-1]))[:, 0]
+        pooled = self.text.ln_final(pooled)  # position-wise, so pooling first is the same
+        projection = self.text.text_projection
+        if isinstance(projection, nn.Linear):
+            pooled = projection(pooled)
+        elif projection is not None:
+            pooled = pooled @ projection
+        return F.normalize(pooled, dim=-1)
+
+    @property
+    def device(self) -> torch.device:
+        parameter: Tensor = self.text.token_embedding.weight
+        return parameter.device
+
+
+def _check_supported(clip: Any, text: Any) -> None:
+    """Refuse, with a sentence, what the text graph cannot be cut from."""
+    if not isinstance(clip.visual, (TimmModel, VisionTransformer)):
+        raise UnsupportedBackboneError(
+            f"The image tower {type(clip.visual).__name__} is not supported; take a model with a "
+            "VisionTransformer or a timm image tower."
+        )
+    blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
+    if blocks is None or not all(type(block) is ResidualAttentionBlock for block in blocks):
+        raise UnsupportedBackboneError(
+            "The text tower is not open_clip's standard transformer; take a CLIP such as ViT-B-32."
+        )
+    pool = getattr(text, "text_pool_type", getattr(text, "pool_type", None))
+    if getattr(text, "attn_mask", None) is None or pool != "argmax":
+        raise UnsupportedBackboneError(
+            "The text tower is not causal or does not pool at its end-of-text token; "
+            "take a CLIP such as ViT-B-32."
+        )
+    if getattr(text, "cls_emb", None) is not None:
+        raise UnsupportedBackboneError("Text towers with a class token (CoCa) are not supported.")
+
+
+def create_backbone(config: BackboneConfig) -> Backbone:
+    """Build the open_clip model and wrap it; in evaluation mode, float32, on the CPU.
+
+    Raises:
+        UnsupportedBackboneError: unknown name, or a tower that the method cannot be applied to.
+    """
+    own = CONFIGS / config.model
+    if (own / "open_clip_config.json").is_file():
+        clip = open_clip.create_model(f"local-dir:{own}", load_weights=False)
+    elif config.model in open_clip.list_models():
+        clip = open_clip.create_model(config.model, pretrained=config.pretrained)
+    else:
+        raise UnsupportedBackboneError(
+            f"{config.model} is no open_clip model and no configuration of train/configs; "
+            "`python -c 'import open_clip; print(open_clip.list_models())'` lists the names."
+        )
+    clip.eval()
+    return Backbone(clip, config)

@@ -1,0 +1,121 @@
+"""Checkpoints: a folder of ``config.json`` and safetensors, replaced as a whole, resumable.
+
+Nothing is pickled. A checkpoint is written beside the one it replaces and renamed into its place,
+so that a kill at any moment leaves the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ztcir_sdk.errors import ZtcirError
+
+__all__ = ["CheckpointError", "find_checkpoint", "read_checkpoint", "write_checkpoint"]
+
+CONFIG = "config.json"
+
+
+class CheckpointError(ZtcirError):
+    """A checkpoint is missing, incomplete, or of another kind than what was asked for."""
+
+
+def write_checkpoint(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Write ``config.json`` and one ``<name>.safetensors`` a group, then swap them into place.
+
+    Args:
+        folder: the checkpoint, for example ``runs/map/last``; replaced whole if it exists.
+        config: anything JSON can hold.
+        tensors: file name without suffix -> tensors by name.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.with_name(f".{folder.name}.new")
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        for name, group in tensors.items():
+            path = fresh / f"{name}.safetensors"
+            save_file({key: value.detach().contiguous() for key, value in group.items()}, path)
+            _flush(path)
+        path = fresh / CONFIG
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        _flush(path)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise CheckpointError(
+            f"The checkpoint {folder} could not be written ({error.strerror or error}); "
+            "the one before it is untouched. Free some space and resume."
+        ) from error
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint at ``folder``, or the one it was replacing when the writer was killed."""
+    for candidate in (folder, folder.with_name(f".{folder.name}.old")):
+        if (candidate / CONFIG).is_file():
+            return candidate
+    return None
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Read what `write_checkpoint` wrote; a run's folder stands for its ``best``, else ``last``.
+
+    Raises:
+        CheckpointError: there is none, or a file of it cannot be read.
+    """
+    candidates = (folder, folder / "best", folder / "last")
+    found = next((path for path in map(find_checkpoint, candidates) if path is not None), None)
+    if found is None:
+        raise CheckpointError(
+            f"{folder} is no checkpoint: no {CONFIG} in it. Name a folder that `ztcir train` wrote."
+        )
+    try:
+        config: dict[str, Any] = json.loads((found / CONFIG).read_text(encoding="utf-8"))
+        tensors = {path.stem: load_file(path) for path in sorted(found.glob("*.safetensors"))}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"The checkpoint {found} cannot be read ({error}); it is damaged, train it again."
+        ) from error
+    return config, tensors
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Flatten an optimizer's per-parameter state to named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, entry in state.items()
+        for name, value in entry.items()
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave; hyperparameters stay the optimizer's own."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    whole = optimizer.state_dict()
+    whole["state"] = state
+    optimizer.load_state_dict(whole)

@@ -1,0 +1,243 @@
+"""`ztcir train compose`, Stage II: the adapters learn to compose the pseudo-word with words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from train.data import Batches, DataError, TrainingImage
+from train.features import ImageFeatures, image_features
+from train.hard_negatives import candidate_pool, likely_right, mine
+from train.losses import multi_positive_nce
+from train.model import ComposedModel, describe_model, load_model
+from train.prompts import prompt_ids
+from train.run import Run, Schedule, parameter_groups
+from train.triplets import Triplet, synthesise
+from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, relevance
+
+__all__ = [
+    "ComposeTraining",
+    "TripletRows",
+    "collection_triplets",
+    "evaluate_composed",
+    "fit_compose",
+]
+
+
+@dataclass(frozen=True)
+class ComposeTraining:
+    """Configuration of Stage II.
+
+    Attributes:
+        mined: hard negatives a query, the nearest wrong images under the current model; 0 leaves
+            in-batch targets and references alone.
+        targets: right images of each query that it is drawn to in one step, at most.
+        near_duplicate: cosine similarity to the target from which an image is no negative.
+        temperature: of the contrastive loss.
+    """
+
+    epochs: int = 3
+    batch_size: int = 256
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    mined: int = 32
+    targets: int = 4
+    near_duplicate: float = 0.98
+    temperature: float = 0.05
+    seed: int = 0
+
+
+class TripletRows:
+    """Triplets as rows of a collection's features."""
+
+    def __init__(self, triplets: Sequence[Triplet], ids: Sequence[str]) -> None:
+        position = {name: row for row, name in enumerate(ids)}
+        named = {name for t in triplets for name in (t.reference, *t.targets)}
+        missing = sorted(named - position.keys())
+        if missing:
+            raise DataError(
+                f"The triplets name {len(missing)} images that the data does not hold, such as "
+                f"{missing[0]}; name the shards they are in with --data."
+            )
+        if not triplets:
+            raise DataError("There are no triplets to train on.")
+        self.references = np.array([position[t.reference] for t in triplets])
+        self.texts = [t.text for t in triplets]
+        self.targets = [np.array([position[name] for name in t.targets]) for t in triplets]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def right(self, rows: NDArray[np.int64], gallery: int) -> Tensor:
+        """(B, gallery) bool: which images answer which of some triplets."""
+        mask = torch.zeros(len(rows), gallery, dtype=torch.bool)
+        for number, row in enumerate(rows):
+            mask[number, self.targets[row]] = True
+        return mask
+
+
+def collection_triplets(
+    images: Sequence[TrainingImage],
+    *,
+    count: int,
+    seed: int,
+    held_out: bool = False,
+    noise: float = 0.0,
+) -> list[Triplet]:
+    """Triplets from the attributes of a collection; photos and drawings never answer each other.
+
+    Args:
+        images: the collection; its drawings take their share of ``count``.
+        count: triplets at most.
+        seed: of all that is drawn.
+        held_out: in the wordings that are kept out of training.
+        noise: share of triplets with a wrong target.
+    """
+    triplets: list[Triplet] = []
+    for drawn in (False, True):
+        items = [image.item for image in images if image.is_drawing == drawn]
+        if items:
+            share = round(count * len(items) / len(images))
+            triplets += synthesise(items, seed=seed, limit=share, held_out=held_out, noise=noise)
+    return triplets
+
+
+def fit_compose(
+    mapping: Path,
+    images: Sequence[TrainingImage],
+    triplets: Sequence[Triplet],
+    development: Sequence[TrainingImage],
+    development_triplets: Sequence[Triplet],
+    config: ComposeTraining,
+    out: Path,
+    *,
+    unseen_wordings: Sequence[Triplet] = (),
+    cache: Path | None = None,
+    stop_after: int | None = None,
+) -> ComposedModel:
+    """Train the adapters alone: ``f_t("a photo of $ that {text}")`` is pulled to the targets.
+
+    Args:
+        mapping: checkpoint of Stage I.
+        images: the gallery of the triplets; its embeddings never change.
+        triplets: what is trained on.
+        development, development_triplets: select ``best`` by mAP@10.
+        config: the stage's numbers.
+        out: the run's folder; a killed run goes on.
+        unseen_wordings: development triplets in wordings that no training triplet has; measured
+            beside, never selected by.
+        cache: folder of image features, shared between runs; ``out/cache`` by default.
+        stop_after: stop at this step (for tests).
+    """
+    torch.manual_seed(config.seed)
+    model, origin = load_model(mapping, need="map")
+    if not len(model.adapters):
+        raise DataError(
+            f"The model of {mapping} has no adapters; train it with an --adapter width."
+        )
+    model.requires_grad_(False)
+    model.adapters.requires_grad_(True)
+    cache = cache or out / "cache"
+    features = image_features(model.backbone, images, cache)
+    held_out = image_features(model.backbone, development, cache)
+    rows = TripletRows(triplets, features.ids)
+    checks = {"dev": development_triplets, "dev_unseen_wordings": unseen_wordings}
+    checked = {name: TripletRows(some, held_out.ids) for name, some in checks.items() if some}
+    gallery = torch.from_numpy(features.embeds)
+    optimizer = torch.optim.AdamW(
+        parameter_groups([model.adapters], config.lr, config.weight_decay), betas=(0.9, 0.98)
+    )
+    order = Batches(len(rows), config.batch_size, config.seed)
+    steps = config.epochs * order.per_epoch
+
+    def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        batch = order[number]
+        references = torch.from_numpy(rows.references[batch])
+        queries = encode_composed(model, features, rows, batch, scale=1.0)
+        some = [
+            rng.choice(rows.targets[row], min(config.targets, len(rows.targets[row])), False)
+            for row in batch
+        ]
+        wanted = torch.from_numpy(np.concatenate(some))
+        first = torch.from_numpy(np.array([chosen[0] for chosen in some]))
+        right = rows.right(batch, len(gallery))
+        spared = likely_right(gallery[first], gallery, right, near_duplicate=config.near_duplicate)
+        # the reference is never an answer, however near it is to one
+        spared[torch.arange(len(batch)), references] = False
+        mined = mine(queries, gallery, spared, config.mined) if config.mined else None
+        pool = candidate_pool(wanted, references, mined)
+        logits = queries @ gallery[pool].T / config.temperature
+        loss = multi_positive_nce(logits, right[:, pool], spared[:, pool])
+        return loss, {"pool": float(len(pool))}
+
+    run = Run(
+        out,
+        {
+            **describe_model(model, "compose"),
+            "training": {**asdict(config), "triplets": len(triplets), "images": len(images)},
+            "map_training": origin.get("training"),
+            "backbone_training": origin.get("backbone_training"),
+            "seed": config.seed,
+        },
+        {"model": model},
+        optimizer,
+        Schedule(steps, warmup=min(50, steps // 10 + 1)),
+        fixed={"backbone": model.backbone.clip},
+    )
+
+    def evaluate() -> dict[str, float]:
+        figures = {}
+        for name, some in checked.items():
+            figures[f"{name}_mAP@10"] = evaluate_composed(model, held_out, some)
+        return figures
+
+    run.train(
+        step,
+        evaluate=evaluate,
+        select_by="dev_mAP@10",
+        evaluate_every=max(1, order.per_epoch // 2),
+        stop_after=stop_after,
+    )
+    return model
+
+
+def encode_composed(
+    model: ComposedModel,
+    features: ImageFeatures,
+    rows: TripletRows,
+    batch: NDArray[np.int64],
+    *,
+    scale: float,
+) -> Tensor:
+    """Composed queries (B, D) of some triplets, adapters at ``scale``."""
+    v, patches = features.rows(rows.references[batch])
+    ids = prompt_ids([rows.texts[row] for row in batch], tokens=model.config.tokens)
+    count = len(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            said = model.learn_token(v, patches)
+        queries = model.encode_query(ids, torch.arange(count), torch.full((count,), scale), *said)
+    return queries.float()
+
+
+@torch.inference_mode()
+def evaluate_composed(
+    model: ComposedModel, features: ImageFeatures, rows: TripletRows, *, scale: float = 1.0
+) -> float:
+    """mAP@10 of triplets over a collection, the reference left out of each ranking."""
+    queries = [
+        encode_composed(model, features, rows, batch, scale=scale).numpy()
+        for batch in np.array_split(np.arange(len(rows)), -(-len(rows) // 256))
+    ]
+    ranking = rank(
+        np.concatenate(queries), features.embeds, 10, excluded=[[row] for row in rows.references]
+    )
+    counts = [len(targets) for targets in rows.targets]
+    right = relevance(ranking, [targets.tolist() for targets in rows.targets])
+    return float(average_precision_at_k(right, counts, 10).mean())

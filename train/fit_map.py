@@ -1,0 +1,159 @@
+"""`ztcir train map`, Stage I: the token learner and VSI learn to say an image as a word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from train.data import Batches, TrainingImage
+from train.features import ImageFeatures, image_features
+from train.losses import info_nce, soft_text_alignment
+from train.model import ComposedModel, ModelConfig, describe_model, load_model
+from train.prompts import mapped_ids, text_ids
+from train.run import Run, Schedule, parameter_groups
+
+__all__ = ["MapTraining", "encode_captions", "fit_map"]
+
+
+@dataclass(frozen=True)
+class MapTraining:
+    """Configuration of Stage I.
+
+    Attributes:
+        alignment: weight of the soft text alignment; 0 leaves it out.
+        temperature: tau of InfoNCE and of the queries' distribution over texts.
+        target_temperature: tau_t of the soft target.
+    """
+
+    epochs: int = 8
+    batch_size: int = 512
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    alignment: float = 0.5
+    temperature: float = 0.05
+    target_temperature: float = 0.05
+    seed: int = 0
+
+
+def fit_map(
+    backbone: Path,
+    images: Sequence[TrainingImage],
+    development: Sequence[TrainingImage],
+    config: MapTraining,
+    parts: ModelConfig,
+    out: Path,
+    *,
+    cache: Path | None = None,
+    stop_after: int | None = None,
+) -> ComposedModel:
+    """Train TL and VSI so that "a photo of $" finds its own image.
+
+    Args:
+        backbone: checkpoint of the frozen backbone.
+        images: what is trained on; captions where there are any.
+        development: images that "a photo of $" must find among themselves; selects ``best``.
+        config: the stage's numbers; parts: which parts the model has.
+        out: the run's folder; a killed run goes on.
+        cache: folder of image features, shared between runs; ``out/cache`` by default.
+        stop_after: stop at this step (for tests).
+    """
+    torch.manual_seed(config.seed)
+    model, origin = load_model(backbone, need="backbone")
+    model = ComposedModel(model.backbone, parts)
+    cache = cache or out / "cache"
+    features = image_features(model.backbone, images, cache)
+    held_out = image_features(model.backbone, development, cache)
+    captions = encode_captions(model, [image.item.caption for image in images])
+    optimizer = torch.optim.AdamW(
+        parameter_groups([model.token_learner, model.vsi], config.lr, config.weight_decay),
+        betas=(0.9, 0.98),
+    )
+    order = Batches(len(images), config.batch_size, config.seed)
+    steps = config.epochs * order.per_epoch
+    ids = mapped_ids(order.size, tokens=parts.tokens)
+
+    def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        rows = np.sort(order[number])
+        v, patches = features.rows(rows)
+        with torch.autocast("cpu", torch.bfloat16):
+            queries = encode_mapped(model, v, patches, ids).float()
+        loss = info_nce(queries, v, 1 / config.temperature)
+        figures = {"info_nce": loss.item()}
+        if config.alignment:
+            texts = captions[rows]
+            aligned = soft_text_alignment(
+                queries, texts, texts, config.temperature, config.target_temperature
+            )
+            figures["alignment"] = aligned.item()
+            loss = loss + config.alignment * aligned
+        return loss, figures
+
+    run = Run(
+        out,
+        {
+            **describe_model(model, "map"),
+            "training": {**asdict(config), "images": len(images)},
+            "backbone_training": origin.get("training"),
+            "seed": config.seed,
+        },
+        {"model": model},
+        optimizer,
+        Schedule(steps, warmup=min(100, steps // 10 + 1)),
+        fixed={"backbone": model.backbone.clip},
+    )
+    run.train(
+        step,
+        evaluate=lambda: evaluate_mapped(model, held_out),
+        select_by="dev_self_R@1",
+        evaluate_every=2 * order.per_epoch,
+        stop_after=stop_after,
+    )
+    return model
+
+
+def encode_mapped(model: ComposedModel, v: Tensor, patches: Tensor, ids: Tensor) -> Tensor:
+    """``f_t("a photo of $")`` (R, D), adapters off."""
+    count = len(v)
+    return model.encode_query(
+        ids[:count], torch.arange(count), torch.zeros(count), *model.learn_token(v, patches)
+    )
+
+
+@torch.inference_mode()
+def encode_captions(model: ComposedModel, captions: Sequence[str], batch: int = 512) -> Tensor:
+    """Frozen text embeddings (M, D) of captions, adapters off."""
+    nothing = torch.zeros(1, model.config.tokens, model.backbone.text_width)
+    empty = torch.zeros(1, 0, model.backbone.num_patches, model.config.vsi_width)
+    if model.vsi is not None:
+        empty = torch.zeros(
+            1, len(model.vsi.layers), model.backbone.num_patches, model.config.vsi_width
+        )
+    embeds = []
+    for start in range(0, len(captions), batch):
+        ids = text_ids(captions[start : start + batch])
+        zeros = torch.zeros(len(ids))
+        with torch.autocast("cpu", torch.bfloat16):
+            embeds.append(
+                model.encode_query(ids, zeros.long(), zeros, nothing, empty, empty).float()
+            )
+    return torch.cat(embeds)
+
+
+@torch.inference_mode()
+def evaluate_mapped(model: ComposedModel, features: ImageFeatures) -> dict[str, float]:
+    """How often "a photo of $" finds the image it was made from, among all of a collection."""
+    gallery = torch.from_numpy(features.embeds)
+    found = 0
+    for start in range(0, len(gallery), 512):
+        rows = np.arange(start, min(start + 512, len(gallery)))
+        v, patches = features.rows(rows)
+        ids = mapped_ids(len(rows), tokens=model.config.tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            queries = encode_mapped(model, v, patches, ids).float()
+        found += int(((queries @ gallery.T).argmax(-1).numpy() == rows).sum())
+    return {"dev_self_R@1": found / len(gallery)}

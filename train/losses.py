@@ -1,0 +1,64 @@
+"""Contrastive losses of the three stages."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["info_nce", "multi_positive_nce", "soft_text_alignment"]
+
+EXCLUDED = -1.0e4  # a logit that no softmax sees; finite, so that half precision stays finite
+
+
+def info_nce(queries: Tensor, targets: Tensor, scale: Tensor | float) -> Tensor:
+    """Symmetric InfoNCE between rows that belong together (van den Oord et al. 2018; CLIP, eq. 1).
+
+    Args:
+        queries, targets: (B, D), L2-normalised.
+        scale: inverse temperature.
+    """
+    logits = scale * queries @ targets.T
+    labels = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+
+def multi_positive_nce(logits: Tensor, positive: Tensor, excluded: Tensor | None = None) -> Tensor:
+    """Cross-entropy against the uniform distribution over a row's positives (UniCL, sec. 3.2).
+
+    Args:
+        logits: (B, C).
+        positive: (B, C) bool; rows without a positive do not count.
+        excluded: (B, C) bool, columns that are neither right nor wrong for a row.
+    """
+    if excluded is not None:
+        logits = logits.masked_fill(excluded & ~positive, EXCLUDED)
+    log_probability = logits.log_softmax(dim=-1)
+    weight = positive.float()
+    count = weight.sum(dim=-1)
+    per_row = -(log_probability * weight).sum(dim=-1) / count.clamp(min=1)
+    return per_row[count > 0].mean()
+
+
+def soft_text_alignment(
+    queries: Tensor,
+    text_embeds: Tensor,
+    target_embeds: Tensor,
+    temperature: float,
+    target_temperature: float,
+) -> Tensor:
+    """KL from a soft target over real texts to the pseudo-word's view of them (method, Stage I).
+
+    A caption tells part of an image and captions resemble each other, so the target is soft.
+
+    Args:
+        queries: (B, D), ``f_t("a photo of $")``, L2-normalised.
+        text_embeds: (C, D) frozen embeddings of captions or of a word bank.
+        target_embeds: (B, D) what each image's target distribution is taken from: its own
+            caption's embedding, or the image's where it has no caption.
+        temperature: tau, of the queries' distribution.
+        target_temperature: tau_t, of the target.
+    """
+    target = (target_embeds @ text_embeds.T / target_temperature).softmax(dim=-1)
+    predicted = (queries @ text_embeds.T / temperature).log_softmax(dim=-1)
+    return F.kl_div(predicted, target, reduction="batchmean")

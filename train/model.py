@@ -1,0 +1,209 @@
+"""The whole model: a frozen backbone, and the parts that the two stages train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train.backbone import Backbone, BackboneConfig, create_backbone
+from train.checkpoint import CheckpointError, read_checkpoint
+from train.composing_adapter import ComposingAdapter
+from train.token_learner import TokenLearner
+from train.visual_semantic_injection import VisualSemanticInjection
+
+__all__ = ["PLACEHOLDER_ID", "ComposedModel", "ModelConfig", "load_model"]
+
+PLACEHOLDER_ID = -1  # replaced before the embedding look-up; no text can produce it
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which parts there are, and their sizes. Each can be left out.
+
+    Attributes:
+        tokens: n, pseudo-words an image.
+        token_learner_width, token_learner_depth, token_learner_heads: of TL; depth 0 is an MLP-like
+            projection of the pooled embedding.
+        vsi_layers: text blocks that VSI injects before; empty leaves VSI out. ``None`` takes every
+            second block from the second on.
+        vsi_width, vsi_heads: of VSI.
+        adapter_bottleneck: of CA; 0 leaves the adapters out.
+    """
+
+    tokens: int = 1
+    token_learner_width: int = 256
+    token_learner_depth: int = 2
+    token_learner_heads: int = 4
+    vsi_layers: tuple[int, ...] | None = None
+    vsi_width: int = 128
+    vsi_heads: int = 4
+    adapter_bottleneck: int = 64
+
+
+class ComposedModel(nn.Module):
+    """Token learner, VSI and adapters around a frozen backbone; the three graphs' mathematics."""
+
+    def __init__(self, backbone: Backbone, config: ModelConfig) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False)
+        self.config = config
+        self.token_learner = TokenLearner(
+            backbone.embed_dim,
+            backbone.patch_dim,
+            backbone.text_width,
+            tokens=config.tokens,
+            width=config.token_learner_width,
+            depth=config.token_learner_depth,
+            heads=config.token_learner_heads,
+        )
+        layers = config.vsi_layers
+        if layers is None:
+            layers = tuple(range(1, backbone.text_layers, 2))
+        if any(not 0 <= layer < backbone.text_layers for layer in layers):
+            raise ValueError(f"vsi_layers {layers} lie outside of {backbone.text_layers} blocks")
+        self.vsi = (
+            VisualSemanticInjection(
+                backbone.patch_dim,
+                backbone.text_width,
+                layers,
+                width=config.vsi_width,
+                heads=config.vsi_heads,
+            )
+            if layers
+            else None
+        )
+        self.adapters = nn.ModuleList(
+            ComposingAdapter(backbone.text_width, config.adapter_bottleneck)
+            for _ in range(backbone.text_layers if config.adapter_bottleneck else 0)
+        )
+
+    def parts(self) -> dict[str, Tensor]:
+        """The trained parts' weights by name; the backbone's are not among them."""
+        return {k: v for k, v in self.state_dict().items() if not k.startswith("backbone.")}
+
+    checkpoint_state = parts
+
+    def encode_image(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """``image_embeds`` (R, D) and ``patch_features`` (R, N, d_v) of (R, 3, H, W)."""
+        return self.backbone.encode_image(pixel_values)
+
+    def learn_token(
+        self, image_embeds: Tensor, patch_features: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``pseudo_tokens`` (R, n, d_t), ``vsi_keys`` and ``vsi_values`` (R, Lv, N, d_vsi).
+
+        Without VSI, Lv is 0 and keys and values are empty.
+        """
+        pseudo_tokens = self.token_learner(image_embeds, patch_features)
+        if self.vsi is None:
+            empty = patch_features[:, None, :, : self.config.vsi_width][:, :0]
+            return pseudo_tokens, empty, empty
+        keys, values = self.vsi.project(patch_features)
+        return pseudo_tokens, keys, values
+
+    def encode_query(
+        self,
+        input_ids: Tensor,
+        reference_index: Tensor,
+        adapter_scale: Tensor,
+        pseudo_tokens: Tensor,
+        vsi_keys: Tensor,
+        vsi_values: Tensor,
+    ) -> Tensor:
+        """The adapter-augmented text encoder.
+
+        Args:
+            input_ids: (B, T) int64; -1 marks ``$``, n of them in a row.
+            reference_index: (B,) int64, which reference each text speaks of.
+            adapter_scale: (B,) float32, ``a``.
+            pseudo_tokens: (R, n, d_t); vsi_keys, vsi_values: (R, Lv, N, d_vsi).
+
+        Returns:
+            ``query_embeds`` (B, D), L2-normalised.
+        """
+        backbone = self.backbone
+        is_slot = input_ids < 0  # (B, T)
+        ids = input_ids.clamp(min=0)
+        # which of the n pseudo-words stands at each slot
+        number = (is_slot.long().cumsum(dim=1) - 1).clamp(0, pseudo_tokens.shape[1] - 1)
+        words = pseudo_tokens[reference_index]  # (B, n, d_t)
+        words = words.gather(1, number[..., None].expand(-1, -1, words.shape[-1]))
+        x = torch.where(is_slot[..., None], words, backbone.embed_tokens(ids))
+        x = backbone.add_positions(x)
+        keys, values = vsi_keys[reference_index], vsi_values[reference_index]
+        mask = backbone.causal_mask(input_ids.shape[1])
+        for layer in range(backbone.text_layers):
+            if self.vsi is not None:
+                x = self.vsi.inject(layer, x, is_slot, keys, values)
+            x = backbone.text_block(layer, x, mask)
+            if len(self.adapters):
+                x = self.adapters[layer](x, adapter_scale)
+        return backbone.pool_text(x, ids)
+
+
+def load_model(folder: Path, *, need: str | None = None) -> tuple[ComposedModel, dict[str, Any]]:
+    """Rebuild a model from a checkpoint of `train map`, `train compose` or `train backbone`.
+
+    Args:
+        folder: a checkpoint, or a run's folder (its ``best``, else ``last``).
+        need: "map" or "compose": which stage must have been trained at least.
+
+    Returns:
+        The model in evaluation mode, and the checkpoint's configuration.
+
+    Raises:
+        CheckpointError: no checkpoint, a damaged one, or one of an earlier stage than needed.
+    """
+    config, tensors = read_checkpoint(folder)
+    kind = config.get("kind")
+    order = ["backbone", "map", "compose"]
+    if kind not in order or (need is not None and order.index(kind) < order.index(need)):
+        raise CheckpointError(
+            f"{folder} holds a {kind!r} checkpoint, but a {need or 'map'!r} one is needed; "
+            f"run `ztcir train {need or 'map'}` first."
+        )
+    backbone = create_backbone(BackboneConfig(**config["backbone"]))
+    _load_backbone_weights(backbone, tensors.get("backbone"), folder, config)
+    model = ComposedModel(backbone, model_config(config.get("model", {})))
+    if "model" in tensors:
+        missing = set(model.parts()) ^ set(tensors["model"])
+        if missing:
+            raise CheckpointError(
+                f"{folder} does not fit its own configuration ({len(missing)} weights differ, "
+                f"such as {sorted(missing)[0]}); it is damaged, train it again."
+            )
+        model.load_state_dict(tensors["model"], strict=False)
+    return model.eval(), config
+
+
+def _load_backbone_weights(
+    backbone: Backbone, weights: Mapping[str, Tensor] | None, folder: Path, config: dict[str, Any]
+) -> None:
+    if backbone.quick_gelu != config.get("quick_gelu", backbone.quick_gelu):
+        raise CheckpointError(
+            f"{folder} was trained with another activation (QuickGELU) than "
+            f"{backbone.config.model} has; take the model name that it was trained with."
+        )
+    if weights is not None:
+        backbone.clip.load_state_dict(weights)
+
+
+def model_config(fields: Mapping[str, Any]) -> ModelConfig:
+    """A `ModelConfig` from JSON, where tuples have become lists."""
+    layers = fields.get("vsi_layers")
+    return ModelConfig(**{**fields, "vsi_layers": None if layers is None else tuple(layers)})
+
+
+def describe_model(model: ComposedModel, kind: str) -> dict[str, Any]:
+    """What a checkpoint's ``config.json`` says of the model in it."""
+    return {
+        "kind": kind,
+        "backbone": asdict(model.backbone.config),
+        "quick_gelu": model.backbone.quick_gelu,
+        "model": asdict(model.config),
+    }

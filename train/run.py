@@ -1,0 +1,249 @@
+"""A training run that can be killed at any moment and goes on exactly where it was.
+
+Everything random in a step is drawn from a generator seeded by (seed, step), the learning rate is
+a function of the step, and a checkpoint holds weights and optimizer state; so the step number is
+the whole of what has to be remembered.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from train.checkpoint import (
+    CheckpointError,
+    find_checkpoint,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    read_checkpoint,
+    write_checkpoint,
+)
+
+__all__ = ["Run", "Schedule", "parameter_groups", "step_generator", "versions"]
+
+STATE = "optimizer"
+
+
+def step_generator(seed: int, step: int) -> np.random.Generator:
+    """The only source of randomness of one step."""
+    return np.random.default_rng([seed, step])
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("torch", "open_clip_torch", "timm", "numpy", "onnx", "onnxruntime")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, then a cosine to zero.
+
+    Attributes:
+        steps: length of the run, in optimizer steps.
+        warmup: steps until the peak.
+    """
+
+    steps: int
+    warmup: int
+
+    def factor(self, step: int) -> float:
+        """Multiplier of the peak learning rate at ``step`` (from 0)."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+class Run:
+    """Steps, logs, saves and resumes a training run in a folder.
+
+    Args:
+        folder: where ``last/``, ``best/``, ``log.jsonl`` and ``run.json`` go.
+        config: the run's whole configuration; a run is only resumed under the same one.
+        modules: what is saved, by file name; each module's ``state_dict`` whole.
+        optimizer: its state is saved beside the weights.
+        schedule: learning-rate schedule and length.
+        fixed: modules that are not trained but belong to the checkpoint, by file name.
+        save_every: steps between checkpoints.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        modules: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        *,
+        fixed: Mapping[str, nn.Module] | None = None,
+        save_every: int = 100,
+    ) -> None:
+        self.folder = folder
+        self.config = dict(config)
+        self.modules = dict(modules)
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.fixed = dict(fixed or {})
+        self.save_every = save_every
+        self.best = -math.inf
+        self._peaks = [float(group["lr"]) for group in optimizer.param_groups]
+
+    def _save(self, name: str, step: int, *, with_optimizer: bool) -> None:
+        groups: dict[str, Mapping[str, Tensor]] = {
+            key: _trained_state(module) for key, module in {**self.modules, **self.fixed}.items()
+        }
+        if with_optimizer:
+            groups[STATE] = optimizer_tensors(self.optimizer)
+        best = self.best if math.isfinite(self.best) else None
+        write_checkpoint(
+            self.folder / name, {**self.config, "progress": {"step": step, "best": best}}, groups
+        )
+
+    def _resume(self) -> int:
+        found = find_checkpoint(self.folder / "last")
+        if found is None:
+            return 0
+        config, tensors = read_checkpoint(found)
+        progress = config.pop("progress")
+        if config != json.loads(json.dumps(self.config)):
+            changed = sorted(
+                key for key in {*config, *self.config} if config.get(key) != self.config.get(key)
+            )
+            raise CheckpointError(
+                f"{self.folder} holds a run with another configuration "
+                f"(different: {', '.join(changed)}); name another --out, or delete it."
+            )
+        for key, module in self.modules.items():
+            module.load_state_dict(tensors[key], strict=False)
+        load_optimizer_tensors(self.optimizer, tensors[STATE])
+        self.best = -math.inf if progress["best"] is None else float(progress["best"])
+        return int(progress["step"])
+
+    def train(
+        self,
+        step: Callable[[int, np.random.Generator], tuple[Tensor, dict[str, float]]],
+        *,
+        evaluate: Callable[[], dict[str, float]] | None = None,
+        select_by: str = "",
+        evaluate_every: int = 0,
+        stop_after: int | None = None,
+    ) -> dict[str, float]:
+        """Run to the end of the schedule, from wherever the folder's last checkpoint is.
+
+        Args:
+            step: takes the step number and its generator; gives the loss and figures to log.
+            evaluate: figures on held-out data; the checkpoint with the highest ``select_by``
+                becomes ``best/``.
+            evaluate_every: steps between evaluations; one is made at the end in any case.
+            stop_after: stop early at this step, as a kill would (for tests).
+
+        Returns:
+            The last evaluation's figures.
+        """
+        first = self._resume()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        figures: dict[str, float] = {}
+        started, seed = time.monotonic(), int(self.config["seed"])
+        log = (self.folder / "log.jsonl").open("a", encoding="utf-8")
+        bar = tqdm(total=self.schedule.steps, initial=first, unit="step", file=sys.stderr)
+        with log, bar:
+            for number in range(first, self.schedule.steps):
+                for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+                    group["lr"] = peak * self.schedule.factor(number)
+                loss, values = step(number, step_generator(seed, number))
+                if not torch.isfinite(loss):
+                    raise CheckpointError(
+                        f"The loss became {loss.item()} at step {number}; lower the learning rate."
+                    )
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+                nn.utils.clip_grad_norm_(parameters, 1.0)
+                self.optimizer.step()
+                done = number + 1
+                bar.update()
+                bar.set_postfix(loss=f"{loss.item():.3f}")
+                record: dict[str, Any] = {"step": done, "loss": loss.item(), **values}
+                last = done == self.schedule.steps
+                if evaluate is not None and (
+                    last or (evaluate_every and done % evaluate_every == 0)
+                ):
+                    figures = evaluate()
+                    record.update(figures)
+                    bar.write(f"step {done}: {_readable(figures)}", file=sys.stderr)
+                    if figures[select_by] > self.best:
+                        self.best = figures[select_by]
+                        self._save("best", done, with_optimizer=False)
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+                if last or done % self.save_every == 0:
+                    self._save("last", done, with_optimizer=True)
+                if stop_after is not None and done >= stop_after:
+                    return figures
+        self._write_summary(time.monotonic() - started, self.schedule.steps - first, figures)
+        return figures
+
+    def _write_summary(self, seconds: float, steps: int, figures: Mapping[str, float]) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+        summary = {
+            "config": self.config,
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
+            "versions": versions(),
+            "seconds": round(seconds, 1),
+            "steps_in_this_process": steps,
+            "peak_memory_mib": round(peak),
+            "figures": dict(figures),
+        }
+        path = self.folder / "run.json"
+        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def parameter_groups(
+    modules: Sequence[nn.Module | None], lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """AdamW groups of what is trainable; gains, biases and gates are not decayed."""
+    trained = [
+        p
+        for module in modules
+        if module is not None
+        for p in module.parameters()
+        if p.requires_grad
+    ]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "lr": lr, "weight_decay": 0.0},
+    ]
+
+
+def _trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers to save: a module may name them itself in ``checkpoint_state``."""
+    own = getattr(module, "checkpoint_state", None)
+    state: dict[str, Tensor] = own() if callable(own) else module.state_dict()
+    return state
+
+
+def _readable(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
