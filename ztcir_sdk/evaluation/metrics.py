@@ -1,0 +1,115 @@
+"""How good rankings are: recall and average precision at k, over queries with one or more targets.
+
+A ranking is an array of gallery rows, best first; Q queries, N gallery rows, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ztcir_sdk.index.vectors import Gallery, exact_search
+
+__all__ = ["NO_ROW", "average_precision_at_k", "rank", "recall_at_k", "relevance"]
+
+NO_ROW = -1
+"""Fills a ranking where the gallery has fewer rows than were asked for."""
+
+
+def rank(
+    queries: NDArray[np.float32],
+    gallery: NDArray[np.float32],
+    k: int,
+    *,
+    excluded: Sequence[Collection[int]] | None = None,
+) -> NDArray[np.int64]:
+    """Return the `k` nearest gallery rows of each query: (Q, k) int64, nearest first.
+
+    Equal cosine similarities rank in the order of the gallery, whatever the batch.
+
+    Args:
+        queries: (Q, D) float32, L2-normalised.
+        gallery: (N, D) float32, L2-normalised.
+        k: how many; the rest of a row is `NO_ROW` where fewer are left.
+        excluded: for each query, gallery rows to leave out before ranking.
+
+    Raises:
+        ValueError: `excluded` is not given for each query, or `k` is below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}, not 1 or more")
+    out = [()] * len(queries) if excluded is None else excluded
+    if len(out) != len(queries):
+        raise ValueError(f"what to exclude is given for {len(out)} of {len(queries)} queries")
+    count = len(gallery)
+    everything = Gallery(gallery, np.ones(count, dtype=np.bool_), np.arange(count, dtype=np.int64))
+    ranking = np.full((len(queries), k), NO_ROW, dtype=np.int64)
+    if count:
+        rows = [np.fromiter(one, dtype=np.int64) for one in out]
+        for place, (found, _) in enumerate(exact_search(everything, queries, k, rows)):
+            ranking[place, : len(found)] = found
+    return ranking
+
+
+def relevance(ranking: NDArray[np.int64], targets: Sequence[Collection[int]]) -> NDArray[np.bool_]:
+    """Tell which rows of a ranking (Q, K) are targets of their query: (Q, K) bool.
+
+    Raises:
+        ValueError: `targets` is not given for each query.
+    """
+    if len(targets) != len(ranking):
+        raise ValueError(f"targets are given for {len(targets)} of {len(ranking)} queries")
+    # (query, row) as one number, so that all queries are compared at once
+    stride = 1 + max(
+        int(ranking.max(initial=0)), max((max(own, default=0) for own in targets), default=0)
+    )
+    wanted = np.array(
+        [place * stride + row for place, own in enumerate(targets) for row in own], dtype=np.int64
+    )
+    keys = np.arange(len(ranking), dtype=np.int64)[:, None] * stride + ranking
+    found: NDArray[np.bool_] = np.isin(keys, wanted) & (ranking != NO_ROW)
+    return found
+
+
+def recall_at_k(relevant: NDArray[np.bool_], k: int) -> NDArray[np.float64]:
+    """Return 1 for each query with any target among its first `k`, else 0: (Q,) float64.
+
+    Args:
+        relevant: (Q, K) bool from `relevance`, with K at least `k`.
+        k: 1 or more.
+    """
+    found: NDArray[np.bool_] = np.asarray(_first(relevant, k).any(axis=1))
+    return found.astype(np.float64)
+
+
+def average_precision_at_k(
+    relevant: NDArray[np.bool_], target_counts: Sequence[int] | NDArray[np.int64], k: int
+) -> NDArray[np.float64]:
+    """Return each query's average precision at `k`: (Q,) float64.
+
+    AP@k = sum over ranks i <= k of precision(i) [i is a target], divided by min(k, targets), as
+    CIRCO defines it (Baldrati et al., 2023): 1 when the first min(k, targets) are all right.
+
+    Args:
+        relevant: (Q, K) bool from `relevance`, with K at least `k`.
+        target_counts: (Q,) how many different targets a query has, found or not; 1 or more.
+        k: 1 or more.
+
+    Raises:
+        ValueError: a query has no target.
+    """
+    relevant = _first(relevant, k)
+    counts = np.asarray(target_counts, dtype=np.int64)
+    if (counts < 1).any():
+        raise ValueError("a query has no target")
+    precision = relevant.cumsum(axis=1) / np.arange(1, k + 1)  # (Q, k)
+    total: NDArray[np.float64] = (precision * relevant).sum(axis=1) / np.minimum(counts, k)
+    return total
+
+
+def _first(relevant: NDArray[np.bool_], k: int) -> NDArray[np.bool_]:
+    if not 1 <= k <= relevant.shape[1]:
+        raise ValueError(f"k is {k}, not between 1 and the {relevant.shape[1]} that were ranked")
+    return relevant[:, :k]
