@@ -1,0 +1,38 @@
+"""How many processor cores this process may really use."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+__all__ = ["available_cores"]
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_cores() -> int:
+    """Return the cores that the system and its container leave to this process, at least 1.
+
+    ONNX Runtime by itself starts a thread for each core of the host.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = _quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def _quota() -> float | None:
+    """Return the cores' worth of time that a Linux control group grants, if it sets a limit."""
+    try:
+        if (_CGROUP / "cpu.max").exists():  # version 2
+            quota, period = (_CGROUP / "cpu.max").read_text().split()
+        else:
+            quota = (_CGROUP / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (_CGROUP / "cpu" / "cpu.cfs_period_us").read_text()
+        granted = float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):  # no such files, or "max"
+        return None
+    return granted if granted > 0 else None  # -1 is version 1's "no limit"
