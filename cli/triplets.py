@@ -59,7 +59,13 @@ def _columns(
 @click.option(
     "--count", type=click.IntRange(min=1), help="How many triplets; default: one per item."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="An equal seed gives equal triplets.",
+)
 @click.option(
     "--held-out-wordings", is_flag=True, help="Ask in the wordings that never train, to measure."
 )

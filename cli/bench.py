@@ -1,0 +1,82 @@
+"""`ztcir bench`: latency and throughput on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.options import as_json, engine_options, load_bundle
+from cli.output import emit_json, progress_bars, table
+
+__all__ = ["bench"]
+
+
+@click.command()
+@click.option(
+    "--repeat",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Runs of each measurement; fewer where one takes over five seconds.",
+)
+@engine_options
+@as_json
+def bench(
+    repeat: int,
+    bundle: Path | None,
+    device: str,
+    precision: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure latency and throughput here: each graph, whole queries, indexing.
+
+    A whole query is a JPEG and a text in, hits of 10 000 pictures out.
+    """
+    from ztcir_sdk.benchmark import BenchmarkSettings, benchmark
+
+    loaded = load_bundle(bundle)
+    with progress_bars() as progress:
+        result = benchmark(
+            loaded,
+            settings=BenchmarkSettings(repeat=repeat),
+            device=device,
+            precision=precision,
+            threads=threads,
+            progress=progress,
+        )
+    if as_json:
+        emit_json(result)
+        return
+    machine = result["machine"]
+    click.echo(
+        f"{result['bundle']['name']} ({result['precision']}) on {machine['cpu']}, "
+        f"{result['device']}, {result['threads']} threads"
+    )
+    table(("what", "p50 ms", "p90 ms", "p99 ms", "runs"), _rows(result))
+    click.echo(f"indexing: {result['indexing']['pictures_per_second']:.0f} pictures/s")
+
+
+def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = [
+        (f"{graph.replace('_', ' ')}: {_sizes(timing)}", *_times(timing))
+        for graph, timings in result["graphs"].items()
+        for timing in timings
+    ]
+    query = result["query"]
+    of = f"of {query['index']:,} pictures".replace(",", " ")
+    rows.append((f"JPEG and text to hits {of}", *_times(query["first_text"])))
+    rows.append((f"another text on that JPEG to hits {of}", *_times(query["second_text"])))
+    return rows
+
+
+def _sizes(timing: dict[str, Any]) -> str:
+    names = ("images", "references", "texts", "tokens")
+    return ", ".join(f"{timing[name]} {name}" for name in names if name in timing)
+
+
+def _times(timing: dict[str, Any]) -> tuple[str, ...]:
+    times = (f"{timing[name]:.2f}" for name in ("p50_ms", "p90_ms", "p99_ms"))
+    return (*times, str(timing["runs"]))

@@ -1,0 +1,44 @@
+"""`ztcir doctor`: what runs here, and the cure for what does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.options import as_json, bundle_option
+from cli.output import emit_json
+
+__all__ = ["doctor"]
+
+MARKS = {"ok": "ok", "note": "--", "problem": "!!"}
+
+
+@click.command()
+@bundle_option
+@click.option(
+    "--index",
+    type=click.Path(path_type=Path),
+    metavar="NAME.ztcir",
+    help="The index to look at; default: the one that a search here would use.",
+)
+@as_json
+@click.pass_context
+def doctor(context: click.Context, bundle: Path | None, index: Path | None, as_json: bool) -> None:
+    """Check what runs on this machine: runtime, providers, GPU, bundle, index.
+
+    Every problem comes with its cure. Exits with 0 if a search can run, else with 1.
+    """
+    from ztcir_sdk.diagnosis import diagnose
+
+    diagnosis = diagnose(bundle=bundle, index=index)
+    if as_json:
+        emit_json(diagnosis.to_dict())
+    else:
+        width = max(len(finding.name) for finding in diagnosis.findings)
+        for finding in diagnosis.findings:
+            click.echo(f"[{MARKS[finding.status]}] {finding.name:{width}}  {finding.detail}")
+            if finding.cure:
+                click.echo(f"{'':{width + 5}}  -> {finding.cure}")
+        click.echo("A search can run." if diagnosis.can_search else "A search cannot run yet.")
+    context.exit(0 if diagnosis.can_search else 1)

@@ -1,0 +1,81 @@
+"""`ztcir index`: build an index of pictures, or bring it up to date."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from cli.options import as_json, engine_options, load_bundle
+from cli.output import emit_json, note, progress_bar
+from cli.paths import expand
+
+__all__ = ["index"]
+
+
+@click.command()
+@click.argument("source", nargs=-1, required=True)
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    metavar="NAME.ztcir",
+    help="The index; default: named after the source, in the current folder.",
+)
+@engine_options
+@as_json
+def index(
+    source: tuple[str, ...],
+    to: Path | None,
+    bundle: Path | None,
+    device: str,
+    precision: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Index the pictures of SOURCE: folders, tar archives or pictures.
+
+    Again after a change it costs the change; after a kill it goes on from there. Pictures that
+    cannot be used are named at the end, the rest is indexed.
+    """
+    from ztcir_sdk.retriever import Retriever
+
+    paths = expand(source)
+    target = _default_index(paths) if to is None else to
+    retriever = Retriever(load_bundle(bundle), device=device, precision=precision, threads=threads)
+    with progress_bar("Indexing") as progress:
+        report = retriever.index(
+            paths if len(paths) > 1 else paths[0], to=target, progress=progress
+        )
+    encoded = report.added + report.updated
+    speed = encoded / report.seconds if encoded else None
+    if as_json:
+        emit_json({"index": str(target.absolute()), **report.to_dict(), "images_per_second": speed})
+        return
+    counts = ", ".join(
+        f"{count} {name}"
+        for name, count in (
+            ("added", report.added),
+            ("updated", report.updated),
+            ("renamed", report.renamed),
+            ("removed", report.removed),
+            ("unchanged", report.unchanged),
+            ("failed", len(report.failed)),
+        )
+        if count or name in ("added", "unchanged")
+    )
+    pace = f" ({speed:.0f} pictures/s)" if speed else ""
+    click.echo(f"{target}: {report.total} pictures; {counts}; {report.seconds:.1f} s{pace}")
+    for _, sentence in report.failed:
+        note(f"failed: {sentence}")
+
+
+def _default_index(paths: list[Path]) -> Path:
+    """Name the index after the only source, or after the folder that all of them are in."""
+    absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100  (links stay)
+    if len(absolute) > 1:
+        common = Path(os.path.commonpath([path.parent for path in absolute]))
+        return Path(f"{common.name or 'pictures'}.ztcir")
+    only = absolute[0]
+    name = only.name if only.is_dir() else only.name.split(".")[0]
+    return Path(f"{name or 'pictures'}.ztcir")

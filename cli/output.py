@@ -1,0 +1,105 @@
+"""What commands print: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from ztcir_sdk.errors import ZtcirError
+
+__all__ = ["emit_json", "note", "progress_bar", "progress_bars", "table", "write_file"]
+
+
+def emit_json(value: Any) -> None:
+    """Print one JSON object; ASCII, so that it survives every terminal's encoding."""
+    click.echo(json.dumps(value, allow_nan=False))
+
+
+def note(sentence: str) -> None:
+    """Tell the user something that is not a result."""
+    click.echo(sentence, err=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, header: bool = True) -> None:
+    """Print rows: as a table to a person, as lines with tabs to a pipe; there, `header` or not."""
+    cells = [[_printable(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in [list(columns), *cells] if header else cells:
+            click.echo("\t".join(row))
+        return
+    drawn = Table(box=box.SIMPLE_HEAD)
+    for place, column in enumerate(columns):
+        numbers = all(row[place].replace(".", "").replace("%", "").isdigit() for row in cells)
+        drawn.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in cells:
+        drawn.add_row(*map(Text, row))
+    Console().print(drawn)
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Show bars on standard error while it is a terminal; yield ``progress(what, done, total)``."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    tasks: dict[str, TaskID] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bars.add_task(what)
+        bars.update(tasks[what], completed=done, total=total)
+
+    with bars:
+        yield progress
+
+
+@contextlib.contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show one bar; yield ``progress(done, total)``."""
+    with progress_bars() as progress:
+        yield functools.partial(progress, what)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file that the user has named.
+
+    Raises:
+        ZtcirError: its folder is missing, or cannot be written to.
+    """
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ZtcirError(
+            f"{path} cannot be written ({error.strerror}); choose another place."
+        ) from (error)
+
+
+def _printable(text: str) -> str:
+    """Escape what would break a line, or steer a terminal: file names may hold anything."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )

@@ -1,0 +1,649 @@
+"""The command line: what it prints, where, with which exit code, and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import html
+import io
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+from tiny_bundle import TinyModel, write_tiny_bundle
+
+from cli.main import COMMANDS, LazyCommand, main
+from cli.options import METHODS
+from cli.paths import expand
+from ztcir_sdk import Retriever, __version__, benchmark
+from ztcir_sdk.bundle import METHODS as SDK_METHODS
+from ztcir_sdk.environment import list_gpus
+from ztcir_sdk.errors import UsageError, ZtcirError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def run_for_real(
+    *args: object, code: str | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run in another process, as a user does; `code` runs before the command."""
+    start = ["-m", "cli"] if code is None else ["-c", f"{code}\nfrom cli.main import main; main()"]
+    return subprocess.run(
+        [sys.executable, *start, *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        **options,
+    )
+
+
+def assert_sentence(result: Result, exit_code: int, *parts: str) -> None:
+    """Failed with one sentence on standard error, and nothing on standard output."""
+    assert result.exit_code == exit_code, (result.output, result.exception)
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+    for part in parts:
+        assert part in last
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny").path
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures of as many colours."""
+    folder = tmp_path_factory.mktemp("collection") / "photos"
+    folder.mkdir()
+    for number in range(12):
+        colour = (20 * number, 255 - 20 * number, 60 + 90 * (number % 3))
+        Image.new("RGB", (24, 16), colour).save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, collection: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with ``photos/`` in it, and no index chosen elsewhere."""
+    shutil.copytree(collection, tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ZTCIR_INDEX", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def indexed(place: Path, bundle: Path) -> Path:
+    assert run("index", "photos", "--bundle", bundle).exit_code == 0
+    return place
+
+
+# the group
+
+
+def test_help_and_version_load_nothing_heavy() -> None:
+    heavy = ["numpy", "onnxruntime", "torch", "PIL", "rich", "hnswlib", "tokenizers"]
+    code = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print([m for m in {heavy} if m in sys.modules]))"
+    )
+    for option in ("--help", "--version"):
+        done = run_for_real(option, code=code)
+        assert done.returncode == 0
+        assert done.stdout.splitlines()[-1] == "[]", option
+
+
+def test_version_is_the_packages() -> None:
+    assert run("--version").stdout == f"ztcir {__version__}\n"
+    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def commands(
+    command: click.Command, path: tuple[str, ...] = ("ztcir",)
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from commands(below, (*path, name))
+
+
+def test_every_command_and_option_has_help() -> None:
+    silent = []
+    for path, command in commands(main):
+        if not (command.help or "").strip():
+            silent.append(" ".join(path))
+        for parameter in command.get_params(click.Context(command)):
+            if isinstance(parameter, click.Option) and not (parameter.help or "").strip():
+                silent.append(" ".join((*path, *parameter.opts)))
+    assert silent == []
+
+
+def test_commands_are_called_what_the_group_calls_them() -> None:
+    for name, lazy in COMMANDS.items():
+        assert lazy.load().name == name
+    listed = run("--help").stdout
+    for name, lazy in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(lazy.summary)}$", listed, re.MULTILINE)
+
+
+def test_methods_are_the_sdks() -> None:
+    assert set(METHODS) == set(SDK_METHODS)
+
+
+def test_an_unknown_command_is_a_wrong_call() -> None:
+    result = run("serach")
+    assert result.exit_code == 2
+    assert "serach" in result.stderr
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Result]:
+    """Run a command that raises."""
+
+    def fail(error: BaseException) -> Result:
+        @click.command()
+        def broken() -> None:
+            raise error
+
+        monkeypatch.setattr(LazyCommand, "load", lambda self: broken)
+        return run("search")
+
+    return fail
+
+
+def test_errors_become_sentences(failing: Callable[[BaseException], Result]) -> None:
+    assert_sentence(failing(ZtcirError("It is broken.")), 1, "It is broken.")
+    assert_sentence(failing(UsageError("Call it so.")), 2, "Call it so.")
+    missing = ModuleNotFoundError("No module named 'open_clip.factory'", name="open_clip.factory")
+    assert_sentence(failing(missing), 1, "open_clip", "pip install 'ztcir[train]'")
+
+
+def test_what_is_our_fault_keeps_its_traceback(
+    failing: Callable[[BaseException], Result],
+) -> None:
+    for error in (RuntimeError("a bug"), ModuleNotFoundError("no", name="ztcir_sdk.nowhere")):
+        assert failing(error).exception is error
+
+
+def test_an_interrupt_ends_cleanly(failing: Callable[[BaseException], Result]) -> None:
+    result = failing(KeyboardInterrupt())
+    assert result.exit_code == 130
+    assert "Interrupted." in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_missing_runtime_or_torch_names_the_extra(place: Path, bundle: Path) -> None:
+    without = "import sys; sys.modules[{!r}] = None"
+    done = run_for_real("index", "photos", "--bundle", bundle, code=without.format("onnxruntime"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ztcir[cpu]" in done.stderr
+    assert "Traceback" not in done.stderr
+    train = ["train", "backbone", "--data", "none.tar", "--out", place / "run"]
+    done = run_for_real(*train, code=without.format("torch"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ztcir[train]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_pipe_is_no_traceback(indexed: Path, bundle: Path) -> None:
+    command = [sys.executable, "-m", "cli", "search", "photos/01.png", "x", "--bundle", bundle]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # as `| head -0` does
+        stderr = process.stderr.read()
+        process.wait(timeout=60)
+    assert "Traceback" not in stderr
+    assert "BrokenPipe" not in stderr
+
+
+def test_warnings_are_one_line(indexed: Path, bundle: Path) -> None:
+    done = run_for_real("search", "photos/01.png", "red " * 60, "--bundle", bundle, "--json")
+    assert done.returncode == 0
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("Warning: A text of ")
+    assert ".py" not in lines[0]
+
+
+def test_warnings_are_as_before_afterwards() -> None:
+    before = warnings.showwarning
+    run("doctor", "--json")
+    assert warnings.showwarning is before
+
+
+# index
+
+
+def test_index_names_it_after_the_source(place: Path, bundle: Path) -> None:
+    result = run("index", "photos/", "--bundle", bundle, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["index"] == str(place / "photos.ztcir")
+    assert (report["added"], report["unchanged"], report["total"]) == (12, 0, 12)
+    assert report["failed"] == []
+    assert report["images_per_second"] > 0
+    assert (place / "photos.ztcir" / "index.json").is_file()
+
+    (place / "photos" / "00.png").unlink()
+    Image.new("RGB", (9, 9), "red").save(place / "photos" / "new.png")
+    again = json.loads(run("index", "photos", "--bundle", bundle, "--json").stdout)
+    assert {key: again[key] for key in ("added", "removed", "unchanged", "total")} == {
+        "added": 1,
+        "removed": 1,
+        "unchanged": 11,
+        "total": 12,
+    }
+
+
+def test_index_names_bad_files_at_the_end(place: Path, bundle: Path) -> None:
+    (place / "photos" / "bad.jpg").write_bytes(b"not a picture")
+    result = run("index", "photos", "--to", "x.ztcir", "--bundle", bundle)
+    assert result.exit_code == 0
+    assert "12 added" in result.stdout
+    assert "1 failed" in result.stdout
+    assert "bad.jpg" in result.stderr.splitlines()[-1]
+    as_json = json.loads(
+        run("index", "photos", "--to", "x.ztcir", "--bundle", bundle, "--json").stdout
+    )
+    assert [failure["path"] for failure in as_json["failed"]] == ["bad.jpg"]
+
+
+def test_index_of_several_sources_is_named_after_their_folder(place: Path, bundle: Path) -> None:
+    result = run("index", "photos/0[0-3].png", "photos/{04,05}.png", "--bundle", bundle, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert (report["index"], report["total"]) == (str(place / "photos.ztcir"), 6)
+
+
+def test_a_folder_without_any_usable_image_fails(place: Path, bundle: Path) -> None:
+    (place / "empty").mkdir()
+    assert_sentence(run("index", "empty", "--bundle", bundle), 1, "no picture")
+    (place / "empty" / "bad.png").write_bytes(b"nothing")
+    assert_sentence(run("index", "empty", "--bundle", bundle), 1, "can be used")
+    assert not (place / "empty.ztcir").exists()
+
+
+def test_index_shows_no_bar_when_it_is_not_a_terminal(place: Path, bundle: Path) -> None:
+    done = run_for_real("index", "photos", "--bundle", bundle, cwd=place)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# search
+
+
+def test_search_prints_what_the_retriever_finds(indexed: Path, bundle: Path) -> None:
+    result = run("search", "photos/03.png", "in red", "-k", 4, "--bundle", bundle, "--json")
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    expected = Retriever(bundle).search("photos/03.png", "in red", 4, index="photos.ztcir")
+    assert answer["hits"] == [hit.to_dict() for hit in expected]
+    assert len(answer["hits"]) == 4
+    assert answer["index"] == str(indexed / "photos.ztcir")
+
+    lines = run("search", "photos/03.png", "in red", "-k", 4, "--bundle", bundle).stdout
+    rows = [line.split("\t") for line in lines.splitlines()]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    assert [str(indexed / row[2]) for row in rows] == [hit.path for hit in expected]
+
+
+def test_search_passes_method_and_weight_on(indexed: Path, bundle: Path) -> None:
+    retriever = Retriever(bundle)
+    for method in METHODS:
+        options: list[object] = ["--weight", 0.25] if method == "sum" else []
+        command = ("search", "photos/03.png", "in red", "--method", method, *options)
+        answer = json.loads(run(*command, "--bundle", bundle, "--json").stdout)
+        expected = retriever.search(
+            "photos/03.png",
+            "in red",
+            method=method,
+            weight=0.25 if options else None,
+            index="photos.ztcir",
+        )
+        assert [hit["path"] for hit in answer["hits"]] == [hit.path for hit in expected]
+
+
+def test_methods_that_look_at_the_picture_need_no_text(indexed: Path, bundle: Path) -> None:
+    for method in ("image", "mapped"):
+        result = run("search", "photos/03.png", "--method", method, "--bundle", bundle)
+        assert result.exit_code == 0
+
+
+def test_k_beyond_the_gallery_returns_all_of_it(indexed: Path, bundle: Path) -> None:
+    result = run("search", "photos/03.png", "x", "-k", 5000, "--bundle", bundle, "--json")
+    assert len(json.loads(result.stdout)["hits"]) == 11  # all but the reference
+
+
+def test_search_finds_the_index_by_its_variable(
+    indexed: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree("photos.ztcir", "other.ztcir")
+    command = ("search", "photos/03.png", "x", "--bundle", bundle, "--json")
+    assert_sentence(run(*command), 2, "other.ztcir", "photos.ztcir", "--index")
+    monkeypatch.setenv("ZTCIR_INDEX", "other.ztcir")
+    assert json.loads(run(*command).stdout)["index"].endswith("other.ztcir")
+    named = run(*command, "--index", "photos.ztcir").stdout
+    assert json.loads(named)["index"].endswith("photos.ztcir")
+
+
+def test_a_grid_is_a_picture(indexed: Path, bundle: Path) -> None:
+    for name in ("out.png", "out.JPG"):
+        result = run("search", "photos/03.png", "x", "--bundle", bundle, "--grid", name, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert len(json.loads(result.stdout)["hits"]) == 10
+        with Image.open(name) as image:
+            assert image.width > 500
+    command = ("search", "photos/03.png", "x", "--bundle", bundle, "--grid")
+    assert_sentence(run(*command, "out.txt"), 2, "out.txt", ".png")
+    assert_sentence(run(*command, "nowhere/out.png"), 1, "nowhere/out.png", "cannot be written")
+
+
+def test_a_page_holds_its_pictures_and_escapes_what_was_typed(indexed: Path, bundle: Path) -> None:
+    name = "<b>&'.png"
+    Image.new("RGB", (900, 30), "navy").save(indexed / "photos" / name)
+    run("index", "photos", "--bundle", bundle)
+    text = "<script>alert(1)</script>"
+    (indexed / "photos" / "05.png").rename(indexed / "gone.png")
+    result = run(
+        *("search", "photos/03.png", text, "-k", 50, "--bundle", bundle, "--html", "out.html")
+    )
+    assert result.exit_code == 0, result.stderr
+    page = (indexed / "out.html").read_text()
+    assert "<script>" not in page
+    assert html.escape(text) in page
+    assert html.escape(name) in page
+    assert "not there any more" in page  # the one that was moved
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert len(sources) == 12  # the reference and 11 hits that are there
+    for source in sources:
+        head, _, data = source.partition(",")
+        assert head == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            assert max(image.size) <= 320
+    assert not re.search(r"(https?:|file:)", page)
+
+
+def test_the_shortest_and_the_longest_way_in_print_the_same(indexed: Path, bundle: Path) -> None:
+    done = run_for_real("search", "photos/03.png", "in red", "--bundle", bundle, cwd=indexed)
+    assert done.returncode == 0
+    assert done.stdout == run("search", "photos/03.png", "in red", "--bundle", bundle).stdout
+
+
+# bad input, as the issue lists it
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size, and has no pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+
+
+def truncated_jpeg() -> bytes:
+    stream = io.BytesIO()
+    Image.effect_noise((200, 200), 80).save(stream, "JPEG")
+    return stream.getvalue()[:4000]
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        (b"no picture at all", ("ref.bin", "not an image")),
+        (truncated_jpeg(), ("ref.bin", "damaged or cut short")),
+        (png_header(20_000, 20_000), ("ref.bin", "100 megapixels")),
+        (None, ("ref.bin", "does not exist")),
+    ],
+)
+def test_a_reference_that_cannot_be_used(
+    indexed: Path, bundle: Path, data: bytes | None, parts: tuple[str, ...]
+) -> None:
+    if data is not None:
+        (indexed / "ref.bin").write_bytes(data)
+    assert_sentence(run("search", "ref.bin", "in red", "--bundle", bundle), 1, *parts)
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (("",), ("text",)),
+        (("  \n ",), ("text",)),
+        ((), ("text",)),
+        (("red", "-k", "0"), ("k must be", "at least 1")),
+        (("red", "-k", "-3"), ("k must be", "at least 1")),
+        (("red", "-k", "ten"), ("ten",)),
+        (("red", "--method", "magic"), ("magic",)),
+        (("red", "--weight", "0.5"), ("weight",)),
+        (("red", "--method", "sum", "--weight", "7"), ("weight", "from 0 to 1")),
+        (("red", "--device", "toaster"), ("toaster",)),
+        (("red", "--threads", "0"), ("0",)),
+    ],
+)
+def test_a_wrong_call(
+    indexed: Path, bundle: Path, args: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    assert_sentence(run("search", "photos/01.png", *args, "--bundle", bundle), 2, *parts)
+
+
+def test_no_index_says_how_to_make_one(place: Path, bundle: Path) -> None:
+    command = ("search", "photos/01.png", "red", "--bundle", bundle)
+    assert_sentence(run(*command), 1, "no index", "ztcir index")
+    assert_sentence(run(*command, "--index", "no.ztcir"), 1, "no.ztcir", "ztcir index")
+
+
+def test_an_index_by_another_image_tower(indexed: Path, tmp_path: Path) -> None:
+    other = write_tiny_bundle(tmp_path / "other", TinyModel(seed=1)).path
+    result = run("search", "photos/01.png", "red", "--bundle", other)
+    assert_sentence(result, 1, "another image tower")
+    assert_sentence(run("index", "photos", "--bundle", other), 1, "another image tower", "--to")
+
+
+def test_a_bundle_with_a_wrong_checksum(indexed: Path, bundle: Path, tmp_path: Path) -> None:
+    altered = tmp_path / "altered"
+    shutil.copytree(bundle, altered)
+    graph = altered / "text_encoder.onnx"
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 2] ^= 1
+    graph.write_bytes(data)
+    result = run("search", "photos/01.png", "red", "--bundle", altered)
+    assert_sentence(result, 1, "text_encoder.onnx", "wrong checksum")
+    assert_sentence(run("search", "photos/01.png", "red", "--bundle", tmp_path / "none"), 1, "none")
+
+
+def test_missing_sources(place: Path, bundle: Path) -> None:
+    assert_sentence(run("index", "nowhere", "--bundle", bundle), 1, "nowhere")
+    assert_sentence(run("index", "no*.tar", "--bundle", bundle), 2, "no*.tar")
+    assert run("index").exit_code == 2
+
+
+# doctor
+
+
+def test_doctor_runs_a_graph_and_reads_the_card(
+    indexed: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run("doctor", "--bundle", bundle, "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["can_search"] is True
+    assert {"provider": "CPUExecutionProvider", "ran": True} in found["providers"]
+    assert found["model_card"]["backbone"] == "tiny"
+    by_name = {finding["name"]: finding for finding in found["findings"]}
+    assert by_name["bundle"]["status"] == "ok"
+    assert "12 pictures" in by_name["index"]["detail"]
+    assert found["versions"]["ztcir"] == __version__
+    assert "A search can run." in run("doctor", "--bundle", bundle).stdout
+
+
+def findings(*args: object) -> tuple[int, dict[str, dict[str, str]]]:
+    result = run("doctor", *args, "--json")
+    found = json.loads(result.stdout)["findings"]
+    worst_last = sorted(found, key=lambda finding: finding["status"] == "problem")
+    return result.exit_code, {finding["name"]: finding for finding in worst_last}
+
+
+def test_doctor_finds_two_runtimes(
+    place: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = {"onnxruntime": "1.22.0", "onnxruntime-gpu": "1.22.0"}
+    monkeypatch.setattr("ztcir_sdk.diagnosis.installed", versions.get)
+    code, found = findings("--bundle", bundle)
+    assert code == 1
+    runtime = found["ONNX Runtime"]
+    assert runtime["status"] == "problem"
+    assert "onnxruntime and onnxruntime-gpu" in runtime["detail"]
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in runtime["cure"]
+
+
+def test_doctor_is_not_taken_in_by_a_provider_that_is_only_offered(
+    place: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    offered = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
+    code, found = findings("--bundle", bundle)
+    assert code == 0  # the processor does it
+    assert found["provider CUDA"]["status"] == "note"
+    assert found["provider CUDA"]["cure"]
+    assert found["provider CPU"]["status"] == "ok"
+
+
+def test_doctor_says_when_no_runtime_is_there(place: Path, bundle: Path) -> None:
+    code = "import sys; sys.modules['onnxruntime'] = None"
+    done = run_for_real("doctor", "--bundle", bundle, "--json", code=code)
+    assert done.returncode == 1, done.stderr
+    found = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert found["ONNX Runtime"]["status"] == "problem"
+    assert "ztcir[cpu]" in found["ONNX Runtime"]["cure"]
+
+
+def test_doctor_looks_at_bundle_and_index(indexed: Path, bundle: Path, tmp_path: Path) -> None:
+    altered = tmp_path / "altered"
+    shutil.copytree(bundle, altered)
+    (altered / "tokenizer.json").write_text("{}")
+    code, found = findings("--bundle", altered)
+    assert (code, found["bundle"]["status"]) == (1, "problem")
+    other = write_tiny_bundle(tmp_path / "other", TinyModel(seed=1)).path
+    code, found = findings("--bundle", other)
+    assert (code, found["index"]["status"]) == (1, "problem")
+    assert "another image tower" in found["index"]["cure"]
+    shutil.rmtree("photos.ztcir")
+    code, found = findings("--bundle", bundle)
+    assert (code, found["index"]["status"]) == (0, "note")
+    assert "ztcir index" in found["index"]["cure"]
+
+
+def test_gpus_are_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    tool.write_text("#!/bin/sh\necho 'Some GPU, 81559 MiB, 580.1'\n")
+    tool.chmod(0o755)
+    assert list_gpus() == ["Some GPU, 81559 MiB, 580.1"]
+    tool.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
+    assert list_gpus() == []
+
+
+# bench
+
+
+def test_bench_measures_graphs_queries_and_indexing(
+    place: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = functools.partial(
+        benchmark.BenchmarkSettings,
+        image_batches=(1, 2),
+        reference_batches=(1,),
+        text_shapes=((1, 8), (2, 99), (2, 77)),
+        gallery=50,
+        pictures=8,
+    )
+    monkeypatch.setattr(benchmark, "BenchmarkSettings", small)
+    result = run("bench", "--bundle", bundle, "--repeat", 4, "--threads", 1, "--json")
+    assert result.exit_code == 0, result.stderr
+    measured = json.loads(result.stdout)
+    graphs = measured["graphs"]
+    assert [timing["images"] for timing in graphs["image_encoder"]] == [1, 2]
+    shapes = [(timing["texts"], timing["tokens"]) for timing in graphs["text_encoder"]]
+    assert shapes == [(1, 8), (2, 77)]  # a text cannot be longer than the context
+    timings = [timing for some in graphs.values() for timing in some]
+    timings += [measured["query"]["first_text"], measured["query"]["second_text"]]
+    for timing in timings:
+        assert 0 < timing["min_ms"] <= timing["p50_ms"] <= timing["p90_ms"] <= timing["p99_ms"]
+        assert timing["runs"] == 4
+    assert measured["query"]["index"] == 50
+    assert measured["threads"] == 1
+    assert measured["indexing"]["pictures"] == 8
+    assert {"machine", "versions", "date", "bundle", "providers"} <= measured.keys()
+    assert list(place.iterdir()) == [place / "photos"]  # nothing is left behind
+
+    people = run("bench", "--bundle", bundle, "--repeat", 1)
+    assert people.exit_code == 0
+    assert "pictures/s" in people.stdout
+
+
+# sources as they are typed
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("val-{0000..0002}.tar", ["val-0000.tar", "val-0001.tar", "val-0002.tar"]),
+        ("{9..11}", ["9", "10", "11"]),
+        ("{2..0}", ["2", "1", "0"]),
+        ("{08..10}.tar", ["08.tar", "09.tar", "10.tar"]),
+        ("{a,b}/{1..2}.tar", ["a/1.tar", "a/2.tar", "b/1.tar", "b/2.tar"]),
+        ("{a,}.tar", ["a.tar", ".tar"]),
+        ("{alone}.tar", ["{alone}.tar"]),
+        ("plain.tar", ["plain.tar"]),
+    ],
+)
+def test_braces_expand_as_in_a_shell(place: Path, pattern: str, expected: list[str]) -> None:
+    assert [str(path) for path in expand([pattern])] == expected
+
+
+def test_globs_expand_and_what_is_there_is_itself(place: Path) -> None:
+    assert expand(["photos/0[12].png"]) == [Path("photos/01.png"), Path("photos/02.png")]
+    (place / "[12]{a,b}").mkdir()
+    assert expand(["[12]{a,b}", "[12]{a,b}"]) == [Path("[12]{a,b}")]
+    with pytest.raises(click.BadParameter, match="no\\*"):
+        expand(["no*"])
+
+
+def test_the_module_is_importable_without_running() -> None:
+    import cli.__main__
+
+    assert cli.__main__.main is main

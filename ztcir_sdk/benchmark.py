@@ -1,0 +1,323 @@
+"""Latency and throughput of a bundle on this machine, with the SDK alone.
+
+What is timed is what a user waits for: a graph's run, a JPEG and a text until the hits are there,
+a folder until it is indexed. Pictures are drawn, the gallery's vectors are random.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.drawings import demo_gallery, demo_queries, draw
+from ztcir_sdk.encoder import Encoder
+from ztcir_sdk.environment import describe_machine, now, versions
+from ztcir_sdk.index import Index
+from ztcir_sdk.retriever import Retriever
+from ztcir_sdk.runtime.cores import available_cores
+
+__all__ = ["BenchmarkSettings", "Timing", "benchmark", "measure"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one operation takes, in milliseconds, over several runs."""
+
+    p50: float
+    p90: float
+    p99: float
+    mean: float
+    least: float
+    runs: int
+
+    @classmethod
+    def of(cls, nanoseconds: Sequence[int]) -> Timing:
+        """Sum up durations, of which there must be one or more."""
+        each = np.asarray(nanoseconds, dtype=np.float64) / 1e6
+        p50, p90, p99 = (float(value) for value in np.percentile(each, (50, 90, 99)))
+        return cls(p50, p90, p99, float(each.mean()), float(each.min()), len(each))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values, to a microsecond."""
+        return {
+            "p50_ms": round(self.p50, 3),
+            "p90_ms": round(self.p90, 3),
+            "p99_ms": round(self.p99, 3),
+            "mean_ms": round(self.mean, 3),
+            "min_ms": round(self.least, 3),
+            "runs": self.runs,
+        }
+
+
+def measure(
+    operation: Callable[[], object], *, repeat: int, warm_up: int = 3, seconds: float | None = None
+) -> Timing:
+    """Time an operation by a monotonic clock.
+
+    Args:
+        operation: what to time; called without arguments.
+        repeat: how often.
+        warm_up: how often before that, untimed: caches fill, and engines choose their kernels.
+        seconds: stop repeating after so long, but not before a tenth of `repeat`.
+    """
+    for _ in range(warm_up):
+        operation()
+    durations: list[int] = []
+    deadline = None if seconds is None else time.perf_counter_ns() + int(seconds * 1e9)
+    while len(durations) < repeat:
+        start = time.perf_counter_ns()
+        operation()
+        end = time.perf_counter_ns()
+        durations.append(end - start)
+        if deadline is not None and end > deadline and len(durations) >= repeat / 10:
+            break
+    return Timing.of(durations)
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """What is measured."""
+
+    repeat: int = 200
+    """Runs of each measurement,"""
+    seconds: float = 5.0
+    """or fewer, to take about so long at most."""
+    image_batches: tuple[int, ...] = (1, 8, 32)
+    reference_batches: tuple[int, ...] = (1, 8)
+    text_shapes: tuple[tuple[int, int], ...] = ((1, 8), (1, 16), (1, 32), (1, 77), (16, 16))
+    """Texts and tokens; tokens beyond the bundle's context are cut."""
+    gallery: int = 10_000
+    """Random vectors in the index that whole queries search."""
+    pictures: int = 200
+    """Drawn JPEGs: references of whole queries, and what is indexed."""
+    k: int = 10
+
+
+def benchmark(
+    bundle: Bundle,
+    *,
+    settings: BenchmarkSettings | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    threads: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure a bundle: each graph, whole queries, and indexing.
+
+    Args:
+        bundle: what to measure.
+        settings: how.
+        device, precision, threads: see `Retriever`.
+        progress: called with what is measured, how much of it is done, and of how much.
+
+    Returns:
+        JSON values: times in milliseconds, with the machine, versions, date and threads.
+
+    Raises:
+        ZtcirError: the bundle cannot run on the device.
+    """
+    settings = settings or BenchmarkSettings()
+    steps = _Steps(settings, progress)
+    start = time.perf_counter_ns()
+    retriever = Retriever(bundle, device=device, precision=precision, threads=threads)
+    encoder = retriever.encoder
+    names = list(bundle.manifest.graphs)
+    providers = {name: encoder.graph(name).provider for name in names}
+    load_ms = (time.perf_counter_ns() - start) / 1e6
+    with tempfile.TemporaryDirectory(prefix="ztcir-bench-") as scratch:
+        folder = Path(scratch)
+        photos = folder / "photos"
+        photos.mkdir()
+        files = _draw_photos(photos, settings.pictures)
+        graphs = _measure_graphs(encoder, files, steps)
+        query = _measure_queries(retriever, folder, files, steps)
+        steps.tell("indexing")
+        report = retriever.index(photos, to=folder / "photos.ztcir")
+        indexing = {
+            "pictures": report.total,
+            "seconds": round(report.seconds, 3),
+            "pictures_per_second": round(report.total / report.seconds, 1),
+        }
+        steps.tell("")
+    return {
+        "date": now(),
+        "machine": describe_machine(),
+        "versions": versions(),
+        "bundle": {"name": bundle.name, "fingerprint": bundle.fingerprint},
+        "device": encoder.device,
+        "providers": providers,
+        "precision": encoder.precision,
+        "threads": available_cores() if threads is None else threads,
+        "repeat": settings.repeat,
+        "load_ms": round(load_ms, 1),
+        "graphs": graphs,
+        "query": query,
+        "indexing": indexing,
+    }
+
+
+class _Steps:
+    """Measures one thing after another, and tells how many are done."""
+
+    def __init__(
+        self, settings: BenchmarkSettings, progress: Callable[[str, int, int], None] | None
+    ) -> None:
+        self.settings = settings
+        self._progress = progress
+        self._done = -1
+        self._total = (
+            len(settings.image_batches)
+            + len(settings.reference_batches)
+            + len(settings.text_shapes)
+            + 4
+        )
+
+    def tell(self, what: str) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress("Measuring", min(self._done, self._total), self._total)
+
+    def measure(self, what: str, operation: Callable[[], object]) -> dict[str, Any]:
+        self.tell(what)
+        settings = self.settings
+        return measure(operation, repeat=settings.repeat, seconds=settings.seconds).to_dict()
+
+
+def _measure_graphs(
+    encoder: Encoder, files: Sequence[Path], steps: _Steps
+) -> dict[str, list[dict[str, Any]]]:
+    """Time each graph alone, on inputs as they come in a query."""
+    settings, manifest = steps.settings, encoder.bundle.manifest
+    largest = max((1, *settings.image_batches, *settings.reference_batches))
+    pixels = manifest.preprocessing([files[i % len(files)] for i in range(largest)])
+    graphs: dict[str, list[dict[str, Any]]] = {"image_encoder": []}
+    image_encoder = encoder.graph("image_encoder")
+
+    def run_images(batch: int, outputs: list[str]) -> Callable[[], object]:
+        inputs = {"pixel_values": pixels[:batch]}
+        return lambda: image_encoder.run(inputs, outputs)
+
+    for batch in settings.image_batches:
+        timing = steps.measure("image encoder", run_images(batch, ["image_embeds"]))
+        graphs["image_encoder"].append({"images": batch, **timing})
+
+    said: dict[str, NDArray[Any]] = {}
+    if "token_learner" in manifest.graphs:
+        graphs["token_learner"] = []
+        learner = encoder.graph("token_learner")
+        asked = [spec.name for spec in learner.inputs]
+        seen = image_encoder.run({"pixel_values": pixels}, asked)
+
+        def run_learner(batch: int) -> Callable[[], dict[str, NDArray[Any]]]:
+            inputs = {name: seen[name][:batch] for name in asked}
+            return lambda: learner.run(inputs)
+
+        for batch in settings.reference_batches:
+            timing = steps.measure("token learner", run_learner(batch))
+            graphs["token_learner"].append({"references": batch, **timing})
+        said = run_learner(1)()
+
+    if "text_encoder" in manifest.graphs:
+        graphs["text_encoder"] = []
+        reader = encoder.graph("text_encoder")
+        for texts, tokens in _shapes(settings.text_shapes, manifest.text.context_length):
+            ids = _input_ids(encoder, texts, manifest.text.pad_to or tokens)
+            given: dict[str, NDArray[Any]] = {
+                "input_ids": ids,
+                "reference_index": np.zeros(texts, dtype=np.int64),
+                "adapter_scale": np.ones(texts, dtype=np.float32),
+                **said,
+            }
+            inputs = {spec.name: given[spec.name] for spec in reader.inputs}
+
+            def run_text(inputs: dict[str, NDArray[Any]] = inputs) -> object:
+                return reader.run(inputs)
+
+            timing = steps.measure("text encoder", run_text)
+            graphs["text_encoder"].append({"texts": texts, "tokens": ids.shape[1], **timing})
+    return graphs
+
+
+def _shapes(shapes: Sequence[tuple[int, int]], context: int) -> list[tuple[int, int]]:
+    return list(dict.fromkeys((texts, min(tokens, context)) for texts, tokens in shapes))
+
+
+def _input_ids(encoder: Encoder, texts: int, tokens: int) -> NDArray[np.int64]:
+    """Return prompts of random words: start, a placeholder, words, end; (texts, tokens) int64."""
+    tokenizer = encoder.tokenizer
+    placeholder = encoder.bundle.manifest.placeholder
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1, min(tokenizer.sot, tokenizer.eot), (texts, tokens), dtype=np.int64)
+    ids[:, 0], ids[:, -1] = tokenizer.sot, tokenizer.eot
+    if "token_learner" in encoder.bundle.manifest.graphs:
+        ids[:, 1 : 1 + placeholder.tokens] = placeholder.id
+    return ids
+
+
+def _measure_queries(
+    retriever: Retriever, folder: Path, files: Sequence[Path], steps: _Steps
+) -> dict[str, Any]:
+    """Time what a user waits for: JPEG in, hits out."""
+    settings = steps.settings
+    index = _random_index(retriever, folder / "random.ztcir", settings.gallery)
+    retriever.open_index(index)
+    composed = "composed" in retriever.bundle.manifest.methods
+    method = "composed" if composed else retriever.bundle.manifest.methods[0]
+    texts = _cycle([query.text for query in demo_queries(demo_gallery(), 120)])
+    paths = _cycle(files)
+    k = settings.k
+    first = steps.measure(
+        "first text", lambda: retriever.search(next(paths), next(texts), k, method=method)
+    )
+    reference = retriever.reference(files[0])
+    second = steps.measure("second text", lambda: reference.search(next(texts), k, method=method))
+    return {
+        "index": settings.gallery,
+        "k": k,
+        "method": method,
+        "first_text": first,
+        "second_text": second,
+    }
+
+
+def _random_index(retriever: Retriever, path: Path, count: int) -> Path:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((count, retriever.dim), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = Index.create(
+        path,
+        dim=retriever.dim,
+        image_tower=retriever.image_tower,
+        precision=retriever.precision,
+        root=path.parent,
+    )
+    with index.edit() as writer:
+        for number, vector in enumerate(vectors):
+            writer.put(
+                f"{number:06}.jpg", vector, content_hash=f"{number:064x}", size=0, mtime_ns=0
+            )
+    return path
+
+
+def _draw_photos(folder: Path, count: int) -> list[Path]:
+    files: list[Path] = []
+    for number, drawing in enumerate(demo_gallery(-(-count // 40), seed=1)[:count]):
+        stream = io.BytesIO()
+        draw(drawing).save(stream, "JPEG", quality=92)
+        files.append(folder / f"{number:04}.jpg")
+        files[-1].write_bytes(stream.getvalue())
+    return files
+
+
+def _cycle(values: Sequence[Any]) -> Iterator[Any]:
+    while True:
+        yield from values

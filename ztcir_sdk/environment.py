@@ -1,0 +1,121 @@
+"""What a measurement was made on: the machine, and the versions of what ran there."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ztcir_sdk import __version__
+from ztcir_sdk.runtime.cores import available_cores
+
+__all__ = [
+    "ONNX_RUNTIMES",
+    "describe_machine",
+    "installed",
+    "list_gpus",
+    "now",
+    "versions",
+]
+
+ONNX_RUNTIMES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-openvino",
+    "onnxruntime-qnn",
+    "onnxruntime-rocm",
+    "onnxruntime-migraphx",
+    "onnxruntime-training",
+)
+"""Distributions that all write the package `onnxruntime`, each over the other's files."""
+
+_DISTRIBUTIONS = (
+    "numpy",
+    *ONNX_RUNTIMES,
+    "hnswlib",
+    "pillow",
+    "tokenizers",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+)
+
+
+def now() -> str:
+    """Return the time: UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def installed(distribution: str) -> str | None:
+    """Return the version of an installed distribution, or None."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Return Python's version and those of the installed packages that results depend on."""
+    found = {"python": platform.python_version(), "ztcir": __version__}
+    for name in _DISTRIBUTIONS:
+        version = installed(name)
+        if version is not None:
+            found[name] = version
+    return found
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return the machine as JSON values; what cannot be found out is None."""
+    return {
+        "cpu": _cpu_name(),
+        "cpus": available_cores(),
+        "cpus_of_host": os.cpu_count(),
+        "architecture": platform.machine(),
+        "memory_gb": _memory_gb(),
+        "os": platform.platform(),
+        "gpus": list_gpus(),
+    }
+
+
+def list_gpus() -> list[str]:
+    """Return NVIDIA GPUs, each as "name, memory, driver version"; a Jetson's as its board's name.
+
+    An empty list where there is none, or no driver that tells.
+    """
+    command = shutil.which("nvidia-smi")
+    if command is not None:
+        query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+        try:
+            answer = subprocess.run(
+                [command, *query], capture_output=True, text=True, timeout=20, check=True
+            )
+        except (OSError, subprocess.SubprocessError):  # a driver that is broken, or not loaded
+            return []
+        return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    board = _read("/proc/device-tree/model").strip("\0\n ")
+    return [board] if "Jetson" in board else []
+
+
+def _cpu_name() -> str | None:
+    text = _read("/proc/cpuinfo")
+    match = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
+    return match[1].strip() if match else platform.processor() or None
+
+
+def _memory_gb() -> float | None:
+    match = re.search(r"^MemTotal:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
+    return round(int(match[1]) * 1024 / 1e9, 1) if match else None
+
+
+def _read(path: str) -> str:
+    """Return a system file's text, empty where there is none."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
