@@ -567,6 +567,19 @@ def test_doctor_looks_at_bundle_and_index(indexed: Path, bundle: Path, tmp_path:
     assert "ztcir index" in found["index"]["cure"]
 
 
+def test_doctor_says_what_was_measured(place: Path) -> None:
+    scores = {"overall": {"R@1": 0.2, "mAP@10": 0.158}, "per_kind": {"colour": {"R@1": 0.3}}}
+    for quality, words in (
+        ({"methods": {"composed": scores, "image": scores}}, "composed 0.158, image 0.158"),
+        ({"composed mAP@10": 0.158, "queries": 1800}, "composed mAP@10 0.158, queries 1800"),
+        ("not measured", "not measured"),
+    ):
+        bundle = write_tiny_bundle(place / "b", model_card={"quality": quality}, overwrite=True)
+        code, found = findings("--bundle", bundle.path)
+        assert code == 0
+        assert found["measured quality"]["detail"].endswith(words)
+
+
 def test_gpus_are_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -242,10 +242,14 @@ def _look_at_bundle(diagnosis: Diagnosis, path: str | os.PathLike[str] | None) -
 
 
 def _in_words(quality: Any) -> str:
-    """Flatten what a model card says of quality: ``composed mAP@10 0.158, ...``."""
-    if isinstance(quality, dict):
-        return ", ".join(f"{name} {_in_words(value)}" for name, value in quality.items())
-    return f"{quality:.3f}" if isinstance(quality, float) else str(quality)
+    """Say what a model card has measured; of `ztcir eval ... --method all`, mAP@10 by method."""
+    if not isinstance(quality, dict):
+        return f"{quality:.3f}" if isinstance(quality, float) else str(quality)
+    if isinstance(quality.get("overall"), dict):
+        return _in_words(quality["overall"].get("mAP@10"))
+    if isinstance(quality.get("methods"), dict):
+        return f"mAP@10: {_in_words(quality['methods'])}"
+    return ", ".join(f"{name} {_in_words(value)}" for name, value in quality.items())
 
 
 def _look_at_index(
