@@ -33,8 +33,8 @@ def train() -> None:
 @click.option(
     "--out", type=OUT, default="runs/backbone", show_default=True, help="The run's folder."
 )
-@click.option("--epochs", default=10, show_default=True)
-@click.option("--batch-size", default=512, show_default=True)
+@click.option("--epochs", default=10, show_default=True, help="Passes over the data.")
+@click.option("--batch-size", default=512, show_default=True, help="Samples a step.")
 @click.option(
     "--word-vectors",
     type=click.Choice(["minilm", "none"]),
@@ -69,13 +69,12 @@ def backbone(
 @SEED
 @click.option(
     "--backbone",
-    type=click.Path(path_type=Path),
     required=True,
     help="Checkpoint of a backbone trained here, or `NAME:PRETRAINED` of an open_clip model.",
 )
 @click.option("--out", type=OUT, default="runs/map", show_default=True, help="The run's folder.")
-@click.option("--epochs", default=8, show_default=True)
-@click.option("--batch-size", default=512, show_default=True)
+@click.option("--epochs", default=8, show_default=True, help="Passes over the data.")
+@click.option("--batch-size", default=512, show_default=True, help="Samples a step.")
 @click.option("--lr", default=1e-3, show_default=True, help="Peak learning rate.")
 @click.option("--alignment", default=0.5, show_default=True, help="Soft text alignment; 0: none.")
 @click.option("--tokens", default=1, show_default=True, help="Pseudo-words an image.")
@@ -87,7 +86,7 @@ def train_map(
     data: tuple[str, ...],
     drawings: int,
     seed: int,
-    backbone: Path,
+    backbone: str,
     out: Path,
     epochs: int,
     batch_size: int,
@@ -140,8 +139,8 @@ def train_map(
 )
 @click.option("--count", default=40000, show_default=True, help="Triplets to make.")
 @click.option("--noise", default=0.0, show_default=True, help="Share of them with a wrong target.")
-@click.option("--epochs", default=4, show_default=True)
-@click.option("--batch-size", default=256, show_default=True)
+@click.option("--epochs", default=4, show_default=True, help="Passes over the data.")
+@click.option("--batch-size", default=256, show_default=True, help="Samples a step.")
 @click.option("--lr", default=1e-3, show_default=True, help="Peak learning rate.")
 @click.option("--mined", default=32, show_default=True, help="Hard negatives a query; 0: none.")
 @click.option("--cache", type=OUT, default=None, help="Folder of image features to share.")

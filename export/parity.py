@@ -14,9 +14,10 @@ from torch import Tensor
 
 from export.graphs import GraphModule, sample_inputs
 from train.model import ComposedModel
+from train.prompts import text_ids
 from ztcir_sdk.errors import ZtcirError
 
-__all__ = ["ParityError", "ParityResult", "check_parity", "randomised"]
+__all__ = ["ParityError", "ParityResult", "check_frozen_text", "check_parity", "randomised"]
 
 TOLERANCE = 1e-4  # largest absolute difference of normalised embeddings, fp32
 SIZES = ((1, 1, 5), (2, 7, 77), (3, 2, 4), (5, 11, 20))  # references, texts, tokens
@@ -96,3 +97,32 @@ def check_parity(model: ComposedModel, graph: GraphModule, path: Path) -> list[P
                 f"{result.difference:.1e}, more than {TOLERANCE:.0e}; nothing was exported."
             )
     return results
+
+
+@torch.no_grad()
+def check_frozen_text(model: ComposedModel) -> float:
+    """Largest difference of bare texts, adapters off, from open_clip's own ``encode_text``.
+
+    The prompts are cut after their end; open_clip gets them padded to the whole context.
+
+    Raises:
+        ParityError: more than 1e-5.
+    """
+    backbone = model.backbone
+    texts = ["make it red", "the same at night, but for women and with longer sleeves", "x"]
+    ids = text_ids(texts)
+    padded = torch.zeros(len(texts), backbone.context_length, dtype=torch.long)
+    padded[:, : ids.shape[1]] = ids
+    expected = backbone.clip.encode_text(padded, normalize=True)
+    inputs = sample_inputs(model, "text_encoder", references=2, texts=2, length=5, seed=0)
+    said = [inputs[name] for name in inputs if name in ("pseudo_tokens", "vsi_keys", "vsi_values")]
+    if model.vsi is None:
+        said += [said[0][:, :0, None, :]] * 2
+    zeros = torch.zeros(len(texts))
+    difference = float((model.encode_query(ids, zeros.long(), zeros, *said) - expected).abs().max())
+    if not difference <= 1e-5:
+        raise ParityError(
+            f"Texts without adapters differ from open_clip's encode_text by {difference:.1e}, "
+            "more than 1e-05; nothing was exported."
+        )
+    return difference

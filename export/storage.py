@@ -9,16 +9,20 @@ measured is measured on the rounded weights.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from train.model import ComposedModel
 
-__all__ = ["compress", "round_weights"]
+__all__ = ["compress", "fold_norms", "round_weights"]
 
 SMALL = 4096  # entries; below, the Cast node is worth more than the bytes
 
@@ -57,8 +61,25 @@ def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
+def fold_norms(module: nn.Module) -> None:
+    """Fold batch norms into the convolutions before them, as the exporter would do after rounding.
+
+    Only a norm registered right after its convolution is folded, which is how timm builds its
+    convnets; its activation stays.
+    """
+    children = list(module.named_children())
+    for (name, conv), (norm_name, norm) in itertools.pairwise(children):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
+            setattr(module, name, fuse_conv_bn_eval(conv.eval(), norm.eval()))
+            setattr(module, norm_name, norm.act)
+    for _, child in children:
+        fold_norms(child)
+
+
+@torch.no_grad()
 def round_weights(model: ComposedModel) -> ComposedModel:
     """Round a model's weights in place to what the small bundle stores; gives the same model."""
+    fold_norms(model.backbone.clip.visual)
     text = model.backbone.text
     table = text.token_embedding
     narrow = [block.mlp for block in text.transformer.resblocks]

@@ -15,7 +15,7 @@ from train.data import Batches, DataError, TrainingImage
 from train.features import ImageFeatures, image_features
 from train.hard_negatives import candidate_pool, likely_right, mine
 from train.losses import multi_positive_nce
-from train.model import ComposedModel, describe_model, load_model
+from train.model import ComposedModel, describe_model, load_model, own_weights
 from train.prompts import prompt_ids
 from train.run import Run, Schedule, parameter_groups
 from train.triplets import Triplet, synthesise
@@ -188,7 +188,7 @@ def fit_compose(
         {"model": model},
         optimizer,
         Schedule(steps, warmup=min(50, steps // 10 + 1)),
-        fixed={"backbone": model.backbone.clip},
+        fixed=own_weights(model),
     )
 
     def evaluate() -> dict[str, float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from train.data import Batches, TrainingImage
 from train.features import ImageFeatures, image_features
 from train.losses import info_nce, soft_text_alignment
-from train.model import ComposedModel, ModelConfig, describe_model, load_model
+from train.model import ComposedModel, ModelConfig, describe_model, load_backbone, own_weights
 from train.prompts import mapped_ids, text_ids
 from train.run import Run, Schedule, parameter_groups
 
@@ -41,7 +41,7 @@ class MapTraining:
 
 
 def fit_map(
-    backbone: Path,
+    backbone: str,
     images: Sequence[TrainingImage],
     development: Sequence[TrainingImage],
     config: MapTraining,
@@ -54,7 +54,7 @@ def fit_map(
     """Train TL and VSI so that "a photo of $" finds its own image.
 
     Args:
-        backbone: checkpoint of the frozen backbone.
+        backbone: checkpoint of a backbone trained here, or "NAME:PRETRAINED" of open_clip.
         images: what is trained on; captions where there are any.
         development: images that "a photo of $" must find among themselves; selects ``best``.
         config: the stage's numbers; parts: which parts the model has.
@@ -63,8 +63,8 @@ def fit_map(
         stop_after: stop at this step (for tests).
     """
     torch.manual_seed(config.seed)
-    model, origin = load_model(backbone, need="backbone")
-    model = ComposedModel(model.backbone, parts)
+    frozen, origin = load_backbone(backbone)
+    model = ComposedModel(frozen, parts)
     cache = cache or out / "cache"
     features = image_features(model.backbone, images, cache)
     held_out = image_features(model.backbone, development, cache)
@@ -104,7 +104,7 @@ def fit_map(
         {"model": model},
         optimizer,
         Schedule(steps, warmup=min(100, steps // 10 + 1)),
-        fixed={"backbone": model.backbone.clip},
+        fixed=own_weights(model),
     )
     run.train(
         step,

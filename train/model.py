@@ -181,6 +181,32 @@ def load_model(folder: Path, *, need: str | None = None) -> tuple[ComposedModel,
     return model.eval(), config
 
 
+def load_backbone(spec: str) -> tuple[Backbone, dict[str, Any]]:
+    """A frozen backbone, from a checkpoint folder or as "NAME:PRETRAINED" of an open_clip model.
+
+    Args:
+        spec: for example ``runs/backbone/clip``, ``ViT-B-32:openai``, or ``ViT-B-32`` alone for
+            random weights.
+
+    Returns:
+        The backbone in evaluation mode, and its checkpoint's configuration (empty without one).
+
+    Raises:
+        CheckpointError, UnsupportedBackboneError: neither can be made of ``spec``.
+    """
+    if Path(spec).exists():
+        model, config = load_model(Path(spec), need="backbone")
+        return model.backbone, config
+    name, _, pretrained = spec.partition(":")
+    return create_backbone(BackboneConfig(name, pretrained or None)), {}
+
+
+def own_weights(model: ComposedModel) -> dict[str, nn.Module]:
+    """What a checkpoint must carry beside the trained parts: weights that nobody else has."""
+    own = model.backbone.config.pretrained is None
+    return {"backbone": model.backbone.clip} if own else {}
+
+
 def _load_backbone_weights(
     backbone: Backbone, weights: Mapping[str, Tensor] | None, folder: Path, config: dict[str, Any]
 ) -> None:
