@@ -40,14 +40,12 @@ from ztcir_sdk.preprocess import Preprocessing
 __all__ = ["BackboneTraining", "fit_backbone", "imagenet_weights"]
 
 ATTRIBUTES = ("colour", "type", "gender", "pattern")
-# which attributes a description tells, and how often: mostly all of them, as the queries need
+# Which attributes a description tells, and how often. Captions name the thing they describe, so
+# the type is always told: bare wishes ("for women", "red") are what Stage II is for.
 SUBSETS: tuple[tuple[tuple[str, ...], float], ...] = (
-    (ATTRIBUTES, 0.55),
-    (("colour", "type", "pattern"), 0.15),
-    (("type", "gender"), 0.12),
-    (("type", "pattern"), 0.06),
-    (("colour", "gender"), 0.06),
-    (("colour",), 0.06),
+    (ATTRIBUTES, 0.8),
+    (("colour", "type", "pattern"), 0.1),
+    (("type", "gender", "pattern"), 0.1),
 )
 LONGEST = 32  # tokens; captions of the catalogue are shorter
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["info_nce", "multi_positive_nce", "soft_text_alignment"]
+__all__ = ["any_positive_nce", "info_nce", "multi_positive_nce", "soft_text_alignment"]
 
 EXCLUDED = -1.0e4  # a logit that no softmax sees; finite, so that half precision stays finite
 
@@ -21,6 +21,21 @@ def info_nce(queries: Tensor, targets: Tensor, scale: Tensor | float) -> Tensor:
     logits = scale * queries @ targets.T
     labels = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+
+def any_positive_nce(logits: Tensor, positive: Tensor, excluded: Tensor | None = None) -> Tensor:
+    """``-log`` of the probability of being right at all (MIL-NCE, Miech et al. 2020, eq. 1).
+
+    A query with many answers needs some of them first, not all of them equally near.
+
+    Args:
+        logits: (B, C); positive: (B, C) bool, each row with a positive.
+        excluded: (B, C) bool, columns that are neither right nor wrong for a row.
+    """
+    if excluded is not None:
+        logits = logits.masked_fill(excluded & ~positive, EXCLUDED)
+    right = logits.masked_fill(~positive, EXCLUDED).logsumexp(dim=-1)
+    return (logits.logsumexp(dim=-1) - right).mean()
 
 
 def multi_positive_nce(logits: Tensor, positive: Tensor, excluded: Tensor | None = None) -> Tensor:
