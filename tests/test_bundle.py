@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -22,7 +23,15 @@ from tiny_bundle import PROMPTS, TinyModel, tiny_parts, write_tiny_bundle
 
 from ztcir_sdk import __version__
 from ztcir_sdk import bundle as bundle_module
-from ztcir_sdk.bundle import MANIFEST, Bundle, Manifest, Placeholder, TextLayout, embedded_names
+from ztcir_sdk.bundle import (
+    MANIFEST,
+    Bundle,
+    Manifest,
+    Placeholder,
+    Precision,
+    TextLayout,
+    embedded_names,
+)
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
 
 FILES = ["tokenizer.json", "image_encoder.onnx", "token_learner.onnx", "text_encoder.onnx"]
@@ -121,6 +130,60 @@ def test_a_variant_is_fp32_unless_told(tmp_path: Path) -> None:
         bundle.variant("text_encoder", "fp16")
     with pytest.raises(ZtcirError, match="has no audio_encoder"):
         bundle.variant("audio_encoder")
+
+
+def test_a_precision_says_what_each_graph_runs_in(tmp_path: Path) -> None:
+    parts = tiny_parts(TinyModel(), precisions=("int8", "fp32"))
+    del parts["graphs"]["image_encoder"]["int8"]  # was not good enough
+    with pytest.raises(ZtcirError, match="image_encoder in fp32, not in int8"):
+        Bundle.write(tmp_path / "undeclared", **parts).variant("image_encoder", "int8")
+
+    mixed = Precision(
+        {"image_encoder": "fp32", "token_learner": "int8", "text_encoder": "int8"},
+        check={"top10_overlap": 0.96},
+    )
+    bundle = Bundle.write(
+        tmp_path / "b",
+        **parts,
+        precisions={"int8": mixed, "fp32": Precision(dict.fromkeys(parts["graphs"], "fp32"))},
+    )
+    loaded = Bundle.load(bundle.path)
+    assert loaded.manifest == bundle.manifest
+    assert loaded.manifest.precisions["int8"].check == {"top10_overlap": 0.96}
+    assert loaded.precisions == ("fp32", "int8")
+    assert loaded.variant("image_encoder", "int8").precision == "fp32"
+    text = loaded.variant("text_encoder", "int8")
+    assert text.precision == "int8"
+    assert loaded.sha256(text) == hashlib.sha256(loaded.file(text).read_bytes()).hexdigest()
+    assert loaded.methods == loaded.manifest.methods
+
+
+def test_without_that_entry_a_bundle_offers_what_all_its_graphs_have(
+    tmp_path: Path, written: Bundle
+) -> None:
+    assert "precisions" not in json.loads((written.path / MANIFEST).read_text())
+    assert written.precisions == ("fp32",)
+    parts = tiny_parts(TinyModel(), precisions=("fp16", "int8", "fp32"))
+    del parts["graphs"]["token_learner"]["int8"]
+    assert Bundle.write(tmp_path / "b", **parts).precisions == ("fp32", "fp16")
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ({"image_encoder": "fp32"}, r"precisions\.int8\.graphs is \['image_encoder'\], not a prec"),
+        (
+            {"image_encoder": "int8", "token_learner": "fp32", "text_encoder": "fp32"},
+            r"precisions\.int8\.graphs\.image_encoder is 'int8', not one of fp32",
+        ),
+        ({"image_encoder": 8}, r"precisions\.int8\.graphs\.image_encoder is 8, not a text"),
+    ],
+)
+def test_a_precision_names_variants_that_are_there(
+    bundle: Bundle, entry: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(BundleError, match=sentence):
+        Bundle.load(edit_manifest(bundle, precisions={"int8": {"graphs": entry}}))
 
 
 # --- damage --------------------------------------------------------------------------------------

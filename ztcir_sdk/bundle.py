@@ -33,6 +33,7 @@ from ztcir_sdk.manifest import (
     GraphVariant,
     Manifest,
     Placeholder,
+    Precision,
     TextLayout,
     check_file_name,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "GraphVariant",
     "Manifest",
     "Placeholder",
+    "Precision",
     "Preprocessing",
     "TensorSpec",
     "TextLayout",
@@ -127,6 +129,7 @@ class Bundle:
         dimensions: Dimensions,
         graphs: Mapping[str, Mapping[str, GraphVariant]],
         image_tower: str,
+        precisions: Mapping[str, Precision] | None = None,
         placeholder: Placeholder | None = None,
         tokenizer: str = "tokenizer.json",
         created: str | None = None,
@@ -144,7 +147,7 @@ class Bundle:
             overwrite: replace a bundle that is there, with everything in its folder.
             created: ISO 8601 with offset; now, by default.
             name, model_card, methods, prompts, text, preprocessing, dimensions, graphs,
-            image_tower, placeholder, tokenizer: see `Manifest`.
+            image_tower, precisions, placeholder, tokenizer: see `Manifest`.
 
         Raises:
             UsageError: `folder` is a bundle and `overwrite` is false, or is something else.
@@ -176,6 +179,7 @@ class Bundle:
                     tokenizer=tokenizer,
                     graphs=graphs,
                     image_tower=image_tower,
+                    precisions=precisions or {},
                     files={file: _store(fresh, file, source) for file, source in files.items()},
                 )
                 serialized = json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False) + "\n"
@@ -206,8 +210,27 @@ class Bundle:
         """File of the tokenizer."""
         return self.path / self.manifest.tokenizer
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Ways to answer a query that it can do, of `METHODS`."""
+        return self.manifest.methods
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What may be asked for: fp32 first if it is there, the others as the export wrote them."""
+        if not (names := list(self.manifest.precisions)):
+            first, *others = self.manifest.graphs.values()
+            names = [name for name in first if all(name in variants for variants in others)]
+        return tuple(sorted(names, key=lambda name: name != "fp32"))
+
     def variant(self, graph: str, precision: str | None = None) -> GraphVariant:
-        """Return a graph in a precision; by default fp32 if there is one, else the first.
+        """Return what a graph runs in when a precision is asked for.
+
+        Where the manifest's `precisions` say so, that is a variant of another precision.
+
+        Args:
+            graph: of `GRAPHS`.
+            precision: of `precisions`; by default fp32 if there is one, else the first.
 
         Raises:
             ZtcirError: the bundle lacks the graph, or lacks it in this precision.
@@ -217,12 +240,18 @@ class Bundle:
             raise ZtcirError(f"The bundle {self.name} has no {graph}: export one that has.")
         if precision is None:
             return variants.get("fp32") or next(iter(variants.values()))
+        if (record := self.manifest.precisions.get(precision)) is not None:
+            return variants[record.graphs[graph]]
         if precision not in variants:
             raise ZtcirError(
                 f"The bundle {self.name} has its {graph} in {', '.join(variants)}, not in "
                 f"{precision}: choose one of these, or export it."
             )
         return variants[precision]
+
+    def sha256(self, variant: GraphVariant) -> str:
+        """Return the SHA-256 (hex) of a graph's file, as the manifest has it."""
+        return self.manifest.files[variant.file].sha256
 
     def file(self, variant: GraphVariant) -> Path:
         """Return the path of a graph's file."""

@@ -2,6 +2,13 @@
 
 Every ``from_dict`` takes exactly the keys that ``to_dict`` writes, and raises `BundleError` naming
 the entry that is missing, unknown or wrong.
+
+Precisions. ``graphs`` holds the variants of each graph, by precision: its file, inputs, outputs and
+what the export measured of it; the file's SHA-256 stands in ``files``. ``precisions`` says what may
+be asked for: for each precision, the variant that every graph runs in (a graph whose int8 is not
+good enough runs in fp32 under "int8"), and what was measured of them together. A bundle without
+that entry offers the precisions that all of its graphs have. `ztcir_sdk.bundle.Bundle.variant`
+resolves one, `Bundle.sha256` gives the checksum of its file.
 """
 
 from __future__ import annotations
@@ -10,7 +17,7 @@ import contextlib
 import datetime
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final
@@ -31,6 +38,7 @@ __all__ = [
     "GraphVariant",
     "Manifest",
     "Placeholder",
+    "Precision",
     "TextLayout",
     "check_file_name",
 ]
@@ -229,6 +237,37 @@ class GraphVariant:
 
 
 @dataclass(frozen=True)
+class Precision:
+    """What a bundle runs when it is asked for one precision."""
+
+    graphs: Mapping[str, str]
+    """Graph -> precision of the variant that it runs in: this one, or another that had to do."""
+    check: Mapping[str, Any] | None = None
+    """What the export measured of these variants together, if it did."""
+
+    def __post_init__(self) -> None:
+        _json_object("graphs", self.graphs)
+        for graph, precision in self.graphs.items():
+            _words(f"graphs.{graph}", precision)
+        if self.check is not None:
+            _json_object("check", self.check)
+
+    @classmethod
+    def from_dict(cls, values: Any, *, where: str = "precisions") -> Precision:
+        """Read what `to_dict` wrote; `where` it stands is said in errors."""
+        entries = _entries(where, values, ("graphs",), optional=("check",))
+        with _under(where):
+            return cls(**entries)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; `check` only where there is one."""
+        values: dict[str, Any] = {"graphs": dict(self.graphs)}
+        if self.check is not None:
+            values["check"] = dict(self.check)
+        return values
+
+
+@dataclass(frozen=True)
 class FileRecord:
     """Checksum and size of a bundle's file."""
 
@@ -283,6 +322,8 @@ class Manifest:
     """Fingerprint (hex) of image-tower weights and preprocessing: what made a gallery's vectors."""
     files: Mapping[str, FileRecord]
     """Every file but this one, external tensor data too."""
+    precisions: Mapping[str, Precision] = field(default_factory=dict)
+    """Precision that may be asked for -> what then runs; empty for those that all graphs have."""
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -302,6 +343,7 @@ class Manifest:
         for file in self.files:
             check_file_name("files", file)
         self._check_graphs()
+        self._check_precisions()
         self._check_methods()
 
     def _check_graphs(self) -> None:
@@ -331,6 +373,16 @@ class Manifest:
                 needed |= {spec.name for spec in other.inputs} & tensors
         if missing := needed - set(outputs):
             raise _wrong(f"{where}.outputs", outputs, f"with {sorted(missing)[0]}")
+
+    def _check_precisions(self) -> None:
+        for name, precision in self.precisions.items():
+            where = f"precisions.{name}.graphs"
+            if set(precision.graphs) != set(self.graphs):
+                raise _wrong(where, list(precision.graphs), "a precision for each of the graphs")
+            for graph, chosen in precision.graphs.items():
+                if chosen not in self.graphs[graph]:
+                    has = ", ".join(self.graphs[graph])
+                    raise _wrong(f"{where}.{graph}", chosen, f"one of {has}")
 
     def _check_methods(self) -> None:
         _known("methods", self.methods, METHODS)
@@ -365,8 +417,9 @@ class Manifest:
                 f"it was made by a newer ztcir ({values.get('ztcir', 'unknown version')}, format "
                 f"{found}): upgrade ztcir."
             )
-        entries = _entries("", values, _KEYS)
-        for key in ("prompts", "graphs", "files", "model_card"):
+        entries = _entries("", values, _KEYS, optional=("precisions",))
+        entries.setdefault("precisions", {})
+        for key in ("prompts", "graphs", "files", "model_card", "precisions"):
             _json_object(key, entries[key])
         if not isinstance(entries["methods"], list):
             raise _wrong("methods", entries["methods"], "a list")
@@ -389,6 +442,10 @@ class Manifest:
             }
             for graph, variants in entries["graphs"].items()
         }
+        entries["precisions"] = {
+            name: Precision.from_dict(precision, where=f"precisions.{name}")
+            for name, precision in entries["precisions"].items()
+        }
         entries["files"] = {
             file: FileRecord.from_dict(record, where=f"files.{file}")
             for file, record in entries["files"].items()
@@ -396,8 +453,11 @@ class Manifest:
         return cls(**entries)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the manifest as JSON values, complete and in a fixed order."""
-        return {
+        """Return the manifest as JSON values, complete and in a fixed order.
+
+        `precisions` only where there are any.
+        """
+        values: dict[str, Any] = {
             "format": self.format,
             "name": self.name,
             "ztcir": self.ztcir,
@@ -417,6 +477,11 @@ class Manifest:
             "image_tower": self.image_tower,
             "files": {file: record.to_dict() for file, record in self.files.items()},
         }
+        if self.precisions:
+            values["precisions"] = {
+                name: precision.to_dict() for name, precision in self.precisions.items()
+            }
+        return values
 
 
 _KEYS = (
