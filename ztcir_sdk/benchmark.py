@@ -25,7 +25,7 @@ from ztcir_sdk.index import Index
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = ["BenchmarkSettings", "Timing", "benchmark", "measure"]
+__all__ = ["BenchmarkSettings", "Timing", "benchmark", "draw_photos", "measure", "random_index"]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def benchmark(
         folder = Path(scratch)
         photos = folder / "photos"
         photos.mkdir()
-        files = _draw_photos(photos, settings.pictures)
+        files = draw_photos(photos, settings.pictures)
         graphs = _measure_graphs(encoder, files, steps)
         query = _measure_queries(retriever, folder, files, steps)
         steps.tell("indexing")
@@ -268,7 +268,7 @@ def _measure_queries(
 ) -> dict[str, Any]:
     """Time what a user waits for: JPEG in, hits out."""
     settings = steps.settings
-    index = _random_index(retriever, folder / "random.ztcir", settings.gallery)
+    index = random_index(retriever, folder / "random.ztcir", settings.gallery)
     retriever.open_index(index)
     composed = "composed" in retriever.bundle.manifest.methods
     method = "composed" if composed else retriever.bundle.manifest.methods[0]
@@ -289,7 +289,11 @@ def _measure_queries(
     }
 
 
-def _random_index(retriever: Retriever, path: Path, count: int) -> Path:
+def random_index(retriever: Retriever, path: Path, count: int) -> Path:
+    """Make an index of random vectors at `path`, in the order of their items' paths; give it back.
+
+    The items are pictures 000000.jpg and on, which do not exist.
+    """
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((count, retriever.dim), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -308,7 +312,8 @@ def _random_index(retriever: Retriever, path: Path, count: int) -> Path:
     return path
 
 
-def _draw_photos(folder: Path, count: int) -> list[Path]:
+def draw_photos(folder: Path, count: int) -> list[Path]:
+    """Draw JPEGs of product-like pictures, 240 by 320 pixels, into `folder`."""
     files: list[Path] = []
     for number, drawing in enumerate(demo_gallery(-(-count // 40), seed=1)[:count]):
         stream = io.BytesIO()
