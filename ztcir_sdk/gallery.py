@@ -28,6 +28,7 @@ from ztcir_sdk.errors import ImageError, IndexMismatchError, UsageError, ZtcirEr
 from ztcir_sdk.index import Index, IndexWriter
 from ztcir_sdk.index.manifest import MANIFEST
 from ztcir_sdk.preprocess import load_image
+from ztcir_sdk.runtime.cores import available_cores
 from ztcir_sdk.sources import (
     PICTURE_SUFFIXES,
     Failure,
@@ -235,7 +236,7 @@ class _Pipeline:
     """Reads and decodes ahead in threads; results come in order."""
 
     def __init__(self, workers: int | None) -> None:
-        workers = workers or min(8, _cores())
+        workers = workers or min(8, available_cores())
         self._reader = SourceReader()
         self._readers = ThreadPoolExecutor(workers, thread_name_prefix="ztcir-read")
         self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="ztcir-decode")
@@ -561,9 +562,3 @@ def _name(source: Source) -> str:
     if isinstance(source, str | os.PathLike):
         return printable(os.fspath(source))
     return f"{printable(os.fspath(source[0]))} and what was named with it"
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

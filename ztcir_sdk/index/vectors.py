@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ztcir_sdk.index.protocol import Neighbours
+from ztcir_sdk.runtime.cores import available_cores
 
 __all__ = [
     "EXACT_LIMIT",
@@ -97,7 +98,7 @@ class Graph:
             for start in range(self.rows, len(vectors), _ROWS_AT_ONCE):
                 stop = min(start + _ROWS_AT_ONCE, len(vectors))
                 self._engine.add_items(
-                    vectors[start:stop], np.arange(start, stop), num_threads=_threads()
+                    vectors[start:stop], np.arange(start, stop), num_threads=available_cores()
                 )
             self.rows = len(vectors)
 
@@ -110,7 +111,7 @@ class Graph:
         with self._lock:
             self._engine.set_ef(max(GRAPH_EF_SEARCH, 2 * k))
             try:
-                rows, _ = self._engine.knn_query(queries, k=k, num_threads=_threads())
+                rows, _ = self._engine.knn_query(queries, k=k, num_threads=available_cores())
             except RuntimeError:  # fewer than k are reachable: hnswlib cannot return what it found
                 return None
         return np.asarray(rows, dtype=np.int64)
@@ -203,10 +204,3 @@ def _ranked(
         scores[start : start + len(part)] = (part * exact_query).sum(axis=1) / norms
     best = np.lexsort((gallery.order[candidates], -scores))[:k]
     return candidates[best], scores[best]
-
-
-def _threads() -> int:
-    """Return the cores this process may use: hnswlib by itself counts the host's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

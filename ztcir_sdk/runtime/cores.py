@@ -14,7 +14,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 def available_cores() -> int:
     """Return the cores that the system and its container leave to this process, at least 1.
 
-    ONNX Runtime by itself starts a thread for each core of the host.
+    ONNX Runtime and hnswlib by themselves start a thread for each core of the host.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
