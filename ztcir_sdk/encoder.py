@@ -18,7 +18,7 @@ from ztcir_sdk.bundle import METHODS, REFERENCE_TENSORS, Bundle
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.preprocess import ImageSource
 from ztcir_sdk.runtime import Graph, open_graph, resolve_device
-from ztcir_sdk.tokenizer import Tokenizer
+from ztcir_sdk.tokenizer import PLACEHOLDER_MARK, TEXT_SLOT, Tokenizer
 
 __all__ = ["EncodedImage", "Encoder", "Questions"]
 
@@ -95,6 +95,11 @@ class Encoder:
         """Precision of the image encoder."""
         return self._variants["image_encoder"].precision
 
+    @property
+    def precisions(self) -> dict[str, str]:
+        """Precision of each graph."""
+        return {graph: variant.precision for graph, variant in self._variants.items()}
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The bundle's tokenizer."""
@@ -157,7 +162,12 @@ class Encoder:
         return self._read([self.tokenizer.encode(text) for text in _listed(texts)])
 
     def questions(
-        self, method: str, texts: Sequence[str], *, weight: float | None = None
+        self,
+        method: str,
+        texts: Sequence[str],
+        *,
+        weight: float | None = None,
+        prompt: str | None = None,
     ) -> Questions:
         """Check and tokenize texts for `encode_queries`.
 
@@ -166,9 +176,12 @@ class Encoder:
             texts: modification texts; "mapped" and "image" do not read them.
             weight: of the text in "sum", from 0 to 1, against 1 - weight of the picture; 0.5 by
                 default.
+            prompt: template for "composed" and "stage1" in place of the bundle's own, with a
+                ``$`` and a ``{text}``.
 
         Raises:
-            UsageError: the method is unknown, needs a text that is empty, or takes no weight.
+            UsageError: the method is unknown, needs a text that is empty, or takes no weight or
+                no prompt; or the prompt is malformed.
             ZtcirError: the bundle cannot answer this method.
         """
         if method not in METHODS:
@@ -184,13 +197,17 @@ class Encoder:
         weight = 0.5 if weight is None else float(weight)
         if not 0 <= weight <= 1:
             raise UsageError(f"The weight must be from 0 to 1, not {weight}.")
+        if prompt is not None and method not in ("composed", "stage1"):
+            raise UsageError(f"The method {method!r} takes no prompt: leave it out.")
+        if prompt is not None and not (PLACEHOLDER_MARK in prompt and TEXT_SLOT in prompt):
+            raise UsageError(f"The prompt {prompt!r} needs a {PLACEHOLDER_MARK} and a {TEXT_SLOT}.")
 
         texts = _listed(texts)
         prompts: list[list[int]] | None = None
         if method in ("text", "sum"):
             prompts = [self.tokenizer.encode(text) for text in texts]
         elif method != "image":
-            template, tokens = manifest.prompts[method], manifest.placeholder.tokens
+            template, tokens = prompt or manifest.prompts[method], manifest.placeholder.tokens
             prompts = [
                 self.tokenizer.encode_prompt(
                     template, None if method == "mapped" else text, n_tokens=tokens

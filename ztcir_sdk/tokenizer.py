@@ -28,6 +28,7 @@ __all__ = [
     "PLACEHOLDER_ID",
     "PLACEHOLDER_MARK",
     "START_OF_TEXT",
+    "TEXT_SLOT",
     "TextTruncatedWarning",
     "Tokenizer",
     "clean",
@@ -40,6 +41,7 @@ PLACEHOLDER_MARK = "$"
 PLACEHOLDER_ID = -1
 """Stands for the pseudo-word in ``input_ids``. No vocabulary has it, so no text can produce it."""
 TEXT_SLOT = "{text}"
+"""Marks the text's place in a template."""
 
 _SLOTS = re.compile(rf"({re.escape(PLACEHOLDER_MARK)}|{re.escape(TEXT_SLOT)})")
 
