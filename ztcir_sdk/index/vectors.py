@@ -51,6 +51,7 @@ UNIT = 1e-6
 GRAPH_MOST = 2_000
 """Neighbours beyond which a walk through the graph costs more than reading every vector."""
 
+_ONE_BY_ONE = 8  # queries; at more, BLAS's threads gain more than they cost
 _SCORES_AT_ONCE = 1 << 24  # 64 MB of float32
 _ROWS_AT_ONCE = 1 << 12  # 16 MB of float64 at D = 512
 
@@ -135,7 +136,7 @@ def exact_search(
     found: list[Neighbours] = []
     block = max(1, _SCORES_AT_ONCE // max(rows, 1))
     for start in range(0, len(queries), block):
-        products = queries[start : start + block] @ gallery.vectors.T  # (b, rows)
+        products = _inner_products(queries[start : start + block], gallery.vectors)  # (b, rows)
         products[:, dead] = -np.inf
         for query, scores, out in zip(
             queries[start : start + block],
@@ -188,6 +189,20 @@ def graph_search(
             candidates = np.concatenate([candidates, newest[i][0] + graph.rows])
             found.append(_ranked(gallery, query, candidates, k))
     return found
+
+
+def _inner_products(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return `queries` (b, D) times `vectors` (rows, D): (b, rows) float32."""
+    if len(queries) > _ONE_BY_ONE:
+        return queries @ vectors.T
+    # Not a matrix product: BLAS would wake its own threads, which fight with the graph's threads
+    # for the cores, and wait for each other longer than one thread needs.
+    products = np.empty((len(queries), len(vectors)), dtype=np.float32)
+    for query, row in zip(queries, products, strict=True):
+        np.einsum("nd,d->n", vectors, query, out=row)
+    return products
 
 
 def _ranked(
