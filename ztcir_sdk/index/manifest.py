@@ -6,18 +6,16 @@ Replacing this one file commits a state of the index; files it does not name do 
 from __future__ import annotations
 
 import contextlib
-import datetime
-import hashlib
 import json
 import os
 import re
-import sys
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ztcir_sdk import __version__
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.files import flush_file, flush_folder, hash_file
 
 __all__ = [
     "FORMAT_VERSION",
@@ -25,14 +23,9 @@ __all__ = [
     "FileRecord",
     "IndexUnusableError",
     "Manifest",
-    "flush_file",
-    "flush_folder",
-    "hash_file",
-    "now",
     "record_of",
     "relative_root",
     "remove_unnamed",
-    "ztcir_version",
 ]
 
 FORMAT_VERSION = 1
@@ -122,7 +115,7 @@ class Manifest:
             return _parse(json.loads(text))
         except _UnknownFormatError as error:
             raise IndexUnusableError(
-                f"{folder} has index format {error}, which ztcir {ztcir_version()} does not know; "
+                f"{folder} has index format {error}, which ztcir {__version__} does not know; "
                 "update ztcir, or index the collection again."
             ) from None
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -185,40 +178,6 @@ def _natural(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value!r}")
 
 
-def ztcir_version() -> str:
-    """Return the installed version of ztcir."""
-    try:
-        return version("ztcir")
-    except PackageNotFoundError:  # run from a checkout
-        return "(not installed)"
-
-
-def flush_file(file: Path) -> None:
-    """Bring a file's bytes to the disk itself."""
-    with file.open("rb+") as stream:
-        os.fsync(stream.fileno())
-
-
-def flush_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk itself, where the system can."""
-    if sys.platform == "win32":  # there a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def hash_file(file: Path) -> str:
-    """Return the SHA-256 (hex) of a file."""
-    hasher = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest()
-
-
 def remove_unnamed(folder: Path, named: set[str]) -> None:
     """Remove what a killed writer left, and what only older states need."""
     for entry in list(folder.iterdir()):
@@ -240,8 +199,3 @@ def relative_root(root: Path, folder: Path) -> str:
         return Path(os.path.relpath(root, folder)).as_posix()
     except ValueError:  # on another drive, where no relative path leads
         return root.as_posix()
-
-
-def now() -> str:
-    """Return the time: UTC, ISO 8601."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -18,7 +18,10 @@ import filelock
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ztcir_sdk import __version__
+from ztcir_sdk.environment import now
 from ztcir_sdk.errors import IndexMismatchError
+from ztcir_sdk.files import flush_file
 from ztcir_sdk.index.items import Item, ItemTable
 from ztcir_sdk.index.manifest import (
     MANIFEST,
@@ -26,12 +29,9 @@ from ztcir_sdk.index.manifest import (
     FileRecord,
     IndexUnusableError,
     Manifest,
-    flush_file,
-    now,
     record_of,
     relative_root,
     remove_unnamed,
-    ztcir_version,
 )
 from ztcir_sdk.index.protocol import Neighbours
 from ztcir_sdk.index.view import IndexView, open_view
@@ -113,7 +113,7 @@ class Index:
                 graph=None,
                 graph_rows=0,
                 updated=now(),
-                ztcir=ztcir_version(),
+                ztcir=__version__,
             )
             manifest.write(folder)
         return cls(folder, IndexView(folder, manifest))

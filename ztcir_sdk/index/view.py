@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.errors import UsageError
+from ztcir_sdk.files import hash_file
 from ztcir_sdk.index import vectors as nearest
 from ztcir_sdk.index.items import Item, ItemTable
-from ztcir_sdk.index.manifest import MANIFEST, FileRecord, IndexUnusableError, Manifest, hash_file
+from ztcir_sdk.index.manifest import MANIFEST, FileRecord, IndexUnusableError, Manifest
 from ztcir_sdk.index.protocol import Neighbours
 
 if TYPE_CHECKING:

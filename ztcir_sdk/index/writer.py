@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ztcir_sdk import __version__
+from ztcir_sdk.environment import now
+from ztcir_sdk.files import flush_file
 from ztcir_sdk.index import vectors as nearest
 from ztcir_sdk.index.items import Item, ItemTable
 from ztcir_sdk.index.manifest import (
     FileRecord,
     IndexUnusableError,
     Manifest,
-    flush_file,
-    now,
     record_of,
     relative_root,
     remove_unnamed,
-    ztcir_version,
 )
 from ztcir_sdk.index.view import FLOAT, IndexView, map_vectors, rows_in_a_block
 
@@ -228,7 +228,7 @@ class IndexWriter:
             generation=self._state.generation + 1,
             items=len(table),
             updated=now(),
-            ztcir=ztcir_version(),
+            ztcir=__version__,
         )
         self._stream.flush()
         if compact:
