@@ -15,7 +15,7 @@ from ztcir_sdk.preprocess import load_image
 from ztcir_sdk.retriever import Hit
 from ztcir_sdk.sources import read_picture
 
-__all__ = ["result_page", "thumbnail"]
+__all__ = ["image_tag", "result_page", "thumbnail"]
 
 SIDE = 320
 """Longest side of a thumbnail, in pixels."""
@@ -77,11 +77,15 @@ def thumbnail(path: str) -> Image.Image | None:
     return image
 
 
-def _picture(path: str) -> str:
-    image = thumbnail(path)
+def image_tag(image: Image.Image | None, name: str) -> str:
+    """Return an RGB picture as an HTML element that holds it; a grey cell in place of None."""
     if image is None:
         return '<div class="gone">not there any more</div>'
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=85)
     data = base64.b64encode(stream.getvalue()).decode()
-    return f'<img alt="{html.escape(Path(path).name)}" src="data:image/jpeg;base64,{data}">'
+    return f'<img alt="{html.escape(name)}" src="data:image/jpeg;base64,{data}">'
+
+
+def _picture(path: str) -> str:
+    return image_tag(thumbnail(path), Path(path).name)
