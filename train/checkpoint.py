@@ -52,14 +52,14 @@ def write_checkpoint(
         path = fresh / CONFIG
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         _flush(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter where save_file finds the disk full
         shutil.rmtree(fresh, ignore_errors=True)
         raise CheckpointError(
-            f"The checkpoint {folder} could not be written ({error.strerror or error}); "
+            f"The checkpoint {folder} could not be written ({error}); "
             "the one before it is untouched. Free some space and resume."
         ) from error
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    if folder.exists():  # otherwise a writer was killed while swapping, and `old` is all there is
+        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
@@ -79,12 +79,14 @@ def find_checkpoint(folder: Path) -> Path | None:
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """Read what `write_checkpoint` wrote; a run's folder stands for its ``best``, else ``last``.
+    """Read what `write_checkpoint` wrote.
+
+    A run's folder stands for its ``clip`` (a finished backbone), else ``best``, else ``last``.
 
     Raises:
         CheckpointError: there is none, or a file of it cannot be read.
     """
-    candidates = (folder, folder / "best", folder / "last")
+    candidates = (folder, folder / "clip", folder / "best", folder / "last")
     found = next((path for path in map(find_checkpoint, candidates) if path is not None), None)
     if found is None:
         raise CheckpointError(
