@@ -167,16 +167,16 @@ def load_model(folder: Path, *, need: str | None = None) -> tuple[ComposedModel,
             f"{folder} holds a {kind!r} checkpoint, but a {need or 'map'!r} one is needed; "
             f"run `ztcir train {need or 'map'}` first."
         )
+    if not isinstance(config["backbone"], Mapping):
+        raise CheckpointError(
+            f"{folder} holds the state of a backbone run that is not finished; "
+            "run `ztcir train backbone` again, which goes on where it was, to the end."
+        )
     backbone = create_backbone(BackboneConfig(**config["backbone"]))
     _load_backbone_weights(backbone, tensors.get("backbone"), folder, config)
     model = ComposedModel(backbone, model_config(config.get("model", {})))
-    if "model" in tensors:
-        missing = set(model.parts()) ^ set(tensors["model"])
-        if missing:
-            raise CheckpointError(
-                f"{folder} does not fit its own configuration ({len(missing)} weights differ, "
-                f"such as {sorted(missing)[0]}); it is damaged, train it again."
-            )
+    if kind != "backbone":
+        _check_weights(model.parts(), tensors.get("model", {}), folder)
         model.load_state_dict(tensors["model"], strict=False)
     return model.eval(), config
 
@@ -215,8 +215,20 @@ def _load_backbone_weights(
             f"{folder} was trained with another activation (QuickGELU) than "
             f"{backbone.config.model} has; take the model name that it was trained with."
         )
-    if weights is not None:
+    if weights is not None or backbone.config.pretrained is None:
+        _check_weights(backbone.clip.state_dict(), weights or {}, folder)
         backbone.clip.load_state_dict(weights)
+
+
+def _check_weights(own: Mapping[str, Tensor], read: Mapping[str, Tensor], folder: Path) -> None:
+    """Refuse weights that are missing, too many, or of another shape."""
+    wanted, found = ({name: w.shape for name, w in some.items()} for some in (own, read))
+    differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+    if differing:
+        raise CheckpointError(
+            f"{folder} does not fit its own configuration ({len(differing)} weights differ, "
+            f"such as {differing[0]}); it is damaged, train it again."
+        )
 
 
 def model_config(fields: Mapping[str, Any]) -> ModelConfig:
