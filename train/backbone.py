@@ -82,6 +82,11 @@ class Backbone(nn.Module):
         clip.train(was_training)
         self.embed_dim = int(embeds.shape[1])
         self.num_patches, self.patch_dim = int(patches.shape[1]), int(patches.shape[2])
+        if isinstance(visual, TimmModel) and self.patch_dim != visual.trunk.num_features:
+            raise UnsupportedBackboneError(
+                f"The timm image tower {type(visual.trunk).__name__} gives no map of (channels, "
+                "height, width); take a model with a convnet or open_clip's own VisionTransformer."
+            )
 
     @property
     def preprocess_cfg(self) -> dict[str, Any]:
@@ -178,6 +183,11 @@ def _check_supported(clip: Any, text: Any) -> None:
             f"The image tower {type(clip.visual).__name__} is not supported; take a model with a "
             "VisionTransformer or a timm image tower."
         )
+    if getattr(clip.visual, "attn_pool", None) is not None:
+        raise UnsupportedBackboneError(
+            "Image towers that pool by attention (CoCa) are not supported; "
+            "take a CLIP such as ViT-B-32."
+        )
     blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
     if blocks is None or not all(type(block) is ResidualAttentionBlock for block in blocks):
         raise UnsupportedBackboneError(
@@ -197,13 +207,20 @@ def create_backbone(config: BackboneConfig) -> Backbone:
     """Build the open_clip model and wrap it; in evaluation mode, float32, on the CPU.
 
     Raises:
-        UnsupportedBackboneError: unknown name, or a tower that the method cannot be applied to.
+        UnsupportedBackboneError: unknown name or weights, or a tower that the method cannot be
+            applied to.
     """
     own = CONFIGS / config.model
     if (own / "open_clip_config.json").is_file():
         clip = open_clip.create_model(f"local-dir:{own}", load_weights=False)
     elif config.model in open_clip.list_models():
-        clip = open_clip.create_model(config.model, pretrained=config.pretrained)
+        try:
+            clip = open_clip.create_model(config.model, pretrained=config.pretrained)
+        except RuntimeError as error:
+            raise UnsupportedBackboneError(
+                f"The weights {config.pretrained!r} of {config.model} cannot be loaded ({error}); "
+                "`open_clip.list_pretrained()` lists the tags of each model."
+            ) from error
     else:
         raise UnsupportedBackboneError(
             f"{config.model} is no open_clip model and no configuration of train/configs; "
