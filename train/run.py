@@ -37,6 +37,8 @@ from train.checkpoint import (
 __all__ = ["Run", "Schedule", "parameter_groups", "step_generator", "versions"]
 
 STATE = "optimizer"
+LOG = "log.jsonl"
+SUMMARY = "run.json"
 
 
 def step_generator(seed: int, step: int) -> np.random.Generator:
@@ -127,19 +129,36 @@ class Run:
             return 0
         config, tensors = read_checkpoint(found)
         progress = config.pop("progress")
-        if config != json.loads(json.dumps(self.config)):
-            changed = sorted(
-                key for key in {*config, *self.config} if config.get(key) != self.config.get(key)
-            )
+        asked = json.loads(json.dumps(self.config))  # tuples become lists, as in the file
+        if config != asked:
+            changed = sorted(key for key in {*config, *asked} if config.get(key) != asked.get(key))
             raise CheckpointError(
                 f"{self.folder} holds a run with another configuration "
                 f"(different: {', '.join(changed)}); name another --out, or delete it."
+            )
+        missing = sorted({*self.modules, STATE} - tensors.keys())
+        if missing:
+            raise CheckpointError(
+                f"The checkpoint {found} has lost {missing[0]}.safetensors; delete the folder "
+                f"{self.folder} and train again."
             )
         for key, module in self.modules.items():
             module.load_state_dict(tensors[key], strict=False)
         load_optimizer_tensors(self.optimizer, tensors[STATE])
         self.best = -math.inf if progress["best"] is None else float(progress["best"])
         return int(progress["step"])
+
+    def _forget_after(self, step: int) -> None:
+        """Drop what was logged after the last checkpoint: those steps are run again."""
+        path = self.folder / LOG
+        if not path.is_file():
+            return
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
+        if len(kept) < len(lines):
+            shorter = path.with_name(f".{path.name}.new")
+            shorter.write_text("".join(kept), encoding="utf-8")
+            shorter.replace(path)
 
     def train(
         self,
@@ -164,9 +183,14 @@ class Run:
         """
         first = self._resume()
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._forget_after(first)
         figures: dict[str, float] = {}
+        if first >= self.schedule.steps:  # killed after its last step, or called again
+            figures = evaluate() if evaluate is not None else {}
+            if (self.folder / SUMMARY).is_file():
+                return figures
         started, seed = time.monotonic(), int(self.config["seed"])
-        log = (self.folder / "log.jsonl").open("a", encoding="utf-8")
+        log = (self.folder / LOG).open("a", encoding="utf-8")
         bar = tqdm(total=self.schedule.steps, initial=first, unit="step", file=sys.stderr)
         with log, bar:
             for number in range(first, self.schedule.steps):
@@ -217,7 +241,7 @@ class Run:
             "peak_memory_mib": round(peak),
             "figures": dict(figures),
         }
-        path = self.folder / "run.json"
+        path = self.folder / SUMMARY
         path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
