@@ -26,9 +26,10 @@ def _taps(height: int, width: int, kernel: int, stride: int) -> Tensor:
     Returns:
         ``(kernel * kernel, out_positions * in_positions)`` float32.
     """
-    identity = torch.eye(height * width).reshape(height * width, 1, height, width)
-    patches = F.unfold(identity, kernel, padding=kernel // 2, stride=stride)  # (in, k*k, out)
-    return patches.permute(1, 2, 0).reshape(kernel * kernel, -1).contiguous()
+    with torch.inference_mode(False):  # whoever asks first, training must be able to use it
+        identity = torch.eye(height * width).reshape(height * width, 1, height, width)
+        patches = F.unfold(identity, kernel, padding=kernel // 2, stride=stride)  # (in, k*k, out)
+        return patches.permute(1, 2, 0).reshape(kernel * kernel, -1).contiguous()
 
 
 def _depthwise(x: Tensor, conv: nn.Conv2d, height: int, width: int) -> tuple[Tensor, int, int]:
