@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import webdataset as wds
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 DRAWING_PREFIX = "drawing-"
+_BROKEN = (KeyError, ValueError, TypeError, RecursionError, ImageError)  # what a bad sample raises
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class DataError(ZtcirError):
 def read_shards(paths: Sequence[Path]) -> list[TrainingImage]:
     """Read webdataset shards of ``<id>.jpg`` + ``<id>.json`` into memory, still encoded.
 
-    A sample without a picture, or whose JSON is broken, is named on standard error and skipped.
+    A sample without a usable picture, or whose JSON is broken, is counted, named on standard error
+    and skipped; so is what a shard lacks that was cut short.
 
     Raises:
         DataError: a shard is missing, or none of them holds a usable sample.
@@ -61,27 +64,63 @@ def read_shards(paths: Sequence[Path]) -> list[TrainingImage]:
             raise DataError(f"The shard {path} does not exist.")
     images: list[TrainingImage] = []
     skipped: list[str] = []
-    # resampling and shuffling stay off: the order is the run's own, drawn from its seed
-    dataset = wds.WebDataset([str(path) for path in paths], shardshuffle=False)
-    for sample in dataset:
-        try:
-            fields = json.loads(sample["json"])
-            item = Item(
-                id=str(fields["id"]),
-                gender=str(fields["gender"]),
-                type=str(fields["articleType"]),
-                colour=str(fields["baseColour"]),
-                pattern=None,
-                caption=str(fields["caption"]),
-            )
-            images.append(TrainingImage(item, _Encoded(sample["jpg"], item.id)))
-        except (KeyError, ValueError) as error:
-            skipped.append(f"{sample['__key__']} ({error})")
+    for path in paths:
+        for sample in _samples(path):
+            try:
+                images.append(_training_image(sample))
+            except _BROKEN as error:
+                skipped.append(f"{sample['__key__']} ({error})")
     if skipped:
         print(f"Skipped {len(skipped)} broken samples: {', '.join(skipped[:10])}", file=sys.stderr)
     if not images:
         raise DataError(f"No usable sample in {', '.join(map(str, paths))}.")
     return images
+
+
+def _samples(path: Path) -> Iterator[dict[str, Any]]:
+    """The samples of one shard, in its order, up to where it breaks off."""
+    problems: list[str] = []
+
+    def note(error: Exception) -> bool:
+        problems.append(f"{error.args[0] if error.args else error}".split(" @ <")[0])
+        return True  # go on with what else can be read
+
+    # resampling and shuffling stay off: the order is the run's own, drawn from its seed
+    shard = wds.WebDataset([str(path)], handler=note, shardshuffle=False, empty_check=False)
+    count = 0
+    for count, sample in enumerate(shard, start=1):  # noqa: B007
+        yield sample
+    if not problems and path.suffix == ".tar" and not _is_closed(path):
+        problems.append("it has no end mark")  # cut between two files, which tarfile takes for one
+    if problems:
+        print(
+            f"The shard {path} is damaged or cut short ({problems[0]}); "
+            f"what follows its first {count} samples is lost.",
+            file=sys.stderr,
+        )
+
+
+def _is_closed(path: Path) -> bool:
+    """Whether a tar file ends with the two empty blocks that close it."""
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - 1024))
+        return file.read() == bytes(1024)
+
+
+def _training_image(sample: Mapping[str, Any]) -> TrainingImage:
+    fields = json.loads(sample["json"])
+    item = Item(
+        id=str(fields["id"]),
+        gender=str(fields["gender"]),
+        type=str(fields["articleType"]),
+        colour=str(fields["baseColour"]),
+        pattern=None,
+        caption=str(fields["caption"]),
+    )
+    encoded = _Encoded(sample["jpg"], item.id)
+    encoded()  # decoded once now, so that no broken picture ends a run that has begun
+    return TrainingImage(item, encoded)
 
 
 @dataclass(frozen=True)
@@ -147,6 +186,9 @@ def read_collection(
         drawings: how many code-drawn pictures to add to the training part.
         development: share of the photos held out, whole products at a time; the same in each
             stage, so that no stage has seen what selects another one's best checkpoint.
+
+    Raises:
+        DataError: a shard is missing, or there are too few usable photos.
     """
     paths = [Path(path) for pattern in shards for path in wds.shardlists.expand_urls(pattern)]
     photos = read_shards(paths)
@@ -154,4 +196,9 @@ def read_collection(
     held_out_ids = {item.id for item in held_out}
     training = [photo for photo in photos if photo.item.id not in held_out_ids]
     selecting = [photo for photo in photos if photo.item.id in held_out_ids]
+    if not training or not selecting:
+        raise DataError(
+            f"{len(photos)} photos are too few to hold {development:.0%} of the products out for "
+            "selecting the best checkpoint; add shards."
+        )
     return training + drawn_images(drawings, seed=0), selecting
