@@ -143,7 +143,8 @@ def sample_inputs(
 ) -> dict[str, Tensor]:
     """Random inputs of a graph: R references, B texts of T tokens, each with its ``$``.
 
-    Images and texts are noise, the pseudo-words what the model makes of it.
+    Images and texts are noise, the pseudo-words what the model makes of it. T is ``length``, kept
+    between what the ``$`` needs and what the text tower can take.
     """
     backbone = model.backbone
     generator = torch.Generator().manual_seed(seed)
@@ -157,6 +158,7 @@ def sample_inputs(
         return {"image_embeds": v, "patch_features": patches}
     slots = model.config.tokens
     end = backbone.vocab_size - 1
+    length = min(max(length, slots + 2), backbone.context_length)
     ids = torch.randint(1, end - 1, (texts, length), generator=generator)
     ids[:, 0] = end - 1
     ids[:, 1 : 1 + slots] = -1
