@@ -13,6 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.surface_forms import SLOTS, article, surface_forms, verbalise
+from train.wording_frames import (
+    ABOUT_THE_REFERENCE,
+    FILLERS,
+    FRAMES,
+    RAMBLING,
+    TALK_AFTER,
+    TALK_BEFORE,
+)
 from train.wordings import (
     HELD_OUT_FAMILIES,
     KINDS,
@@ -121,6 +129,62 @@ def test_no_held_out_phrase_occurs_in_training_texts(kind: str) -> None:
         assert not any(phrase.fullmatch(text) for phrase in held_out), text
 
 
+# what the held-out families turn on
+TURNS_ON = (
+    "would suit|suits me|outfit|favourite|favorite|my thing|shame|pity|wish|if only"
+    "|apart from|at once|alas|imagine|suppose|what if|as if|dipped|ditch|out with|in with"
+    "|trade|goodbye|lose|in the mood"
+    "|time for|wardrobe|lacks|trip|handier|dressing|complete|missing|next on|came for|spirit"
+    "|designed .* after|in favou?r|gift|give this to|birthday|behalf|surprise|who'd|too bad"
+    "|aimed|tailored|department and|all the way|picture it|were it"
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_held_out_families_turn_on_does_not_train(kind: str) -> None:
+    barred = re.compile(rf"(?<!\w)(?:{TURNS_ON})(?!\w)")
+    held_out = [
+        reading
+        for some in families(kind, held_out=True).values()
+        for template in some
+        for reading in expand(template)
+    ]
+    assert sum(barred.search(reading) is not None for reading in held_out) > 0.7 * len(held_out)
+    old, new = VALUES[kind][:2]
+    rng = np.random.default_rng(2)
+    for _ in range(3000):
+        text = word(kind, old, new, rng)
+        assert not barred.search(text), text
+
+
+def test_talk_and_frames_name_no_value(shared_data: Path) -> None:
+    """What surrounds a wish must not be a wish itself."""
+    with (shared_data / "fashion-products/metadata.csv").open(encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    values = {("pattern", value) for value in ("plain", "striped", "dotted", "checked")}
+    for kind, column in {"colour": "baseColour", "type": "articleType", "gender": "gender"}.items():
+        values |= {(kind, row[column]) for row in rows} - {(kind, "NA"), (kind, "")}
+    forms = {form for kind, value in values for form in surface_forms(kind, value)}
+    named = re.compile("|".join(rf"\b{re.escape(form)}\b" for form in forms))
+    about = [clause for parts in ABOUT_THE_REFERENCE.values() for part in parts for clause in part]
+    frames = [frame for _, some in FRAMES.values() for frame in some]
+    said = (*TALK_BEFORE, *TALK_AFTER, *FILLERS, *RAMBLING, *about, *frames)
+    assert len(said) > 600
+    for text in said:
+        assert not named.search(re.sub(r"\{\w+\}", "", text)), text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_words_around_the_values_are_many(kind: str) -> None:
+    """Few carrier words would each be learnt by heart, and a new one taken for a wish."""
+    old, new = VALUES[kind][:2]
+    rng = np.random.default_rng(3)
+    words = Counter(spelt for _ in range(6000) for spelt in word(kind, old, new, rng).split())
+    assert len(words) > 1000
+    named_old = sum(says(word(kind, old, new, rng), kind, old) for _ in range(1000))
+    assert 200 < named_old < 600
+
+
 @given(changes(), seeds, st.booleans(), st.booleans())
 def test_every_slot_is_filled_and_the_new_value_said(
     change: tuple[str, str, str], seed: int, held_out: bool, names_kept: bool
@@ -159,7 +223,7 @@ def test_texts_vary_and_mostly_use_the_catalogues_own_words(kind: str) -> None:
 
 def test_both_spellings_occur() -> None:
     rng = np.random.default_rng(0)
-    texts = [word("colour", "Black", "Red", rng) for _ in range(1000)]
+    texts = [word("colour", "Black", "Red", rng) for _ in range(2000)]
     spelt = Counter(s for text in texts for s in re.findall(r"\bcolou?r\b", text))
     assert min(spelt["colour"], spelt["color"]) > 50
 

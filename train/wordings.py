@@ -1,9 +1,10 @@
 """The words in which people ask for a change, for synthetic triplets; and captions for CLIP.
 
 A *wording* is one template of a *family* (a way of asking), with values said in one of their
-`surface_forms` and, at times, something polite before, something about the rest behind, a
-different spelling or a slip. `HELD_OUT_FAMILIES` never train: they measure how well wordings that
-were never seen are understood.
+`surface_forms` and, at times, something polite before, something about the rest behind, talk that
+has nothing to do with it, a different spelling or a slip. Families are written by hand
+(`wording_templates`) or made by rule (`wording_frames`). `HELD_OUT_FAMILIES` never train: they
+measure how well wordings that were never seen are understood.
 """
 
 from __future__ import annotations
@@ -17,6 +18,15 @@ from functools import cache
 import numpy as np
 
 from train.surface_forms import verbalise
+from train.wording_frames import (
+    ABOUT_THE_REFERENCE,
+    FILLERS,
+    FRAMES,
+    RAMBLING,
+    TALK_AFTER,
+    TALK_BEFORE,
+    WANTED,
+)
 from train.wording_templates import (
     AND_KEEP,
     BEFORE,
@@ -58,14 +68,28 @@ class Wording:
 _KEEP_SHARE = 0.12
 _MAY_KEEP = frozenset({"imperative", "wish", "phrase", "caption"})
 
+_FRAME_SHARE = 0.35  # of the texts that train; the rest are of the hand-written families
+_REFERENCE_SHARE = 0.14  # of those that do not name the reference's own value anyway
+_TALK_SHARE = 0.06  # before, and again behind
+
 _AMERICAN = (("colour", "color"), ("favourite", "favorite"))
 _AMERICAN_SHARE = 0.4
 _NO_APOSTROPHE_SHARE = 0.15
 _NO_QUESTION_MARK_SHARE = 0.4
 _SLIP_SHARE = 0.02
+_TYPO_SHARE = 0.03
+_NO_PUNCTUATION_SHARE = 0.15
+_TELEGRAPHIC_SHARE = 0.04
+_FILLER_SHARE = 0.03
+_RAMBLING_SHARE = 0.04
+
+_LEFT_OUT = frozenset(
+    ("the", "a", "an", "it", "this", "i", "i'd", "i'm", "is", "to", "me", "of", "do", "you", "that")
+)
 
 _CHOICE = re.compile(r"\(([^()]*)\)")
 _SLOT = re.compile(r"\{(new|old|kept_[a-z]+)(?:_([a-z]+))?\}")
+_PUNCTUATION = re.compile(r"[,;:!?.]")
 _NOT_WORDS = re.compile(r"[^a-z0-9{} ]+")
 
 
@@ -78,8 +102,15 @@ def _load(family: Family) -> Family:
     return replace(family, templates=tuple(map(spelt, family.templates)))
 
 
+def _framed(kind: str) -> Iterator[Family]:
+    for name, (mood, frames) in FRAMES.items():
+        templates = (frame.replace("{np}", np) for frame in frames for np in WANTED[kind])
+        yield Family(name, mood, tuple(templates))
+
+
 _FAMILIES: Mapping[str, tuple[Family, ...]] = {
-    kind: tuple(_load(family) for family in written) for kind, written in WRITTEN_FAMILIES.items()
+    kind: tuple(_load(family) for family in (*written, *_framed(kind)))
+    for kind, written in WRITTEN_FAMILIES.items()
 }
 
 
@@ -134,13 +165,19 @@ def skeleton_key(template: str) -> str:
 
 
 @cache
-def _demo_keys(kind: str) -> frozenset[str]:
-    """What the demo asks, which is never trained on, so that it shows unseen wordings."""
+def _barred(kind: str, held_out: bool) -> frozenset[str]:
+    """Keys that no text may have: the demo's, and in training those of what is held out.
+
+    No template that trains is one of them, but what is put around it or left out could make it one.
+    """
+    unseen = [templates for asked, templates in DEMO_WORDINGS.items() if asked == kind]
+    if not held_out:
+        unseen += [family.templates for family in _chosen(kind, held_out=True)]
     return frozenset(
-        skeleton_key(template)
-        for asked, templates in DEMO_WORDINGS.items()
-        if asked == kind
+        skeleton_key(reading)
+        for templates in unseen
         for template in templates
+        for reading in expand(template)
     )
 
 
@@ -152,8 +189,28 @@ def _choose(template: str, rng: np.random.Generator) -> str:
     return _CHOICE.sub(lambda found: _pick(tuple(found[1].split("|")), rng), template)
 
 
+def _pick_family(choices: tuple[Family, ...], rng: np.random.Generator) -> Family:
+    written = tuple(family for family in choices if family.name not in FRAMES)
+    framed = tuple(family for family in choices if family.name in FRAMES)
+    some = framed if framed and rng.random() < _FRAME_SHARE else written
+    return some[int(rng.integers(len(some)))]
+
+
+def _contrast(sentence: str, family: Family, kind: str, rng: np.random.Generator) -> str:
+    """At times, what the reference is now, before or behind the wish."""
+    if "{old" in sentence or family.mood == "terse" or rng.random() >= _REFERENCE_SHARE:
+        return sentence
+    before, behind = ABOUT_THE_REFERENCE[kind]
+    if family.mood != "caption" and rng.random() < 0.5:
+        return _pick(before, rng) + sentence
+    return sentence.removesuffix("?") + _pick(behind, rng) + "?" * sentence.endswith("?")
+
+
 def _surround(sentence: str, family: Family, kind: str, rng: np.random.Generator) -> str:
-    """A polite opening, a clause about what stays, an ending: each at times, none in labels."""
+    """A polite opening, a clause about what stays, an ending, talk: each at times, none in labels.
+
+    They are put around families that train and families that do not alike.
+    """
     if family.mood == "terse":
         return sentence
     asked = sentence.endswith("?")
@@ -174,9 +231,18 @@ def _surround(sentence: str, family: Family, kind: str, rng: np.random.Generator
         ending = _pick(endings, rng)
         if not (kind == "gender" and "for me" in ending):  # "for men for me"
             sentence += ending
+    if rng.random() < _TALK_SHARE:
+        sentence = _pick(TALK_BEFORE, rng) + sentence
+    if rng.random() < _TALK_SHARE:
+        sentence += _pick(TALK_AFTER, rng)
     if asked and not sentence.endswith(("!", ".")) and rng.random() >= _NO_QUESTION_MARK_SHARE:
         sentence += "?"
     return sentence
+
+
+def _own(words: list[str]) -> list[int]:
+    """Places of the words that are no slot."""
+    return [place for place, spelt in enumerate(words) if "{" not in spelt]
 
 
 def _respell(sentence: str, rng: np.random.Generator) -> str:
@@ -185,7 +251,7 @@ def _respell(sentence: str, rng: np.random.Generator) -> str:
     dropped = rng.random() < _NO_APOSTROPHE_SHARE
     slipped = rng.random() < _SLIP_SHARE
     words = sentence.split(" ")
-    own = [place for place, spelt in enumerate(words) if "{" not in spelt]
+    own = _own(words)
     for place in own:
         if american:
             for british, spelling in _AMERICAN:
@@ -197,6 +263,46 @@ def _respell(sentence: str, rng: np.random.Generator) -> str:
         place = able[int(rng.integers(len(able)))]
         words[place] = _pick(SLIPS[words[place]], rng)
     return " ".join(words)
+
+
+def _roughen(sentence: str, rng: np.random.Generator) -> str:
+    """Now and then as people type and speak: small words left out, fillers, typos, no commas."""
+    telegraphic, filled, wandering, mistyped, bare = (
+        rng.random() < share
+        for share in (
+            _TELEGRAPHIC_SHARE,
+            _FILLER_SHARE,
+            _RAMBLING_SHARE,
+            _TYPO_SHARE,
+            _NO_PUNCTUATION_SHARE,
+        )
+    )
+    words = sentence.split(" ")
+    if telegraphic:
+        words = [spelt for spelt in words if spelt not in _LEFT_OUT or rng.random() < 0.2]
+    if filled:
+        words.insert(int(rng.integers(len(words))), _pick(FILLERS, rng))
+    if wandering:
+        strays = [_pick(RAMBLING, rng) for _ in range(1 + int(rng.integers(3)))]
+        place = int(rng.integers(len(words) + 1))
+        words[place:place] = strays
+    able = [place for place in _own(words) if len(words[place]) > 3 and words[place].isalpha()]
+    if mistyped and able:
+        place = able[int(rng.integers(len(able)))]
+        words[place] = _mistype(words[place], rng)
+    sentence = " ".join(words)
+    return " ".join(_PUNCTUATION.sub("", sentence).split()) if bare else sentence
+
+
+def _mistype(spelt: str, rng: np.random.Generator) -> str:
+    """A word with two letters swapped, one left out, or one struck twice; the first stays."""
+    place = 1 + int(rng.integers(len(spelt) - 2))
+    slips = (
+        spelt[:place] + spelt[place + 1] + spelt[place] + spelt[place + 2 :],
+        spelt[:place] + spelt[place + 1 :],
+        spelt[:place] + spelt[place] + spelt[place:],
+    )
+    return _pick(slips, rng)
 
 
 def compose(
@@ -225,13 +331,14 @@ def compose(
     known = {name: value for name, value in (kept or {}).items() if value and name != kind}
     choices = _usable(kind, held_out, frozenset(known))
     while True:
-        family = choices[int(rng.integers(len(choices)))]
+        family = _pick_family(choices, rng)
         sentence = _choose(_pick(family.templates, rng), rng)
+        if not held_out:
+            sentence = _contrast(sentence, family, kind, rng)
         sentence = _surround(sentence, family, kind, rng)
-        # a template never is a demo wording, but an opening or ending could make it one
-        if skeleton_key(sentence) not in _demo_keys(kind):
+        sentence = _roughen(_respell(sentence, rng), rng)
+        if skeleton_key(sentence) not in _barred(kind, held_out):
             break
-    sentence = _respell(sentence, rng)
     values = {"new": new, "old": old} | {f"kept_{name}": value for name, value in known.items()}
 
     def say(slot: re.Match[str]) -> str:
