@@ -196,7 +196,8 @@ def _opened(path: Path, size: tuple[int, int]) -> Image.Image:
             raise ValueError("too large")
         image.draft("RGB", (size[0] * 2, size[1] * 2))  # a JPEG decodes to a fraction of its size
         image.load()
-        return image.copy()
+        copy: Image.Image = image.copy()
+        return copy
 
 
 def _contained(image: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:

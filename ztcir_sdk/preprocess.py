@@ -10,8 +10,9 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias, cast, get_args
 
@@ -83,10 +84,8 @@ class Preprocessing:
         checks = {
             "image_size": len(self.image_size) == 2
             and all(isinstance(edge, int) and edge > 0 for edge in self.image_size),
-            "mean": len(self.mean) == 3 and bool(np.isfinite(self.mean).all()),
-            "std": len(self.std) == 3
-            and bool(np.isfinite(self.std).all())
-            and all(value > 0 for value in self.std),
+            "mean": _three_numbers(self.mean),
+            "std": _three_numbers(self.std) and all(value > 0 for value in self.std),
             "resize_mode": self.resize_mode in get_args(ResizeMode),
             "interpolation": self.interpolation in get_args(Interpolation),
             "fill_color": isinstance(self.fill_color, int) and 0 <= self.fill_color <= 255,
@@ -168,7 +167,8 @@ class Preprocessing:
         """Prepare one picture: (3, H, W) float32. `name` and errors are those of `load_image`."""
         fitted = self._fit(load_image(image, name=name))
         # Channels first before the arithmetic, so that the result is contiguous.
-        channels = np.asarray(fitted).transpose(2, 0, 1).astype(np.float32, order="C")
+        levels = np.asarray(fitted).transpose(2, 0, 1)
+        channels: NDArray[np.float32] = levels.astype(np.float32, order="C")
         channels /= np.float32(255)
         channels -= np.array(self.mean, dtype=np.float32)[:, None, None]
         channels /= np.array(self.std, dtype=np.float32)[:, None, None]
@@ -395,6 +395,14 @@ def _resize_centre(
         box[axis] = start * scale
         box[axis + 2] = min((start + size[axis]) * scale, image.size[axis])
     return image.resize(size, resample, box=(box[0], box[1], box[2], box[3]))
+
+
+def _three_numbers(values: Sequence[Any]) -> bool:
+    """Tell whether values, which may come from a file, are three numbers that float32 holds."""
+    most = float(np.finfo(np.float32).max)
+    return len(values) == 3 and all(
+        isinstance(value, Real) and -most <= float(value) <= most for value in values
+    )
 
 
 def _repeated(value: Any, length: int) -> tuple[Any, ...]:

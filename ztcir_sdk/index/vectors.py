@@ -195,8 +195,10 @@ def _inner_products(
     queries: NDArray[np.float32], vectors: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Return `queries` (b, D) times `vectors` (rows, D): (b, rows) float32."""
+    products: NDArray[np.float32]
     if len(queries) > _ONE_BY_ONE:
-        return queries @ vectors.T
+        products = queries @ vectors.T
+        return products
     # Not a matrix product: BLAS would wake its own threads, which fight with the graph's threads
     # for the cores, and wait for each other longer than one thread needs.
     products = np.empty((len(queries), len(vectors)), dtype=np.float32)
