@@ -1,0 +1,1 @@
+"""What is claimed about speed, runnable. Only in a checkout: it is in no wheel."""

@@ -1,0 +1,196 @@
+"""Latency through the SDK beside PyTorch eager, in one run, as ratios.
+
+    python -m benchmarks.latency --checkpoint runs/compose
+
+Every model is exported by this checkout's own code and measured in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks.comparison import Rounds
+from benchmarks.measurement import (
+    EAGER,
+    SDK,
+    LatencySettings,
+    export_random,
+    measure_random,
+    measure_trained,
+)
+from cli.output import note, table, write_file
+from train.run import versions as train_versions
+from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle, embedded_names
+from ztcir_sdk.environment import describe_machine, now, versions
+from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.runtime.cores import available_cores
+
+__all__ = ["main"]
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "benchmarks" / "results" / "latency.json"
+MODELS = ("ViT-B-32", "ViT-L-14")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""What NumPy's matrix products obey, when it is loaded."""
+
+Result = TypeVar("Result")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write the JSON file and print the ratios; gives the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        result = run(options)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_file(options.out, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+    except ZtcirError as error:
+        note(f"Error: {error}")
+        return error.exit_code
+    table(("model", "what", "SDK p50 ms", "PyTorch p50 ms", "times as fast"), _rows(result))
+    note(f"{options.out} is written.")
+    return 0
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what is asked for; gives the JSON values.
+
+    Raises:
+        ZtcirError: a model or bundle cannot be measured.
+    """
+    trained: Path | None = options.bundle
+    if trained is None and DEFAULT_BUNDLE in embedded_names():
+        trained = Bundle.embedded().path
+    if trained is None and options.checkpoint is not None:
+        raise UsageError("There is no embedded bundle to compare --checkpoint with: add --bundle.")
+    settings = LatencySettings(
+        threads=options.threads,
+        how=Rounds(options.rounds, options.runs, options.seconds),
+        gallery=options.gallery,
+    )
+    load = {"before": _load_average()}
+    started, models = now(), []
+    with contextlib.ExitStack() as stack:
+        cache: Path | None = options.cache
+        if cache is None:
+            scratch = tempfile.TemporaryDirectory(prefix="ztcir-bundles-")
+            cache = Path(stack.enter_context(scratch))
+        for name in options.models:
+            folder = cache / name
+            note(f"{name}: exporting")
+            _alone(settings.threads, export_random, name, folder)
+            models.append(_alone(settings.threads, measure_random, name, folder, settings))
+    if trained is not None:
+        checkpoint = options.checkpoint
+        models.append(_alone(settings.threads, measure_trained, trained, checkpoint, settings))
+    return {
+        "date": started,
+        "git": _git(),
+        "machine": describe_machine(),
+        "versions": {**train_versions(), **versions()},
+        "threads": settings.threads,
+        "load_average": load | {"after": _load_average()},
+        "settings": {
+            "rounds": settings.how.rounds,
+            "runs": settings.how.runs,
+            "seconds": settings.how.seconds,
+            "gallery": settings.gallery,
+            "k": settings.k,
+        },
+        "models": models,
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.latency",
+        description="Measure latency through the SDK beside PyTorch eager, in one run, as ratios.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--models", nargs="*", default=MODELS, help="backbones, measured at random weights")
+    add("--bundle", type=Path, help="also measure this one; if None, the embedded one")
+    add("--checkpoint", type=Path, help="what that bundle was exported from")
+    add("--out", type=Path, default=OUT, help="the file to write")
+    add("--cache", type=Path, help="keep the exported bundles in this folder, and reuse them")
+    add("--threads", type=_positive, default=available_cores(), help="of one operation")
+    add("--rounds", type=_positive, default=Rounds.rounds, help="of a comparison")
+    add("--runs", type=_positive, default=Rounds.runs, help="timed, of one side in a round")
+    add("--seconds", type=float, default=Rounds.seconds, help="of a comparison, about, at most")
+    add("--gallery", type=_positive, default=LatencySettings.gallery, help="vectors to search")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return number
+
+
+def _alone(threads: int, task: Callable[..., Result], *arguments: Any) -> Result:
+    """Run a task in a fresh process, whose memory is given back when it ends.
+
+    Raises:
+        ZtcirError: the task's own; or its process was killed.
+    """
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    context = multiprocessing.get_context("spawn")
+    quiet = (logging.disable, (logging.WARNING,))  # open_clip warns that weights are random
+    with ProcessPoolExecutor(1, context, *quiet) as executor:
+        try:
+            return executor.submit(task, *arguments).result()
+        except BrokenProcessPool as error:
+            raise ZtcirError(
+                f"Measuring {arguments[0]} was killed, as happens when memory runs out: measure "
+                "fewer --models, or free some memory."
+            ) from error
+
+
+def _git() -> dict[str, Any] | None:
+    """Return the commit that is measured, and whether tracked files differ from it."""
+
+    def ask(*command: str) -> str:
+        git = ["git", "-C", str(ROOT), *command]
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = ask("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        return {"commit": ask("rev-parse", "HEAD"), "modified": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
+        return None
+
+
+def _load_average() -> float | None:
+    """Return how many processes have wanted to run in the last minute, on average."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (
+            model["name"],
+            what.replace("_", " "),
+            f"{sides['timings'][SDK]['p50_ms']:.2f}",
+            f"{sides['timings'][EAGER]['p50_ms']:.2f}",
+            f"{sides['ratios'][SDK]['median']:.2f}",
+        )
+        for model in result["models"]
+        for what, sides in model["comparisons"].items()
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
