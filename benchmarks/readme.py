@@ -1,0 +1,262 @@
+"""The README's figures, from the files that commands wrote.
+
+    python -m benchmarks.readme            write them
+    python -m benchmarks.readme --check    exit 1 if the README says anything else
+
+A region of the README stands between two marks, ``<!-- quality -->`` and ``<!-- /quality -->``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cli.output import note, write_file
+from ztcir_sdk.errors import ZtcirError
+
+__all__ = ["REGIONS", "fill", "main", "region_texts"]
+
+ROOT = Path(__file__).resolve().parents[1]
+SCORES = ("R@1", "R@5", "R@10", "mAP@10")
+METHODS = ("composed", "mapped", "stage1", "image", "text", "sum", "sum_best", "oracle")
+
+Values = Mapping[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fill the README, or check it; gives the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.readme",
+        description="Fill the README's figures from the result files.",
+    )
+    parser.add_argument("--check", action="store_true", help="only compare; exit 1 if it differs")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    options = parser.parse_args(arguments)
+    try:
+        before = _read(options.readme)
+        regions = region_texts(options.results)
+        after = fill(before, regions)
+        if options.check:
+            _check(before, after, options.results, regions)
+        elif after != before:
+            write_file(options.readme, after.encode())
+        for name in REGIONS.keys() - regions.keys():
+            note(f"{name} is left as it is: {options.results / REGIONS[name][0]} is missing.")
+    except ZtcirError as error:
+        note(f"Error: {error}")
+        return error.exit_code
+    return 0
+
+
+def region_texts(results: Path) -> dict[str, str]:
+    """Return what belongs in each region whose file is there.
+
+    Raises:
+        ZtcirError: a file is not what its command writes.
+    """
+    texts: dict[str, str] = {}
+    for name, (file, _, describe) in REGIONS.items():
+        if (path := results / file).is_file():
+            try:
+                texts[name] = describe(json.loads(_read(path)))
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+                raise ZtcirError(
+                    f"{path} is not what its command writes ({error!r}): make it again."
+                ) from error
+    return texts
+
+
+def fill(readme: str, regions: Mapping[str, str]) -> str:
+    """Return a README with other texts in its regions; regions that are not named stay.
+
+    Raises:
+        ZtcirError: the README has no such region, or has it twice.
+    """
+    for name, text in regions.items():
+        found = list(_pattern(name).finditer(readme))
+        if len(found) != 1:
+            raise ZtcirError(
+                f"The README has {len(found)} regions {name!r}, not one: mark its place with "
+                f"<!-- {name} --> and <!-- /{name} -->."
+            )
+        start, end = found[0].span()
+        whole = f"<!-- {name} -->\n\n{text}\n\n<!-- /{name} -->"
+        readme = f"{readme[:start]}{whole}{readme[end:]}"
+    return readme
+
+
+def _check(before: str, after: str, results: Path, regions: Mapping[str, str]) -> None:
+    """Refuse figures that differ from their file, or that have none."""
+    for name, (file, command, _) in REGIONS.items():
+        inside = [found.strip() for found in _pattern(name).findall(before)]
+        if name not in regions and any(inside):
+            raise ZtcirError(
+                f"The README has figures in {name!r} without {results / file}: make it with "
+                f"`{command}`."
+            )
+        if name in regions and inside != [regions[name]]:
+            raise ZtcirError(
+                f"The README's {name!r} differs from {results / file}: run "
+                "`python -m benchmarks.readme`."
+            )
+    if before != after:
+        raise ZtcirError("The README's marks are out of form: run `python -m benchmarks.readme`.")
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(f"<!-- {name} -->(.*?)<!-- /{name} -->", re.DOTALL)
+
+
+def _quality(values: Values) -> str:
+    """Scores by method, from `ztcir eval triplets`, and what composing gains."""
+    methods = values["methods"]
+    labels = {name: f"`{name}`" for name in METHODS}
+    labels["sum_best"] = f"`sum`, best weight of the text ({methods['sum_best']['weight']:g})"
+    overall = {name: methods[name]["overall"] for name in METHODS}
+    rows = [
+        (labels[name], *(f"{scores[score]:.3f}" for score in SCORES))
+        for name, scores in overall.items()
+    ]
+    gains = {
+        name: overall["composed"]["mAP@10"] / overall[name]["mAP@10"]
+        for name in ("sum_best", "stage1")
+    }
+    # The weights that are tried include 0 and 1, so the best is never below `image` or `text`.
+    return "\n\n".join(
+        (
+            _table(("method", *SCORES), rows),
+            f"{_count(values['queries'])} queries over {_count(values['gallery'])} pictures, "
+            f"bundle `{values['bundle']['name']}` ({values['bundle']['precision']}), "
+            f"{values['date'][:10]}. By mAP@10, `composed` reaches {gains['sum_best']:.2f} times "
+            f"the best of `image`, `text` and `sum`, and {gains['stage1']:.2f} times `stage1`.",
+        )
+    )
+
+
+def _latency(values: Values) -> str:
+    """Times of graphs and whole queries, from `ztcir bench`."""
+    rows = [
+        (f"{graph.replace('_', ' ')}, {_sizes(timing)}", *_times(timing))
+        for graph, timings in values["graphs"].items()
+        for timing in timings
+    ]
+    query = values["query"]
+    gallery = f"{_count(query['index'])} pictures"
+    rows.append((f"JPEG and text in, hits of {gallery} out", *_times(query["first_text"])))
+    rows.append(
+        (f"another text on that JPEG, hits of {gallery} out", *_times(query["second_text"]))
+    )
+    speed = values["indexing"]["pictures_per_second"]
+    return "\n\n".join(
+        (
+            _table(("milliseconds", "p50", "p90", "p99"), rows),
+            f"Indexing: {speed:.0f} pictures a second. Bundle `{values['bundle']['name']}` "
+            f"({values['precision']}), {_machine(values, 'onnxruntime')}.",
+        )
+    )
+
+
+def _ratios(values: Values) -> str:
+    """The SDK beside PyTorch eager, from `benchmarks.latency`."""
+    rows = []
+    for model in values["models"]:
+        for what, said, side in _COMPARED:
+            sides = model["comparisons"][what]
+            ratio, timings = sides["ratios"][side], sides["timings"]
+            rows.append(
+                (
+                    f"{model['name']} ({model['weights']} weights)",
+                    said,
+                    _milliseconds(timings[side]["p50_ms"]),
+                    _milliseconds(timings["pytorch"]["p50_ms"]),
+                    f"{ratio['median']:.2f} ({ratio['p25']:.2f} to {ratio['p75']:.2f})",
+                )
+            )
+    columns = ("model", "what", "SDK, p50 ms", "PyTorch, p50 ms", "times as fast")
+    tokens = values["models"][0]["tokens"]
+    return "\n\n".join(
+        (
+            _table(columns, rows, text_columns=2),
+            f"PyTorch runs the same modules eagerly, prompts padded to {tokens['padded']} tokens; "
+            f"the SDK cuts them after their end, here to {tokens['cut']}. Times as fast: the "
+            "median of the ratios of interleaved rounds, and their middle half. "
+            f"{_machine(values, 'onnxruntime', 'torch')}.",
+        )
+    )
+
+
+_COMPARED = (
+    ("image_encoder", "image encoder", "sdk"),
+    ("token_learner", "token learner", "sdk"),
+    ("text_encoder", "text encoder", "sdk"),
+    ("text_encoder", "text encoder, both padded", "sdk_padded"),
+    ("first_text", "JPEG and text in, hits out", "sdk"),
+    ("second_text", "another text on that JPEG, hits out", "sdk"),
+)
+"""Comparison, what the README calls it, and the side that is compared with PyTorch."""
+
+Region = tuple[str, str, Callable[[Values], str]]
+REGIONS: Mapping[str, Region] = {
+    "quality": ("val-triplets.json", "ztcir eval triplets --method all --json", _quality),
+    "latency": ("bench.json", "ztcir bench --json", _latency),
+    "ratios": ("latency.json", "python -m benchmarks.latency", _ratios),
+}
+"""Region -> its file, the command that writes that, and the text that it becomes."""
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
+    marks = ["---" if place < text_columns else "---:" for place in range(len(columns))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, marks, *rows))
+
+
+def _times(timing: Values) -> list[str]:
+    return [_milliseconds(timing[name]) for name in ("p50_ms", "p90_ms", "p99_ms")]
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _sizes(timing: Values) -> str:
+    names = {"images": "image", "references": "reference", "texts": "text", "tokens": "token"}
+    return " of ".join(
+        f"{timing[many]} {one if timing[many] == 1 else many}"
+        for many, one in names.items()
+        if many in timing
+    )
+
+
+def _machine(values: Values, *packages: str) -> str:
+    """Where, with what and when: "AMD EPYC, 2 threads, onnxruntime 1.32.0, 2026-11-25"."""
+    threads = values["threads"]
+    return ", ".join(
+        (
+            str(values["machine"]["cpu"]),
+            f"{threads} thread{'' if threads == 1 else 's'}",
+            *(f"{name} {values['versions'][name]}" for name in packages),
+            values["date"][:10],
+        )
+    )
+
+
+def _count(number: int) -> str:
+    return f"{number:,}".replace(",", " ")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ZtcirError(
+            f"{path} cannot be read ({error.strerror}): run this in a checkout."
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
