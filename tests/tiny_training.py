@@ -1,0 +1,142 @@
+"""Tiny CLIPs of three kinds and a tiny collection of drawings, to train and export in seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor
+
+from train.backbone import BackboneConfig, create_backbone
+from train.model import ComposedModel, ModelConfig
+from ztcir_sdk.drawings import Drawing, draw
+
+CONFIGS = Path(__file__).parent / "tiny_configs"
+open_clip.add_model_config(CONFIGS)
+
+VIT, QUICK, CONVNET = "tiny-vit", "tiny-vit-quickgelu", "tiny-convnet"
+PARTS = ModelConfig(
+    token_learner_width=32,
+    token_learner_heads=2,
+    vsi_layers=(0, 1),
+    vsi_width=16,
+    vsi_heads=2,
+    adapter_bottleneck=8,
+)
+COLOURS = ("Red", "Blue", "Green", "Black", "Yellow")
+TYPES = {"Tshirts": "t-shirt", "Dresses": "dress", "Handbags": "handbag", "Casual Shoes": "sneaker"}
+GENDERS = ("Men", "Women")
+
+
+def tiny_model(
+    name: str = VIT, parts: ModelConfig = PARTS, *, random: bool = True
+) -> ComposedModel:
+    """A model in evaluation mode; ``random`` moves all gates, adapters, gains and biases."""
+    torch.manual_seed(0)
+    model = ComposedModel(create_backbone(BackboneConfig(name)), parts).eval()
+    if random:
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim < 2 or not parameter.any():
+                    parameter += torch.randn(parameter.shape, generator=generator) * 0.3
+    return model
+
+
+@contextlib.contextmanager
+def tiny_fashion_lite() -> Iterator[None]:
+    """``fashion-lite`` is a small one, and starts from noise in place of ImageNet's weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.backbone.CONFIGS", CONFIGS)
+        patch.setattr("train.fit_backbone.load_imagenet", lambda trunk: None)
+        yield
+
+
+@contextlib.contextmanager
+def saved_every(steps: int) -> Iterator[None]:
+    """Runs write a checkpoint every ``steps`` steps."""
+    from train.run import Run
+
+    start = Run.__init__
+
+    def begin(self: Run, *args: Any, **options: Any) -> None:
+        start(self, *args, **{**options, "save_every": steps})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "__init__", begin)
+        yield
+
+
+def catalogue(names: int = 20) -> list[dict[str, Any]]:
+    """What is known of each product: four a name, which differ in colour and gender."""
+    return [
+        {
+            "id": 1000 + 4 * number + place,
+            "gender": GENDERS[place % 2],
+            "articleType": list(TYPES)[number % len(TYPES)],
+            "baseColour": COLOURS[(number + place // 2) % len(COLOURS)],
+            "caption": f"Acme {list(TYPES)[number % len(TYPES)]} no {number}",
+        }
+        for number in range(names)
+        for place in range(4)
+    ]
+
+
+def picture(fields: Mapping[str, Any]) -> bytes:
+    drawing = Drawing(
+        TYPES[fields["articleType"]],
+        fields["baseColour"].lower(),
+        "plain" if fields["gender"] == "Men" else "striped",
+        seed=fields["id"],
+    )
+    stream = io.BytesIO()
+    draw(drawing, (48, 64)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def members_of(fields: Mapping[str, Any]) -> list[tuple[str, bytes]]:
+    """The two files of a sample in a shard."""
+    key = str(fields["id"])
+    return [(f"{key}.jpg", picture(fields)), (f"{key}.json", json.dumps(fields).encode())]
+
+
+def write_shard(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def write_collection(folder: Path) -> list[str]:
+    """Two shards of 40 photos each."""
+    products = catalogue()
+    return [
+        str(
+            write_shard(
+                folder / f"train-{number:04d}.tar",
+                [member for fields in products[number::2] for member in members_of(fields)],
+            )
+        )
+        for number in range(2)
+    ]
+
+
+def assert_equal_tensors(
+    one: Mapping[str, Mapping[str, Tensor]], other: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """The same groups, names and bits."""
+    assert one.keys() == other.keys()
+    for group, tensors in one.items():
+        assert tensors.keys() == other[group].keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, other[group][name]), (group, name)
