@@ -22,16 +22,16 @@ BUNDLES = "ztcir_sdk/bundles/"
 DEFAULT = f"{BUNDLES}fashion-lite/"
 MOST_BYTES = 32_000_000
 """Of the default bundle, as it lies on a disk."""
-NEVER_REQUIRED = ("torch", "torchvision", "open-clip-torch", "timm", "onnx", "onnxruntime")
-"""Only extras may ask for these."""
+ONLY_IN_EXTRAS = {
+    *("torch", "torchvision", "open-clip-torch", "timm", "transformers", "safetensors"),
+    *("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13"),
+}
 
 
 def problems(wheel: Path, root: Path = ROOT) -> list[str]:
     """Return what is wrong with a wheel of the checkout `root`, a sentence each."""
     with zipfile.ZipFile(wheel) as archive:
-        files = {
-            name: archive.read(name) for name in archive.namelist() if not name.endswith("/")
-        }
+        files = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
     infos = {name.split("/")[0] for name in files if ".dist-info/" in name}
     if len(infos) != 1:
         return [f"there must be one dist-info, not {sorted(infos)}"]
@@ -101,7 +101,11 @@ def _metadata_problems(files: Mapping[str, bytes], info: str, root: Path) -> lis
         wrong.append("the command ztcir is missing")
     for requirement in metadata.get_all("Requires-Dist", []):
         name = re.match(r"[\w.-]+", requirement)
-        if name and name[0].lower() in NEVER_REQUIRED and "extra ==" not in requirement:
+        if (
+            name
+            and name[0].lower().replace("_", "-") in ONLY_IN_EXTRAS
+            and "extra ==" not in requirement
+        ):
             wrong.append(f"it requires {name[0]}, which only an extra may")
     return wrong
 
