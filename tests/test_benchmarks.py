@@ -1,0 +1,486 @@
+"""What is claimed about speed: ratios, the measurement's fields, and the README's figures."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_bundle import SIZE, TinyModel, write_tiny_bundle
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))  # benchmarks is in no wheel
+
+from benchmarks import readme  # noqa: E402
+from benchmarks.comparison import LEAST_ROUNDS, Ratio, Rounds, compare  # noqa: E402
+from ztcir_sdk.errors import UsageError, ZtcirError  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+class Machine:
+    """A clock that moves only while an operation runs."""
+
+    def __init__(self) -> None:
+        self.nanoseconds = 0
+        self.speed = 1.0
+        self.calls: list[str] = []
+
+    def clock(self) -> int:
+        return self.nanoseconds
+
+    def operation(self, name: str, milliseconds: float) -> Callable[[], None]:
+        def run() -> None:
+            self.calls.append(name)
+            self.nanoseconds += round(milliseconds * 1e6 / self.speed)
+
+        return run
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=60))
+def test_a_ratio_sums_up_its_rounds(ratios: list[float]) -> None:
+    ratio = Ratio.of(ratios)
+    ordered = sorted(ratios)
+    middle = len(ordered) // 2
+    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    assert ratio.median == pytest.approx(median)
+    assert (ratio.least, ratio.most, ratio.rounds) == (ordered[0], ordered[-1], len(ratios))
+    assert ratio.least <= ratio.p25 <= ratio.median <= ratio.p75 <= ratio.most
+
+
+def test_quartiles_by_hand() -> None:
+    assert Ratio.of([5, 1, 2, 4, 3]).to_dict() == {
+        "median": 3,
+        "p25": 2,
+        "p75": 4,
+        "min": 1,
+        "max": 5,
+        "rounds": 5,
+    }
+
+
+class TestCompare:
+    def test_a_ratio_says_how_many_times_as_fast(self) -> None:
+        machine = Machine()
+        operations = {"fast": machine.operation("fast", 2), "slow": machine.operation("slow", 7)}
+        result = compare(
+            operations, baseline="slow", how=Rounds(rounds=4, runs=3), clock=machine.clock
+        )
+        assert result.ratios.keys() == {"fast"}
+        assert result.ratios["fast"] == Ratio(3.5, 3.5, 3.5, 3.5, 3.5, 4)
+        assert (result.timings["fast"].p50, result.timings["fast"].runs) == (2, 12)
+        assert (result.timings["slow"].p99, result.timings["slow"].runs) == (7, 12)
+
+    def test_a_machine_that_slows_down_changes_times_but_no_ratio(self) -> None:
+        machine = Machine()
+        fast, slow = machine.operation("fast", 2), machine.operation("slow", 6)
+
+        def fast_then_throttle() -> None:
+            fast()
+            if machine.calls.count("fast") % 8 == 0:  # between rounds, where "fast" is last
+                machine.speed /= 2
+
+        operations = {"slow": slow, "fast": fast_then_throttle}
+        how = Rounds(rounds=9, runs=3)
+        result = compare(operations, baseline="slow", how=how, clock=machine.clock)
+        assert result.timings["slow"].p99 > 5 * result.timings["slow"].least
+        assert result.ratios["fast"].median == pytest.approx(3)
+
+    def test_operations_take_turns_and_each_begins_with_an_untimed_run(self) -> None:
+        machine = Machine()
+        operations = {name: machine.operation(name, 1) for name in "abc"}
+        compare(operations, baseline="a", how=Rounds(rounds=4, runs=2), clock=machine.clock)
+        turns = [machine.calls[3:][place : place + 3] for place in range(0, 36, 3)]
+        assert all(len(set(turn)) == 1 for turn in turns)
+        assert "".join(turn[0] for turn in turns) == "abcbcacababc"
+
+    def test_the_untimed_run_is_in_no_figure(self) -> None:
+        machine = Machine()
+
+        def slow_at_first() -> None:
+            machine.nanoseconds += 900_000_000 if machine.calls[-1:] != ["a"] else 1_000_000
+            machine.calls.append("a")
+
+        operations = {"a": slow_at_first, "b": machine.operation("b", 1)}
+        result = compare(
+            operations, baseline="b", how=Rounds(rounds=5, runs=2), clock=machine.clock
+        )
+        assert result.timings["a"].p99 == 1
+        assert result.ratios["a"].median == 1
+
+    def test_it_stops_when_time_is_up_but_not_before_the_least_rounds(self) -> None:
+        def rounds(seconds: float) -> int:
+            machine = Machine()
+            operations = {name: machine.operation(name, 250) for name in "ab"}
+            how = Rounds(rounds=50, runs=1, seconds=seconds)  # a round takes a second
+            return (
+                compare(operations, baseline="a", how=how, clock=machine.clock).ratios["b"].rounds
+            )
+
+        assert rounds(0) == LEAST_ROUNDS
+        assert rounds(10.5) == 11
+        assert rounds(1e9) == 50
+
+
+@pytest.fixture(scope="module")
+def torch() -> Any:
+    pytest.importorskip("open_clip", reason="PyTorch's side needs the train extra")
+    return pytest.importorskip("torch", reason="PyTorch's side needs the train extra")
+
+
+class TorchTinyModel:
+    """The tiny model as `train.model.ComposedModel` offers itself."""
+
+    def __init__(self, tiny: TinyModel, torch: Any) -> None:
+        self.tiny, self.torch = tiny, torch
+        self.lengths: set[int] = set()
+        self.backbone = SimpleNamespace(
+            context_length=77,
+            preprocess_cfg={
+                "size": (SIZE, SIZE),
+                "mean": (0.5,) * 3,
+                "std": (0.25,) * 3,
+                "interpolation": "bicubic",
+                "resize_mode": "shortest",
+            },
+        )
+
+    def _tensors(self, arrays: Any) -> Any:
+        return tuple(self.torch.from_numpy(np.asarray(array)) for array in arrays)
+
+    def encode_image(self, pixel_values: Any) -> Any:
+        return self._tensors(self.tiny.encode_image(pixel_values.numpy()))
+
+    def learn_token(self, embeds: Any, patches: Any) -> Any:
+        return self._tensors(self.tiny.learn_token(embeds.numpy(), patches.numpy()))
+
+    def encode_query(self, ids: Any, index: Any, scale: Any, *said: Any) -> Any:
+        self.lengths.add(ids.shape[1])
+        arrays = [each.numpy() for each in (ids, index, scale, *said)]
+        return self._tensors([self.tiny.encode_query(*arrays)])[0]
+
+
+class TestMeasure:
+    def measure(self, model: Any, folder: Path, *, same_weights: bool = True) -> dict[str, Any]:
+        from benchmarks.measurement import LatencySettings, measure
+
+        bundle = write_tiny_bundle(folder / "tiny")
+        settings = LatencySettings(threads=1, how=Rounds(2, 1), gallery=40, pictures=4, k=5)
+        return measure(model, bundle, settings, same_weights=same_weights)
+
+    def test_its_fields(self, tmp_path: Path, torch: Any) -> None:
+        threads = torch.get_num_threads()
+        model = TorchTinyModel(TinyModel(), torch)
+        result = json.loads(json.dumps(self.measure(model, tmp_path), allow_nan=False))
+        assert torch.get_num_threads() == threads
+        assert result["largest_difference"] < 1e-5
+        assert result["bundle"]["precision"] == "fp32"
+        assert result["bundle"]["bytes"] > 1000
+        cut, padded = result["tokens"]["cut"], result["tokens"]["padded"]
+        assert 3 < cut < padded == 77
+        assert model.lengths == {cut, 77}  # whole queries are always padded
+        sides = {what: set(one["timings"]) for what, one in result["comparisons"].items()}
+        both = {"sdk", "pytorch"}
+        assert sides == {
+            "image_encoder": both,
+            "token_learner": both,
+            "text_encoder": both | {"sdk_padded", "pytorch_cut"},
+            "first_text": both,
+            "second_text": both,
+        }
+        for one in result["comparisons"].values():
+            assert one["baseline"] == "pytorch"
+            assert one["ratios"].keys() == one["timings"].keys() - {"pytorch"}
+            for timing in one["timings"].values():
+                assert timing.keys() == {"p50_ms", "p90_ms", "p99_ms", "mean_ms", "min_ms", "runs"}
+                assert (timing["runs"], timing["p50_ms"] > 0) == (2, True)
+            for ratio in one["ratios"].values():
+                assert ratio.keys() == {"median", "p25", "p75", "min", "max", "rounds"}
+                assert ratio["rounds"] == 2
+
+    def test_sides_that_answer_differently_are_not_compared(
+        self, tmp_path: Path, torch: Any
+    ) -> None:
+        other = TorchTinyModel(TinyModel(), torch)
+        other.tiny.adapter = other.tiny.adapter * 1.01
+        with pytest.raises(ZtcirError, match=r"differ by .* export it from this very model"):
+            self.measure(other, tmp_path)
+
+    def test_a_stand_in_need_not_answer_alike_but_have_the_same_shapes(
+        self, tmp_path: Path, torch: Any
+    ) -> None:
+        other = TorchTinyModel(TinyModel(seed=1), torch)
+        result = self.measure(other, tmp_path, same_weights=False)
+        assert result["largest_difference"] is None
+        other.tiny.value = other.tiny.value[:, :3]
+        other.tiny.key = other.tiny.key[:, :3]
+        other.encode_query = lambda ids, *_: torch.zeros(len(ids), 4)
+        with pytest.raises(ZtcirError, match="name the checkpoint"):
+            self.measure(other, tmp_path / "again", same_weights=False)
+
+
+class TestTrainedBundle:
+    def test_without_an_architecture_in_its_card_it_needs_a_checkpoint(
+        self, tmp_path: Path, torch: Any
+    ) -> None:
+        from benchmarks.eager import stand_in_model
+
+        with pytest.raises(ZtcirError, match="--checkpoint"):
+            stand_in_model(write_tiny_bundle(tmp_path / "tiny"))
+
+    def test_another_checkpoint_is_refused(
+        self, tmp_path: Path, torch: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from benchmarks import eager
+
+        monkeypatch.setattr(eager, "load_model", lambda folder: (object(), {}))
+        monkeypatch.setattr(eager, "round_weights", lambda model: model)
+        monkeypatch.setattr(eager, "image_tower_fingerprint", lambda model: "0" * 32)
+        with pytest.raises(UsageError, match="was not exported from"):
+            eager.checkpoint_model(tmp_path, write_tiny_bundle(tmp_path / "tiny"))
+
+
+@pytest.mark.slow
+def test_the_command_measures_a_backbone_that_it_exports(tmp_path: Path, torch: Any) -> None:
+    out = tmp_path / "latency.json"
+    command = [sys.executable, "-m", "benchmarks.latency", "--models", "fashion-lite"]
+    few = ["--threads", "1", "--rounds", "2", "--runs", "1", "--gallery", "100"]
+    done = subprocess.run(
+        [*command, *few, "--out", str(out)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert {"cpu", "cpus"} <= result["machine"].keys()
+    assert {"torch", "onnxruntime", "open_clip_torch", "python"} <= result["versions"].keys()
+    assert result["threads"] == 1
+    assert result["settings"]["rounds"] == 2
+    assert result["git"] is None or len(result["git"]["commit"]) == 40
+    assert result["load_average"].keys() == {"before", "after"}
+    model = result["models"][0]
+    assert (model["name"], model["weights"]) == ("fashion-lite", "random")
+    assert model["largest_difference"] < 1e-4
+    assert 0.1 < model["peak_memory_gb"] < 24
+    assert set(result["date"]) > {"T", "+"}
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--rounds", "0"], 2, "no whole number of at least 1"),
+        (["--models", "no-such-model"], 1, "no-such-model is no open_clip model"),
+        (["--models", "--bundle", "nowhere"], 1, "nowhere does not exist"),
+    ],
+)
+@pytest.mark.slow
+def test_a_wrong_call_is_told_in_a_sentence(
+    arguments: list[str], code: int, sentence: str, torch: Any, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "benchmarks.latency", "--out", str(tmp_path / "o.json")]
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (done.returncode, sentence in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "o.json").exists()
+
+
+TIMING = {"p50_ms": 12.345, "p90_ms": 0.125, "p99_ms": 234.5, "mean_ms": 1, "min_ms": 1, "runs": 9}
+RATIO = {"median": 2.5, "p25": 2.25, "p75": 3.0, "min": 1, "max": 9, "rounds": 4}
+WHERE = {
+    "date": "2026-11-25T14:17:35+00:00",
+    "machine": {"cpu": "Some CPU"},
+    "versions": {"onnxruntime": "1.2.3", "torch": "4.5.6"},
+    "threads": 2,
+}
+
+
+def scores(number: float, **more: Any) -> dict[str, Any]:
+    return {"overall": {"R@1": number, "R@5": 0.5, "R@10": 0.75, "mAP@10": number}, **more}
+
+
+def result_files() -> dict[str, Any]:
+    two = {"sdk": TIMING, "pytorch": TIMING}
+    four = {**two, "sdk_padded": TIMING, "pytorch_cut": TIMING}
+    comparisons = {
+        what: {"timings": two, "ratios": {"sdk": RATIO}}
+        for what in ("image_encoder", "token_learner", "first_text", "second_text")
+    }
+    comparisons["text_encoder"] = {
+        "timings": four,
+        "ratios": {"sdk": {**RATIO, "median": 7.125}, "sdk_padded": RATIO, "pytorch_cut": RATIO},
+    }
+    return {
+        "val-triplets.json": {
+            "methods": {
+                "composed": scores(0.2),
+                **{name: scores(0.05) for name in ("mapped", "image", "text", "sum", "oracle")},
+                "stage1": scores(0.125),
+                "sum_best": scores(0.1, weight=0.35),
+            },
+            "queries": 1800,
+            "gallery": 4000,
+            "bundle": {"name": "tiny", "fingerprint": "00", "precision": "fp32"},
+            "date": WHERE["date"],
+        },
+        "bench.json": {
+            **WHERE,
+            "bundle": {"name": "tiny", "fingerprint": "00"},
+            "precision": "fp32",
+            "graphs": {
+                "image_encoder": [{"images": 1, **TIMING}, {"images": 8, **TIMING}],
+                "text_encoder": [{"texts": 1, "tokens": 8, **TIMING}],
+            },
+            "query": {"index": 10_000, "first_text": TIMING, "second_text": TIMING},
+            "indexing": {"pictures_per_second": 41.5},
+        },
+        "latency.json": {
+            **WHERE,
+            "models": [
+                {
+                    "name": "ViT-B-32",
+                    "weights": "random",
+                    "tokens": {"cut": 12, "padded": 77},
+                    "comparisons": comparisons,
+                }
+            ],
+        },
+    }
+
+
+MARKS = "".join(f"<!-- {name} -->\n<!-- /{name} -->\nbetween\n" for name in readme.REGIONS)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    (tmp_path / "README.md").write_text(f"# Title\n{MARKS}end\n")
+    for name, values in result_files().items():
+        (tmp_path / name).write_text(json.dumps(values))
+    return tmp_path
+
+
+def run(checkout: Path, *arguments: str) -> int:
+    where = ["--readme", str(checkout / "README.md"), "--results", str(checkout)]
+    return readme.main([*where, *arguments])
+
+
+class TestReadme:
+    def test_it_says_what_the_files_say(self, checkout: Path) -> None:
+        assert run(checkout) == 0
+        text = (checkout / "README.md").read_text()
+        assert text.startswith("# Title\n<!-- quality -->\n\n| method | R@1 |")
+        assert text.endswith("end\n")
+        assert text.count("between\n") == 3
+        lines = text.splitlines()
+        assert "| `composed` | 0.200 | 0.500 | 0.750 | 0.200 |" in lines
+        assert "| `sum`, best weight of the text (0.35) | 0.100 | 0.500 | 0.750 | 0.100 |" in lines
+        assert sum(line.startswith("| `") for line in lines) == 8
+        assert "1 800 queries over 4 000 pictures, bundle `tiny` (fp32), 2026-11-25" in text
+        assert "2.00 times the best of `image`, `text` and `sum`, and 1.60 times `stage1`" in text
+        assert "| image encoder, 8 images | 12.3 | 0.12 | 234 |" in lines
+        assert "| text encoder, 1 text of 8 tokens | 12.3 | 0.12 | 234 |" in lines
+        assert (
+            "| ViT-B-32 (random weights) | text encoder | 12.3 | 12.3 | 7.12 (2.25 to 3.00) |"
+            in (lines)
+        )
+        assert "Some CPU, 2 threads, onnxruntime 1.2.3, torch 4.5.6, 2026-11-25." in text
+
+    def test_filling_twice_is_filling_once(self, checkout: Path) -> None:
+        assert run(checkout, "--check") == 1
+        assert (checkout / "README.md").read_text() == f"# Title\n{MARKS}end\n"  # only looked at
+        assert run(checkout) == 0
+        once = (checkout / "README.md").read_text()
+        assert run(checkout, "--check") == 0
+        assert run(checkout) == 0
+        assert (checkout / "README.md").read_text() == once
+
+    def test_a_number_changed_in_the_readme_is_seen(
+        self, checkout: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run(checkout)
+        file = checkout / "README.md"
+        whole = file.read_text()
+        for name, old, new in (
+            ("quality", "| 0.200 |", "| 0.210 |"),
+            ("latency", "12.3", "11.3"),
+            ("ratios", "7.12", "8.12"),
+        ):
+            start = whole.index(f"<!-- {name} -->")
+            file.write_text(whole[:start] + whole[start:].replace(old, new, 1))
+            assert run(checkout, "--check") == 1
+            assert f"The README's '{name}' differs from" in capsys.readouterr().err
+        file.write_text(whole)
+        assert run(checkout, "--check") == 0
+
+    @pytest.mark.parametrize("file", list(result_files()))
+    def test_a_number_changed_in_a_file_is_seen(self, checkout: Path, file: str) -> None:
+        run(checkout)
+        values = copy.deepcopy(result_files()[file])
+        if file == "val-triplets.json":
+            values["methods"]["stage1"]["overall"]["R@5"] = 0.25
+        elif file == "bench.json":
+            values["query"]["second_text"] = {**TIMING, "p99_ms": 1}
+        else:
+            values["models"][0]["comparisons"]["first_text"]["ratios"]["sdk"] |= {"p75": 8}
+        (checkout / file).write_text(json.dumps(values))
+        assert run(checkout, "--check") == 1
+        assert run(checkout) == 0
+        assert run(checkout, "--check") == 0
+
+    def test_figures_without_a_file_are_refused_but_an_empty_region_is_not(
+        self, checkout: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (checkout / "bench.json").rename(checkout / "aside.json")
+        assert run(checkout) == 0
+        assert "<!-- latency -->\n<!-- /latency -->" in (checkout / "README.md").read_text()
+        assert run(checkout, "--check") == 0
+        (checkout / "aside.json").rename(checkout / "bench.json")
+        assert run(checkout) == 0
+        (checkout / "bench.json").unlink()
+        before = (checkout / "README.md").read_text()
+        assert run(checkout) == 0
+        assert (checkout / "README.md").read_text() == before
+        capsys.readouterr()
+        assert run(checkout, "--check") == 1
+        assert "make it with `ztcir bench --json`" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("marks", ["", MARKS + MARKS])
+    def test_a_region_must_be_there_once(
+        self, checkout: Path, marks: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (checkout / "README.md").write_text(marks)
+        assert run(checkout) == 1
+        assert "mark its place with <!-- quality -->" in capsys.readouterr().err
+        assert (checkout / "README.md").read_text() == marks
+
+    def test_a_file_of_another_kind_is_refused(
+        self, checkout: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for content in ("{}", "[1]", "not JSON", json.dumps({"methods": {"composed": {}}})):
+            (checkout / "val-triplets.json").write_text(content)
+            assert run(checkout) == 1
+            assert "val-triplets.json is not what its command writes" in capsys.readouterr().err
+
+    @settings(deadline=None)
+    @given(st.text(), st.text(), st.text(), st.text())
+    def test_all_else_in_a_readme_stays(self, head: str, old: str, new: str, tail: str) -> None:
+        if any("<!--" in text for text in (head, old, tail)):
+            return
+        filled = readme.fill(f"{head}<!-- a -->{old}<!-- /a -->{tail}", {"a": new})
+        assert filled == f"{head}<!-- a -->\n\n{new}\n\n<!-- /a -->{tail}"
+
+
+def test_the_readme_says_what_the_results_say() -> None:
+    if not (ROOT / "README.md").exists() or not any(RESULTS.glob("*.json")):
+        pytest.skip("there are no results, or no README")
+    assert readme.main(["--check"]) == 0
