@@ -21,7 +21,14 @@ from onnx import numpy_helper
 from tiny_bundle import D_T, D_VSI, END, SIZE, N, TinyModel, spec
 
 from ztcir_sdk.errors import BundleError, MissingDependencyError, UsageError, ZtcirError
-from ztcir_sdk.runtime import OnnxGraph, available_cores, cores, open_graph, resolve_device
+from ztcir_sdk.runtime import (
+    OnnxGraph,
+    RuntimeSettings,
+    available_cores,
+    cores,
+    open_graph,
+    resolve_device,
+)
 
 Inputs = dict[str, NDArray[Any]]
 
@@ -43,7 +50,7 @@ def files(model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 @pytest.fixture(scope="module")
 def text_encoder(files: dict[str, Path]) -> OnnxGraph:
-    return OnnxGraph(files["text_encoder"], threads=1)
+    return OnnxGraph(files["text_encoder"], RuntimeSettings(threads=1))
 
 
 def text_inputs(texts: int, tokens: int, references: int, seed: int = 0) -> Inputs:
@@ -87,14 +94,14 @@ def test_any_number_of_texts_tokens_and_references(
 
 
 def test_the_graph_says_what_it_takes_and_gives(files: dict[str, Path]) -> None:
-    graph = open_graph(files["image_encoder"], threads=1)
+    graph = open_graph(files["image_encoder"], RuntimeSettings(threads=1))
     assert graph.inputs == (spec("pixel_values"),)
     assert graph.outputs == (spec("image_embeds"), spec("patch_features"))
     assert graph.provider == "CPUExecutionProvider"
 
 
 def test_only_the_outputs_asked_for_come_back(files: dict[str, Path], model: TinyModel) -> None:
-    graph = OnnxGraph(files["image_encoder"], threads=1)
+    graph = OnnxGraph(files["image_encoder"], RuntimeSettings(threads=1))
     pixels = np.random.default_rng(0).standard_normal((3, 3, SIZE, SIZE)).astype(np.float32)
     embeds, patches = model.encode_image(pixels)
     assert list(graph.run({"pixel_values": pixels}, ["patch_features"])) == ["patch_features"]
@@ -172,7 +179,7 @@ def test_a_missing_graph_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("threads", [0, -1])
 def test_threads_below_one_are_refused(files: dict[str, Path], threads: int) -> None:
     with pytest.raises(UsageError, match="threads must be at least 1"):
-        OnnxGraph(files["text_encoder"], threads=threads)
+        OnnxGraph(files["text_encoder"], RuntimeSettings(threads=threads))
 
 
 def test_nothing_is_printed(tmp_path: Path, model: TinyModel, capfd: Any) -> None:
@@ -180,7 +187,7 @@ def test_nothing_is_printed(tmp_path: Path, model: TinyModel, capfd: Any) -> Non
     # ONNX Runtime warns of a weight that nothing uses.
     proto.graph.initializer.append(numpy_helper.from_array(np.zeros(3), "unused"))
     onnx.save(proto, tmp_path / "noisy.onnx")
-    graph = OnnxGraph(tmp_path / "noisy.onnx", threads=1)
+    graph = OnnxGraph(tmp_path / "noisy.onnx", RuntimeSettings(threads=1))
     graph.run({"pixel_values": np.zeros((1, 3, SIZE, SIZE), dtype=np.float32)})
     assert capfd.readouterr() == ("", "")
 
@@ -201,7 +208,7 @@ def test_unknown_devices_are_refused(device: str, files: dict[str, Path]) -> Non
     with pytest.raises(UsageError, match="cuda:0, not"):
         resolve_device(device)
     with pytest.raises(UsageError, match="cuda:0, not"):
-        OnnxGraph(files["text_encoder"], device=device)
+        OnnxGraph(files["text_encoder"], RuntimeSettings(device=device))
 
 
 class FakeOptions(types.SimpleNamespace):
@@ -250,7 +257,7 @@ def test_cuda_is_used_where_it_loads(
 ) -> None:
     fake = FakeRuntime(["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
-    graph = OnnxGraph(files["text_encoder"], device="cuda:1")
+    graph = OnnxGraph(files["text_encoder"], RuntimeSettings(device="cuda:1"))
     assert graph.provider == "CUDAExecutionProvider"
     assert fake.preloaded
     name, options = fake.settings["providers"][0]
@@ -270,7 +277,7 @@ def test_cuda_that_does_not_load_is_never_replaced_in_silence(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     with pytest.raises(ZtcirError, match=r"cuda:0 was asked for but .*ztcir\[gpu\]") as caught:
-        OnnxGraph(files["text_encoder"], device="cuda:0")
+        OnnxGraph(files["text_encoder"], RuntimeSettings(device="cuda:0"))
     assert "\n" not in str(caught.value)
 
 
@@ -280,7 +287,7 @@ def test_cuda_without_the_gpu_runtime_names_the_extra(files: dict[str, Path]) ->
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this is the GPU runtime")
     with pytest.raises(ZtcirError, match=r"built without CUDA.*ztcir\[gpu\]"):
-        OnnxGraph(files["text_encoder"], device="cuda:0")
+        OnnxGraph(files["text_encoder"], RuntimeSettings(device="cuda:0"))
 
 
 def test_without_a_runtime_the_extras_are_named(
@@ -352,5 +359,5 @@ def test_a_graph_takes_the_available_cores_unless_told(
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     OnnxGraph(files["text_encoder"])
     assert (fake.options.intra_op_num_threads, fake.options.inter_op_num_threads) == (3, 1)
-    OnnxGraph(files["text_encoder"], threads=5)
+    OnnxGraph(files["text_encoder"], RuntimeSettings(threads=5))
     assert fake.options.intra_op_num_threads == 5

@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.bundle import METHODS, REFERENCE_TENSORS, Bundle
+from ztcir_sdk.engines import IMAGES_AT_ONCE, TEXTS_AT_ONCE, graph_source
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.preprocess import ImageSource
-from ztcir_sdk.runtime import Graph, open_graph, resolve_device
+from ztcir_sdk.runtime import Graph, RuntimeSettings, open_graph, resolve_device
 from ztcir_sdk.tokenizer import PLACEHOLDER_MARK, TEXT_SLOT, Tokenizer
 
 __all__ = ["EncodedImage", "Encoder", "Questions"]
 
-IMAGES_AT_ONCE = 32
-TEXTS_AT_ONCE = 64
-"""Rows of one run of a graph, at most; more are split."""
+Row = TypeVar("Row")
 
 
 @dataclass(eq=False)
@@ -60,20 +59,21 @@ class Encoder:
     Attributes:
         bundle: what it runs.
         device: "cpu" or "cuda:N".
+        settings: how graphs are run, with that device.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         *,
-        device: str = "auto",
         precision: str | None = None,
-        threads: int | None = None,
+        settings: RuntimeSettings | None = None,
     ) -> None:
         """Choose what to run; see `ztcir_sdk.Retriever`."""
         self.bundle = bundle
-        self.device = resolve_device(device)
-        self._threads = threads
+        settings = settings or RuntimeSettings()
+        self.device = resolve_device(settings.device, settings.backend)
+        self.settings = replace(settings, device=self.device)
         self._variants = {
             graph: bundle.variant(graph, precision) for graph in bundle.manifest.graphs
         }
@@ -114,15 +114,14 @@ class Encoder:
         """Return a graph, of `ztcir_sdk.bundle.GRAPHS`, loaded at the first call.
 
         Raises:
-            MissingDependencyError: ONNX Runtime is not installed.
+            MissingDependencyError: the backend is not installed.
             ZtcirError: the bundle lacks the graph, or it cannot be loaded on the device.
         """
         with self._lock:
             if name not in self._graphs:
                 variant = self._variants.get(name) or self.bundle.variant(name)
-                self._graphs[name] = open_graph(
-                    self.bundle.file(variant), device=self.device, threads=self._threads
-                )
+                source = graph_source(self.bundle, name, variant)
+                self._graphs[name] = open_graph(source, self.settings)
             return self._graphs[name]
 
     def encode_images(self, images: Sequence[ImageSource]) -> NDArray[np.float32]:
@@ -132,8 +131,9 @@ class Encoder:
             ImageError: one of them cannot be used; see `ztcir_sdk.preprocess.load_image`.
         """
         vectors = np.empty((len(images), self.dim), dtype=np.float32)
-        for rows in _chunks(range(len(images)), IMAGES_AT_ONCE):
-            outputs = self._look([images[i] for i in rows], ["image_embeds"])
+        graph = self.graph("image_encoder")
+        for rows in _chunks(range(len(images)), _at_once(graph, IMAGES_AT_ONCE)):
+            outputs = self._look(graph, [images[i] for i in rows], ["image_embeds"])
             vectors[rows] = outputs["image_embeds"]
         return vectors
 
@@ -147,8 +147,9 @@ class Encoder:
         if "token_learner" in self._variants:
             outputs.append("patch_features")
         encoded: list[EncodedImage] = []
-        for rows in _chunks(range(len(images)), IMAGES_AT_ONCE):
-            seen = self._look([images[i] for i in rows], outputs)
+        graph = self.graph("image_encoder")
+        for rows in _chunks(range(len(images)), _at_once(graph, IMAGES_AT_ONCE)):
+            seen = self._look(graph, [images[i] for i in rows], outputs)
             patches = seen.get("patch_features", [None] * len(rows))
             encoded += map(EncodedImage, seen["image_embeds"], patches)
         return encoded
@@ -250,9 +251,11 @@ class Encoder:
         scale = 1.0 if questions.method == "composed" else 0.0
         return self._read(questions.prompts, references, index, scale)
 
-    def _look(self, images: list[ImageSource], outputs: list[str]) -> dict[str, NDArray[Any]]:
+    def _look(
+        self, graph: Graph, images: list[ImageSource], outputs: list[str]
+    ) -> dict[str, NDArray[Any]]:
         pixel_values = self.bundle.manifest.preprocessing(images)
-        seen = self.graph("image_encoder").run({"pixel_values": pixel_values}, outputs)
+        seen = graph.run({"pixel_values": pixel_values}, outputs)
         seen["image_embeds"] = self._unit(seen["image_embeds"], "image_encoder")
         return seen
 
@@ -275,7 +278,7 @@ class Encoder:
         vectors = np.empty((len(prompts), self.dim), dtype=np.float32)
         # Texts of a length together, since a batch is padded to its longest.
         by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        for rows in _chunks(by_length, TEXTS_AT_ONCE):
+        for rows in _chunks(by_length, _at_once(graph, TEXTS_AT_ONCE)):
             if index is None:
                 local, said = np.zeros(len(rows), dtype=np.int64), self._nothing
             else:
@@ -304,17 +307,17 @@ class Encoder:
 
     def _said(self, references: Sequence[EncodedImage]) -> dict[str, NDArray[np.float32]]:
         """Return the token learner's outputs of all references, which it sees but once."""
-        new = [reference for reference in references if reference.said is None]
-        for rows in _chunks(range(len(new)), IMAGES_AT_ONCE):
-            inputs = {
-                "image_embeds": np.stack([new[i].embedding for i in rows]),
-                "patch_features": np.stack([_patches(new[i]) for i in rows]),
-            }
+        if new := [reference for reference in references if reference.said is None]:
             graph = self.graph("token_learner")
             declared = {spec.name for spec in graph.inputs}
-            outputs = graph.run({name: inputs[name] for name in inputs if name in declared})
-            for row, i in enumerate(rows):
-                new[i].said = {name: array[row] for name, array in outputs.items()}
+            for rows in _chunks(new, _at_once(graph, IMAGES_AT_ONCE)):
+                inputs = {
+                    "image_embeds": np.stack([one.embedding for one in rows]),
+                    "patch_features": np.stack([_patches(one) for one in rows]),
+                }
+                outputs = graph.run({name: inputs[name] for name in inputs if name in declared})
+                for row, reference in enumerate(rows):
+                    reference.said = {name: array[row] for name, array in outputs.items()}
         said = [reference.said or {} for reference in references]
         return {name: np.stack([one[name] for one in said]) for name in said[0]}
 
@@ -343,6 +346,11 @@ def _listed(texts: Sequence[str]) -> list[str]:
     return list(texts)
 
 
-def _chunks(rows: Sequence[int], size: int) -> Iterator[list[int]]:
+def _at_once(graph: Graph, most: int) -> int:
+    """Return the rows of one run: `most`, or fewer where the graph takes no more."""
+    return min([most, *(graph.limits[axis] for axis in ("R", "B") if axis in graph.limits)])
+
+
+def _chunks(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
     for start in range(0, len(rows), size):
         yield list(rows[start : start + size])

@@ -26,6 +26,7 @@ from ztcir_sdk.files import hash_file
 from ztcir_sdk.gallery import IndexReport, build_index
 from ztcir_sdk.index import GalleryIndex, Index, IndexView, Item
 from ztcir_sdk.preprocess import ImageSource
+from ztcir_sdk.runtime import RuntimeSettings
 from ztcir_sdk.sources import TAR_SUFFIXES, Source, read_picture
 
 __all__ = ["Hit", "Reference", "Retriever", "default_index_path"]
@@ -69,27 +70,43 @@ class Retriever:
         bundle: str | os.PathLike[str] | Bundle,
         *,
         index: IndexSource | None = None,
+        backend: str = "auto",
         device: str = "auto",
         precision: str | None = None,
         threads: int | None = None,
+        gpu_memory_mb: int | None = None,
+        low_memory: bool = False,
     ) -> None:
         """Use a bundle; its graphs are loaded when they are first needed.
 
         Args:
             bundle: a bundle or its folder.
             index: what to search, unless a search says otherwise; see also `index`, `open_index`.
-            device: "cpu", "cuda" or "cuda:N"; "auto" is the processor.
+            backend: "onnx" (ONNX Runtime, on the device), "onnx-tensorrt" (its TensorRT provider)
+                or "tensorrt" (TensorRT itself); "auto" is "tensorrt" where `ztcir export --trt`
+                has built engines for the GPU, else "onnx".
+            device: "cpu", "cuda" or "cuda:N"; "auto" is the GPU where ONNX Runtime runs on it, and
+                the processor otherwise.
             precision: "fp32", "fp16" or "int8", as the bundle has it; by default fp32.
             threads: processor threads of one graph; by default one a core that may be used.
+            gpu_memory_mb: most GPU memory of one graph, in MiB; by default all that is free.
+            low_memory: give memory back after every run, for small devices; costs time.
 
         Raises:
             BundleError: the bundle is missing, altered, or made by a newer ztcir.
             ZtcirError: it lacks the precision, or the index cannot be opened.
-            UsageError: there is no such device.
+            UsageError: there is no such device or backend, or a number is below 1.
         """
         if not isinstance(bundle, Bundle):
             bundle = Bundle.load(bundle)
-        self.encoder = Encoder(bundle, device=device, precision=precision, threads=threads)
+        settings = RuntimeSettings(
+            backend=backend,
+            device=device,
+            threads=threads,
+            gpu_memory_mb=gpu_memory_mb,
+            low_memory=low_memory,
+        )
+        self.encoder = Encoder(bundle, precision=precision, settings=settings)
         self._index: GalleryIndex | None = None
         self._opened: dict[Path, Index] = {}
         self._lock = threading.Lock()
@@ -102,9 +119,12 @@ class Retriever:
         name: str = DEFAULT_BUNDLE,
         *,
         index: IndexSource | None = None,
+        backend: str = "auto",
         device: str = "auto",
         precision: str | None = None,
         threads: int | None = None,
+        gpu_memory_mb: int | None = None,
+        low_memory: bool = False,
     ) -> Retriever:
         """Use a bundle that came inside the package; for the arguments see `Retriever`.
 
@@ -113,7 +133,16 @@ class Retriever:
             BundleError: the installation holds no bundle at all, or it is altered.
         """
         bundle = Bundle.embedded(name)
-        return cls(bundle, index=index, device=device, precision=precision, threads=threads)
+        return cls(
+            bundle,
+            index=index,
+            backend=backend,
+            device=device,
+            precision=precision,
+            threads=threads,
+            gpu_memory_mb=gpu_memory_mb,
+            low_memory=low_memory,
+        )
 
     @property
     def bundle(self) -> Bundle:

@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 import os
-import re
+from dataclasses import replace
 
-from ztcir_sdk.errors import UsageError
 from ztcir_sdk.runtime.cores import available_cores
+from ztcir_sdk.runtime.devices import resolve_device
 from ztcir_sdk.runtime.onnx import OnnxGraph
 from ztcir_sdk.runtime.protocol import Graph, TensorSpec
+from ztcir_sdk.runtime.settings import BACKENDS, RuntimeSettings
+from ztcir_sdk.runtime.source import GraphSource, ShapeRange, ShapeRanges
 
-__all__ = ["Graph", "OnnxGraph", "TensorSpec", "available_cores", "open_graph", "resolve_device"]
-
-
-def resolve_device(device: str) -> str:
-    """Return "cpu" or "cuda:N" for "auto" (the processor, for now), "cpu", "cuda" or "cuda:N".
-
-    Raises:
-        UsageError: there is no such device.
-    """
-    if device in ("auto", "cpu"):
-        return "cpu"
-    if match := re.fullmatch(r"cuda(?::([0-9]+))?", device):
-        return f"cuda:{int(match[1] or 0)}"
-    raise UsageError(f"The device is auto, cpu, cuda or cuda:0, not {device!r}.")
+__all__ = [
+    "BACKENDS",
+    "Graph",
+    "GraphSource",
+    "OnnxGraph",
+    "RuntimeSettings",
+    "ShapeRange",
+    "ShapeRanges",
+    "TensorSpec",
+    "available_cores",
+    "open_graph",
+    "resolve_device",
+]
 
 
 def open_graph(
-    path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None
+    graph: str | os.PathLike[str] | GraphSource, settings: RuntimeSettings | None = None
 ) -> Graph:
-    """Load a graph for a device; see `resolve_device` and `OnnxGraph`.
+    """Load a graph with what the settings name; see `RuntimeSettings`.
+
+    Args:
+        graph: the ``.onnx`` file, or with what TensorRT needs to know of it.
+        settings: by default, whatever the machine has.
 
     Raises:
-        UsageError: there is no such device, or `threads` is below 1.
-        MissingDependencyError: ONNX Runtime is not installed.
+        UsageError: there is no such device, or the backend does not run on it.
+        MissingDependencyError: the backend is not installed.
         BundleError: the file is missing or no graph.
         ZtcirError: the device cannot be used.
     """
-    return OnnxGraph(path, device=resolve_device(device), threads=threads)
+    settings = settings or RuntimeSettings()
+    device = resolve_device(settings.device, settings.backend)
+    settings = replace(settings, device=device)
+    if device == "cpu" or settings.backend in ("onnx", "onnx-tensorrt"):
+        return OnnxGraph(graph, settings)
+    # Only here: a processor needs none of it.
+    from ztcir_sdk.runtime.engines import open_cached_engine, open_engine
+
+    source = graph if isinstance(graph, GraphSource) else GraphSource.of_file(graph)
+    if settings.backend == "tensorrt":
+        return open_engine(source, settings)
+    return open_cached_engine(source, settings) or OnnxGraph(source, settings)

@@ -1,24 +1,34 @@
-"""A graph run by ONNX Runtime, on the processor or on an NVIDIA GPU through CUDA."""
+"""A graph run by ONNX Runtime: on the processor, or on an NVIDIA GPU through CUDA or TensorRT."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk.errors import BundleError, MissingDependencyError, UsageError, ZtcirError
-from ztcir_sdk.runtime.cores import available_cores
-from ztcir_sdk.runtime.protocol import TensorSpec, check_inputs, check_outputs
+from ztcir_sdk.errors import BundleError, ZtcirError
+from ztcir_sdk.runtime.devices import resolve_device
+from ztcir_sdk.runtime.onnx_providers import (
+    TENSORRT,
+    choose_providers,
+    import_onnxruntime,
+    not_loaded,
+)
+from ztcir_sdk.runtime.protocol import TensorSpec, check_inputs, check_outputs, sizes_of
+from ztcir_sdk.runtime.settings import RuntimeSettings
+from ztcir_sdk.runtime.source import GraphSource, missing_graph
+from ztcir_sdk.runtime.trial import first_line
 
 __all__ = ["OnnxGraph", "import_onnxruntime"]
 
-_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _ONLY_ERRORS = 3  # log severity
 
+_OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "cuda failure 2:")
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -38,34 +48,76 @@ class OnnxGraph:
         name: the file's name without suffix, for messages.
         path: the file.
         threads: processor threads that work on one call.
+        limits: symbolic axis -> the largest size that it takes, where there is one.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, device: str = "cpu", threads: int | None = None
+        self,
+        graph: str | os.PathLike[str] | GraphSource,
+        settings: RuntimeSettings | None = None,
     ) -> None:
         """Load a graph.
 
         Args:
-            path: the ``.onnx`` file; external tensor data lies beside it.
-            device: "cpu", or "cuda:N" for the GPU of that number.
-            threads: processor threads for one call; by default one a core that this process may
-                use (`available_cores`).
+            graph: the ``.onnx`` file; external tensor data lies beside it.
+            settings: by default, the device that is there.
 
         Raises:
             MissingDependencyError: ONNX Runtime is not installed.
             BundleError: the file is missing, or no graph that this ONNX Runtime can load.
-            ZtcirError: CUDA was asked for and cannot be used.
-            UsageError: another device, or `threads` is below 1.
+            ZtcirError: CUDA or TensorRT was asked for and cannot be used.
+            UsageError: there is no such device.
         """
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads must be at least 1, not {threads}.")
+        settings = settings or RuntimeSettings()
+        device = resolve_device(settings.device, settings.backend)
+        settings = replace(settings, device=device)
         ort = import_onnxruntime()
-        self.path = Path(path)
-        self.name = self.path.stem
-        self.threads = available_cores() if threads is None else threads
-        if not self.path.is_file():
-            raise BundleError(f"The graph {self.path} is missing: export or copy the bundle again.")
+        self.path = path = graph.path if isinstance(graph, GraphSource) else Path(graph)
+        self.name = path.stem
+        self.threads = settings.threads_in_use
+        if not path.is_file():
+            raise missing_graph(path)
 
+        def source() -> GraphSource:
+            return graph if isinstance(graph, GraphSource) else GraphSource.of_file(path)
+
+        options = self._options(ort, settings)
+        providers = choose_providers(ort, settings, source)
+        try:
+            # Without `enable_fallback=0` a provider that fails is replaced, at loading and at
+            # running, with a line on standard output.
+            self._session = ort.InferenceSession(
+                os.fspath(path), options, providers=providers, enable_fallback=0
+            )
+        except Exception as error:  # its exceptions have no common base but this
+            if settings.device == "cpu":
+                raise BundleError(
+                    f"The graph {path} cannot be loaded ({first_line(error)}): "
+                    "export or copy the bundle again, or upgrade onnxruntime."
+                ) from error
+            raise not_loaded(settings, first_line(error)) from error
+        self._session.disable_fallback()
+        wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+        used: list[str] = self._session.get_providers()
+        if used[0] != wanted:
+            raise not_loaded(settings, f"its libraries did not load, and {used[0]} would run")
+        self._provider = used[0]
+        self._inputs = tuple(map(_spec, self._session.get_inputs()))
+        self._outputs = tuple(map(_spec, self._session.get_outputs()))
+        self.limits: Mapping[str, int] = (
+            {edge: sizes.most for edge, sizes in source().ranges.items()}
+            if self._provider == TENSORRT
+            else {}
+        )
+        self._run_options = None
+        if settings.low_memory and settings.device != "cpu":
+            self._run_options = ort.RunOptions()
+            number = settings.device.partition(":")[2]
+            self._run_options.add_run_config_entry(
+                "memory.enable_memory_arena_shrinkage", f"gpu:{number}"
+            )
+
+    def _options(self, ort: Any, settings: RuntimeSettings) -> Any:
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.intra_op_num_threads = self.threads
@@ -74,27 +126,9 @@ class OnnxGraph:
         # Idle threads would spin, each graph's against the next graph's: on two busy cores that
         # made the median run four times as slow.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers = _providers(ort, device)
-        try:
-            # Without `enable_fallback=0` a provider that fails is replaced, at loading and at
-            # running, with a line on standard output.
-            self._session = ort.InferenceSession(
-                os.fspath(self.path), options, providers=providers, enable_fallback=0
-            )
-        except Exception as error:  # its exceptions have no common base but this
-            if device == "cpu":
-                raise BundleError(
-                    f"The graph {self.path} cannot be loaded ({_reason(error)}): "
-                    "export or copy the bundle again, or upgrade onnxruntime."
-                ) from error
-            raise _no_cuda(device, _reason(error)) from error
-        self._session.disable_fallback()
-        used: list[str] = self._session.get_providers()
-        if device != "cpu" and used[0] != _CUDA:
-            raise _no_cuda(device, "its libraries did not load")
-        self._provider = used[0]
-        self._inputs = tuple(map(_spec, self._session.get_inputs()))
-        self._outputs = tuple(map(_spec, self._session.get_outputs()))
+        if settings.low_memory:
+            options.enable_cpu_mem_arena = False
+        return options
 
     @property
     def provider(self) -> str:
@@ -119,57 +153,47 @@ class OnnxGraph:
         check_inputs(self.name, self._inputs, inputs)
         check_outputs(self.name, self._outputs, names)
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        results = self._place(names, sizes_of(self._inputs, inputs))
+        binding = self._session.io_binding()
         try:
-            values = self._session.run(names, arrays)
+            for name, array in arrays.items():
+                binding.bind_cpu_input(name, array)
+            for name in names:
+                if results is None:
+                    binding.bind_output(name)
+                else:
+                    array = results[name]
+                    binding.bind_output(
+                        name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
+                    )
+            self._session.run_with_iobinding(binding, self._run_options)
+            if results is None:
+                results = dict(zip(names, binding.copy_outputs_to_cpu(), strict=True))
         except Exception as error:  # its exceptions have no common base but this
-            raise ZtcirError(
-                f"The graph {self.name} failed on {self._provider} ({_reason(error)})."
-            ) from error
-        return dict(zip(names, values, strict=True))
+            raise self._failed(first_line(error)) from error
+        return results
 
+    def _place(self, names: list[str], sizes: Mapping[str, int]) -> dict[str, NDArray[Any]] | None:
+        """Return arrays for the outputs to be written into; None if a shape is not known yet."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for spec in self._outputs:
+            if spec.name in names:
+                shape = [
+                    sizes.get(edge, 0) if isinstance(edge, str) else edge for edge in spec.shape
+                ]
+                if 0 in shape or spec.dtype not in _DTYPES.values():
+                    return None
+                arrays[spec.name] = np.empty(shape, dtype=spec.dtype)
+        return {name: arrays[name] for name in names}
 
-def import_onnxruntime() -> Any:
-    """Import ONNX Runtime.
-
-    Raises:
-        MissingDependencyError: it is not installed, or does not load.
-    """
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        if error.name != "onnxruntime":
-            raise
-        raise MissingDependencyError(
-            "ONNX Runtime is not installed: pip install 'ztcir[cpu]', "
-            "or 'ztcir[gpu]' for an NVIDIA GPU."
-        ) from error
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"ONNX Runtime does not load ({error}): reinstall it with pip install "
-            "--force-reinstall 'ztcir[cpu]', or 'ztcir[gpu]' for an NVIDIA GPU."
-        ) from error
-    return onnxruntime
-
-
-def _providers(ort: Any, device: str) -> list[Any]:
-    if device == "cpu":
-        return [_CPU]
-    name, _, number = device.partition(":")
-    if name != "cuda" or not (number.isascii() and number.isdigit()):
-        raise UsageError(f"A graph runs on cpu or cuda:0, not {device!r}.")
-    if _CUDA not in ort.get_available_providers():
-        raise _no_cuda(device, "this ONNX Runtime was built without CUDA")
-    if hasattr(ort, "preload_dlls"):  # finds the CUDA that pip installed
-        ort.preload_dlls()
-    # TF32 would keep 10 of 23 bits, and a gallery would no longer fit queries from a processor.
-    return [(_CUDA, {"device_id": number, "use_tf32": "0"}), _CPU]
-
-
-def _no_cuda(device: str, why: str) -> ZtcirError:
-    return ZtcirError(
-        f"{device} was asked for but cannot be used ({why}): pip uninstall onnxruntime, then "
-        "pip install 'ztcir[gpu]' and a driver for its CUDA, or choose device cpu."
-    )
+    def _failed(self, why: str) -> ZtcirError:
+        if any(sign in why.lower() for sign in _OUT_OF_MEMORY):
+            return ZtcirError(
+                f"There is no memory left to run the graph {self.name} on {self._provider} "
+                f"({why}): ask for less at once, close what else uses the memory, or let less of "
+                "it be kept with low_memory."
+            )
+        return ZtcirError(f"The graph {self.name} failed on {self._provider} ({why}).")
 
 
 def _spec(node: Any) -> TensorSpec:
@@ -178,8 +202,3 @@ def _spec(node: Any) -> TensorSpec:
         for axis, edge in enumerate(node.shape)
     )
     return TensorSpec(node.name, _DTYPES.get(node.type, str(node.type)), tuple(shape))
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of a message, which may go on with a trace."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

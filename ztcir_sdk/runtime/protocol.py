@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.errors import UsageError
 
-__all__ = ["Graph", "TensorSpec", "check_inputs", "check_outputs"]
+__all__ = ["Graph", "TensorSpec", "check_inputs", "check_outputs", "sizes_of"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,9 @@ class TensorSpec:
 
 class Graph(Protocol):
     """A loaded graph. Any number of threads may run one at the same time."""
+
+    limits: Mapping[str, int]
+    """Symbolic axis -> the largest size that it takes; axes without a limit are left out."""
 
     @property
     def provider(self) -> str:
@@ -90,6 +93,16 @@ def check_inputs(
                 f"{spec.name} of the graph {graph} must be {spec}, "
                 f"not {array.dtype} {array.shape}{known}."
             )
+
+
+def sizes_of(specs: Sequence[TensorSpec], inputs: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """Return the sizes of the symbolic axes of inputs that `check_inputs` has passed."""
+    return {
+        edge: size
+        for spec in specs
+        for edge, size in zip(spec.shape, inputs[spec.name].shape, strict=True)
+        if isinstance(edge, str)
+    }
 
 
 def check_outputs(graph: str, specs: Sequence[TensorSpec], names: Sequence[str]) -> None:
