@@ -246,8 +246,7 @@ def test_every_measurement_is_in_the_readme() -> None:
         [inside] = re.findall(rf"^<!-- {name} -->\n(.*?)^<!-- /{name} -->$", README, re.M | re.S)
         rows[name] = re.findall(r"^\| *`?([\w-]+)`?.*\d.* \|$", inside, re.MULTILINE)
     assert {*METHODS, "oracle"} <= set(rows["quality"])
-    assert rows["latency"]
-    assert rows["ratios"]
+    assert min(len(found) for found in rows.values()) > 1  # more than the head of a table
 
 
 @pytest.fixture
