@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from cli.options import as_json, engine_options, load_bundle
+from cli.options import Engine, as_json, with_engine
 from cli.output import emit_json, progress_bars, table
 
 __all__ = ["bench"]
@@ -21,14 +20,11 @@ __all__ = ["bench"]
     show_default=True,
     help="Runs of each measurement; fewer where one takes over five seconds.",
 )
-@engine_options
+@with_engine
 @as_json
 def bench(
     repeat: int,
-    bundle: Path | None,
-    device: str,
-    precision: str | None,
-    threads: int | None,
+    engine: Engine,
     as_json: bool,
 ) -> None:
     """Measure latency and throughput here: each graph, whole queries, indexing.
@@ -37,14 +33,12 @@ def bench(
     """
     from ztcir_sdk.benchmark import BenchmarkSettings, benchmark
 
-    loaded = load_bundle(bundle)
+    loaded = engine.load_bundle()
     with progress_bars() as progress:
         result = benchmark(
             loaded,
             settings=BenchmarkSettings(repeat=repeat),
-            device=device,
-            precision=precision,
-            threads=threads,
+            **engine.settings,
             progress=progress,
         )
     if as_json:

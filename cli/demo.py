@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import as_json, engine_options, load_bundle
+from cli.options import Engine, as_json, with_engine
 from cli.output import emit_json, note, progress_bars, table
 
 __all__ = ["demo"]
@@ -22,14 +22,11 @@ LEAST_PRECISION = 0.8
     default=".",
     help="Where contact-sheet.png and the folder ztcir-demo go; default: the current folder.",
 )
-@engine_options
+@with_engine
 @as_json
 def demo(
     out: Path,
-    bundle: Path | None,
-    device: str,
-    precision: str | None,
-    threads: int | None,
+    engine: Engine,
     as_json: bool,
 ) -> None:
     """Draw a small gallery, index it, search it, and show the result.
@@ -38,9 +35,8 @@ def demo(
     right is known of drawings. Needs no network, and changes nothing but its own files.
     """
     from ztcir_sdk.demo import DEPTH, run_demo
-    from ztcir_sdk.retriever import Retriever
 
-    retriever = Retriever(load_bundle(bundle), device=device, precision=precision, threads=threads)
+    retriever = engine.retriever()
     with progress_bars() as progress:
         done = run_demo(retriever, out, progress=progress)
     if as_json:
@@ -71,7 +67,7 @@ def demo(
             f'go on with: ztcir search {_from_here(reference)} "a dress in the same style" '
             f"--index {_from_here(done.index)}"
         )
-    if bundle is None and done.precision_at_10 < LEAST_PRECISION:
+    if engine.bundle is None and done.precision_at_10 < LEAST_PRECISION:
         raise click.ClickException(
             f"Only {done.precision_at_10 * DEPTH:.1f} of {DEPTH} hits are right, where "
             f"{LEAST_PRECISION * DEPTH:.0f} are expected; run `ztcir doctor`."

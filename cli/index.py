@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import as_json, engine_options, load_bundle
+from cli.options import Engine, as_json, with_engine
 from cli.output import emit_json, note, progress_bar
 from cli.paths import expand
 
@@ -22,15 +22,12 @@ __all__ = ["index"]
     metavar="NAME.ztcir",
     help="The index; default: named after the source, in the current folder.",
 )
-@engine_options
+@with_engine
 @as_json
 def index(
     source: tuple[str, ...],
     to: Path | None,
-    bundle: Path | None,
-    device: str,
-    precision: str | None,
-    threads: int | None,
+    engine: Engine,
     as_json: bool,
 ) -> None:
     """Index the pictures of SOURCE: folders, tar archives or pictures.
@@ -38,11 +35,9 @@ def index(
     Again after a change it costs the change; after a kill it goes on from there. Pictures that
     cannot be used are named at the end, the rest is indexed.
     """
-    from ztcir_sdk.retriever import Retriever
-
     paths = expand(source)
     target = _default_index(paths) if to is None else to
-    retriever = Retriever(load_bundle(bundle), device=device, precision=precision, threads=threads)
+    retriever = engine.retriever()
     with progress_bar("Indexing") as progress:
         report = retriever.index(
             paths if len(paths) > 1 else paths[0], to=target, progress=progress

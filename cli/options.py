@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,11 +12,24 @@ import click
 
 if TYPE_CHECKING:
     from ztcir_sdk.bundle import Bundle
+    from ztcir_sdk.retriever import Retriever
 
-__all__ = ["METHODS", "as_json", "bundle_option", "engine_options", "load_bundle"]
+__all__ = [
+    "BACKENDS",
+    "METHODS",
+    "Engine",
+    "as_json",
+    "bundle_option",
+    "engine_options",
+    "load_bundle",
+    "with_engine",
+]
 
 METHODS = ("composed", "mapped", "stage1", "image", "text", "sum")
 """As in `ztcir_sdk.bundle`, which --help does without."""
+
+BACKENDS = ("auto", "onnx", "onnx-tensorrt", "tensorrt")
+"""As in `ztcir_sdk.runtime`, which --help does without."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -42,6 +57,85 @@ def engine_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What answers, and on what: the values of the options of `with_engine`."""
+
+    bundle: Path | None
+    backend: str
+    device: str
+    precision: str | None
+    threads: int | None
+    gpu_memory: int | None
+    low_memory: bool
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments of `Retriever` but for the bundle."""
+        return {
+            "backend": self.backend,
+            "device": self.device,
+            "precision": self.precision,
+            "threads": self.threads,
+            "gpu_memory_mb": self.gpu_memory,
+            "low_memory": self.low_memory,
+        }
+
+    def load_bundle(self) -> Bundle:
+        """Load the bundle of --bundle."""
+        return load_bundle(self.bundle)
+
+    def retriever(self) -> Retriever:
+        """Return what the options ask for."""
+        from ztcir_sdk.retriever import Retriever
+
+        return Retriever(self.load_bundle(), **self.settings)
+
+
+def with_engine(command: Command) -> Callable[..., Any]:
+    """Add the options that say what answers and where, and hand them over as `engine`."""
+
+    @functools.wraps(command)
+    def called(
+        *args: Any,
+        bundle: Path | None,
+        backend: str,
+        device: str,
+        precision: str | None,
+        threads: int | None,
+        gpu_memory: int | None,
+        low_memory: bool,
+        **others: Any,
+    ) -> Any:
+        engine = Engine(bundle, backend, device, precision, threads, gpu_memory, low_memory)
+        return command(*args, engine=engine, **others)
+
+    decorated: Callable[..., Any] = called
+    for option in (
+        click.option(
+            "--low-memory",
+            is_flag=True,
+            help="Give memory back after every run, for small devices; slower.",
+        ),
+        click.option(
+            "--gpu-memory",
+            type=click.IntRange(min=1),
+            metavar="MB",
+            help="Most GPU memory of one graph, in MiB; default: all that is free.",
+        ),
+        click.option(
+            "--backend",
+            type=click.Choice(BACKENDS),
+            default="auto",
+            show_default=True,
+            help="What runs the graphs: ONNX Runtime, its TensorRT, or TensorRT itself; auto is "
+            "tensorrt where `export --trt` has built engines for the GPU, else onnx.",
+        ),
+    ):
+        decorated = option(decorated)
+    return engine_options(decorated)
 
 
 def load_bundle(path: Path | None) -> Bundle:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import METHODS, as_json, engine_options, load_bundle
+from cli.options import METHODS, Engine, as_json, with_engine
 from cli.output import emit_json, note, table, write_file
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
     metavar="OUT.html",
     help="Also write a page of the hits, complete in one file.",
 )
-@engine_options
+@with_engine
 @as_json
 def search(
     reference: str,
@@ -62,24 +62,21 @@ def search(
     weight: float | None,
     grid: Path | None,
     html: Path | None,
-    bundle: Path | None,
-    device: str,
-    precision: str | None,
-    threads: int | None,
+    engine: Engine,
     as_json: bool,
 ) -> None:
     """Find pictures like REF, changed as TEXT says: `ztcir search ref.jpg "make it red"`.
 
     The reference itself is left out. --method image and mapped need no TEXT.
     """
-    from ztcir_sdk.retriever import Retriever, default_index_path
+    from ztcir_sdk.retriever import default_index_path
 
     if grid is not None and grid.suffix.lower() not in GRID_FORMATS:
         raise click.BadParameter(
             f"{grid.name!r} must end in {', '.join(GRID_FORMATS)}.", param_hint="--grid"
         )
     where = default_index_path() if index is None else index
-    retriever = Retriever(load_bundle(bundle), device=device, precision=precision, threads=threads)
+    retriever = engine.retriever()
     hits = retriever.search(reference, text, k, index=where, method=method, weight=weight)
     if grid is not None:
         write_file(grid, _grid(reference, text, hits, GRID_FORMATS[grid.suffix.lower()]))

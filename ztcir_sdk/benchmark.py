@@ -106,9 +106,12 @@ def benchmark(
     bundle: Bundle,
     *,
     settings: BenchmarkSettings | None = None,
+    backend: str = "auto",
     device: str = "auto",
     precision: str | None = None,
     threads: int | None = None,
+    gpu_memory_mb: int | None = None,
+    low_memory: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a bundle: each graph, whole queries, and indexing.
@@ -116,7 +119,7 @@ def benchmark(
     Args:
         bundle: what to measure.
         settings: how.
-        device, precision, threads: see `Retriever`.
+        backend, device, precision, threads, gpu_memory_mb, low_memory: see `Retriever`.
         progress: called with what is measured, how much of it is done, and of how much.
 
     Returns:
@@ -128,7 +131,15 @@ def benchmark(
     settings = settings or BenchmarkSettings()
     steps = _Steps(settings, progress)
     start = time.perf_counter_ns()
-    retriever = Retriever(bundle, device=device, precision=precision, threads=threads)
+    retriever = Retriever(
+        bundle,
+        backend=backend,
+        device=device,
+        precision=precision,
+        threads=threads,
+        gpu_memory_mb=gpu_memory_mb,
+        low_memory=low_memory,
+    )
     encoder = retriever.encoder
     names = list(bundle.manifest.graphs)
     providers = {name: encoder.graph(name).provider for name in names}
