@@ -39,15 +39,17 @@ GENDERS = ("Men", "Women")
 def tiny_model(
     name: str = VIT, parts: ModelConfig = PARTS, *, random: bool = True
 ) -> ComposedModel:
-    """A model in evaluation mode; ``random`` moves all gates, adapters, gains and biases."""
+    """A model in evaluation mode; ``random`` moves all trained parts, gains and biases."""
     torch.manual_seed(0)
     model = ComposedModel(create_backbone(BackboneConfig(name)), parts).eval()
-    if random:
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim < 2 or not parameter.any():
-                    parameter += torch.randn(parameter.shape, generator=generator) * 0.3
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for part, parameter in model.named_parameters() if random else ():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim < 2:
+                parameter += noise * 0.3
+            elif not part.startswith("backbone."):
+                parameter += noise * parameter.shape[-1] ** -0.5
     return model
 
 
