@@ -35,10 +35,14 @@ class ImageFeatures:
     embeds: NDArray[np.float32]
     patches: NDArray[np.float16]
 
+    def embeddings(self, positions: NDArray[np.int64]) -> torch.Tensor:
+        """``v`` of some rows, (b, D) float32."""
+        return torch.from_numpy(self.embeds[positions])
+
     def rows(self, positions: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """``v`` and ``P`` of some rows, as float32 tensors."""
         patches = np.asarray(self.patches[positions], dtype=np.float32)
-        return torch.from_numpy(self.embeds[positions]), torch.from_numpy(patches)
+        return self.embeddings(positions), torch.from_numpy(patches)
 
 
 @torch.inference_mode()

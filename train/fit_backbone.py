@@ -331,6 +331,7 @@ def fit_backbone(
         evaluate=lambda: held_out.evaluate(tokens),
         select_by="dev_mAP@10",
         evaluate_every=2 * order.per_epoch,
+        samples=order.size,
         stop_after=stop_after,
     )
     if stop_after is not None:

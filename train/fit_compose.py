@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from train.data import Batches, DataError, TrainingImage
+from train.engine import Compute, Engine
 from train.features import ImageFeatures, image_features
 from train.hard_negatives import candidate_pool, likely_right, mine
 from train.losses import multi_positive_nce
 from train.model import ComposedModel, describe_model, load_model, own_weights
+from train.precision import autocast
 from train.prompts import prompt_ids
+from train.record import data_fingerprint
 from train.run import Run, Schedule, parameter_groups
 from train.triplets import Triplet, synthesise
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, relevance
@@ -119,6 +122,8 @@ def fit_compose(
     *,
     unseen_wordings: Sequence[Triplet] = (),
     cache: Path | None = None,
+    compute: Compute | None = None,
+    tensorboard: bool | None = False,
     stop_after: int | None = None,
 ) -> ComposedModel:
     """Train the adapters alone: ``f_t("a photo of $ that {text}")`` is pulled to the targets.
@@ -133,6 +138,8 @@ def fit_compose(
         unseen_wordings: development triplets in wordings that no training triplet has; measured
             beside, never selected by.
         cache: folder of image features, shared between runs; ``out/cache`` by default.
+        compute: device, precision, micro-batches; several processes where they were started.
+        tensorboard: whether TensorBoard's events are written; ``None``: where it is installed.
         stop_after: stop at this step (for tests).
     """
     torch.manual_seed(config.seed)
@@ -143,33 +150,40 @@ def fit_compose(
         )
     model.requires_grad_(False)
     model.adapters.requires_grad_(True)
+    engine = Engine(compute)
+    engine.prepare(model)
+    device, precision = engine.device, engine.compute.precision
     cache = cache or out / "cache"
-    features = image_features(model.backbone, images, cache)
-    held_out = image_features(model.backbone, development, cache)
+    features, held_out = engine.workers.main_first(
+        lambda: [image_features(model.backbone, some, cache) for some in (images, development)]
+    )
     rows = TripletRows(triplets, features.ids)
     checks = {"dev": development_triplets, "dev_unseen_wordings": unseen_wordings}
     checked = {name: TripletRows(some, held_out.ids) for name, some in checks.items() if some}
-    gallery = torch.from_numpy(features.embeds)
+    gallery = torch.from_numpy(features.embeds).to(device)
     optimizer = torch.optim.AdamW(
         parameter_groups([model.adapters], config.lr, config.weight_decay), betas=(0.9, 0.98)
     )
     order = Batches(len(rows), config.batch_size, config.seed)
     steps = config.epochs * order.per_epoch
 
+    def encode(some: NDArray[np.int64]) -> Tensor:
+        return encode_composed(model, features, rows, some, scale=1.0, precision=precision)
+
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = order[number]
-        references = torch.from_numpy(rows.references[batch])
-        queries = encode_composed(model, features, rows, batch, scale=1.0)
+        references = torch.from_numpy(rows.references[batch]).to(device)
+        queries = engine.encode(encode, batch)
         some = [
             rng.choice(rows.targets[row], min(config.targets, len(rows.targets[row])), False)
             for row in batch
         ]
-        wanted = torch.from_numpy(np.concatenate(some))
-        first = torch.from_numpy(np.array([chosen[0] for chosen in some]))
-        right = rows.right(batch, len(gallery))
+        wanted = torch.from_numpy(np.concatenate(some)).to(device)
+        first = torch.from_numpy(np.array([chosen[0] for chosen in some])).to(device)
+        right = rows.right(batch, len(gallery)).to(device)
         spared = likely_right(gallery[first], gallery, right, near_duplicate=config.near_duplicate)
         # the reference is never an answer, however near it is to one
-        spared[torch.arange(len(batch)), references] = False
+        spared[torch.arange(len(batch), device=device), references] = False
         mined = mine(queries, gallery, spared, config.mined) if config.mined else None
         pool = candidate_pool(wanted, references, mined)
         logits = queries @ gallery[pool].T / config.temperature
@@ -189,12 +203,17 @@ def fit_compose(
         optimizer,
         Schedule(steps, warmup=min(50, steps // 10 + 1)),
         fixed=own_weights(model),
+        engine=engine,
+        data={"training": data_fingerprint(images), "development": data_fingerprint(development)},
+        tensorboard=tensorboard,
     )
 
     def evaluate() -> dict[str, float]:
         figures = {}
         for name, some in checked.items():
-            figures[f"{name}_mAP@10"] = evaluate_composed(model, held_out, some)
+            figures[f"{name}_mAP@10"] = evaluate_composed(
+                model, held_out, some, precision=precision
+            )
         return figures
 
     run.train(
@@ -202,6 +221,7 @@ def fit_compose(
         evaluate=evaluate,
         select_by="dev_mAP@10",
         evaluate_every=max(1, order.per_epoch // 2),
+        samples=order.size,
         stop_after=stop_after,
     )
     return model
@@ -214,25 +234,38 @@ def encode_composed(
     batch: NDArray[np.int64],
     *,
     scale: float,
+    precision: str = "bf16",
 ) -> Tensor:
-    """Composed queries (B, D) of some triplets, adapters at ``scale``."""
+    """Composed queries (B, D) float32 of some triplets, adapters at ``scale``."""
     v, patches = features.rows(rows.references[batch])
     ids = prompt_ids([rows.texts[row] for row in batch], tokens=model.config.tokens)
-    count = len(batch)
-    with torch.autocast("cpu", torch.bfloat16):
+    count, device = len(batch), model.backbone.device
+    with autocast(device, precision):
         with torch.no_grad():
-            said = model.learn_token(v, patches)
-        queries = model.encode_query(ids, torch.arange(count), torch.full((count,), scale), *said)
+            said = model.learn_token(v.to(device), patches.to(device))
+        queries = model.encode_query(
+            ids.to(device),
+            torch.arange(count, device=device),
+            torch.full((count,), scale, device=device),
+            *said,
+        )
     return queries.float()
 
 
 @torch.inference_mode()
 def evaluate_composed(
-    model: ComposedModel, features: ImageFeatures, rows: TripletRows, *, scale: float = 1.0
+    model: ComposedModel,
+    features: ImageFeatures,
+    rows: TripletRows,
+    *,
+    scale: float = 1.0,
+    precision: str = "bf16",
 ) -> float:
     """mAP@10 of triplets over a collection, the reference left out of each ranking."""
     queries = [
-        encode_composed(model, features, rows, batch, scale=scale).numpy()
+        encode_composed(model, features, rows, batch, scale=scale, precision=precision)
+        .cpu()
+        .numpy()
         for batch in np.array_split(np.arange(len(rows)), -(-len(rows) // 256))
     ]
     ranking = rank(

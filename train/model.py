@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from train.backbone import Backbone, BackboneConfig, create_backbone
 from train.checkpoint import CheckpointError, read_checkpoint
@@ -46,7 +47,14 @@ class ModelConfig:
 
 
 class ComposedModel(nn.Module):
-    """Token learner, VSI and adapters around a frozen backbone; the three graphs' mathematics."""
+    """Token learner, VSI and adapters around a frozen backbone; the three graphs' mathematics.
+
+    Attributes:
+        checkpointing: whether text layers are computed again in the backward pass instead of
+            remembered: the same gradients from less memory and more time.
+    """
+
+    checkpointing = False
 
     def __init__(self, backbone: Backbone, config: ModelConfig) -> None:
         super().__init__()
@@ -138,12 +146,30 @@ class ComposedModel(nn.Module):
         keys, values = vsi_keys[reference_index], vsi_values[reference_index]
         mask = backbone.causal_mask(input_ids.shape[1])
         for layer in range(backbone.text_layers):
-            if self.vsi is not None:
-                x = self.vsi.inject(layer, x, is_slot, keys, values)
-            x = backbone.text_block(layer, x, mask)
-            if len(self.adapters):
-                x = self.adapters[layer](x, adapter_scale)
+            inputs = (layer, x, mask, is_slot, keys, values, adapter_scale)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(self._text_layer, *inputs, use_reentrant=False)
+            else:
+                x = self._text_layer(*inputs)
         return backbone.pool_text(x, ids)
+
+    def _text_layer(
+        self,
+        layer: int,
+        x: Tensor,
+        mask: Tensor,
+        is_slot: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        adapter_scale: Tensor,
+    ) -> Tensor:
+        """One layer of the augmented text encoder: inject, then the frozen block, then adapt."""
+        if self.vsi is not None:
+            x = self.vsi.inject(layer, x, is_slot, keys, values)
+        x = self.backbone.text_block(layer, x, mask)
+        if len(self.adapters):
+            x = self.adapters[layer](x, adapter_scale)
+        return x
 
 
 def load_model(folder: Path, *, need: str | None = None) -> tuple[ComposedModel, dict[str, Any]]:

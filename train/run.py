@@ -7,16 +7,12 @@ the whole of what has to be remembered.
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import json
 import math
-import platform
-import resource
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +29,18 @@ from train.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from train.engine import Compute, Engine
+from train.record import Cost, Log, Record, versions
 
 __all__ = ["Run", "Schedule", "parameter_groups", "step_generator", "versions"]
 
 STATE = "optimizer"
-LOG = "log.jsonl"
-SUMMARY = "run.json"
+FIRST_ESTIMATE = 20  # steps after which the cost is first told
 
 
 def step_generator(seed: int, step: int) -> np.random.Generator:
     """The only source of randomness of one step."""
     return np.random.default_rng([seed, step])
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    names = ("torch", "open_clip_torch", "timm", "numpy", "onnx", "onnxruntime")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 @dataclass(frozen=True)
@@ -89,6 +74,9 @@ class Run:
         schedule: learning-rate schedule and length.
         fixed: modules that are not trained but belong to the checkpoint, by file name.
         save_every: steps between checkpoints.
+        engine: what the steps are computed by; one process on the CPU by default.
+        data: fingerprints of the data, by what it is for; for ``run.json``.
+        tensorboard: whether TensorBoard's events are written; ``None``: where it is installed.
     """
 
     def __init__(
@@ -101,9 +89,15 @@ class Run:
         *,
         fixed: Mapping[str, nn.Module] | None = None,
         save_every: int = 100,
+        engine: Engine | None = None,
+        data: Mapping[str, Any] | None = None,
+        tensorboard: bool | None = False,
     ) -> None:
         self.folder = folder
-        self.config = dict(config)
+        self.engine = engine or Engine(Compute(device="cpu"))
+        self.config = {**config, **self.engine.compute.identity()}
+        self.record = Record(folder, self.config, self.engine.describe(), data or {})
+        self.tensorboard = tensorboard
         self.modules = dict(modules)
         self.optimizer = optimizer
         self.schedule = schedule
@@ -116,12 +110,15 @@ class Run:
         groups: dict[str, Mapping[str, Tensor]] = {
             key: _trained_state(module) for key, module in {**self.modules, **self.fixed}.items()
         }
+        progress: dict[str, Any] = {
+            "step": step,
+            "best": self.best if math.isfinite(self.best) else None,
+        }
         if with_optimizer:
             groups[STATE] = optimizer_tensors(self.optimizer)
-        best = self.best if math.isfinite(self.best) else None
-        write_checkpoint(
-            self.folder / name, {**self.config, "progress": {"step": step, "best": best}}, groups
-        )
+            if self.engine.scaler.is_enabled():
+                progress["scaler"] = self.engine.scaler.state_dict()
+        write_checkpoint(self.folder / name, {**self.config, "progress": progress}, groups)
 
     def _resume(self) -> int:
         found = find_checkpoint(self.folder / "last")
@@ -145,20 +142,10 @@ class Run:
         for key, module in self.modules.items():
             module.load_state_dict(tensors[key], strict=False)
         load_optimizer_tensors(self.optimizer, tensors[STATE])
+        if "scaler" in progress:
+            self.engine.scaler.load_state_dict(progress["scaler"])
         self.best = -math.inf if progress["best"] is None else float(progress["best"])
         return int(progress["step"])
-
-    def _forget_after(self, step: int) -> None:
-        """Drop what was logged after the last checkpoint: those steps are run again."""
-        path = self.folder / LOG
-        if not path.is_file():
-            return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
-        if len(kept) < len(lines):
-            shorter = path.with_name(f".{path.name}.new")
-            shorter.write_text("".join(kept), encoding="utf-8")
-            shorter.replace(path)
 
     def train(
         self,
@@ -167,82 +154,92 @@ class Run:
         evaluate: Callable[[], dict[str, float]] | None = None,
         select_by: str = "",
         evaluate_every: int = 0,
+        samples: int = 1,
         stop_after: int | None = None,
     ) -> dict[str, float]:
         """Run to the end of the schedule, from wherever the folder's last checkpoint is.
+
+        Of several processes, all make the steps; the main one alone evaluates, logs and saves.
 
         Args:
             step: takes the step number and its generator; gives the loss and figures to log.
             evaluate: figures on held-out data; the checkpoint with the highest ``select_by``
                 becomes ``best/``.
             evaluate_every: steps between evaluations; one is made at the end in any case.
+            samples: that one step sees, over all processes; for the cost.
             stop_after: stop early at this step, as a kill would (for tests).
 
         Returns:
-            The last evaluation's figures.
+            The last evaluation's figures; none in a process that is not the main one.
         """
+        workers, total = self.engine.workers, self.schedule.steps
         first = self._resume()
+        workers.wait()  # nobody writes while somebody reads
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._forget_after(first)
         figures: dict[str, float] = {}
-        if first >= self.schedule.steps:  # killed after its last step, or called again
-            figures = evaluate() if evaluate is not None else {}
-            if (self.folder / SUMMARY).is_file():
+        if first >= total:  # killed after its last step, or called again
+            figures = evaluate() if evaluate is not None and workers.is_main else {}
+            if self.record.is_complete:
                 return figures
-        started, seed = time.monotonic(), int(self.config["seed"])
-        log = (self.folder / LOG).open("a", encoding="utf-8")
-        bar = tqdm(total=self.schedule.steps, initial=first, unit="step", file=sys.stderr)
-        with log, bar:
-            for number in range(first, self.schedule.steps):
+        elif workers.is_main:
+            self.record.write()
+        seed, cost = int(self.config["seed"]), Cost(total - first, samples, self.engine.device)
+        bar = tqdm(
+            total=total, initial=first, unit="step", file=sys.stderr, disable=not workers.is_main
+        )
+        log = Log(self.folder, first, tensorboard=self.tensorboard) if workers.is_main else None
+        with contextlib.nullcontext() if log is None else log, bar:
+            for number in range(first, total):
                 for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
                     group["lr"] = peak * self.schedule.factor(number)
                 loss, values = step(number, step_generator(seed, number))
-                if not torch.isfinite(loss):
-                    raise CheckpointError(
-                        f"The loss became {loss.item()} at step {number}; lower the learning rate."
+                self._descend(number, loss)
+                cost.done, done, last = number + 1 - first, number + 1, number + 1 == total
+                if log is not None:
+                    bar.update()
+                    bar.set_postfix(loss=f"{loss.item():.3f}")
+                    record: dict[str, Any] = {"step": done, "loss": loss.item(), **values}
+                    evaluated = evaluate is not None and (
+                        last or (evaluate_every > 0 and done % evaluate_every == 0)
                     )
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-                nn.utils.clip_grad_norm_(parameters, 1.0)
-                self.optimizer.step()
-                done = number + 1
-                bar.update()
-                bar.set_postfix(loss=f"{loss.item():.3f}")
-                record: dict[str, Any] = {"step": done, "loss": loss.item(), **values}
-                last = done == self.schedule.steps
-                if evaluate is not None and (
-                    last or (evaluate_every and done % evaluate_every == 0)
-                ):
-                    figures = evaluate()
-                    record.update(figures)
-                    bar.write(f"step {done}: {_readable(figures)}", file=sys.stderr)
-                    if figures[select_by] > self.best:
-                        self.best = figures[select_by]
-                        self._save("best", done, with_optimizer=False)
-                log.write(json.dumps(record) + "\n")
-                log.flush()
-                if last or done % self.save_every == 0:
-                    self._save("last", done, with_optimizer=True)
+                    if evaluate is not None and evaluated:
+                        figures = evaluate()
+                        record.update(figures)
+                        bar.write(f"step {done}: {_readable(figures)}", file=sys.stderr)
+                        if figures[select_by] > self.best:
+                            self.best = figures[select_by]
+                            self._save("best", done, with_optimizer=False)
+                    if evaluated or cost.done == FIRST_ESTIMATE:
+                        bar.write(cost.sentence(), file=sys.stderr)
+                    log.write(record, lr=self.optimizer.param_groups[0]["lr"])
+                    if last or done % self.save_every == 0:
+                        self._save("last", done, with_optimizer=True)
                 if stop_after is not None and done >= stop_after:
                     return figures
-        self._write_summary(time.monotonic() - started, self.schedule.steps - first, figures)
+        if workers.is_main:
+            self.record.write(
+                seconds=round(cost.seconds, 1),
+                steps_in_this_process=cost.done,
+                **cost.figures(),
+                figures=figures,
+            )
+        workers.wait()
         return figures
 
-    def _write_summary(self, seconds: float, steps: int, figures: Mapping[str, float]) -> None:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
-        summary = {
-            "config": self.config,
-            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
-            "versions": versions(),
-            "seconds": round(seconds, 1),
-            "steps_in_this_process": steps,
-            "peak_memory_mib": round(peak),
-            "figures": dict(figures),
-        }
-        path = self.folder / SUMMARY
-        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    def _descend(self, number: int, loss: Tensor) -> None:
+        """One step of the optimizer down the gradient of a loss, which every process has whole."""
+        if not torch.isfinite(loss):
+            raise CheckpointError(
+                f"The loss became {loss.item()} at step {number}; lower the learning rate."
+            )
+        scaler = self.engine.scaler
+        self.optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        scaler.step(self.optimizer)
+        scaler.update()
 
 
 def parameter_groups(
