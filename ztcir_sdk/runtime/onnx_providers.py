@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ztcir_sdk.errors import MissingDependencyError, ZtcirError
+from ztcir_sdk.runtime.preload import preload
 from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.runtime.settings import RuntimeSettings
 from ztcir_sdk.runtime.source import GraphSource
-from ztcir_sdk.runtime.trial import preload_cuda
 
 __all__ = ["CPU", "CUDA", "TENSORRT", "choose_providers", "import_onnxruntime", "not_loaded"]
 
@@ -68,9 +64,8 @@ def choose_providers(
     if wanted not in ort.get_available_providers():
         what = "TensorRT" if wanted == TENSORRT else "CUDA"
         raise not_loaded(settings, f"this ONNX Runtime was built without {what}")
-    missing = preload_cuda(ort)
-    if why := _load_error(ort, wanted):
-        raise not_loaded(settings, missing or why)
+    if missing := preload(ort, wanted):
+        raise not_loaded(settings, missing)
     # TF32 would keep 10 of 23 bits, and a gallery would no longer fit queries from a processor.
     cuda: dict[str, Any] = {"device_id": number, "use_tf32": "0"}
     if settings.gpu_memory is not None:
@@ -84,51 +79,19 @@ def choose_providers(
 
 def not_loaded(settings: RuntimeSettings, why: str) -> ZtcirError:
     """Return the error of a provider that was asked for and cannot be used."""
+    what, other = settings.device, "device cpu"
+    cure = "pip uninstall onnxruntime, then pip install 'ztcir[gpu]' and a driver for its CUDA"
     if settings.backend == "onnx-tensorrt":
-        return ZtcirError(
-            f"ONNX Runtime's TensorRT was asked for on {settings.device} but cannot be used "
-            f"({why}): pip uninstall onnxruntime, then pip install 'ztcir[gpu,trt]' and a driver "
-            "for its CUDA, or choose backend onnx."
-        )
+        what, other = f"ONNX Runtime's TensorRT on {what}", "backend onnx"
+    if "libcuda.so" in why or "nvcuda" in why:
+        cure = "install NVIDIA's driver, or start the container with --gpus all"
+    elif "libnvinfer" in why or "libnvonnxparser" in why:
+        cure = "pip install 'ztcir[trt]'"
+    elif "cannot open shared object" in why:
+        cure = "pip install 'onnxruntime-gpu[cuda,cudnn]', or install that CUDA and cuDNN"
     return ZtcirError(
-        f"{settings.device} was asked for but cannot be used ({why}): pip uninstall onnxruntime, "
-        "then pip install 'ztcir[gpu]' and a driver for its CUDA, or choose device cpu."
+        f"{what} was asked for but cannot be used ({why}): {cure}, or choose {other}."
     )
-
-
-def _load_error(ort: Any, provider: str) -> str:
-    """Return why a provider's library does not load; empty if it does, or that is not known.
-
-    ONNX Runtime itself would go on with the processor, and say why only in its log.
-    """
-    if not sys.platform.startswith("linux") or not getattr(ort, "__file__", None):
-        return ""
-    name = provider.removesuffix("ExecutionProvider").lower()
-    folder = Path(ort.__file__).parent / "capi"
-    library = folder / f"libonnxruntime_providers_{name}.so"
-    if not library.is_file():
-        return ""  # built in, as in Jetson's wheels
-    if provider == TENSORRT:
-        _preload_tensorrt()
-    try:
-        ctypes.CDLL(os.fspath(folder / "libonnxruntime_providers_shared.so"))
-        ctypes.CDLL(os.fspath(library))
-    except OSError as error:
-        # Anything else may be due to this way of loading it, so ONNX Runtime shall try.
-        return str(error) if "cannot open shared object" in str(error) else ""
-    return ""
-
-
-def _preload_tensorrt() -> None:
-    """Load TensorRT's libraries from where pip puts them, which is not where ONNX Runtime looks."""
-    for package in ("tensorrt_libs",):
-        found = importlib.util.find_spec(package)
-        for folder in (found and found.submodule_search_locations) or ():
-            for library in sorted(Path(folder).glob("libnv*.so.*")):
-                try:
-                    ctypes.CDLL(os.fspath(library), mode=ctypes.RTLD_GLOBAL)
-                except OSError:
-                    continue  # what is really missing is told by who needs it
 
 
 def _tensorrt_options(

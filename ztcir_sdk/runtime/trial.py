@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-__all__ = ["TINY_GRAPH", "ProviderRun", "first_line", "preload_cuda", "run_tiny_graph"]
+from ztcir_sdk.runtime.preload import preload
+
+__all__ = ["TINY_GRAPH", "TINY_INPUT", "ProviderRun", "first_line", "run_tiny_graph"]
 
 # y = MatMul(x, x) of 2 x 2 float32 (opset 13, IR version 8), as `onnx.helper` serialises it.
 TINY_GRAPH = bytes.fromhex(
@@ -46,37 +46,24 @@ def run_tiny_graph(ort: Any, provider: str) -> ProviderRun:
     options.log_severity_level = _SILENT  # what goes wrong is told in the result
     options.intra_op_num_threads = 1
     options.add_session_config_entry(_PLACEMENT, "1")
-    missing = ""
     if provider != _CPU:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        missing = preload_cuda(ort)
+        if missing := preload(ort, provider):
+            return ProviderRun(provider, False, missing)
     try:
         session = ort.InferenceSession(TINY_GRAPH, options, providers=[provider], enable_fallback=0)
         used = session.get_providers()[0]
         [y] = session.run(None, {"x": TINY_INPUT})
         nodes = _placement(session)
     except Exception as error:  # ONNX Runtime's own exceptions have no common base but this
-        return ProviderRun(provider, False, missing or first_line(error))
+        return ProviderRun(provider, False, first_line(error))
     if used != provider:
-        return ProviderRun(provider, False, missing or f"{used} ran in its place", nodes)
+        return ProviderRun(provider, False, f"{used} ran in its place", nodes)
     if nodes and provider not in nodes:
         return ProviderRun(provider, False, f"{next(iter(nodes))} ran in its place", nodes)
     if not np.allclose(y, TINY_INPUT @ TINY_INPUT):
         return ProviderRun(provider, False, f"the result is wrong: {y.tolist()}", nodes)
     return ProviderRun(provider, True, nodes=nodes)
-
-
-def preload_cuda(ort: Any) -> str:
-    """Load the CUDA that pip installed; return what is missing, empty where nothing is known to be.
-
-    ONNX Runtime prints what it does not find, on standard output: that is caught and returned.
-    """
-    if not hasattr(ort, "preload_dlls"):
-        return ""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        ort.preload_dlls()
-    return next((line.strip() for line in said.getvalue().splitlines() if line.strip()), "")
 
 
 def first_line(error: BaseException) -> str:
