@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.eval_benchmarks import circo, cirr, fashioniq, genecis
 from cli.options import METHODS, as_json, engine_options, load_bundle
 from cli.output import emit_json, note, progress_bar, table
 from cli.paths import expand
@@ -23,6 +24,10 @@ ALL = "all"
 @click.group("eval")
 def evaluate() -> None:
     """Measure how good the answers are."""
+
+
+for benchmark in (fashioniq, cirr, circo, genecis):
+    evaluate.add_command(benchmark)
 
 
 @evaluate.command()
