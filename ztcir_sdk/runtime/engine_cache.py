@@ -122,6 +122,10 @@ class EngineCache:
                 _again(f"What is said of the engine {path} is damaged ({error!r})")
             ) from error
 
+    def knows(self, digest: str) -> bool:
+        """Return whether there is an engine of a graph, for whatever GPU."""
+        return any(key.digest == digest for key in self._keys())
+
     def store(self, key: EngineKey, built: BuiltEngine) -> StoredEngine:
         """Write an engine; whoever reads meanwhile sees the old one, none, or this one.
 
@@ -178,15 +182,20 @@ class EngineCache:
 
     def _missing(self, key: EngineKey) -> str:
         """Say which engines there are of the graph, if there are any."""
-        others = []
-        for file in sorted(self.folder.glob("*.json")):
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-                other = EngineKey(**json.loads(file.read_text(encoding="utf-8"))["key"])
-                if (other.graph, other.precision) == (key.graph, key.precision):
-                    others.append(other)
+        others = [
+            other
+            for other in self._keys()
+            if (other.graph, other.precision) == (key.graph, key.precision)
+        ]
         if not others:
             return _again(f"There is no engine of {key.graph} ({key.precision}) in {self.folder}")
         return _again(f"The engine of {key.graph} ({key.precision}) {_difference(others, key)}")
+
+    def _keys(self) -> Iterator[EngineKey]:
+        """Yield what the engines here say that they are for."""
+        for file in sorted(self.folder.glob("*.json")):
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+                yield EngineKey(**json.loads(file.read_text(encoding="utf-8"))["key"])
 
 
 def _difference(others: list[EngineKey], key: EngineKey) -> str:

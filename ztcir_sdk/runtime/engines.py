@@ -119,7 +119,7 @@ def open_engine(source: GraphSource, settings: RuntimeSettings) -> TensorRtGraph
 
 def open_cached_engine(source: GraphSource, settings: RuntimeSettings) -> TensorRtGraph | None:
     """Load a graph's engine if there is one for the GPU; warn of one that does not fit any more."""
-    if not installed_packages():
+    if not installed_packages() or not EngineCache().knows(source.digest):
         return None
     try:
         gpu = Gpu(_number(settings.device))
@@ -148,7 +148,7 @@ def _open(
             why = why or error
             continue
         return TensorRtGraph(stored, trt, gpu, settings)
-    if warn and why is not None and not str(why).startswith("There is no engine"):
+    if warn and why is not None:
         warnings.warn(f"ONNX Runtime runs {source.name}: {why}", stacklevel=3)
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -85,8 +86,8 @@ def not_loaded(settings: RuntimeSettings, why: str) -> ZtcirError:
         what, other = f"ONNX Runtime's TensorRT on {what}", "backend onnx"
     if "libcuda.so" in why or "nvcuda" in why:
         cure = "install NVIDIA's driver, or start the container with --gpus all"
-    elif "libnvinfer" in why or "libnvonnxparser" in why:
-        cure = "pip install 'ztcir[trt]'"
+    elif match := re.search(r"libnv(?:infer|onnxparser)\w*\.so\.(\d+)", why):
+        cure = f"pip install 'tensorrt=={match[1]}.*'"  # not just any: it asks for this one
     elif "cannot open shared object" in why:
         cure = "pip install 'onnxruntime-gpu[cuda,cudnn]', or install that CUDA and cuDNN"
     return ZtcirError(
