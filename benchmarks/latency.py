@@ -73,25 +73,26 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     trained: Path | None = options.bundle
     if trained is None and DEFAULT_BUNDLE in embedded_names():
         trained = Bundle.embedded().path
-    if trained is None and options.checkpoint is not None:
+    if trained is not None:
+        Bundle.load(trained, verify=False)  # what is wrong is told now, not after minutes
+    elif options.checkpoint is not None:
         raise UsageError("There is no embedded bundle to compare --checkpoint with: add --bundle.")
     settings = LatencySettings(
         threads=options.threads,
         how=Rounds(options.rounds, options.runs, options.seconds),
         gallery=options.gallery,
     )
-    load = {"before": _load_average()}
-    started, models = now(), []
+    started, load, models = now(), {"before": _load_average()}, []
     with contextlib.ExitStack() as stack:
         cache: Path | None = options.cache
         if cache is None:
             scratch = tempfile.TemporaryDirectory(prefix="ztcir-bundles-")
             cache = Path(stack.enter_context(scratch))
         for name in options.models:
-            folder = cache / name
             note(f"{name}: exporting")
-            _alone(settings.threads, export_random, name, folder)
-            models.append(_alone(settings.threads, measure_random, name, folder, settings))
+            _alone(settings.threads, export_random, name, cache / name)
+        for name in options.models:
+            models.append(_alone(settings.threads, measure_random, name, cache / name, settings))
     if trained is not None:
         checkpoint = options.checkpoint
         models.append(_alone(settings.threads, measure_trained, trained, checkpoint, settings))

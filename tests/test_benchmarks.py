@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,13 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_bundle import SIZE, TinyModel, write_tiny_bundle
 
+from benchmarks import readme
+from benchmarks.comparison import LEAST_ROUNDS, Ratio, Rounds, compare
+from ztcir_sdk.errors import UsageError, ZtcirError
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))  # benchmarks is in no wheel
-
-from benchmarks import readme  # noqa: E402
-from benchmarks.comparison import LEAST_ROUNDS, Ratio, Rounds, compare  # noqa: E402
-from ztcir_sdk.errors import UsageError, ZtcirError  # noqa: E402
-
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -250,49 +249,119 @@ class TestTrainedBundle:
             eager.checkpoint_model(tmp_path, write_tiny_bundle(tmp_path / "tiny"))
 
 
-@pytest.mark.slow
-def test_the_command_measures_a_backbone_that_it_exports(tmp_path: Path, torch: Any) -> None:
-    out = tmp_path / "latency.json"
-    command = [sys.executable, "-m", "benchmarks.latency", "--models", "fashion-lite"]
-    few = ["--threads", "1", "--rounds", "2", "--runs", "1", "--gallery", "100"]
-    done = subprocess.run(
-        [*command, *few, "--out", str(out)], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(out.read_text())
-    assert {"cpu", "cpus"} <= result["machine"].keys()
-    assert {"torch", "onnxruntime", "open_clip_torch", "python"} <= result["versions"].keys()
-    assert result["threads"] == 1
-    assert result["settings"]["rounds"] == 2
-    assert result["git"] is None or len(result["git"]["commit"]) == 40
-    assert result["load_average"].keys() == {"before", "after"}
-    model = result["models"][0]
-    assert (model["name"], model["weights"]) == ("fashion-lite", "random")
-    assert model["largest_difference"] < 1e-4
-    assert 0.1 < model["peak_memory_gb"] < 24
-    assert set(result["date"]) > {"T", "+"}
-    assert "Traceback" not in done.stderr
+class TestCommand:
+    @pytest.fixture
+    def latency(self, torch: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """The command, its tasks in this process."""
+        from benchmarks import latency
 
+        monkeypatch.setattr(latency, "_alone", lambda threads, task, *arguments: task(*arguments))
+        return latency
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "sentence"),
-    [
-        (["--rounds", "0"], 2, "no whole number of at least 1"),
-        (["--models", "no-such-model"], 1, "no-such-model is no open_clip model"),
-        (["--models", "--bundle", "nowhere"], 1, "nowhere does not exist"),
-    ],
-)
-@pytest.mark.slow
-def test_a_wrong_call_is_told_in_a_sentence(
-    arguments: list[str], code: int, sentence: str, torch: Any, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-m", "benchmarks.latency", "--out", str(tmp_path / "o.json")]
-    done = subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, cwd=ROOT, check=False
+    def test_its_file(
+        self,
+        latency: Any,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        done = []
+
+        def measure_trained(folder: Path, checkpoint: Path | None, settings: Any) -> dict[str, Any]:
+            done.append(("measure", folder.name))
+            return {**MODEL, "name": "mine", "checkpoint": str(checkpoint)}
+
+        def measure_random(name: str, folder: Path, settings: Any) -> dict[str, Any]:
+            done.append(("measure", name))
+            assert (settings.threads, settings.how) == (3, Rounds(7, 2, 1.5))
+            return {**MODEL, "name": name}
+
+        monkeypatch.setattr(
+            latency, "export_random", lambda name, folder: done.append(("export", name))
+        )
+        monkeypatch.setattr(latency, "measure_random", measure_random)
+        monkeypatch.setattr(latency, "measure_trained", measure_trained)
+        write_tiny_bundle(tmp_path / "tiny")
+        out = tmp_path / "new" / "latency.json"
+        how = ["--threads", "3", "--rounds", "7", "--runs", "2", "--seconds", "1.5"]
+        trained = ["--bundle", str(tmp_path / "tiny"), "--checkpoint", "runs"]
+        assert latency.main(["--models", "A", "B", "--out", str(out), *how, *trained]) == 0
+        # A name that cannot be exported is told before anything is measured.
+        stages = [stage for stage, _ in done]
+        assert stages == ["export", "export", "measure", "measure", "measure"]
+        result = json.loads(out.read_text())
+        assert [model["name"] for model in result["models"]] == ["A", "B", "mine"]
+        assert result["models"][2]["checkpoint"] == "runs"
+        assert result["machine"].keys() >= {"cpu", "cpus", "memory_gb", "os"}
+        assert result["versions"].keys() >= {"python", "torch", "open_clip_torch", "onnxruntime"}
+        assert result["threads"] == 3
+        assert result["settings"] == {
+            "rounds": 7,
+            "runs": 2,
+            "seconds": 1.5,
+            "gallery": 10_000,
+            "k": 10,
+        }
+        assert result["load_average"].keys() == {"before", "after"}
+        assert result["date"].endswith("+00:00")
+        if (ROOT / ".git").exists():
+            head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+            commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
+            assert result["git"]["commit"] == commit
+        assert "B\tfirst text\t12.35\t12.35\t2.50\n" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "sentence"),
+        [
+            (["--models", "no-such-model"], 1, "no-such-model is no open_clip model"),
+            (["--models", "--bundle", "nowhere"], 1, "nowhere does not exist"),
+        ],
     )
-    assert (done.returncode, sentence in done.stderr) == (code, True), done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "o.json").exists()
+    def test_what_cannot_be_measured_is_told_in_a_sentence(
+        self,
+        arguments: list[str],
+        code: int,
+        sentence: str,
+        latency: Any,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        assert latency.main([*arguments, "--out", str(tmp_path / "o.json")]) == code
+        assert sentence in capsys.readouterr().err
+        assert not (tmp_path / "o.json").exists()
+
+    @pytest.mark.parametrize("rounds", ["0", "-1", "many"])
+    def test_a_wrong_number_is_a_wrong_call(
+        self, latency: Any, rounds: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as exit_:
+            latency.main([f"--rounds={rounds}"])
+        assert exit_.value.code == 2
+        assert "no whole number of at least 1" in capsys.readouterr().err
+
+    def test_a_process_that_is_killed_is_told(
+        self, torch: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from benchmarks import latency
+
+        for name in latency.THREAD_VARIABLES:
+            monkeypatch.setenv(name, "1")
+        with pytest.raises(ZtcirError, match=r"Measuring 9 was killed, as happens when memory"):
+            latency._alone(1, os._exit, 9)
+
+    @pytest.mark.slow
+    def test_a_backbone_is_exported_and_measured(self, tmp_path: Path, torch: Any) -> None:
+        out = tmp_path / "latency.json"
+        command = [sys.executable, "-m", "benchmarks.latency", "--models", "fashion-lite"]
+        few = ["--threads=1", "--rounds=2", "--runs=1", "--gallery=100", f"--out={out}"]
+        done = subprocess.run([*command, *few], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        model = json.loads(out.read_text())["models"][0]
+        assert (model["name"], model["weights"]) == ("fashion-lite", "random")
+        assert model["largest_difference"] < 1e-4
+        assert 0.1 < model["peak_memory_gb"] < 24
+        assert all(one["ratios"]["sdk"]["rounds"] == 2 for one in model["comparisons"].values())
+        assert "Traceback" not in done.stderr
 
 
 TIMING = {"p50_ms": 12.345, "p90_ms": 0.125, "p99_ms": 234.5, "mean_ms": 1, "min_ms": 1, "runs": 9}
@@ -309,17 +378,29 @@ def scores(number: float, **more: Any) -> dict[str, Any]:
     return {"overall": {"R@1": number, "R@5": 0.5, "R@10": 0.75, "mAP@10": number}, **more}
 
 
+TWO = {"sdk": TIMING, "pytorch": TIMING}
+MODEL = {
+    "name": "ViT-B-32",
+    "weights": "random",
+    "tokens": {"cut": 12, "padded": 77},
+    "comparisons": {
+        **{
+            what: {"timings": TWO, "ratios": {"sdk": RATIO}}
+            for what in ("image_encoder", "token_learner", "first_text", "second_text")
+        },
+        "text_encoder": {
+            "timings": {**TWO, "sdk_padded": TIMING, "pytorch_cut": TIMING},
+            "ratios": {
+                "sdk": {**RATIO, "median": 7.125},
+                "sdk_padded": RATIO,
+                "pytorch_cut": RATIO,
+            },
+        },
+    },
+}
+
+
 def result_files() -> dict[str, Any]:
-    two = {"sdk": TIMING, "pytorch": TIMING}
-    four = {**two, "sdk_padded": TIMING, "pytorch_cut": TIMING}
-    comparisons = {
-        what: {"timings": two, "ratios": {"sdk": RATIO}}
-        for what in ("image_encoder", "token_learner", "first_text", "second_text")
-    }
-    comparisons["text_encoder"] = {
-        "timings": four,
-        "ratios": {"sdk": {**RATIO, "median": 7.125}, "sdk_padded": RATIO, "pytorch_cut": RATIO},
-    }
     return {
         "val-triplets.json": {
             "methods": {
@@ -346,14 +427,7 @@ def result_files() -> dict[str, Any]:
         },
         "latency.json": {
             **WHERE,
-            "models": [
-                {
-                    "name": "ViT-B-32",
-                    "weights": "random",
-                    "tokens": {"cut": 12, "padded": 77},
-                    "comparisons": comparisons,
-                }
-            ],
+            "models": [MODEL],
         },
     }
 
