@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from ztcir_sdk.errors import MissingDependencyError, UsageError, ZtcirError
@@ -173,32 +174,33 @@ class Gpu:
         kind = self._api.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self.call("cudaMemcpyAsync", target, source, size, kind, stream)
 
-    def begin_recording(self, stream: Any) -> None:
-        """Record what this thread puts on the stream, instead of doing it."""
+    def record(self, stream: Any, work: Callable[[], None]) -> Any:
+        """Record what `work` puts on the stream, instead of doing it; return it to be replayed.
+
+        Raises:
+            CudaError: it cannot be recorded; the stream is as before.
+        """
         mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self.call("cudaStreamBeginCapture", stream, mode)
-
-    def end_recording(self, stream: Any) -> Any:
-        """Return what was recorded, ready to be replayed."""
+        try:
+            work()
+        except BaseException:
+            with contextlib.suppress(CudaError):
+                self._quietly("cudaGraphDestroy", self.call("cudaStreamEndCapture", stream))
+            self._quietly("cudaGetLastError")
+            raise
         graph = self.call("cudaStreamEndCapture", stream)
         try:
             return self.call("cudaGraphInstantiate", graph, 0)
         finally:
             self._quietly("cudaGraphDestroy", graph)
 
-    def abandon_recording(self, stream: Any) -> None:
-        """Leave the recording that something went wrong in."""
-        status, *values = self._api.cudaStreamEndCapture(stream)
-        if status == self._api.cudaError_t.cudaSuccess and values:
-            self._quietly("cudaGraphDestroy", values[0])
-        self._quietly("cudaGetLastError")
-
     def replay(self, recording: Any, stream: Any) -> None:
         """Put what was recorded on the stream."""
         self.call("cudaGraphLaunch", recording, stream)
 
     def destroy_recording(self, recording: Any) -> None:
-        """Give back what `end_recording` returned."""
+        """Give back what `record` returned."""
         self._quietly("cudaGraphExecDestroy", recording)
 
     def memory(self) -> tuple[int, int]:

@@ -198,14 +198,11 @@ class TensorRtGraph:
 
     def _record(self, plan: _Plan, names: list[str]) -> None:
         """Record a shape that came for the second time: the first run has set everything up."""
-        gpu, stream = self._held.gpu, self._held.stream
-        gpu.begin_recording(stream)
+        held = self._held
         try:
-            self._enqueue(plan, names)
-            plan.recording = gpu.end_recording(stream)
+            plan.recording = held.gpu.record(held.stream, lambda: self._enqueue(plan, names))
         except CudaError:  # what cannot be recorded is simply run
             plan.may_record = False
-            gpu.abandon_recording(stream)
 
     def _bytes(self, spec: TensorSpec, plan: _Plan) -> int:
         return np.dtype(spec.dtype).itemsize * prod(plan.shapes[spec.name])

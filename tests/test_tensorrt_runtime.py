@@ -1,0 +1,743 @@
+"""Graphs run by TensorRT itself, on a GPU that is pretended (`fake_nvidia`)."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import re
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_nvidia import Context, Engine, FakeCuda, FakeTensorRt, RuntimeConfig, cudaError_t
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from test_runtime import text_inputs
+from tiny_bundle import D_T, D_VSI, SIZE, N, write_tiny_bundle
+
+from ztcir_sdk import Retriever
+from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.engines import BatchSizes, build_engines, graph_source
+from ztcir_sdk.errors import MissingDependencyError, UsageError, ZtcirError
+from ztcir_sdk.runtime import (
+    GraphSource,
+    OnnxGraph,
+    RuntimeSettings,
+    ShapeRange,
+    cuda,
+    open_graph,
+    tensorrt,
+    tensorrt_package,
+)
+from ztcir_sdk.runtime.cuda import CudaError, Gpu, OutOfGpuMemoryError
+from ztcir_sdk.runtime.engine_cache import CACHE_VARIABLE, EngineCache, EngineError
+from ztcir_sdk.runtime.engines import Target, ensure_engine
+from ztcir_sdk.runtime.tensorrt import TensorRtGraph
+
+TENSORRT = RuntimeSettings(backend="tensorrt", device="cuda:0", threads=1)
+
+
+class Machine:
+    """A machine with a GPU, CUDA and TensorRT."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, folder: Path) -> None:
+        self._patch = patch
+        self.folder = folder
+        patch.setenv(CACHE_VARIABLE, str(folder))
+        self.install(FakeCuda())
+
+    def install(self, cuda: FakeCuda, *packages: tuple[str, str]) -> None:
+        """Replace the GPU, and what is installed."""
+        self.cuda = cuda
+        bindings = types.ModuleType("cuda.bindings")
+        bindings.runtime = cuda  # type: ignore[attr-defined]
+        for name, module in (
+            ("cuda", types.ModuleType("cuda")),
+            ("cuda.bindings", bindings),
+            ("cuda.bindings.runtime", cuda),
+        ):
+            self._patch.setitem(sys.modules, name, module)
+        tensorrt_package.import_tensorrt.cache_clear()
+        self.packages = {
+            package: FakeTensorRt(cuda, package, version)
+            for package, version in packages or (("tensorrt", "10.3.0"),)
+        }
+        for package in tensorrt_package.PACKAGES:
+            self._patch.setitem(sys.modules, package, self.packages.get(package))
+        for module in (
+            "ztcir_sdk.runtime.engines",
+            "ztcir_sdk.runtime.tensorrt_package",
+        ):
+            self._patch.setattr(f"{module}.installed_packages", lambda: list(self.packages))
+
+    @property
+    def trt(self) -> FakeTensorRt:
+        return next(iter(self.packages.values()))
+
+    def open(self, source: GraphSource, **changes: Any) -> TensorRtGraph:
+        """Build, or find, and load an engine."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it tells that it builds
+            graph = open_graph(source, RuntimeSettings(**{**vars(TENSORRT), **changes}))
+        assert isinstance(graph, TensorRtGraph)
+        return graph
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine]:
+    yield Machine(monkeypatch, tmp_path / "engines")
+    tensorrt_package.import_tensorrt.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+def source(bundle: Bundle, graph: str, **sizes: int) -> GraphSource:
+    return graph_source(bundle, graph, bundle.variant(graph), BatchSizes(**sizes))
+
+
+@pytest.fixture
+def text_encoder(machine: Machine, bundle: Bundle) -> TensorRtGraph:
+    return machine.open(source(bundle, "text_encoder"))
+
+
+def pixels(pictures: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    shape = (pictures, 3, SIZE, SIZE)
+    return {"pixel_values": np.random.default_rng(seed).standard_normal(shape).astype(np.float32)}
+
+
+def same(graph: Any, reference: OnnxGraph, inputs: dict[str, NDArray[Any]]) -> None:
+    found, expected = graph.run(inputs), reference.run(inputs)
+    assert list(found) == list(expected)
+    for name in found:
+        np.testing.assert_array_equal(found[name], expected[name])
+        assert found[name].flags.owndata or found[name].base.flags.owndata
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+def test_every_shape_and_every_repetition_answers_as_onnx_runtime(
+    machine: Machine, bundle: Bundle, text_encoder: TensorRtGraph
+) -> None:
+    reference = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(threads=1))
+
+    @given(
+        st.lists(
+            st.tuples(st.integers(1, 5), st.integers(2, 9), st.integers(1, 4), st.integers(0, 99)),
+            min_size=1,
+            max_size=12,
+        )
+    )
+    @settings(max_examples=25, deadline=None)
+    def check(asked: list[tuple[int, int, int, int]]) -> None:
+        for texts, tokens, references, seed in asked:
+            same(text_encoder, reference, text_inputs(texts, tokens, references, seed))
+
+    check()
+    assert "cudaGraphLaunch" in machine.cuda.calls
+    assert len(text_encoder._held.plans) <= tensorrt.SHAPES_KEPT
+
+
+def test_only_what_is_asked_for_comes_back(machine: Machine, bundle: Bundle) -> None:
+    graph = machine.open(source(bundle, "image_encoder"))
+    reference = OnnxGraph(bundle.path / "image_encoder.onnx", RuntimeSettings(threads=1))
+    for names in (["patch_features"], ["image_embeds"], ["patch_features", "image_embeds"], None):
+        for seed in range(3):  # run, recorded, replayed
+            found = graph.run(pixels(2, seed), names)
+            expected = reference.run(pixels(2, seed), names)
+            assert list(found) == list(expected)
+            for name, array in found.items():
+                np.testing.assert_array_equal(array, expected[name])
+    before = machine.cuda.calls.count("cudaMemcpyAsync")
+    graph.run(pixels(3), ["image_embeds"])
+    assert machine.cuda.calls.count("cudaMemcpyAsync") == before + 2  # up, and one of two down
+
+
+def test_what_was_answered_is_not_overwritten_by_the_next_run(text_encoder: TensorRtGraph) -> None:
+    answers = [text_encoder.run(text_inputs(2, 5, 1, seed))["query_embeds"] for seed in range(4)]
+    again = [text_encoder.run(text_inputs(2, 5, 1, seed))["query_embeds"] for seed in range(4)]
+    np.testing.assert_array_equal(answers, again)
+    assert len({answer.tobytes() for answer in answers}) == 4
+
+
+def test_a_shape_is_recorded_when_it_comes_again_and_replayed_from_then_on(
+    machine: Machine, text_encoder: TensorRtGraph
+) -> None:
+    calls = machine.cuda.calls
+
+    def run(tokens: int) -> list[str]:
+        calls.clear()
+        text_encoder.run(text_inputs(1, tokens, 1))
+        return [call for call in calls if "Capture" in call or call == "cudaGraphLaunch"]
+
+    assert run(5) == []
+    assert run(5) == ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphLaunch"]
+    assert run(5) == ["cudaGraphLaunch"]
+    assert "cudaMemcpyAsync" not in calls
+    assert run(6) == []
+    assert run(5) == ["cudaGraphLaunch"]  # a context for each shape: the other one is untouched
+
+
+def test_recording_can_be_turned_off(machine: Machine, bundle: Bundle) -> None:
+    graph = machine.open(source(bundle, "text_encoder"), cuda_graphs=False)
+    for _ in range(4):
+        graph.run(text_inputs(1, 5, 1))
+    assert "cudaStreamBeginCapture" not in machine.cuda.calls
+
+
+@pytest.mark.parametrize("function", ["cudaGraphInstantiate", "cudaStreamBeginCapture"])
+def test_what_cannot_be_recorded_is_run_all_the_same(
+    machine: Machine, bundle: Bundle, text_encoder: TensorRtGraph, function: str
+) -> None:
+    reference = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(threads=1))
+    same(text_encoder, reference, text_inputs(2, 5, 1, 0))
+    machine.cuda.fail[function] = cudaError_t.cudaErrorStreamCaptureInvalidated
+    for seed in range(1, 4):
+        same(text_encoder, reference, text_inputs(2, 5, 1, seed))
+    assert machine.cuda.calls.count("cudaStreamBeginCapture") == 1
+    assert not machine.cuda.recordings
+
+
+def test_threads_may_share_a_graph(machine: Machine, bundle: Bundle) -> None:
+    graph = machine.open(source(bundle, "text_encoder"))
+    reference = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(threads=1))
+    asked = [text_inputs(1 + i % 3, 3 + i % 4, 1 + i % 2, seed=i) for i in range(48)]
+    with ThreadPoolExecutor(6) as pool:  # threads that have chosen no device
+        found = list(pool.map(graph.run, asked))
+    for inputs, outputs in zip(asked, found, strict=True):
+        np.testing.assert_array_equal(
+            outputs["query_embeds"], reference.run(inputs)["query_embeds"]
+        )
+
+
+def test_a_retriever_answers_on_it_as_on_the_processor(
+    machine: Machine, bundle: Bundle, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8) for _ in range(40)]
+    sizes = BatchSizes(images=7, texts=3)
+    build_engines(bundle, sizes=sizes)
+    on_gpu = Retriever(bundle, backend="tensorrt", device="cuda")
+    on_cpu = Retriever(bundle, device="cpu", threads=1)
+    np.testing.assert_allclose(
+        on_gpu.encode_images(pictures), on_cpu.encode_images(pictures), atol=1e-6
+    )
+    texts = [f"make it {word}" for word in ("red", "blue", "a bit longer", "x", "yy", "zzz", "w")]
+    for one in (on_gpu, on_cpu):
+        assert len(one.encoder.encode_texts(texts)) == 7
+    np.testing.assert_allclose(
+        on_gpu.encoder.encode_texts(texts), on_cpu.encoder.encode_texts(texts), atol=1e-6
+    )
+    questions = [one.encoder.questions("composed", texts) for one in (on_gpu, on_cpu)]
+    found, expected = (
+        one.encoder.encode_queries(
+            question, one.encoder.encode_references(pictures[:7]), np.arange(7)
+        )
+        for one, question in zip((on_gpu, on_cpu), questions, strict=True)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    for name in bundle.manifest.graphs:
+        assert on_gpu.encoder.graph(name).provider == "TensorRT 10.3.0"
+
+
+# --- that for RTX --------------------------------------------------------------------------------
+
+
+def test_that_for_rtx_records_by_itself_and_keeps_its_kernels(
+    machine: Machine, bundle: Bundle
+) -> None:
+    machine.install(machine.cuda, ("tensorrt_rtx", "1.7.1"))
+    graph = machine.open(source(bundle, "text_encoder"))
+    reference = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(threads=1))
+    for seed in range(4):
+        same(graph, reference, text_inputs(2, 5, 1, seed))
+    assert "cudaStreamBeginCapture" not in machine.cuda.calls
+    assert graph._held._config.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE"
+    [kernels] = machine.folder.glob("*.kernels")
+    assert kernels.read_bytes().startswith(b"kernels of")
+    graph.run(text_inputs(1, 7, 1))
+    graph.close()
+    assert b"7" in kernels.read_bytes()
+    again = machine.open(source(bundle, "text_encoder"))
+    assert again._held.engine.kernels == kernels.read_bytes()
+    off = machine.open(source(bundle, "text_encoder"), cuda_graphs=False)
+    assert off._held._config.cuda_graph_strategy.name == "DISABLED"
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def test_buffers_grow_to_what_is_asked_for_and_no_further(
+    machine: Machine, text_encoder: TensorRtGraph
+) -> None:
+    text_encoder.run(text_inputs(1, 5, 1))
+    small = machine.cuda.used
+    text_encoder.run(text_inputs(40, 40, 40))
+    large = machine.cuda.used
+    assert large > small + 40 * 40 * 8
+    text_encoder.run(text_inputs(1, 5, 1))
+    text_encoder.run(text_inputs(40, 40, 40))
+    assert machine.cuda.used == large
+
+
+def test_closing_or_dropping_a_graph_gives_all_back(machine: Machine, bundle: Bundle) -> None:
+    for close in (True, False):
+        graph = machine.open(source(bundle, "text_encoder"))
+        for _ in range(3):
+            graph.run(text_inputs(1, 5, 1))
+        assert machine.cuda.used
+        assert machine.cuda.recordings
+        if close:
+            graph.close()
+            graph.close()
+            with pytest.raises(UsageError, match="text_encoder was closed"):
+                graph.run(text_inputs(1, 5, 1))
+        del graph
+        gc.collect()
+        assert (machine.cuda.used, machine.cuda.host, machine.cuda.streams) == (0, {}, {})
+        assert not machine.cuda.recordings
+
+
+def test_low_memory_keeps_nothing_between_runs(machine: Machine, bundle: Bundle) -> None:
+    graph = machine.open(source(bundle, "text_encoder"), low_memory=True)
+    reference = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(threads=1))
+    for seed in range(3):
+        same(graph, reference, text_inputs(2, 5, 1, seed))
+        assert machine.cuda.used == machine.trt.scratch
+        assert not machine.cuda.host
+
+
+def test_a_gpu_without_memory_left_is_a_sentence_and_the_graph_goes_on(
+    machine: Machine, bundle: Bundle, text_encoder: TensorRtGraph
+) -> None:
+    reference = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(threads=1))
+    for seed in range(3):
+        same(text_encoder, reference, text_inputs(1, 5, 1, seed))
+    machine.cuda.total = machine.cuda.used + 5000
+    with pytest.raises(OutOfGpuMemoryError, match=r"^text_encoder: cuda:0 has no memory left: "):
+        text_encoder.run(text_inputs(60, 70, 60))
+    assert machine.cuda.used == machine.trt.scratch  # nothing is left lying about
+    for seed in range(3):
+        same(text_encoder, reference, text_inputs(1, 5, 1, seed))
+    machine.cuda.total = 1 << 30
+    same(text_encoder, reference, text_inputs(60, 70, 60))
+
+
+def test_what_is_kept_for_other_shapes_makes_room(
+    machine: Machine, bundle: Bundle, text_encoder: TensorRtGraph
+) -> None:
+    reference = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(threads=1))
+    same(text_encoder, reference, text_inputs(64, 4, 64))
+    machine.cuda.total = machine.cuda.used + 100
+    same(text_encoder, reference, text_inputs(1, 40, 1))  # fits once the first one's is given back
+
+
+def test_pinned_memory_that_is_refused_leaks_nothing(
+    machine: Machine, bundle: Bundle, text_encoder: TensorRtGraph
+) -> None:
+    machine.cuda.fail["cudaMallocHost"] = cudaError_t.cudaErrorInvalidValue
+    with pytest.raises(CudaError, match="cuda:0 failed in cudaMallocHost"):
+        text_encoder.run(text_inputs(1, 5, 1))
+    reference = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(threads=1))
+    same(text_encoder, reference, text_inputs(1, 5, 1))
+    text_encoder.close()
+    assert (machine.cuda.used, machine.cuda.host) == (0, {})
+
+
+def test_the_limit_of_a_graphs_memory_is_kept(machine: Machine, bundle: Bundle) -> None:
+    graph = machine.open(source(bundle, "image_encoder"), gpu_memory_mb=1)
+    large = np.zeros((32, 3, SIZE, SIZE), dtype=np.float32)
+    graph.run(pixels(2))
+    graph._held.buffers._limit = 20_000
+    with pytest.raises(OutOfGpuMemoryError, match="gpu_memory_mb allows") as caught:
+        graph.run({"pixel_values": large})
+    assert_sentence(caught.value)
+    graph.run(pixels(2))
+
+
+@pytest.mark.parametrize("at", ["engine", "context"])
+def test_an_engine_that_finds_no_memory_says_so(machine: Machine, bundle: Bundle, at: str) -> None:
+    text = source(bundle, "text_encoder")
+    graph = machine.open(text)
+    machine.cuda.total = machine.cuda.used + 100
+    if at == "engine":
+        machine.trt.refuses = "Requested amount of GPU memory (1 bytes) could not be allocated"
+        with pytest.raises(OutOfGpuMemoryError, match="no memory left for the engine of text_enc"):
+            machine.open(text)
+    else:
+        machine.trt.no_context = True
+        with pytest.raises(OutOfGpuMemoryError, match="no memory left for another shape"):
+            graph.run(text_inputs(1, 5, 1))
+        machine.trt.no_context = False
+        machine.cuda.total = 1 << 30
+        graph.run(text_inputs(1, 5, 1))
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def assert_sentence(error: BaseException) -> None:
+    text = str(error)
+    assert "\n" not in text
+    assert text.endswith(".")
+    said = re.sub(r"\([^()]*\)", "", text)  # what others say stands in parentheses
+    assert not re.search(r"\. [A-Z]", said), text
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"input_ids": np.zeros((2, 5), np.int32)}, r"must be int64 \(B, T\), not int32"),
+        ({"pseudo_tokens": np.zeros((3, 1, 9), np.float32)}, r"float32 \(R, 1, 4\)"),
+        ({"pseudo_tokens": np.zeros((3, 1, D_T), np.float64)}, "must be float32 .* not float64"),
+        ({"vsi_keys": np.zeros((2, 1, N, D_VSI), np.float32)}, "R = 3"),
+        ({"surplus": np.zeros(1)}, "takes input_ids, .*surplus"),
+    ],
+)
+def test_wrong_inputs_are_named_and_the_graph_goes_on(
+    text_encoder: TensorRtGraph, change: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        text_encoder.run({**text_inputs(2, 5, 3), **change})
+    with pytest.raises(UsageError, match="gives query_embeds, not logits"):
+        text_encoder.run(text_inputs(2, 5, 3), ["logits"])
+    text_encoder.run(text_inputs(2, 5, 3))
+
+
+def test_what_is_larger_than_the_engine_takes_is_named(text_encoder: TensorRtGraph) -> None:
+    assert text_encoder.limits == {"B": 64, "R": 64, "T": 77}
+    with pytest.raises(UsageError, match=r"T = 78, and its engine takes 1 to 77.*--trt") as caught:
+        text_encoder.run(text_inputs(1, 78, 1))
+    assert_sentence(caught.value)
+    with pytest.raises(UsageError, match="B = 65"):
+        text_encoder.run(text_inputs(65, 5, 1))
+
+
+def test_a_run_that_fails_is_a_sentence_and_the_graph_goes_on(
+    machine: Machine, text_encoder: TensorRtGraph
+) -> None:
+    machine.trt.breaks = "IExecutionContext::enqueueV3: Error Code 1\nof something"
+    with pytest.raises(CudaError, match=r"TensorRT 10\.3\.0 failed in text_encoder") as caught:
+        text_encoder.run(text_inputs(1, 5, 1))
+    assert "Error Code 1 of something" in str(caught.value)
+    assert_sentence(caught.value)
+    text_encoder.run(text_inputs(1, 5, 1))
+    machine.cuda.fail["cudaStreamSynchronize"] = cudaError_t.cudaErrorIllegalAddress
+    with pytest.raises(CudaError, match=r"IllegalAddress.*start the process again"):
+        text_encoder.run(text_inputs(1, 5, 1))
+
+
+def test_an_engine_that_tensorrt_refuses_is_named(machine: Machine, bundle: Bundle) -> None:
+    machine.trt.refuses = "Version tag does not match.\nNote: 0 != 1"
+    with pytest.raises(EngineError, match=r"does not load \(Version tag.*--rebuild") as caught:
+        machine.open(source(bundle, "text_encoder"))
+    assert_sentence(caught.value)
+
+
+def test_an_engine_with_other_tensors_than_are_said_is_refused(
+    machine: Machine, bundle: Bundle
+) -> None:
+    trt = tensorrt_package.import_tensorrt("tensorrt")
+    gpu = Gpu(0)
+    text, image = (source(bundle, name) for name in ("text_encoder", "image_encoder"))
+    stored, _ = ensure_engine(text, trt, Target.of(gpu))
+    other, _ = ensure_engine(image, trt, Target.of(gpu))
+    swapped = type(stored)(**{**vars(stored), "plan": other.plan})
+    with pytest.raises(EngineError, match="other inputs or outputs"):
+        TensorRtGraph(swapped, trt, gpu, TENSORRT)
+
+
+def test_without_a_package_the_extra_is_named(
+    machine: Machine, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = source(bundle, "text_encoder")
+    machine.packages = {}
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    tensorrt_package.import_tensorrt.cache_clear()
+    with pytest.raises(MissingDependencyError, match=r"ztcir\[trt\].*ztcir\[trt-rtx\]") as caught:
+        open_graph(text, TENSORRT)
+    assert_sentence(caught.value)
+    monkeypatch.setitem(sys.modules, "cuda", None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(MissingDependencyError, match="cuda-python is not installed") as caught:
+        open_graph(text, TENSORRT)
+    assert_sentence(caught.value)
+
+
+def test_a_package_that_does_not_load_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorrt.py").write_text("raise FileNotFoundError('libnvinfer.so.10')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    tensorrt_package.import_tensorrt.cache_clear()
+    with pytest.raises(MissingDependencyError, match=r"does not load: libnvinfer\.so\.10"):
+        tensorrt_package.import_tensorrt("tensorrt")
+
+
+# --- which engine --------------------------------------------------------------------------------
+
+
+def test_auto_takes_an_engine_where_there_is_one_and_builds_none(
+    machine: Machine, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Graph:
+        provider = "CUDAExecutionProvider"
+
+    monkeypatch.setattr("ztcir_sdk.runtime.OnnxGraph", lambda source, settings: Graph())
+    auto = RuntimeSettings(device="cuda:0")
+    text = source(bundle, "text_encoder")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_graph(text, auto).provider == "CUDAExecutionProvider"
+    assert not machine.trt.builds
+    build_engines(bundle)
+    assert open_graph(text, auto).provider == "TensorRT 10.3.0"
+    machine.install(FakeCuda(), ("tensorrt", "10.4.0"))
+    with pytest.warns(UserWarning, match=r"built by tensorrt 10\.3\.0 .* here runs tensorrt 10\.4"):
+        assert open_graph(text, auto).provider == "CUDAExecutionProvider"
+    assert not machine.trt.builds
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"version": "10.4.0"},
+        {"gpu": FakeCuda(capability=(8, 9))},
+        {"gpu": FakeCuda(name="Another RTX")},
+    ],
+    ids=["version", "architecture", "model"],
+)
+def test_an_engine_of_another_version_or_gpu_is_built_again_or_refused(
+    machine: Machine, bundle: Bundle, other: dict[str, Any]
+) -> None:
+    text = source(bundle, "text_encoder")
+    machine.open(text)
+    machine.install(other.get("gpu", machine.cuda), ("tensorrt", other.get("version", "10.3.0")))
+    strict = RuntimeSettings(**{**vars(TENSORRT), "build_engines": False})
+    with pytest.raises(EngineError, match=r"was built by tensorrt 10\.3\.0.*--trt") as caught:
+        open_graph(text, strict)
+    assert_sentence(caught.value)
+    assert not machine.trt.builds
+    with pytest.warns(UserWarning, match="Building TensorRT"):
+        graph = open_graph(text, TENSORRT)
+    assert len(machine.trt.builds) == 1
+    graph.run(text_inputs(1, 5, 1))
+
+
+def test_an_engine_moves_between_models_of_an_architecture_with_that_for_rtx(
+    machine: Machine, bundle: Bundle
+) -> None:
+    machine.install(machine.cuda, ("tensorrt_rtx", "1.7.1"))
+    machine.open(source(bundle, "text_encoder"))
+    machine.install(FakeCuda(name="Another RTX"), ("tensorrt_rtx", "1.7.1"))
+    machine.open(source(bundle, "text_encoder"))
+    assert not machine.trt.builds
+
+
+def test_the_package_whose_engine_is_there_is_taken(machine: Machine, bundle: Bundle) -> None:
+    both = (("tensorrt", "10.3.0"), ("tensorrt_rtx", "1.7.1"))
+    machine.install(machine.cuda, *both)
+    build_engines(bundle, package="tensorrt_rtx")
+    assert machine.open(source(bundle, "text_encoder")).provider == "TensorRT-RTX 1.7.1"
+    assert not machine.packages["tensorrt"].builds
+
+
+def test_a_damaged_engine_is_built_again(machine: Machine, bundle: Bundle) -> None:
+    text = source(bundle, "text_encoder")
+    machine.open(text)
+    [file] = machine.folder.glob("*.engine")
+    good = file.read_bytes()
+    file.write_bytes(good[:-1] + b"?")
+    machine.open(text)
+    assert len(machine.trt.builds) == 2
+    assert file.read_bytes() == good
+
+
+# --- how it is built -----------------------------------------------------------------------------
+
+
+def test_networks_are_strongly_typed_without_tf32_for_the_sizes_asked_for(
+    machine: Machine, bundle: Bundle
+) -> None:
+    build_engines(bundle, sizes=BatchSizes(images=4, texts=6, tokens=20), workspace_mb=3)
+    image, learner, text = machine.trt.builds
+    assert image["shapes"] == {"pixel_values": tuple((n, 3, SIZE, SIZE) for n in (1, 4, 4))}
+    assert learner["shapes"]["patch_features"] == tuple((n, N, 3) for n in (1, 1, 4))
+    assert text["shapes"]["input_ids"] == ((1, 1), (1, 16), (6, 20))
+    assert text["shapes"]["vsi_keys"] == tuple((n, 1, N, D_VSI) for n in (1, 1, 6))
+    for built in machine.trt.builds:
+        assert built["flags"] == 1 << 1  # STRONGLY_TYPED
+        assert [flag.name for flag in built["cleared"]] == ["TF32"]
+        assert built["workspace"] == 3 << 20
+
+
+def test_other_sizes_are_built_again_but_only_if_they_are_asked_for(
+    machine: Machine, bundle: Bundle
+) -> None:
+    builds = machine.trt.builds
+    build_engines(bundle)
+    assert not any(report.built for report in build_engines(bundle))
+    assert len(builds) == 3
+    reports = build_engines(bundle, sizes=BatchSizes(texts=5))
+    assert [report.built for report in reports] == [False, False, True]
+    assert machine.open(source(bundle, "text_encoder")).limits["B"] == 5
+    assert not any(report.built for report in build_engines(bundle))
+    assert all(report.built for report in build_engines(bundle, rebuild=True))
+
+
+def test_the_timing_cache_is_handed_on_where_there_is_one(machine: Machine, bundle: Bundle) -> None:
+    build_engines(bundle)
+    given = [built["timing cache"] for built in machine.trt.builds]
+    assert given == [b"", b"timed ", b"timed timed "]
+    machine.install(machine.cuda, ("tensorrt_rtx", "1.7.1"))
+    build_engines(bundle)
+    assert all("timing cache" not in built for built in machine.trt.builds)
+
+
+def test_a_gpu_that_is_not_here_needs_that_for_rtx(machine: Machine, bundle: Bundle) -> None:
+    with pytest.raises(ZtcirError, match=r"only for the GPU it runs on.*ztcir\[trt-rtx\]"):
+        build_engines(bundle, gpu="RTX 4090")
+    machine.install(machine.cuda, ("tensorrt", "10.3.0"), ("tensorrt_rtx", "1.7.1"))
+    [report, *_] = build_engines(bundle, gpu="RTX 4090")
+    assert (report.package, report.architecture) == ("tensorrt_rtx", "sm_89")
+    assert machine.packages["tensorrt_rtx"].builds[0]["for"] == "SM89"
+    [report, *_] = build_engines(bundle, gpu="RTX 3090")  # the one that is here
+    assert report.package == "tensorrt"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [({"images": 0}, "number of images"), ({"texts": -1}, "texts"), ({"tokens": 0}, "tokens")],
+)
+def test_sizes_below_one_are_refused(sizes: dict[str, int], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        BatchSizes(**sizes)
+
+
+def test_sizes_out_of_order_are_refused() -> None:
+    with pytest.raises(ValueError, match="not in order"):
+        ShapeRange(1, 5, 4)
+
+
+# --- the GPU -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        (FakeCuda(gpus=0), "No NVIDIA GPU is visible.*CUDA_VISIBLE_DEVICES"),
+        (FakeCuda(gpus=2), "There is no cuda:2: this process sees 2 GPUs"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_named(
+    machine: Machine, broken: FakeCuda, sentence: str
+) -> None:
+    machine.install(broken)
+    with pytest.raises(ZtcirError, match=sentence) as caught:
+        Gpu(2)
+    assert_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("driver", "sentence"),
+    [
+        (None, "There is no NVIDIA driver"),
+        ("12.6", r"driver runs CUDA up to 12\.6, .* for 13\.0: .*'cuda-python<13'"),
+    ],
+)
+def test_a_driver_that_is_too_old_or_missing_is_named(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, driver: str | None, sentence: str
+) -> None:
+    monkeypatch.setattr(cuda, "driver_version", lambda: driver)
+    machine.cuda.fail["cudaGetDeviceCount"] = cudaError_t.cudaErrorInsufficientDriver
+    with pytest.raises(CudaError, match=sentence) as caught:
+        Gpu(0)
+    assert_sentence(caught.value)
+
+
+def test_a_gpu_knows_its_name_and_architecture(machine: Machine) -> None:
+    machine.install(FakeCuda(capability=(12, 1), name="GB10"))
+    gpu = Gpu(0)
+    assert (gpu.name, gpu.architecture, str(gpu)) == ("GB10", "sm_121", "cuda:0")
+    assert gpu.memory() == (1 << 30, 1 << 30)
+
+
+# --- what is pretended is what there is ----------------------------------------------------------
+
+
+def fake_functions(owner: type) -> dict[str, Callable[..., Any]]:
+    return {
+        name: value
+        for name, value in vars(owner).items()
+        if inspect.isfunction(value) and not name.startswith("_")
+    }
+
+
+def test_the_pretended_cuda_is_the_real_one() -> None:
+    real = pytest.importorskip("cuda.bindings.runtime")
+    for name, function in fake_functions(FakeCuda).items():
+        # Its first line of documentation is the signature: "cudaMalloc(size_t size)".
+        takes = re.match(rf"{name}\((.*)\)", getattr(real, name).__doc__.splitlines()[0])
+        assert takes, name
+        expected = [part for part in takes[1].split(",") if part.strip()]
+        assert len(inspect.signature(function).parameters) == len(expected) + 1, name
+    for name in cudaError_t.__members__:
+        assert int(getattr(real.cudaError_t, name)) == cudaError_t[name]
+    for owner in ("cudaMemcpyKind", "cudaStreamCaptureMode"):
+        for name, value in vars(getattr(FakeCuda, owner)).items():
+            assert int(getattr(getattr(real, owner), name)) == value
+    attribute = real.cudaDeviceAttr
+    assert int(attribute.cudaDevAttrComputeCapabilityMajor) == 75
+    assert int(attribute.cudaDevAttrComputeCapabilityMinor) == 76
+
+
+def test_the_pretended_tensorrt_is_the_real_one() -> None:
+    real = pytest.importorskip("tensorrt_rtx")
+    fake = FakeTensorRt(FakeCuda(), "tensorrt_rtx")
+    for name in ("DataType", "TensorIOMode", "NetworkDefinitionCreationFlag", "BuilderFlag"):
+        wanted = ["STRONGLY_TYPED"] if "Creation" in name else []
+        wanted = ["TF32"] if name == "BuilderFlag" else wanted
+        for member in wanted or getattr(FakeTensorRt, name).__members__:
+            assert hasattr(getattr(real, name), member), (name, member)
+    for owner, theirs in (
+        (fake.Builder, real.Builder),
+        (fake.OnnxParser, real.OnnxParser),
+        (fake.Runtime, real.Runtime),
+        (Engine, real.ICudaEngine),
+        (Context, real.IExecutionContext),
+        (RuntimeConfig, real.IRuntimeConfig),
+    ):
+        for name, function in fake_functions(owner).items():
+            assert hasattr(theirs, name), (theirs, name)
+            said = getattr(theirs, name).__doc__ or ""
+            for parameter in list(inspect.signature(function).parameters)[1:]:
+                assert parameter in said or parameter == "strategy", (name, parameter)
+    for attribute in ("num_io_tensors", "device_memory_size_v2"):
+        assert hasattr(real.ICudaEngine, attribute)
+    for attribute in ("num_inputs", "num_outputs", "get_input", "get_output"):
+        assert hasattr(real.INetworkDefinition, attribute)
+    for attribute in ("get_dimension_name", "shape", "dtype", "name"):
+        assert hasattr(real.ITensor, attribute)
+    for attribute in ("set_memory_pool_limit", "clear_flag", "create_timing_cache"):
+        assert hasattr(real.IBuilderConfig, attribute)
+    for attribute in ("node_operator", "node_name", "desc"):
+        assert hasattr(real.ParserError, attribute)
+
+
+def test_engines_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    assert EngineCache().folder.parts[-2:] == ("ztcir", "engines")
+    monkeypatch.setenv(CACHE_VARIABLE, "/somewhere")
+    assert EngineCache().folder == Path("/somewhere")
+    assert EngineCache("/else").folder == Path("/else")
