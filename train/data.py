@@ -1,24 +1,20 @@
-"""Training images: photos of webdataset shards and code-drawn pictures, as one collection."""
+"""What a stage trains on: a collection of images with code-drawn pictures, in batches."""
 
 from __future__ import annotations
 
-import io
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import webdataset as wds
-from PIL import Image
 
+from train.collections.image import DRAWING_PREFIX, DataError, TrainingImage
+from train.collections.report import ReadReport, caption_notes
+from train.collections.shards import read_shard_list
+from train.collections.source import read_sources
 from train.triplets import Item, split_development
 from ztcir_sdk.drawings import draw, training_drawings
-from ztcir_sdk.errors import ImageError, ZtcirError
-from ztcir_sdk.preprocess import load_image
 
 __all__ = [
     "Batches",
@@ -29,29 +25,9 @@ __all__ = [
     "read_shards",
 ]
 
-DRAWING_PREFIX = "drawing-"
-_BROKEN = (KeyError, ValueError, TypeError, RecursionError, ImageError)  # what a bad sample raises
-
-
-@dataclass(frozen=True)
-class TrainingImage:
-    """One image with what is known of it, decoded only when asked."""
-
-    item: Item
-    load: Callable[[], Image.Image]
-
-    @property
-    def is_drawing(self) -> bool:
-        """Whether it was drawn by code."""
-        return self.item.id.startswith(DRAWING_PREFIX)
-
-
-class DataError(ZtcirError):
-    """A shard or a folder of training data cannot be used."""
-
 
 def read_shards(paths: Sequence[Path]) -> list[TrainingImage]:
-    """Read webdataset shards of ``<id>.jpg`` + ``<id>.json`` into memory, still encoded.
+    """List the images of webdataset shards, each decoded once to see that it can be.
 
     A sample without a usable picture, or whose JSON is broken, is counted, named on standard error
     and skipped; so is what a shard lacks that was cut short.
@@ -59,80 +35,17 @@ def read_shards(paths: Sequence[Path]) -> list[TrainingImage]:
     Raises:
         DataError: a shard is missing, or none of them holds a usable sample.
     """
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"The shard {path} does not exist.")
-    images: list[TrainingImage] = []
-    skipped: list[str] = []
-    for path in paths:
-        for sample in _samples(path):
-            try:
-                images.append(_training_image(sample))
-            except _BROKEN as error:
-                skipped.append(f"{sample['__key__']} ({error})")
-    if skipped:
-        print(f"Skipped {len(skipped)} broken samples: {', '.join(skipped[:10])}", file=sys.stderr)
+    report = ReadReport()
+    images = read_shard_list(paths, report)
+    _tell(report.sentences())
     if not images:
         raise DataError(f"No usable sample in {', '.join(map(str, paths))}.")
     return images
 
 
-def _samples(path: Path) -> Iterator[dict[str, Any]]:
-    """The samples of one shard, in its order, up to where it breaks off."""
-    problems: list[str] = []
-
-    def note(error: Exception) -> bool:
-        problems.append(f"{error.args[0] if error.args else error}".split(" @ <")[0])
-        return True  # go on with what else can be read
-
-    # resampling and shuffling stay off: the order is the run's own, drawn from its seed
-    shard = wds.WebDataset([str(path)], handler=note, shardshuffle=False, empty_check=False)
-    count = 0
-    for count, sample in enumerate(shard, start=1):  # noqa: B007
-        yield sample
-    if not problems and path.suffix == ".tar" and not _is_closed(path):
-        problems.append("it has no end mark")  # cut between two files, which tarfile takes for one
-    if problems:
-        print(
-            f"The shard {path} is damaged or cut short ({problems[0]}); "
-            f"what follows its first {count} samples is lost.",
-            file=sys.stderr,
-        )
-
-
-def _is_closed(path: Path) -> bool:
-    """Whether a tar file ends with the two empty blocks that close it."""
-    with path.open("rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(max(0, size - 1024))
-        return file.read() == bytes(1024)
-
-
-def _training_image(sample: Mapping[str, Any]) -> TrainingImage:
-    fields = json.loads(sample["json"])
-    item = Item(
-        id=str(fields["id"]),
-        gender=str(fields["gender"]),
-        type=str(fields["articleType"]),
-        colour=str(fields["baseColour"]),
-        pattern=None,
-        caption=str(fields["caption"]),
-    )
-    encoded = _Encoded(sample["jpg"], item.id)
-    encoded()  # decoded once now, so that no broken picture ends a run that has begun
-    return TrainingImage(item, encoded)
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    data: bytes
-    name: str
-
-    def __call__(self) -> Image.Image:
-        try:
-            return load_image(io.BytesIO(self.data))
-        except ImageError as error:
-            raise ImageError(f"The picture of item {self.name} cannot be used: {error}") from error
+def _tell(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)
 
 
 def drawn_images(count: int, seed: int) -> list[TrainingImage]:
@@ -177,21 +90,34 @@ class Batches:
 
 
 def read_collection(
-    shards: Sequence[str], *, drawings: int = 0, development: float = 0.05
+    data: Sequence[str],
+    *,
+    drawings: int = 0,
+    development: float = 0.05,
+    columns: Mapping[str, str] | None = None,
 ) -> tuple[list[TrainingImage], list[TrainingImage]]:
     """Everything a stage trains on, and the photos that only select its best checkpoint.
 
+    What cannot be used is counted, named on standard error and skipped.
+
     Args:
-        shards: paths, or brace patterns such as ``data/train-{0000..0007}.tar``.
+        data: webdataset shards, folders of pictures, and CSV, TSV or Parquet files of paths and
+            captions; each a path, a brace pattern such as ``data/train-{0000..0007}.tar``, or a
+            pattern with ``*``.
         drawings: how many code-drawn pictures to add to the training part.
-        development: share of the photos held out, whole products at a time; the same in each
-            stage, so that no stage has seen what selects another one's best checkpoint.
+        development: share of the photos held out, whole products (equal captions) at a time; the
+            same in each stage, so that no stage has seen what selects another's best checkpoint.
+        columns: field -> column of the tables, where it has no usual name; see `read_table`.
 
     Raises:
-        DataError: a shard is missing, or there are too few usable photos.
+        DataError: a source is missing, or there are too few usable photos.
+        UsageError: a table lacks a column.
     """
-    paths = [Path(path) for pattern in shards for path in wds.shardlists.expand_urls(pattern)]
-    photos = read_shards(paths)
+    photos, report = read_sources(data, columns=columns)
+    _tell(report.sentences())
+    if not photos:
+        raise DataError(f"No usable sample in {', '.join(data)}.")
+    _tell(caption_notes(photo.item.caption for photo in photos))
     _, held_out = split_development([photo.item for photo in photos], development, seed=0)
     held_out_ids = {item.id for item in held_out}
     training = [photo for photo in photos if photo.item.id not in held_out_ids]

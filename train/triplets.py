@@ -30,9 +30,11 @@ __all__ = [
     "Item",
     "Triplet",
     "TripletReport",
+    "is_known",
     "read_catalogue",
     "read_triplets",
     "split_development",
+    "spoil",
     "synthesise",
     "write_triplets",
 ]
@@ -68,6 +70,11 @@ class Item:
     colour: str
     pattern: str | None
     caption: str
+
+
+def is_known(value: str) -> bool:
+    """Whether an attribute's value says something: it is not empty, "NA", "unknown" or the like."""
+    return value.strip().lower() not in _NOT_KNOWN
 
 
 _Attributes = tuple[str, ...]  # the values in the order of KINDS
@@ -172,13 +179,17 @@ def synthesise(
         kept = dict(zip(KINDS, have, strict=True))
         text = word(kind, have[place], wish[place], drawing, held_out=held_out, kept=kept)
         triplets.append(Triplet(f"{kind}-{number:06d}", kind, reference, text, answers[wish]))
-    return _spoil(triplets, [item.id for item in known], noise, spoiling)
+    return spoil(triplets, [item.id for item in known], noise, spoiling)
 
 
-def _spoil(
+def spoil(
     triplets: list[Triplet], ids: Sequence[str], noise: float, rng: np.random.Generator
 ) -> list[Triplet]:
-    """Give ``noise`` of the triplets one wrong target: neither right nor the reference."""
+    """Give ``noise`` of the triplets one wrong target: neither right nor the reference.
+
+    Raises:
+        ZtcirError: every one of ``ids`` is right.
+    """
     chosen = rng.permutation(len(triplets))[: round(noise * len(triplets))]
     for place in chosen:
         triplet = triplets[place]
@@ -278,7 +289,7 @@ def _item(row: Mapping[str, str | None], mapped: Mapping[str, str]) -> Item:
         if not name:
             return ""
         found = " ".join((row[name] or "").split())
-        return UNKNOWN if found.lower() in _NOT_KNOWN else found
+        return found if is_known(found) else UNKNOWN
 
     def text(field: str) -> str:
         return (row[mapped[field]] or "").strip() if mapped[field] else ""

@@ -16,6 +16,7 @@ __all__ = [
     "BEHIND",
     "CAPTIONS",
     "HELD_OUT_FAMILIES",
+    "KEEP_THE_REST",
     "SHARED_CHOICES",
     "SLIPS",
     "WRITTEN_FAMILIES",
@@ -1520,6 +1521,12 @@ AND_KEEP: Mapping[str, tuple[str, ...]] = MappingProxyType({
         ", everything else the same", ", same shape and colour", ", nothing else changes",
     ),
 })
+# the same where the change is of no such kind
+KEEP_THE_REST: tuple[str, ...] = (
+    ", everything else the same", " but keep everything else", ", nothing else changes",
+    " and leave the rest as it is", ", keep the rest", ", the rest stays", " in the same style",
+    ", same scene otherwise", ", otherwise alike",
+)
 # word -> slips of the fingers
 SLIPS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "change": ("chnage", "chage"),

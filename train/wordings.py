@@ -20,21 +20,20 @@ import numpy as np
 from train.surface_forms import verbalise
 from train.wording_frames import (
     ABOUT_THE_REFERENCE,
-    FILLERS,
     FRAMES,
-    RAMBLING,
     TALK_AFTER,
     TALK_BEFORE,
     WANTED,
 )
+from train.wording_noise import pick, respell, roughen
 from train.wording_templates import (
     AND_KEEP,
     BEFORE,
     BEHIND,
     CAPTIONS,
     HELD_OUT_FAMILIES,
+    KEEP_THE_REST,
     SHARED_CHOICES,
-    SLIPS,
     WRITTEN_FAMILIES,
     Family,
 )
@@ -46,11 +45,13 @@ __all__ = [
     "KINDS",
     "Family",
     "Wording",
+    "choose",
     "compose",
     "describe",
     "expand",
     "families",
     "skeleton_key",
+    "surround",
     "word",
 ]
 
@@ -71,25 +72,10 @@ _MAY_KEEP = frozenset({"imperative", "wish", "phrase", "caption"})
 _FRAME_SHARE = 0.35  # of the texts that train; the rest are of the hand-written families
 _REFERENCE_SHARE = 0.14  # of those that do not name the reference's own value anyway
 _TALK_SHARE = 0.06  # before, and again behind
-
-_AMERICAN = (("colour", "color"), ("favourite", "favorite"))
-_AMERICAN_SHARE = 0.4
-_NO_APOSTROPHE_SHARE = 0.15
 _NO_QUESTION_MARK_SHARE = 0.4
-_SLIP_SHARE = 0.02
-_TYPO_SHARE = 0.03
-_NO_PUNCTUATION_SHARE = 0.15
-_TELEGRAPHIC_SHARE = 0.04
-_FILLER_SHARE = 0.03
-_RAMBLING_SHARE = 0.04
-
-_LEFT_OUT = frozenset(
-    ("the", "a", "an", "it", "this", "i", "i'd", "i'm", "is", "to", "me", "of", "do", "you", "that")
-)
 
 _CHOICE = re.compile(r"\(([^()]*)\)")
 _SLOT = re.compile(r"\{(new|old|kept_[a-z]+)(?:_([a-z]+))?\}")
-_PUNCTUATION = re.compile(r"[,;:!?.]")
 _NOT_WORDS = re.compile(r"[^a-z0-9{} ]+")
 
 
@@ -181,12 +167,9 @@ def _barred(kind: str, held_out: bool) -> frozenset[str]:
     )
 
 
-def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
-    return options[int(rng.integers(len(options)))]
-
-
-def _choose(template: str, rng: np.random.Generator) -> str:
-    return _CHOICE.sub(lambda found: _pick(tuple(found[1].split("|")), rng), template)
+def choose(template: str, rng: np.random.Generator) -> str:
+    """One reading of a template."""
+    return _CHOICE.sub(lambda found: pick(tuple(found[1].split("|")), rng), template)
 
 
 def _pick_family(choices: tuple[Family, ...], rng: np.random.Generator) -> Family:
@@ -202,11 +185,11 @@ def _contrast(sentence: str, family: Family, kind: str, rng: np.random.Generator
         return sentence
     before, behind = ABOUT_THE_REFERENCE[kind]
     if family.mood != "caption" and rng.random() < 0.5:
-        return _pick(before, rng) + sentence
-    return sentence.removesuffix("?") + _pick(behind, rng) + "?" * sentence.endswith("?")
+        return pick(before, rng) + sentence
+    return sentence.removesuffix("?") + pick(behind, rng) + "?" * sentence.endswith("?")
 
 
-def _surround(sentence: str, family: Family, kind: str, rng: np.random.Generator) -> str:
+def surround(sentence: str, family: Family, kind: str, rng: np.random.Generator) -> str:
     """A polite opening, a clause about what stays, an ending, talk: each at times, none in labels.
 
     They are put around families that train and families that do not alike.
@@ -219,90 +202,25 @@ def _surround(sentence: str, family: Family, kind: str, rng: np.random.Generator
         family.keeps or asked or "same" in sentence or (kind == "type" and "colour" in sentence)
     )
     if family.mood in _MAY_KEEP and not says_it and rng.random() < _KEEP_SHARE:
-        sentence += _pick(AND_KEEP[kind], rng)
+        sentence += pick(AND_KEEP.get(kind, KEEP_THE_REST), rng)
     share, openings = BEFORE[family.mood]
     if rng.random() < share:
-        opening = _pick(openings, rng)
+        opening = pick(openings, rng)
         asked = asked or opening.startswith(("can you", "could you", "would you"))
         if not (opening.startswith("just") and "just" in sentence):
             sentence = opening + sentence
     share, endings = BEHIND[family.mood]
     if rng.random() < share and "please" not in sentence:
-        ending = _pick(endings, rng)
+        ending = pick(endings, rng)
         if not (kind == "gender" and "for me" in ending):  # "for men for me"
             sentence += ending
     if rng.random() < _TALK_SHARE:
-        sentence = _pick(TALK_BEFORE, rng) + sentence
+        sentence = pick(TALK_BEFORE, rng) + sentence
     if rng.random() < _TALK_SHARE:
-        sentence += _pick(TALK_AFTER, rng)
+        sentence += pick(TALK_AFTER, rng)
     if asked and not sentence.endswith(("!", ".")) and rng.random() >= _NO_QUESTION_MARK_SHARE:
         sentence += "?"
     return sentence
-
-
-def _own(words: list[str]) -> list[int]:
-    """Places of the words that are no slot."""
-    return [place for place, spelt in enumerate(words) if "{" not in spelt]
-
-
-def _respell(sentence: str, rng: np.random.Generator) -> str:
-    """American spelling, a left-out apostrophe, a slip of the fingers; never inside a slot."""
-    american = rng.random() < _AMERICAN_SHARE
-    dropped = rng.random() < _NO_APOSTROPHE_SHARE
-    slipped = rng.random() < _SLIP_SHARE
-    words = sentence.split(" ")
-    own = _own(words)
-    for place in own:
-        if american:
-            for british, spelling in _AMERICAN:
-                words[place] = words[place].replace(british, spelling)
-        if dropped:
-            words[place] = words[place].replace("'", "")
-    able = [place for place in own if words[place] in SLIPS]
-    if slipped and able:
-        place = able[int(rng.integers(len(able)))]
-        words[place] = _pick(SLIPS[words[place]], rng)
-    return " ".join(words)
-
-
-def _roughen(sentence: str, rng: np.random.Generator) -> str:
-    """Now and then as people type and speak: small words left out, fillers, typos, no commas."""
-    telegraphic, filled, wandering, mistyped, bare = (
-        rng.random() < share
-        for share in (
-            _TELEGRAPHIC_SHARE,
-            _FILLER_SHARE,
-            _RAMBLING_SHARE,
-            _TYPO_SHARE,
-            _NO_PUNCTUATION_SHARE,
-        )
-    )
-    words = sentence.split(" ")
-    if telegraphic:
-        words = [spelt for spelt in words if spelt not in _LEFT_OUT or rng.random() < 0.2]
-    if filled:
-        words.insert(int(rng.integers(len(words))), _pick(FILLERS, rng))
-    if wandering:
-        strays = [_pick(RAMBLING, rng) for _ in range(1 + int(rng.integers(3)))]
-        place = int(rng.integers(len(words) + 1))
-        words[place:place] = strays
-    able = [place for place in _own(words) if len(words[place]) > 3 and words[place].isalpha()]
-    if mistyped and able:
-        place = able[int(rng.integers(len(able)))]
-        words[place] = _mistype(words[place], rng)
-    sentence = " ".join(words)
-    return " ".join(_PUNCTUATION.sub("", sentence).split()) if bare else sentence
-
-
-def _mistype(spelt: str, rng: np.random.Generator) -> str:
-    """A word with two letters swapped, one left out, or one struck twice; the first stays."""
-    place = 1 + int(rng.integers(len(spelt) - 2))
-    slips = (
-        spelt[:place] + spelt[place + 1] + spelt[place] + spelt[place + 2 :],
-        spelt[:place] + spelt[place + 1 :],
-        spelt[:place] + spelt[place] + spelt[place:],
-    )
-    return _pick(slips, rng)
 
 
 def compose(
@@ -332,11 +250,11 @@ def compose(
     choices = _usable(kind, held_out, frozenset(known))
     while True:
         family = _pick_family(choices, rng)
-        sentence = _choose(_pick(family.templates, rng), rng)
+        sentence = choose(pick(family.templates, rng), rng)
         if not held_out:
             sentence = _contrast(sentence, family, kind, rng)
-        sentence = _surround(sentence, family, kind, rng)
-        sentence = _roughen(_respell(sentence, rng), rng)
+        sentence = surround(sentence, family, kind, rng)
+        sentence = roughen(respell(sentence, rng), rng)
         if skeleton_key(sentence) not in _barred(kind, held_out):
             break
     values = {"new": new, "old": old} | {f"kept_{name}": value for name, value in known.items()}
@@ -411,4 +329,4 @@ def describe(attributes: Mapping[str, str | None], rng: np.random.Generator) -> 
         kind, form = _CAPTION_SLOTS.get(slot[1], (slot[1], slot[2] or "plain"))
         return verbalise(kind, known[kind], form, rng)
 
-    return _CAPTION_SLOT.sub(say, _respell(_pick(templates, rng), rng))
+    return _CAPTION_SLOT.sub(say, respell(pick(templates, rng), rng))
