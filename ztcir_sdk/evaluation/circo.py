@@ -47,7 +47,7 @@ ALL = "all"
 ASPECT = "aspect"
 
 DOWNLOAD_HELP = """\
-CIRCO: photos of COCO 2017 unlabeled (123 403 images, 19 GB); --root is a folder like this:
+CIRCO: photos of COCO 2017 unlabeled, 123 403 images; --root is a folder like this:
 
   CIRCO/
     annotations/          {val,test}.json

@@ -118,8 +118,8 @@ class EmbeddingRun:
         new = [image for image, there in zip(unique, known, strict=True) if not there]
         require_whole(new, lambda seen: self._tell("Checking images", seen, len(new)))
         broken: list[str] = []
-        committed = (0, time.monotonic())
         done = len(unique) - len(new)
+        committed = (done, time.monotonic())
         for batch in _batches(_decoded(new, broken)):
             vectors = self.encoder.encode_images([picture for _, picture in batch])
             self.cache.put([image.key for image, _ in batch], vectors)

@@ -1,0 +1,362 @@
+"""CIRCO: several right answers, semantic aspects, a prompt with the concept, and a submission."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmark_data import COMPOSED, at, link, planned_run, run_cli, write_images, write_json
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_bundle import write_tiny_bundle
+
+from ztcir_sdk import Retriever
+from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.evaluation.benchmark_images import UnusableImagesError
+from ztcir_sdk.evaluation.circo import SUBMISSION, _said, _without_concept, evaluate_circo
+from ztcir_sdk.evaluation.embedding_run import Method
+
+KS = (5, 10, 25, 50)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny").path
+
+
+def write_gallery(root: Path, ids: Sequence[int]) -> None:
+    """Write COCO's list of images, and the images."""
+    above = root / "COCO2017_unlabeled"
+    write_json(
+        above / "annotations" / "image_info_unlabeled2017.json",
+        {"info": {}, "images": [{"id": one, "file_name": f"{one:012d}.jpg"} for one in ids]},
+    )
+    write_images(above / "unlabeled2017", [f"{one:012d}" for one in ids], ".jpg")
+
+
+def write_root(root: Path, queries: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> Path:
+    write_gallery(root, ids)
+    write_json(root / "annotations" / "val.json", list(queries))
+    hidden = ("target_img_id", "gt_img_ids", "semantic_aspects")
+    test = [{k: v for k, v in one.items() if k not in hidden} for one in queries]
+    write_json(root / "annotations" / "test.json", test)
+    return root
+
+
+def query(
+    number: int, reference: int, targets: list[int], *aspects: str, caption: str = "x"
+) -> dict[str, Any]:
+    return {
+        "reference_img_id": reference,
+        "target_img_id": targets[0],
+        "relative_caption": caption,
+        "shared_concept": "a thing",
+        "gt_img_ids": targets,
+        "id": number,
+        "semantic_aspects": list(aspects),
+    }
+
+
+def name(one: int) -> str:
+    return f"{one:012d}"
+
+
+def test_by_hand(tmp_path: Path) -> None:
+    # Image n is n degrees from what is asked: the ranking is 1, 2, 3, ..., the reference among it.
+    ids = list(range(1, 61))
+    asked = [
+        query(0, 60, [3, 1, 9, 30], "negation", "addition"),
+        query(1, 1, [2], "negation"),  # the reference stays, and is the nearest
+        query(2, 60, [59, 58, 57], "addition"),
+    ]
+    root = write_root(tmp_path / "root", asked, ids)
+    run = planned_run(tmp_path / "cache", {name(one): at(one) for one in ids}, {"x": at(0)})
+    report = evaluate_circo(run, root, [COMPOSED])
+    assert (report.queries, report.gallery) == (3, 60)
+    scores = report.scores["composed"]
+    # Found at 1, 3, 9 and 30: precisions 1/1, 2/3, 3/9, 4/30, of four.
+    first = {5: (1 + 2 / 3) / 4, 10: (1 + 2 / 3 + 3 / 9) / 4, 50: (1 + 2 / 3 + 3 / 9 + 4 / 30) / 4}
+    first[25] = first[10]
+    for k in KS:
+        expected = (first[k] + 1 / 2 + 0) / 3
+        assert scores["all",][f"mAP@{k}"] == pytest.approx(expected), k
+        # Recall counts the image that the caption was written for: 3, 2, and 59.
+        assert scores["all",][f"R@{k}"] == pytest.approx(2 / 3), k
+        assert scores["aspect", "negation"][f"mAP@{k}"] == pytest.approx((first[k] + 1 / 2) / 2)
+        assert scores["aspect", "addition"][f"mAP@{k}"] == pytest.approx((first[k] + 0) / 2)
+    assert set(scores) == {("all",), ("aspect", "addition"), ("aspect", "negation")}
+
+
+def test_more_right_answers_than_places_divide_by_the_places(tmp_path: Path) -> None:
+    ids = list(range(1, 61))
+    root = write_root(tmp_path / "root", [query(0, 60, list(range(1, 9)), "negation")], ids)
+    run = planned_run(tmp_path / "cache", {name(one): at(one) for one in ids}, {"x": at(0)})
+    scores = evaluate_circo(run, root, [COMPOSED]).scores["composed"]["all",]
+    assert scores["mAP@5"] == 1
+
+
+def test_ties_rank_in_the_order_of_coco(tmp_path: Path) -> None:
+    ids = [9, 7, 8, 5, 6, 4, 3]  # as listed, whatever the numbers
+    root = write_root(tmp_path / "root", [query(0, 3, [6], "negation")], ids)
+    same = dict.fromkeys([name(one) for one in ids], at(10))
+    run = planned_run(tmp_path / "cache", same, {"x": at(0)})
+    report = evaluate_circo(run, root, [COMPOSED], answers=1)
+    assert [hit.image.name for hit in report.answers[0].hits] == [str(one) for one in ids]
+    assert report.scores["composed"]["all",]["mAP@5"] == pytest.approx(1 / 5)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(3)
+    ids = rng.choice(600_000, 130, replace=False).tolist()
+    asked = []
+    for number in range(25):
+        chosen = [int(one) for one in rng.choice(ids, 1 + rng.integers(1, 15), replace=False)]
+        aspects = rng.choice(["negation", "addition", "viewpoint"], 2, replace=False)
+        caption = f"has {number} cats"
+        asked.append(query(number, chosen[0], chosen[1:], *map(str, aspects), caption=caption))
+    return write_root(tmp_path_factory.mktemp("circo") / "root", asked, ids)
+
+
+def plain_rankings(
+    root: Path, retriever: Retriever, method: str
+) -> list[tuple[dict[str, Any], list[int]]]:
+    above = root / "COCO2017_unlabeled"
+    ids = [
+        one["id"]
+        for one in json.loads(
+            (above / "annotations" / "image_info_unlabeled2017.json").read_text()
+        )["images"]
+    ]
+    asked = json.loads((root / "annotations" / "val.json").read_text())
+    files = above / "unlabeled2017"
+    gallery = retriever.encode_images([files / f"{name(one)}.jpg" for one in ids])
+    references = retriever.references(
+        [files / f"{name(one['reference_img_id'])}.jpg" for one in asked]
+    )
+    queries = retriever.encode_queries(
+        references, [one["relative_caption"] for one in asked], range(len(asked)), method
+    )
+    scores = (queries.astype(float) @ gallery.T.astype(float)).astype(np.float32)
+    orders = np.argsort(-scores, axis=1, kind="stable")
+    return [
+        (one, [ids[place] for place in order]) for one, order in zip(asked, orders, strict=True)
+    ]
+
+
+def plain_average_precision(ranking: list[int], targets: list[int], k: int) -> float:
+    """Cumulated hits at each hit, over its rank; their sum over min(targets, k)."""
+    labels = np.isin(ranking[:k], targets)
+    precisions = np.cumsum(labels) * labels / np.arange(1, k + 1)
+    return float(precisions.sum() / min(len(targets), k))
+
+
+@pytest.mark.parametrize("method", ["composed", "image", "text", "sum"])
+def test_the_numbers_are_a_plain_counts(
+    drawn: Path, bundle: Path, tmp_path: Path, method: str
+) -> None:
+    result = run_cli("circo", drawn, bundle, tmp_path, "--method", method, "--json")
+    scores = json.loads(result.stdout)["methods"][method]
+    rankings = plain_rankings(drawn, Retriever(bundle, threads=1), method)
+    for k in KS:
+        each = [plain_average_precision(found, one["gt_img_ids"], k) for one, found in rankings]
+        assert scores["all"][f"mAP@{k}"] == pytest.approx(np.mean(each)), k
+        hits = [one["target_img_id"] in found[:k] for one, found in rankings]
+        assert scores["all"][f"R@{k}"] == pytest.approx(np.mean(hits)), k
+        for aspect in ("negation", "addition", "viewpoint"):
+            own = [
+                value
+                for value, (one, _) in zip(each, rankings, strict=True)
+                if aspect in one["semantic_aspects"]
+            ]
+            assert scores["aspect"][aspect][f"mAP@{k}"] == pytest.approx(np.mean(own))
+
+
+def assert_valid_submission(content: Any, ids: set[str], count: int) -> None:
+    """What the server asks for, as its published example has it."""
+    assert set(content) == ids
+    for found in content.values():
+        assert len(found) == len(set(found)) == count
+        assert all(type(one) is int for one in found)
+
+
+def test_the_published_example_is_valid_by_the_same_measure(shared_data: Path) -> None:
+    folder = shared_data / "cir-annotations" / "circo"
+    ids = {str(one["id"]) for one in json.loads((folder / "annotations/test.json").read_text())}
+    example = json.loads((folder / "submission_examples/submission_test.json").read_text())
+    assert_valid_submission(example, ids, 50)
+
+
+def test_a_submission_is_the_rankings(drawn: Path, bundle: Path, tmp_path: Path) -> None:
+    run_cli("circo", drawn, bundle, tmp_path, "--split", "test", "--out", tmp_path)
+    content = json.loads((tmp_path / SUBMISSION).read_text())
+    rankings = plain_rankings(drawn, Retriever(bundle, threads=1), "composed")
+    assert_valid_submission(content, {str(one["id"]) for one, _ in rankings}, 50)
+    for one, found in rankings:
+        assert content[str(one["id"])] == found[:50]
+
+
+# the shared concept
+
+
+def test_the_concept_is_only_read_where_the_prompt_has_it(
+    drawn: Path, bundle: Path, tmp_path: Path
+) -> None:
+    plain = json.loads(run_cli("circo", drawn, bundle, tmp_path, "--json").stdout)
+    prompt = "a photo of $ , {concept} , that {text}"
+    told = run_cli("circo", drawn, bundle, tmp_path, "--json", "--prompt", prompt)
+    with_concept = json.loads(told.stdout)
+    assert with_concept["prompt"] == prompt
+    assert with_concept["methods"] != plain["methods"]
+    # The same as captions that say it themselves.
+    root = tmp_path / "root"
+    shutil.copytree(drawn, root)
+    records = json.loads((root / "annotations" / "val.json").read_text())
+    for one in records:
+        one["relative_caption"] = f"{one['shared_concept']} , that {one['relative_caption']}"
+    write_json(root / "annotations" / "val.json", records)
+    said = run_cli("circo", root, bundle, tmp_path, "--json", "--prompt", "a photo of $ , {text}")
+    assert json.loads(said.stdout)["methods"] == with_concept["methods"]
+
+
+@settings(deadline=None)
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_what_annotations_say_is_never_a_slot(concept: str, caption: str) -> None:
+    prompt, pattern = _without_concept("a photo of $ , {concept} , that {text}")
+    assert prompt == "a photo of $ , {text}"
+    one = type("One", (), {"concept": concept, "caption": caption})
+    assert _said(pattern, one) == f"{concept} , that {caption}"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "prompt", ["{concept} $ that {text}", "a photo of $ {concept}", "$ {concept} {concept}"]
+)
+def test_a_concept_that_cannot_be_told_from_the_reference(
+    prompt: str, drawn: Path, bundle: Path, tmp_path: Path
+) -> None:
+    result = run_cli("circo", drawn, bundle, tmp_path, "--prompt", prompt, exit_code=2)
+    assert "both after its $" in result.stderr
+
+
+# what is wrong
+
+
+def edit(file: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def apply(root: Path) -> None:
+        (root / file).write_text(json.dumps(change(json.loads((root / file).read_text()))))
+
+    return apply
+
+
+def without(*names: str) -> Callable[[Any], Any]:
+    return lambda records: [{k: v for k, v in one.items() if k not in names} for one in records]
+
+
+VAL = "annotations/val.json"
+INFO = "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json"
+WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
+    "no annotations": (
+        lambda root: (root / VAL).unlink(),
+        ZtcirError,
+        r"val.json are not there.*ztcir eval circo --download-help",
+    ),
+    "annotations of before the aspects": (
+        edit(VAL, without("semantic_aspects")),
+        ZtcirError,
+        r"no usable 'semantic_aspects', so the file is of another version",
+    ),
+    "no list of the gallery": (
+        lambda root: (root / INFO).unlink(),
+        ZtcirError,
+        r"image_info_unlabeled2017.json are not there",
+    ),
+    "a list that is none": (edit(INFO, lambda _: {"images": [1]}), ZtcirError, r"no list of COCO"),
+    "a list of other images": (
+        edit(INFO, lambda info: {"images": info["images"][:30]}),
+        ZtcirError,
+        r"images of val.json are not in image_info_unlabeled2017.json .*different versions",
+    ),
+    "a target that is not right": (
+        edit(VAL, lambda records: [{**one, "target_img_id": -1} for one in records]),
+        ZtcirError,
+        r"does not count its target among its right answers",
+    ),
+    "a folder with fewer images": (
+        lambda root: [
+            path.unlink()
+            for path in sorted((root / "COCO2017_unlabeled" / "unlabeled2017").iterdir())[:7]
+        ],
+        UnusableImagesError,
+        r"7 of 130 images are missing from ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_a_sentence_before_any_work(
+    case: str, drawn: Path, tmp_path: Path
+) -> None:
+    change, kind, message = WRONG[case]
+    root = tmp_path / "root"
+    shutil.copytree(drawn, root)
+    change(root)
+    run = planned_run(tmp_path / "cache", {}, {})
+    with pytest.raises(kind, match=message):
+        evaluate_circo(run, root, [COMPOSED])
+    assert run.encoder.encoded == 0  # type: ignore[attr-defined]
+
+
+def test_a_wrong_call(drawn: Path, tmp_path: Path) -> None:
+    run = planned_run(tmp_path / "cache", {}, {})
+    with pytest.raises(UsageError, match="no split 'train'"):
+        evaluate_circo(run, drawn, [COMPOSED], split="train")
+    with pytest.raises(UsageError, match="one method's"):
+        evaluate_circo(run, drawn, [COMPOSED, Method("image", "")], split="test")
+
+
+def test_an_answer_has_all_its_aspects(tmp_path: Path) -> None:
+    ids = list(range(1, 13))
+    root = write_root(tmp_path / "root", [query(0, 1, [2, 3], "negation", "addition")], ids)
+    run = planned_run(tmp_path / "cache", {name(one): at(one) for one in ids}, {"x": at(0)})
+    [answer] = evaluate_circo(run, root, [COMPOSED], answers=5).answers
+    assert answer.categories == ("negation", "addition")
+    assert len(answer.hits) == 10
+    assert [hit.verdict for hit in answer.hits[:4]] == ["reference", "right", "right", "wrong"]
+
+
+# the whole of it
+
+
+@pytest.mark.slow
+def test_the_real_annotations_with_drawn_images(
+    shared_data: Path, bundle: Path, tmp_path: Path
+) -> None:
+    """Every id that the annotations name, and distractors; twice over, to the same numbers."""
+    annotations = shared_data / "cir-annotations" / "circo" / "annotations"
+    root = tmp_path / "root"
+    link(annotations, root / "annotations")
+    asked = {split: json.loads((annotations / f"{split}.json").read_text())
+             for split in ("val", "test")}  # fmt: skip
+    named = {one["reference_img_id"] for split in asked.values() for one in split}
+    named |= {target for one in asked["val"] for target in one["gt_img_ids"]}
+    distractors = {600_000 + number for number in range(1500)}
+    write_gallery(root, sorted(named) + sorted(distractors))
+    first = json.loads(run_cli("circo", root, bundle, tmp_path / "one", "--json").stdout)
+    assert (first["queries"], first["gallery"]) == (220, 1903 + 1500)
+    assert len(first["methods"]["composed"]["aspect"]) == 9
+    again = json.loads(run_cli("circo", root, bundle, tmp_path / "two", "--json").stdout)
+    cached = json.loads(run_cli("circo", root, bundle, tmp_path / "one", "--json").stdout)
+    assert first["methods"] == again["methods"] == cached["methods"]
+    run_cli("circo", root, bundle, tmp_path / "one", "--split", "test", "--out", tmp_path)
+    content = json.loads((tmp_path / SUBMISSION).read_text())
+    assert_valid_submission(content, {str(one["id"]) for one in asked["test"]}, 50)
+    rankings = plain_rankings(root, Retriever(bundle, threads=1), "composed")
+    average = np.mean(
+        [plain_average_precision(found, one["gt_img_ids"], 10) for one, found in rankings]
+    )
+    assert first["methods"]["composed"]["all"]["mAP@10"] == pytest.approx(average)

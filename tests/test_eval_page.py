@@ -1,0 +1,286 @@
+"""The page of answers, and the command line that the four benchmarks share."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmark_data import run_cli, write_images, write_json
+from click.testing import CliRunner
+from PIL import Image
+from test_eval_circo import query
+from test_eval_circo import write_root as write_circo
+from tiny_bundle import TinyModel, tiny_parts, write_tiny_bundle
+
+from cli.main import main
+from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.evaluation.benchmark_images import BenchmarkImage
+from ztcir_sdk.evaluation.benchmark_page import benchmark_page
+from ztcir_sdk.evaluation.benchmark_report import Answer, AnswerHit, chosen
+
+BENCHMARKS = ("fashioniq", "cirr", "circo", "genecis")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny").path
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CIRCO with three queries."""
+    asked = [
+        query(0, 1, [2, 3], "negation", caption='with <b>bold</b> & "quoted" words'),
+        query(1, 4, [5], "addition"),
+        query(2, 6, [7], "negation", "addition"),
+    ]
+    return write_circo(tmp_path_factory.mktemp("circo") / "root", asked, range(1, 40))
+
+
+def sections(page: str) -> list[str]:
+    return re.findall(r"<section.*?</section>", page, re.DOTALL)
+
+
+def test_a_page_shows_what_was_found(root: Path, bundle: Path, tmp_path: Path) -> None:
+    page_file = tmp_path / "page.html"
+    result = run_cli("circo", root, bundle, tmp_path, "--json", "--html", page_file)
+    page = page_file.read_text()
+    assert f"wrote {page_file}" in result.stderr
+    assert len(sections(page)) == 3
+    for section in sections(page):
+        assert section.count("data:image/jpeg;base64,") == 1 + 10
+        assert section.count('<li class="right">') + section.count('<li class="wrong">') in (9, 10)
+    # complete in one file, and nothing that was written by others is markup
+    assert "default-src 'none'" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "<b>bold" not in page
+    assert html.escape("<b>bold</b> &") in page
+    values = json.loads(result.stdout)
+    assert values["methods"]["composed"]["all"]
+
+
+def test_sections_can_be_sorted_and_chosen_by_category(
+    root: Path, bundle: Path, tmp_path: Path
+) -> None:
+    page_file = tmp_path / "page.html"
+    run_cli("circo", root, bundle, tmp_path, "--html", page_file)
+    page = page_file.read_text()
+    first = [re.search(r'data-category="(\w+)"', one)[1] for one in sections(page)]  # type: ignore[index]
+    assert first == sorted(first) == ["addition", "negation", "negation"]
+    both = [html.unescape(re.search(r'data-categories="(.*?)"', one)[1])  # type: ignore[index]
+            for one in sections(page)]  # fmt: skip
+    assert [json.loads(one) for one in both] == [
+        ["addition"],
+        ["negation"],
+        ["negation", "addition"],
+    ]
+    assert "<option>addition</option><option>negation</option>" in page
+    assert 'value="category"' in page
+    assert 'value="rank"' in page
+
+
+def test_the_script_is_the_one_that_the_page_allows(
+    root: Path, bundle: Path, tmp_path: Path
+) -> None:
+    import base64
+    import hashlib
+
+    page_file = tmp_path / "page.html"
+    run_cli("circo", root, bundle, tmp_path, "--html", page_file)
+    page = page_file.read_text()
+    [script] = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+
+
+def test_frames_and_words_say_what_is_right(tmp_path: Path) -> None:
+    write_images(tmp_path, "abc")
+    images = [BenchmarkImage(one, tmp_path / f"{one}.png") for one in "abc"]
+    gone = BenchmarkImage("gone", tmp_path / "gone.png")
+    hits = (
+        AnswerHit(images[0], 0.9, "reference"),
+        AnswerHit(images[1], 0.8, "wrong"),
+        AnswerHit(images[2], 0.7, "right"),
+        AnswerHit(gone, 0.6, "unknown"),
+    )
+    [section] = sections(benchmark_page("t", "s", [Answer("7", ("x",), "text", images[0], hits)]))
+    assert re.findall(r'<li class="(\w+)">', section) == ["reference", "wrong", "right", "unknown"]
+    assert [word in section for word in ("✓ right", "✗ wrong", "the reference")] == [True] * 3
+    assert 'data-rank="3"' in section
+    assert "not there any more" in section
+    nothing = benchmark_page("t", "s", [Answer("7", ("x",), "text", images[0], hits[:2])])
+    assert 'data-rank="1000000"' in nothing
+
+
+def test_mapped_shows_what_a_photo_of_finds(root: Path, bundle: Path, tmp_path: Path) -> None:
+    page_file = tmp_path / "page.html"
+    run_cli("circo", root, bundle, tmp_path, "--method", "mapped", "--html", page_file)
+    page = page_file.read_text()
+    assert page.count("<h2>a photo of $</h2>") == 3
+    assert "method mapped, &quot;a photo of $&quot;" in page
+    assert '<li class="reference">' not in page  # which is what is sought
+
+
+def test_a_page_shows_as_many_as_it_is_asked_to(root: Path, bundle: Path, tmp_path: Path) -> None:
+    page_file = tmp_path / "page.html"
+    run_cli("circo", root, bundle, tmp_path, "--html", page_file, "--html-queries", 2)
+    assert len(sections(page_file.read_text())) == 2
+    assert chosen(1000, 5) == [0, 250, 500, 749, 999]
+    assert chosen(3, 60) == [0, 1, 2]
+    assert chosen(3, 0) == []
+
+
+# the command line
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_download_help_needs_nothing_else(benchmark: str) -> None:
+    result = CliRunner().invoke(main, ["eval", benchmark, "--download-help"])
+    assert result.exit_code == 0
+    assert "https://" in result.stdout
+    assert "--root" in result.stdout
+    missing = CliRunner().invoke(main, ["eval", benchmark])
+    assert missing.exit_code == 2
+    assert "--root" in missing.stderr
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_a_root_that_is_none_is_a_sentence(benchmark: str, bundle: Path, tmp_path: Path) -> None:
+    result = run_cli(benchmark, tmp_path / "nowhere", bundle, tmp_path, exit_code=1)
+    assert result.stdout == ""
+    [line] = result.stderr.strip().splitlines()
+    assert line.startswith("Error: ")
+    assert "--download-help" in line
+
+
+def test_json_is_one_object_that_says_what_was_measured(
+    root: Path, bundle: Path, tmp_path: Path
+) -> None:
+    result = run_cli("circo", root, bundle, tmp_path, "--json", "--method", "all")
+    values = json.loads(result.stdout)
+    loaded = Bundle.load(bundle)
+    assert list(values["methods"]) == list(loaded.manifest.methods)
+    assert values["bundle"]["fingerprint"] == loaded.fingerprint
+    assert (values["benchmark"], values["split"]) == ("circo", "val")
+    assert (values["queries"], values["gallery"]) == (3, 39)
+    assert {"date", "machine", "versions"} <= set(values)
+
+
+def test_missing_images_are_named_one_a_line(root: Path, bundle: Path, tmp_path: Path) -> None:
+    broken = write_circo(tmp_path / "root", [query(0, 1, [2], "negation")], range(1, 10))
+    images = broken / "COCO2017_unlabeled" / "unlabeled2017"
+    for one in (3, 4):
+        (images / f"{one:012d}.jpg").unlink()
+    result = run_cli("circo", broken, bundle, tmp_path, exit_code=1)
+    lines = result.stderr.strip().splitlines()
+    assert lines[:2] == [f"missing: {images / f'{one:012d}.jpg'}" for one in (3, 4)]
+    assert lines[-1].startswith("Error: 2 of 9 images are missing")
+
+
+def image_only(folder: Path) -> Path:
+    """A bundle without a text graph."""
+    parts = tiny_parts(TinyModel())
+    kept = "image_encoder"
+    changes: dict[str, Any] = {
+        "graphs": {kept: parts["graphs"][kept]},
+        "files": {file: data for file, data in parts["files"].items()
+                  if "learner" not in file and "text" not in file},
+        "methods": ("image",),
+        "prompts": {},
+    }  # fmt: skip
+    return Bundle.write(folder, **{**parts, **changes}).path
+
+
+def test_a_bundle_without_a_text_graph(root: Path, tmp_path: Path) -> None:
+    bundle = image_only(tmp_path / "image-only")
+    result = run_cli("circo", root, bundle, tmp_path, exit_code=1)
+    assert "cannot answer 'composed': choose from image" in result.stderr
+    alone = run_cli("circo", root, bundle, tmp_path, "--method", "image", "--json")
+    every = run_cli("circo", root, bundle, tmp_path, "--method", "all", "--json")
+    assert json.loads(alone.stdout)["methods"] == json.loads(every.stdout)["methods"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method", "image", "--weight", "0.3"], "--weight is of --method sum"),
+        (["--method", "sum", "--prompt", "$ {text}"], "--prompt is of --method composed"),
+        (["--method", "sum", "--weight", "3"], "from 0 to 1"),
+        (["--prompt", "a photo"], "needs a $"),
+        (["--method", "best"], "best"),
+        (["--split", "train"], "train"),
+    ],
+)
+def test_a_wrong_call(
+    root: Path, bundle: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    result = run_cli("circo", root, bundle, tmp_path, *options, exit_code=2)
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_unwritable_page_or_folder_is_a_sentence(
+    root: Path, bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    page = tmp_path / "file" / "page.html"
+    assert "cannot be written" in run_cli(
+        "circo", root, bundle, tmp_path, "--html", page, exit_code=1
+    ).stderr  # fmt: skip
+    options = ("--split", "test", "--out", tmp_path / "file" / "below")
+    assert "cannot be made" in run_cli(
+        "circo", root, bundle, tmp_path, *options, exit_code=1
+    ).stderr  # fmt: skip
+
+
+def test_weight_is_of_the_sum(root: Path, bundle: Path, tmp_path: Path) -> None:
+    def scores(*options: object) -> Any:
+        result = run_cli("circo", root, bundle, tmp_path, "--json", *options)
+        return json.loads(result.stdout)["methods"]
+
+    text, image = scores("--method", "text")["text"], scores("--method", "image")["image"]
+    assert scores("--method", "sum", "--weight", 1)["sum"] == text
+    assert scores("--method", "sum", "--weight", 0)["sum"] == image
+
+
+def test_another_bundle_of_the_same_image_tower_reuses_its_images(
+    root: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retrained adapters keep every gallery; their queries are computed anew."""
+    run_cli("circo", root, bundle, tmp_path / "cache", "--method", "text")
+    parts = tiny_parts(TinyModel())
+    card = {"backbone": "tiny", "limits": ["other"]}
+    other = Bundle.write(tmp_path / "other", **{**parts, "model_card": card})
+    from ztcir_sdk.encoder import Encoder
+
+    monkeypatch.setattr(
+        Encoder, "encode_images", lambda self, images: pytest.fail("images are encoded again")
+    )
+    texts: list[int] = []
+    encode = Encoder.encode_queries
+
+    def counted(self: Encoder, questions: Any, *rest: Any) -> Any:
+        texts.append(questions.count)
+        return encode(self, questions, *rest)
+
+    monkeypatch.setattr(Encoder, "encode_queries", counted)
+    run_cli("circo", root, other.path, tmp_path / "cache", "--method", "text")
+    assert sum(texts) == 2  # two of the three captions are the same
+
+
+def test_pictures_of_any_form_become_thumbnails(root: Path, bundle: Path, tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {})
+    path = tmp_path / "large.png"
+    Image.new("RGB", (900, 300), (9, 99, 199)).save(path)
+    image = BenchmarkImage("large", path)
+    page = benchmark_page("t", "s", [Answer("1", ("x",), "", image, ())])
+    [data] = re.findall(r"base64,([^\"]+)", page)
+    import base64
+    import io
+
+    thumbnail = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert thumbnail.size == (144, 48)

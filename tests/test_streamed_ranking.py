@@ -1,0 +1,124 @@
+"""Rankings of galleries that pass by in blocks, against the definition, and their memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ztcir_sdk.evaluation.metrics import NO_ROW, rank
+from ztcir_sdk.evaluation.streamed_ranking import BLOCK, rank_blocks, rank_own
+
+Array = NDArray[np.float32]
+
+# Directions of a plane, among them equal ones, so that ties abound and are exact.
+UNITS = st.sampled_from([(1, 0), (0, 1), (-1, 0), (0.6, 0.8), (0.8, 0.6)])
+
+
+def plain_ranking(
+    query: Array, gallery: Array, k: int, left_out: set[int]
+) -> tuple[list[int], list[float]]:
+    """Sort everything by cosine similarity, then by place: the definition, slowly."""
+
+    def cosine(row: Array) -> float:
+        a, b = query.astype(np.float64), row.astype(np.float64)
+        return float(np.float32(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
+
+    scored = sorted(
+        (-cosine(row), place) for place, row in enumerate(gallery) if place not in left_out
+    )
+    return [place for _, place in scored][:k], [-score for score, _ in scored][:k]
+
+
+def vectors(draw: st.DrawFn, least: int, most: int) -> Array:
+    drawn = draw(st.lists(UNITS, min_size=least, max_size=most))
+    return np.array(drawn, dtype=np.float32).reshape(-1, 2)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[Array, Array, list[set[int]], list[Array]]:
+    """Queries, a gallery, what is left out for each query, and the gallery cut into blocks."""
+    gallery, queries = vectors(draw, 0, 14), vectors(draw, 1, 4)
+    rows = st.sets(st.integers(0, max(len(gallery) - 1, 0)))
+    excluded = [draw(rows) for _ in queries]
+    cuts = sorted(draw(st.lists(st.integers(0, len(gallery)), max_size=4)))
+    return queries, gallery, excluded, np.split(gallery, cuts)
+
+
+@settings(deadline=None)
+@given(problems(), st.integers(1, 16))
+def test_blocks_rank_as_the_whole_does(
+    problem: tuple[Array, Array, list[set[int]], list[Array]], k: int
+) -> None:
+    queries, gallery, excluded, blocks = problem
+    rows, scores = rank_blocks(queries, blocks, k, excluded=excluded)
+    assert rows.shape == scores.shape == (len(queries), k)
+    for number, query in enumerate(queries):
+        places, similarities = plain_ranking(query, gallery, k, excluded[number])
+        missing = k - len(places)
+        assert rows[number].tolist() == places + [NO_ROW] * missing
+        assert scores[number].tolist() == pytest.approx(similarities + [-np.inf] * missing)
+
+
+@settings(deadline=None)
+@given(problems(), st.integers(1, 6), st.data())
+def test_a_gallery_of_its_own_ranks_as_if_there_were_no_other(
+    problem: tuple[Array, Array, list[set[int]], list[Array]], k: int, data: st.DataObject
+) -> None:
+    queries, gallery, _, _ = problem
+    if not len(gallery):
+        return
+    members = st.lists(st.integers(0, len(gallery) - 1), min_size=1, max_size=8)
+    galleries = [data.draw(members) for _ in queries]  # in any order, and with repetitions
+    rows, _ = rank_own(queries, gallery, galleries, k)
+    for number, query in enumerate(queries):
+        others = set(range(len(gallery))) - set(galleries[number])
+        places, _ = plain_ranking(query, gallery, k, others)
+        assert rows[number].tolist() == places + [NO_ROW] * (k - len(places))
+
+
+def test_random_vectors_rank_as_in_one_piece() -> None:
+    rng = np.random.default_rng(0)
+    gallery = rng.standard_normal((500, 32)).astype(np.float32)
+    gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
+    gallery[400:420] = gallery[3]  # ties across blocks
+    queries = gallery[:40]
+    excluded = [{number} for number in range(40)]
+    whole = rank(queries, gallery, 50, excluded=excluded)
+    rows, scores = rank_blocks(queries, np.split(gallery, [1, 77, 300, 410]), 50, excluded=excluded)
+    np.testing.assert_array_equal(rows, whole)
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_memory_is_a_block_whatever_the_gallery() -> None:
+    """CIRCO's gallery is 15 blocks: its vectors pass by, and only one block is there at a time."""
+    dim, queries = 64, np.eye(64, dtype=np.float32)[:20]
+
+    def blocks(count: int) -> Iterator[Array]:
+        rng = np.random.default_rng(0)
+        for _ in range(count):
+            block = rng.random((BLOCK, dim), dtype=np.float32)
+            yield block / np.linalg.norm(block, axis=1, keepdims=True)
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        rank_blocks(queries, blocks(count), 50)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    block_bytes = BLOCK * dim * 4
+    one, many = peak(2), peak(16)
+    assert many < one + block_bytes  # 14 blocks more cost less than one
+    assert many < 8 * block_bytes
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_nothing_can_be_asked_for_less_than_one(k: int) -> None:
+    with pytest.raises(ValueError, match="1 or more"):
+        rank_blocks(np.eye(2, dtype=np.float32), [np.eye(2, dtype=np.float32)], k)
