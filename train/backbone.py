@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,22 +12,19 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ztcir_sdk.errors import ZtcirError
+from train.text_tower import TextTower, UnsupportedBackboneError, read_text_tower
 
 __all__ = ["Backbone", "BackboneConfig", "UnsupportedBackboneError", "create_backbone"]
 
 CONFIGS = Path(__file__).parent / "configs"
+OWN_CONFIG = "open_clip_config.json"
 
 # Large enough that exp(-x) is exactly zero in float32 and float16, small enough to be finite in
 # both: an infinite mask turns into NaN in half precision (TensorRT #2564).
 MASKED = -1.0e4
-
-
-class UnsupportedBackboneError(ZtcirError):
-    """The open_clip model is of a kind that the method's text graph cannot be cut from."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class Backbone(nn.Module):
         text_layers: L, number of text blocks.
         context_length: longest text, in tokens.
         image_size: (height, width) in pixels.
+        tower: how the text tower reads: causal or not, where it pools, its tokenizer.
     """
 
     # open_clip's models are not typed
@@ -60,18 +60,21 @@ class Backbone(nn.Module):
     text: Any
     mask: Tensor
 
-    def __init__(self, clip: Any, config: BackboneConfig) -> None:
+    def __init__(
+        self, clip: Any, config: BackboneConfig, text_cfg: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.clip = clip
         self.text = clip.text if hasattr(clip, "text") else clip
-        _check_supported(clip, self.text)
+        _check_image_tower(clip)
+        self.tower: TextTower = read_text_tower(self.text, text_cfg or {})
         visual = clip.visual
         height, width = open_clip.transform.to_2tuple(visual.image_size)
         self.image_size = (int(height), int(width))
         self.text_width = int(self.text.token_embedding.weight.shape[1])
         self.text_layers = len(self.text.transformer.resblocks)
-        self.context_length = int(self.text.positional_embedding.shape[0])
+        self.context_length = self.tower.context_length
         self.vocab_size = int(self.text.token_embedding.weight.shape[0])
         was_training = clip.training
         clip.eval()
@@ -82,11 +85,6 @@ class Backbone(nn.Module):
         clip.train(was_training)
         self.embed_dim = int(embeds.shape[1])
         self.num_patches, self.patch_dim = int(patches.shape[1]), int(patches.shape[2])
-        if isinstance(visual, TimmModel) and self.patch_dim != visual.trunk.num_features:
-            raise UnsupportedBackboneError(
-                f"The timm image tower {type(visual.trunk).__name__} gives no map of (channels, "
-                "height, width); take a model with a convnet or open_clip's own VisionTransformer."
-            )
 
     @property
     def preprocess_cfg(self) -> dict[str, Any]:
@@ -108,12 +106,15 @@ class Backbone(nn.Module):
         Returns:
             ``v`` (R, D), L2-normalised, and ``P`` (R, N, d_v): after the final norm, before the
             projection, without class token; a convnet's last map flattened row by row.
+
+        Raises:
+            UnsupportedBackboneError: a timm tower that gives neither a map nor tokens.
         """
         visual = self.clip.visual
         if isinstance(visual, TimmModel):
             feature_map = visual.trunk.forward_features(pixel_values)
             pooled = visual.head(visual.trunk.forward_head(feature_map))
-            patches = feature_map.flatten(2).transpose(1, 2)  # (R, h * w, d_v)
+            patches = _timm_patches(visual.trunk, feature_map)  # (R, N, d_v)
         else:
             x = visual.transformer(visual._embeds(pixel_values))  # (R, 1 + N, d_v)
             pooled, _ = visual._pool(x)
@@ -132,12 +133,12 @@ class Backbone(nn.Module):
         positions: Tensor = self.text.positional_embedding
         return x + positions[: x.shape[1]]
 
-    def causal_mask(self, length: int) -> Tensor:
-        """Additive causal mask (T, T) with a finite lower end."""
-        return self.mask[:length, :length]
+    def causal_mask(self, length: int) -> Tensor | None:
+        """Additive causal mask (T, T) with a finite lower end; none where the tower has none."""
+        return self.mask[:length, :length] if self.tower.causal else None
 
-    def text_block(self, index: int, x: Tensor, mask: Tensor) -> Tensor:
-        """Run text block ``index`` on x (B, T, d_t).
+    def text_block(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Run text block ``index`` on x (B, T, d_t), with what `causal_mask` gave for T.
 
         Written out for open_clip's standard block, since ``nn.MultiheadAttention``'s fast path
         bakes the batch size into exported graphs (pytorch #122321).
@@ -152,16 +153,23 @@ class Backbone(nn.Module):
             part.reshape(batch, length, heads, width // heads).transpose(1, 2)
             for part in qkv.chunk(3, dim=-1)
         )
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
+        mask = None if mask is None else mask.to(q.dtype)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         attended = attended.transpose(1, 2).reshape(batch, length, width)
         x = x + block.ls_1(attn.out_proj(attended))
         result: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
         return result
 
     def pool_text(self, x: Tensor, input_ids: Tensor) -> Tensor:
-        """L2-normalised embedding (B, D) at each prompt's end-of-text token, the largest id."""
-        end = input_ids.argmax(dim=-1)  # the placeholder, -1, can never be the largest
-        pooled = x.gather(1, end[:, None, None].expand(-1, 1, x.shape[-1]))[:, 0]
+        """L2-normalised embedding (B, D) at each prompt's end-of-text token, or last position.
+
+        End-of-text is the largest id there is; the placeholder, -1, can never be it.
+        """
+        if self.tower.pool == "last":
+            pooled = x[:, -1]
+        else:
+            end = input_ids.argmax(dim=-1)
+            pooled = x.gather(1, end[:, None, None].expand(-1, 1, x.shape[-1]))[:, 0]
         pooled = self.text.ln_final(pooled)  # position-wise, so pooling first is the same
         projection = self.text.text_projection
         if isinstance(projection, nn.Linear):
@@ -176,8 +184,8 @@ class Backbone(nn.Module):
         return parameter.device
 
 
-def _check_supported(clip: Any, text: Any) -> None:
-    """Refuse, with a sentence, what the text graph cannot be cut from."""
+def _check_image_tower(clip: Any) -> None:
+    """Refuse, with a sentence, what has no patch features to be had."""
     if not isinstance(clip.visual, (TimmModel, VisionTransformer)):
         raise UnsupportedBackboneError(
             f"The image tower {type(clip.visual).__name__} is not supported; take a model with a "
@@ -188,19 +196,19 @@ def _check_supported(clip: Any, text: Any) -> None:
             "Image towers that pool by attention (CoCa) are not supported; "
             "take a CLIP such as ViT-B-32."
         )
-    blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
-    if blocks is None or not all(type(block) is ResidualAttentionBlock for block in blocks):
-        raise UnsupportedBackboneError(
-            "The text tower is not open_clip's standard transformer; take a CLIP such as ViT-B-32."
-        )
-    pool = getattr(text, "text_pool_type", getattr(text, "pool_type", None))
-    if getattr(text, "attn_mask", None) is None or pool != "argmax":
-        raise UnsupportedBackboneError(
-            "The text tower is not causal or does not pool at its end-of-text token; "
-            "take a CLIP such as ViT-B-32."
-        )
-    if getattr(text, "cls_emb", None) is not None:
-        raise UnsupportedBackboneError("Text towers with a class token (CoCa) are not supported.")
+
+
+def _timm_patches(trunk: Any, features: Tensor) -> Tensor:
+    """Patch features (R, N, d_v) of what a timm trunk's ``forward_features`` gave."""
+    width = int(trunk.num_features)
+    if features.ndim == 3 and features.shape[2] == width:  # tokens: class and registers first
+        return features[:, int(getattr(trunk, "num_prefix_tokens", 0)) :]
+    if features.ndim == 4 and features.shape[1] == width:  # a convnet's map
+        return features.flatten(2).transpose(1, 2)
+    raise UnsupportedBackboneError(
+        f"The timm image tower {type(trunk).__name__} gives neither tokens nor a map of (channels, "
+        "height, width); take a model with a convnet or a vision transformer."
+    )
 
 
 def create_backbone(config: BackboneConfig) -> Backbone:
@@ -211,20 +219,46 @@ def create_backbone(config: BackboneConfig) -> Backbone:
             applied to.
     """
     own = CONFIGS / config.model
-    if (own / "open_clip_config.json").is_file():
+    if (own / OWN_CONFIG).is_file():
         clip = open_clip.create_model(f"local-dir:{own}", load_weights=False)
+        fields = json.loads((own / OWN_CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+        vocabulary = own / str(fields["text_cfg"].get("hf_tokenizer_name"))
+        if vocabulary.is_dir():  # it may lie beside the configuration
+            fields["text_cfg"]["hf_tokenizer_name"] = str(vocabulary)
     elif config.model in open_clip.list_models():
-        try:
-            clip = open_clip.create_model(config.model, pretrained=config.pretrained)
-        except RuntimeError as error:
-            raise UnsupportedBackboneError(
-                f"The weights {config.pretrained!r} of {config.model} cannot be loaded ({error}); "
-                "`open_clip.list_pretrained()` lists the tags of each model."
-            ) from error
+        clip = _open_clip_model(config)
+        fields = open_clip.get_model_config(config.model)
     else:
         raise UnsupportedBackboneError(
             f"{config.model} is no open_clip model and no configuration of train/configs; "
             "`python -c 'import open_clip; print(open_clip.list_models())'` lists the names."
         )
     clip.eval()
-    return Backbone(clip, config)
+    return Backbone(clip, config, fields["text_cfg"])
+
+
+def _open_clip_model(config: BackboneConfig) -> Any:
+    """An open_clip model under the activation that its weights were trained with.
+
+    A tag of weights says whether they want QuickGELU, which the names of models do not: under the
+    other activation they run, and are quietly wrong (open_clip #441, #771).
+    """
+    tag = config.pretrained
+    quick = None
+    if tag is not None and open_clip.get_pretrained_cfg(config.model, tag):
+        quick = bool(open_clip.get_pretrained_cfg(config.model, tag).get("quick_gelu", False))
+    own = bool((open_clip.get_model_config(config.model) or {}).get("quick_gelu", False))
+    if quick is not None and own and not quick:
+        raise UnsupportedBackboneError(
+            f"The weights {tag!r} were not trained with the QuickGELU of {config.model}; take the "
+            "model of the same name without it."
+        )
+    try:
+        return open_clip.create_model(
+            config.model, pretrained=tag, force_quick_gelu=bool(quick) and not own
+        )
+    except RuntimeError as error:
+        raise UnsupportedBackboneError(
+            f"The weights {tag!r} of {config.model} cannot be loaded ({error}); "
+            "`open_clip.list_pretrained()` lists the tags of each model."
+        ) from error

@@ -238,7 +238,8 @@ def encode_composed(
 ) -> Tensor:
     """Composed queries (B, D) float32 of some triplets, adapters at ``scale``."""
     v, patches = features.rows(rows.references[batch])
-    ids = prompt_ids([rows.texts[row] for row in batch], tokens=model.config.tokens)
+    texts = [rows.texts[row] for row in batch]
+    ids = prompt_ids(texts, tokens=model.config.tokens, tower=model.backbone.tower)
     count, device = len(batch), model.backbone.device
     with autocast(device, precision):
         with torch.no_grad():

@@ -89,7 +89,7 @@ def fit_map(
     )
     order = Batches(len(images), config.batch_size, config.seed)
     steps = config.epochs * order.per_epoch
-    ids = mapped_ids(order.size, tokens=parts.tokens)
+    ids = mapped_ids(order.size, tokens=parts.tokens, tower=model.backbone.tower)
 
     def encode(some: NDArray[np.int64]) -> Tensor:
         with engine.autocast():
@@ -159,7 +159,7 @@ def encode_captions(
     empty = torch.zeros(1, layers, backbone.num_patches, config.vsi_width, device=backbone.device)
     embeds = []
     for start in range(0, len(captions), batch):
-        ids = text_ids(captions[start : start + batch]).to(backbone.device)
+        ids = text_ids(captions[start : start + batch], tower=backbone.tower).to(backbone.device)
         zeros = torch.zeros(len(ids), device=backbone.device)
         with autocast(backbone.device, precision):
             texts = model.encode_query(ids, zeros.long(), zeros, nothing, empty, empty)
@@ -177,7 +177,7 @@ def evaluate_mapped(
     for start in range(0, len(gallery), 512):
         rows = np.arange(start, min(start + 512, len(gallery)))
         v, patches = features.rows(rows)
-        ids = mapped_ids(len(rows), tokens=model.config.tokens)
+        ids = mapped_ids(len(rows), tokens=model.config.tokens, tower=model.backbone.tower)
         with autocast(model.backbone.device, precision):
             queries = encode_mapped(model, v, patches, ids).float()
         found += int(((queries @ gallery.T).argmax(-1).cpu().numpy() == rows).sum())

@@ -157,7 +157,7 @@ class ComposedModel(nn.Module):
         self,
         layer: int,
         x: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         is_slot: Tensor,
         keys: Tensor,
         values: Tensor,

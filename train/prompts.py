@@ -8,7 +8,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from train.tokenizer import clip_tokenizer
+from train.text_tower import CLIP_TOWER, TextTower
+from train.tokenizer import tower_tokenizer
 from ztcir_sdk.tokenizer import Tokenizer
 
 __all__ = ["COMPOSED_PROMPT", "MAPPED_PROMPT", "mapped_ids", "prompt_ids", "text_ids"]
@@ -18,28 +19,30 @@ COMPOSED_PROMPT = "a photo of $ that {text}"
 
 
 @cache
-def _tokenizer() -> Tokenizer:
-    return clip_tokenizer()
+def _tokenizer(tower: TextTower) -> Tokenizer:
+    return tower_tokenizer(tower)
 
 
-def prompt_ids(texts: Sequence[str], *, tokens: int = 1) -> Tensor:
-    """Ids of "a photo of $ that {text}", padded with 0 to the longest: (B, T) int64.
+def prompt_ids(texts: Sequence[str], *, tokens: int = 1, tower: TextTower = CLIP_TOWER) -> Tensor:
+    """Ids of "a photo of $ that {text}", padded as the tower needs: (B, T) int64.
 
     Args:
         texts: modification texts.
         tokens: n, pseudo-words an image.
+        tower: whose tokenizer and padding; by default CLIP's, padded to the longest with 0.
     """
-    tokenizer = _tokenizer()
+    tokenizer = _tokenizer(tower)
     prompts = [tokenizer.encode_prompt(COMPOSED_PROMPT, text, n_tokens=tokens) for text in texts]
     return torch.from_numpy(tokenizer.pad(prompts))
 
 
-def mapped_ids(count: int, *, tokens: int = 1) -> Tensor:
+def mapped_ids(count: int, *, tokens: int = 1, tower: TextTower = CLIP_TOWER) -> Tensor:
     """Ids of "a photo of $", ``count`` times: (count, T) int64."""
-    ids = _tokenizer().encode_prompt(MAPPED_PROMPT, n_tokens=tokens)
-    return torch.tensor([ids] * count)
+    tokenizer = _tokenizer(tower)
+    ids = tokenizer.encode_prompt(MAPPED_PROMPT, n_tokens=tokens)
+    return torch.from_numpy(tokenizer.pad([ids] * count))
 
 
-def text_ids(texts: Sequence[str]) -> Tensor:
-    """Ids of bare texts, padded with 0 to the longest: (B, T) int64."""
-    return torch.from_numpy(_tokenizer().encode_batch(texts))
+def text_ids(texts: Sequence[str], *, tower: TextTower = CLIP_TOWER) -> Tensor:
+    """Ids of bare texts, padded as the tower needs: (B, T) int64."""
+    return torch.from_numpy(_tokenizer(tower).encode_batch(texts))

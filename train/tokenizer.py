@@ -1,17 +1,113 @@
-"""open_clip's tokenizer for the SDK: in memory for training, as a bundle's `tokenizer.json`."""
+"""A backbone's tokenizer for the SDK: in memory for training, as a bundle's `tokenizer.json`."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
+from train.text_tower import SIGLIP_CLEANING, TextTower
+from ztcir_sdk.errors import MissingDependencyError, ZtcirError
+from ztcir_sdk.manifest import TextLayout
 from ztcir_sdk.tokenizer import Tokenizer as SDKTokenizer
 
-__all__ = ["clip_tokenizer", "write_clip_tokenizer"]
+__all__ = [
+    "VocabularyError",
+    "clip_tokenizer",
+    "text_layout",
+    "tower_tokenizer",
+    "write_clip_tokenizer",
+    "write_tokenizer",
+]
+
+
+class VocabularyError(ZtcirError):
+    """The vocabulary that a text tower was trained with cannot be had."""
+
+
+def tower_tokenizer(tower: TextTower) -> SDKTokenizer:
+    """The SDK's tokenizer for a text tower, without a file in between.
+
+    Raises:
+        MissingDependencyError, VocabularyError: a SigLIP's vocabulary cannot be loaded.
+    """
+    tokenizer = Tokenizer.from_str(_tower_vocabulary(tower))
+    return SDKTokenizer(tokenizer, **text_layout(tower).tokenizer_options())
+
+
+def write_tokenizer(tower: TextTower, path: str | os.PathLike[str]) -> Path:
+    """Write a text tower's vocabulary as a `tokenizer.json`; gives the path back.
+
+    Raises:
+        MissingDependencyError, VocabularyError: a SigLIP's vocabulary cannot be loaded.
+    """
+    destination = Path(path)
+    destination.write_text(_tower_vocabulary(tower), encoding="utf-8")
+    return destination
+
+
+def text_layout(tower: TextTower) -> TextLayout:
+    """What a bundle's manifest says of a text tower's prompts.
+
+    Raises:
+        MissingDependencyError, VocabularyError: a SigLIP's vocabulary cannot be loaded.
+    """
+    shape = {
+        "context_length": tower.context_length,
+        "causal": tower.causal,
+        "pool": tower.pool,
+        "pad_to": tower.pad_to,
+    }
+    if tower.vocabulary is None:
+        return TextLayout(**shape)
+    source = _hugging_face(tower.vocabulary)
+    return TextLayout(
+        **shape,
+        pad_id=source.pad_token_id,
+        clean=SIGLIP_CLEANING,
+        start=None,
+        end=source.eos_token,
+    )
+
+
+def _tower_vocabulary(tower: TextTower) -> str:
+    if tower.vocabulary is None:
+        return _serialised()
+    serialised: str = _hugging_face(tower.vocabulary).backend_tokenizer.to_str()
+    return serialised
+
+
+@functools.cache
+def _hugging_face(name: str) -> Any:
+    """The tokenizer of a SigLIP: from its folder, or from the hub as open_clip has it."""
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise MissingDependencyError(
+            "The tokenizer of a SigLIP needs transformers; install the extra `ztcir[siglip]`."
+        ) from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise VocabularyError(
+            f"The vocabulary {name} can neither be downloaded nor read ({_first_line(error)}); "
+            "download it where there is a network, and name its folder as hf_tokenizer_name in "
+            "the backbone's open_clip configuration."
+        ) from error
+    if tokenizer.eos_token is None or tokenizer.pad_token_id is None:
+        raise VocabularyError(
+            f"The vocabulary {name} says no end-of-text or no padding; take a SigLIP's."
+        )
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def clip_tokenizer(context_length: int = 77) -> SDKTokenizer:

@@ -103,12 +103,8 @@ class Encoder:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The bundle's tokenizer."""
-        layout = self.bundle.manifest.text
-        return Tokenizer.from_file(
-            self.bundle.tokenizer_path,
-            context_length=layout.context_length,
-            pad_to=layout.pad_to,
-        )
+        options = self.bundle.manifest.text.tokenizer_options()
+        return Tokenizer.from_file(self.bundle.tokenizer_path, **options)
 
     def graph(self, name: str) -> Graph:
         """Return a graph, of `ztcir_sdk.bundle.GRAPHS`, loaded at the first call.

@@ -25,7 +25,7 @@ from typing import Any, Final
 from ztcir_sdk.errors import BundleError
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime.protocol import TensorSpec
-from ztcir_sdk.tokenizer import PLACEHOLDER_ID
+from ztcir_sdk.tokenizer import CLEANINGS, END_OF_TEXT, PLACEHOLDER_ID, START_OF_TEXT
 
 __all__ = [
     "FORMAT",
@@ -83,6 +83,9 @@ _TAKER = {
 }
 """Graph -> the graph that takes its outputs, and which of them it may ask for."""
 
+_TOKENIZER_KEYS = ("pad_id", "clean", "start", "end")
+"""Entries of the text layout that only a tokenizer other than CLIP's has."""
+
 _DTYPES = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")
 
 
@@ -121,6 +124,14 @@ class TextLayout:
     """Which position gives the embedding."""
     pad_to: int | None = None
     """Tokens that every text is padded to; None where the longest of a batch will do."""
+    pad_id: int = 0
+    """What fills a text after end-of-text."""
+    clean: str = "lower"
+    """How texts are cleaned: "lower" as CLIP's are, "canonicalize" as SigLIP's (no punctuation)."""
+    start: str | None = START_OF_TEXT
+    """Token that begins every text; None for none."""
+    end: str = END_OF_TEXT
+    """Token that ends every text."""
 
     def __post_init__(self) -> None:
         _whole("text.context_length", self.context_length, least=3)
@@ -131,21 +142,36 @@ class TextLayout:
             _whole("text.pad_to", self.pad_to, least=self.context_length)
         elif not self.causal:
             raise _wrong("text.pad_to", None, "a length, which an encoder that is not causal needs")
+        _whole("text.pad_id", self.pad_id, least=0)
+        _known("text.clean", [self.clean], CLEANINGS)
+        if self.start is not None:
+            _words("text.start", self.start)
+        _words("text.end", self.end)
 
     @classmethod
     def from_dict(cls, values: Any) -> TextLayout:
         """Read what `to_dict` wrote."""
         keys = ("context_length", "causal", "pool", "pad_to")
-        return cls(**_entries("text", values, keys))
+        return cls(**_entries("text", values, keys, optional=_TOKENIZER_KEYS))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return {
+        """Return JSON values; of the tokenizer, only what is not as CLIP's."""
+        values: dict[str, Any] = {
             "context_length": self.context_length,
             "causal": self.causal,
             "pool": self.pool,
             "pad_to": self.pad_to,
         }
+        as_clip = TextLayout()
+        for key in _TOKENIZER_KEYS:
+            if getattr(self, key) != getattr(as_clip, key):
+                values[key] = getattr(self, key)
+        return values
+
+    def tokenizer_options(self) -> dict[str, Any]:
+        """Return what `ztcir_sdk.tokenizer.Tokenizer` is made with."""
+        keys = ("context_length", "pad_to", *_TOKENIZER_KEYS)
+        return {key: getattr(self, key) for key in keys}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""Text to ``input_ids``: open_clip's cleaning, then CLIP's BPE from a bundle's ``tokenizer.json``.
+"""Text to ``input_ids``: open_clip's cleaning, then the vocabulary of a ``tokenizer.json``.
 
+CLIP's BPE, or SigLIP's sentencepiece vocabulary, which has no start-of-text and its own padding.
 Equal to ``open_clip.get_tokenizer(...)`` in every id, with two deviations, both on purpose:
 
 * ``<start_of_text>`` and ``<end_of_text>`` inside a text are plain words. open_clip turns them into
@@ -12,9 +13,12 @@ from __future__ import annotations
 import html
 import os
 import re
+import string
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
 
 import ftfy
 import numpy as np
@@ -24,6 +28,7 @@ from numpy.typing import NDArray
 from ztcir_sdk.errors import BundleError, UsageError
 
 __all__ = [
+    "CLEANINGS",
     "END_OF_TEXT",
     "PLACEHOLDER_ID",
     "PLACEHOLDER_MARK",
@@ -31,6 +36,7 @@ __all__ = [
     "TEXT_SLOT",
     "TextTruncatedWarning",
     "Tokenizer",
+    "canonicalize",
     "clean",
 ]
 
@@ -43,6 +49,7 @@ PLACEHOLDER_ID = -1
 TEXT_SLOT = "{text}"
 """Marks the text's place in a template."""
 
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SLOTS = re.compile(rf"({re.escape(PLACEHOLDER_MARK)}|{re.escape(TEXT_SLOT)})")
 
 
@@ -56,48 +63,79 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
+def canonicalize(text: str) -> str:
+    """Clean `text` as open_clip's ``clean="canonicalize"`` does: ASCII punctuation goes as well.
+
+    No special token of a SigLIP vocabulary is left in a text by that.
+    """
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
+
+
+CLEANINGS: Final[Mapping[str, Callable[[str], str]]] = MappingProxyType(
+    {"lower": clean, "canonicalize": canonicalize}
+)
+"""Ways to clean a text: CLIP's and SigLIP's."""
+
+
 class Tokenizer:
-    """CLIP's tokenizer. Holds no state that a call changes, so threads may share one.
+    """A backbone's tokenizer. Holds no state that a call changes, so threads may share one.
 
     Attributes:
         context_length: most tokens of one text, start and end included.
         pad_to: length that every batch is padded to, or None for the longest text of the batch.
-        sot: id of start-of-text.
+        pad_id: what a batch is padded with.
+        sot: id of start-of-text, None where texts have none.
         eot: id of end-of-text.
         vocab_size: number of ids, from 0 up.
     """
 
     def __init__(
-        self, bpe: tokenizers.Tokenizer, *, context_length: int = 77, pad_to: int | None = None
+        self,
+        bpe: tokenizers.Tokenizer,
+        *,
+        context_length: int = 77,
+        pad_to: int | None = None,
+        pad_id: int = 0,
+        clean: str = "lower",
+        start: str | None = START_OF_TEXT,
+        end: str = END_OF_TEXT,
     ) -> None:
-        """Wrap a `bpe` that holds both special tokens as plain vocabulary; see `from_file`."""
+        """Wrap a `bpe` whose vocabulary holds the tokens `start` and `end`; see `from_file`."""
         if context_length < 3:
             raise UsageError(f"context_length must be at least 3, not {context_length}.")
         if pad_to is not None and pad_to < context_length:
             raise UsageError(
                 f"pad_to must be at least the context length {context_length}, not {pad_to}."
             )
-        sot, eot = bpe.token_to_id(START_OF_TEXT), bpe.token_to_id(END_OF_TEXT)
-        if sot is None or eot is None:
+        sot, eot = None if start is None else bpe.token_to_id(start), bpe.token_to_id(end)
+        if eot is None or (start is not None and sot is None):
+            lacking = end if start is None else f"{start} or {end}"
             raise BundleError(
-                f"The tokenizer's vocabulary lacks {START_OF_TEXT} or {END_OF_TEXT}: "
-                "export the bundle again."
+                f"The tokenizer's vocabulary lacks {lacking}: export the bundle again."
             )
+        if clean not in CLEANINGS:
+            raise UsageError(f"There is no cleaning {clean!r}: use {' or '.join(CLEANINGS)}.")
         self._bpe = bpe
+        self._clean = CLEANINGS[clean]
         self.context_length = context_length
         self.pad_to = pad_to
-        self.sot: int = sot
+        self.pad_id = pad_id
+        self.sot: int | None = sot
         self.eot: int = eot
         self.vocab_size: int = bpe.get_vocab_size()
 
     @classmethod
-    def from_file(
-        cls, path: str | os.PathLike[str], *, context_length: int = 77, pad_to: int | None = None
-    ) -> Tokenizer:
+    def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Tokenizer:
         """Load a bundle's ``tokenizer.json``.
 
+        Args:
+            path: the file.
+            options: `context_length` and `pad_to`; for a vocabulary that is not CLIP's, also
+                `pad_id`, `clean` (of `CLEANINGS`), and the tokens `start` and `end`.
+
         Raises:
-            BundleError: the file is missing, unreadable or no CLIP tokenizer.
+            BundleError: the file is missing, unreadable or no such tokenizer.
             UsageError: the lengths contradict each other.
         """
         try:
@@ -112,7 +150,7 @@ class Tokenizer:
             raise BundleError(
                 f"{path} is not a tokenizer ({error}): export the bundle again."
             ) from error
-        return cls(bpe, context_length=context_length, pad_to=pad_to)
+        return cls(bpe, **options)
 
     def encode(self, text: str) -> list[int]:
         """Encode one text: start-of-text, its words' ids, end-of-text.
@@ -167,11 +205,12 @@ class Tokenizer:
             if piece == PLACEHOLDER_MARK:
                 encoded.append([PLACEHOLDER_ID] * n_tokens)
             elif piece == TEXT_SLOT and text is not None:
-                encoded.append(self._encode_text(text))
+                encoded.append(self._encode_text(text, first=not any(encoded)))
             else:
-                encoded.append(self._encode_words(piece))
+                encoded.append(self._encode_words(piece, first=not any(encoded)))
 
-        excess = 2 + sum(map(len, encoded)) - self.context_length
+        special = 1 if self.sot is None else 2
+        excess = special + sum(map(len, encoded)) - self.context_length
         if excess > 0:
             words = encoded[pieces.index(TEXT_SLOT)] if text is not None else []
             if excess >= len(words):
@@ -186,31 +225,40 @@ class Tokenizer:
                 stacklevel=2,
             )
             del words[-excess:]
-        return [self.sot, *(token for ids in encoded for token in ids), self.eot]
+        start = [] if self.sot is None else [self.sot]
+        return [*start, *(token for ids in encoded for token in ids), self.eot]
 
     def pad(self, sequences: Iterable[Sequence[int]]) -> NDArray[np.int64]:
-        """Stack encoded texts or prompts into (B, T) int64, filled with 0 after end-of-text.
+        """Stack encoded texts or prompts into (B, T) int64, filled with `pad_id` after end-of-text.
 
-        T is `pad_to`, or else the longest of the batch. 0 is also the id of "!", so a length is
-        read from end-of-text, never from zeros.
+        T is `pad_to`, or else the longest of the batch. CLIP's filling, 0, is also the id of "!",
+        so a length is read from end-of-text, never from zeros.
         """
         rows = list(sequences)
         length = max(map(len, rows), default=0) if self.pad_to is None else self.pad_to
-        input_ids = np.zeros((len(rows), length), dtype=np.int64)
+        input_ids = np.full((len(rows), length), self.pad_id, dtype=np.int64)
         for row, sequence in zip(input_ids, rows, strict=True):
             row[: len(sequence)] = sequence
         return input_ids
 
-    def _encode_text(self, text: str) -> list[int]:
+    def _encode_text(self, text: str, *, first: bool) -> list[int]:
         if not isinstance(text, str):
             raise UsageError(f"A text must be a string, not {type(text).__name__}.")
-        ids = self._encode_words(text)
+        ids = self._encode_words(text, first=first)
         if not ids:
             raise UsageError(f"The text {text[:40]!r} holds no words: say what to look for.")
         return ids
 
-    def _encode_words(self, text: str) -> list[int]:
-        ids: list[int] = self._bpe.encode(clean(text), add_special_tokens=False).ids
+    def _encode_words(self, text: str, *, first: bool) -> list[int]:
+        """Ids of words; `first` are those that nothing stands before.
+
+        A sentencepiece vocabulary knows a word by the space before it; CLIP's BPE drops spaces.
+        """
+        words = self._clean(text)
+        if not words:
+            return []
+        spaced = words if first else f" {words}"
+        ids: list[int] = self._bpe.encode(spaced, add_special_tokens=False).ids
         return ids
 
 
