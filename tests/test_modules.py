@@ -472,12 +472,10 @@ def test_the_activation_is_told() -> None:
 @pytest.mark.parametrize(
     ("vision", "text", "said"),
     [
-        ({}, {"no_causal_mask": True}, "not causal"),
-        ({}, {"pool_type": "last"}, "not causal or does not pool at its end-of-text"),
+        ({}, {"pool_type": "eos"}, "pools by 'eos'"),
         ({}, {"qk_norm": True}, "not open_clip's standard transformer"),
         ({}, {"embed_cls": True}, "class token"),
         ({"attentional_pool": True, "attn_pooler_heads": 2}, {}, "pool by attention"),
-        ({"timm_model_name": "test_vit", "timm_pool": "", "image_size": 160}, {}, "timm image"),
         ({"layers": [1, 1, 1, 1], "image_size": 64}, {}, "image tower ModifiedResNet"),
     ],
 )

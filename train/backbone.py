@@ -205,6 +205,8 @@ def _timm_patches(trunk: Any, features: Tensor) -> Tensor:
         return features[:, int(getattr(trunk, "num_prefix_tokens", 0)) :]
     if features.ndim == 4 and features.shape[1] == width:  # a convnet's map
         return features.flatten(2).transpose(1, 2)
+    if features.ndim == 4 and features.shape[3] == width:  # Swin's
+        return features.flatten(1, 2)
     raise UnsupportedBackboneError(
         f"The timm image tower {type(trunk).__name__} gives neither tokens nor a map of (channels, "
         "height, width); take a model with a convnet or a vision transformer."
