@@ -1,0 +1,53 @@
+"""Stage I and II on tiny data in the processes that a launcher started; see test_distributed.
+
+Usage: distributed_run.py FOLDER COMPUTE, the latter a JSON object of `Compute`'s fields.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tiny_runs import PARTS, TRAINING, drawings
+
+from train.engine import Compute
+from train.fit_compose import ComposeTraining, collection_triplets, fit_compose
+from train.fit_map import fit_map
+
+
+def both_stages(folder: Path, compute: Compute) -> None:
+    """Train both stages under ``folder``; the backbone is beside it."""
+    # 44 images in batches of 16 and, of 45 triplets, 15: the latter do not divide by two
+    images, development = drawings(44)
+    mapping = folder / "map"
+    fit_map(
+        str(folder.parent / "clip"),
+        images,
+        development,
+        TRAINING,
+        PARTS,
+        mapping,
+        cache=folder / "cache",
+        compute=compute,
+    )
+    fit_compose(
+        mapping,
+        images,
+        collection_triplets(images, count=45, seed=0),
+        development,
+        collection_triplets(development, count=20, seed=1),
+        ComposeTraining(epochs=1, batch_size=15, mined=4),
+        folder / "compose",
+        cache=folder / "cache",
+        compute=compute,
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    both_stages(Path(sys.argv[1]), Compute(**json.loads(sys.argv[2])))

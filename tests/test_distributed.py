@@ -1,0 +1,162 @@
+"""However a step is computed, it must be the same step: in pieces, again, or by two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from distributed_run import both_stages
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from tiny_runs import PARTS, TRAINING, drawings, write_backbone
+
+from train.distributed import Workers
+from train.engine import Compute, Engine
+from train.fit_map import fit_map
+from ztcir_sdk.errors import UsageError
+
+SCRIPT = Path(__file__).with_name("distributed_run.py")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("distributed")
+    write_backbone(folder)
+    return folder
+
+
+def losses(run: Path) -> list[float]:
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "last" / "model.safetensors")
+
+
+def assert_same_run(run: Path, other: Path, *, within: float) -> None:
+    assert len(losses(run)) > 2
+    assert losses(other) == pytest.approx(losses(run), abs=within)
+    wanted, got = weights(run), weights(other)
+    assert wanted.keys() == got.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(got[name], value, atol=within, rtol=0, msg=name)
+
+
+def launch(folder: Path, compute: dict[str, Any], *, processes: int) -> None:
+    """Run the script of this folder as ``torchrun`` does, which ``accelerate launch`` is too."""
+    launcher = f"-m torch.distributed.run --standalone --nproc_per_node {processes}"
+    command = [sys.executable, *launcher.split(), str(SCRIPT), str(folder), json.dumps(compute)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+
+
+def test_two_processes_make_the_run_of_one(workplace: Path) -> None:
+    compute = {"precision": "fp32", "device": "cpu"}
+    one, two = workplace / "one", workplace / "two"
+    both_stages(one, Compute(**compute))
+    launch(two, compute, processes=2)
+    for stage in ("map", "compose"):
+        assert_same_run(one / stage, two / stage, within=2e-5)
+    described = json.loads((two / "map" / "run.json").read_text(encoding="utf-8"))
+    assert described["compute"]["processes"] == 2
+
+
+def train(workplace: Path, name: str, **compute: Any) -> Path:
+    out = workplace / name
+    images, development = drawings(44)
+    fit_map(
+        str(workplace / "clip"),
+        images,
+        development,
+        TRAINING,
+        PARTS,
+        out,
+        cache=workplace / "cache",
+        compute=Compute(device="cpu", **compute),
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(workplace: Path) -> Path:
+    return train(workplace, "whole", precision="fp32")
+
+
+@pytest.mark.parametrize(
+    "compute", [{"micro_batches": 3}, {"checkpointing": True}, {"compile": True}]
+)
+def test_pieces_and_recomputing_change_nothing(
+    workplace: Path, whole: Path, compute: dict[str, Any]
+) -> None:
+    other = train(workplace, "-".join(compute), precision="fp32", **compute)
+    assert_same_run(whole, other, within=2e-5)
+
+
+def test_micro_batches_never_remember_more_than_their_own(workplace: Path) -> None:
+    seen: list[int] = []
+
+    def encode(rows: np.ndarray) -> torch.Tensor:
+        seen.append(len(rows))
+        return weight[torch.from_numpy(rows)] * 2
+
+    weight = torch.ones(10, 4, requires_grad=True)
+    engine = Engine(Compute(micro_batches=4, device="cpu"))
+    encoded = engine.encode(encode, np.arange(10))
+    assert seen == [3, 3, 2, 2]
+    (encoded.sum() ** 2).backward()
+    assert sorted(seen) == [2, 2, 2, 2, 3, 3, 3, 3]  # each again, in the backward pass
+    torch.testing.assert_close(weight.grad, torch.full((10, 4), 2 * 80.0 * 2))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_on_the_same_course(
+    workplace: Path, whole: Path, precision: str
+) -> None:
+    other = train(workplace, precision, precision=precision)
+    assert losses(other) != losses(whole)
+    assert losses(other) == pytest.approx(losses(whole), rel=0.02)
+
+
+def test_fp16_resumes_with_its_loss_scale(workplace: Path) -> None:
+    out = train(workplace, "fp16-again", precision="fp16")
+    progress = json.loads((out / "last" / "config.json").read_text(encoding="utf-8"))["progress"]
+    assert progress["scaler"]["_growth_tracker"] > 0
+
+
+@given(total=st.integers(1, 50), count=st.integers(1, 7))
+def test_shares_put_together_are_the_batch(total: int, count: int) -> None:
+    batch = np.arange(100, 100 + total)
+    shares = []
+    for rank in range(count):
+        workers = Workers("cpu")
+        workers.count, workers.rank = count, rank
+        shares.append(workers.share(batch))
+    assert len({len(share) for share in shares}) == 1
+    np.testing.assert_array_equal(np.concatenate(shares)[:total], batch)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Compute(precision="int8"),
+        lambda: Compute(micro_batches=0),
+        lambda: Engine(Compute(device="abacus")),
+        lambda: Engine(Compute(device="cuda:99")),
+    ],
+)
+def test_impossible_computing_is_refused_with_a_way_out(wrong: Callable[[], Any]) -> None:
+    with pytest.raises(UsageError, match=r"(choose from|take) "):
+        wrong()

@@ -1,0 +1,248 @@
+"""Text towers unlike CLIP's: without a causal mask, pooled elsewhere, of another vocabulary."""
+
+from __future__ import annotations
+
+import functools
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_runs import PARTS, drawings, write_configuration
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from export.bundle import export_bundle
+from export.parity import randomised
+from train.backbone import Backbone, BackboneConfig, create_backbone
+from train.model import ComposedModel
+from train.prompts import mapped_ids, prompt_ids, text_ids
+from train.text_tower import TextTower, UnsupportedBackboneError, read_text_tower
+from train.tokenizer import VocabularyError, tower_tokenizer
+from ztcir_sdk.encoder import Encoder
+from ztcir_sdk.errors import UsageError
+from ztcir_sdk.manifest import TextLayout
+from ztcir_sdk.tokenizer import TextTruncatedWarning
+from ztcir_sdk.tokenizer import Tokenizer as SDKTokenizer
+
+WORDS = (
+    "a photo of that with without make it red blue green larger smaller shirt dress shoe longer "
+    "sleeves for women men the same but in at night strasse cafe don t end eos unused pad"
+)
+LENGTH = 48
+NON_CAUSAL = {"no_causal_mask": True, "context_length": LENGTH}
+SIGLIP = {
+    **NON_CAUSAL,
+    "hf_tokenizer_name": "vocabulary",
+    "tokenizer_kwargs": {"clean": "canonicalize"},
+    "pool_type": "last",
+    "proj_bias": True,
+    "norm_kwargs": {"eps": 1e-6},
+    "act_kwargs": {"approximate": "tanh"},
+}
+
+
+def write_vocabulary(folder: Path, kind: str) -> int:
+    """A small vocabulary of the kind of SigLIP's ("t5") or of SigLIP 2's ("gemma"); its size."""
+    corpus = [WORDS, WORDS[::-1], "abcdefghijklmnopqrstuvwxyz0123456789 äöüßéñ中文"]
+    if kind == "t5":
+        special = ["<pad>", "</s>", "<unk>"]
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        trainer: Any = trainers.UnigramTrainer(
+            vocab_size=300, special_tokens=special, unk_token="<unk>", show_progress=False
+        )
+        end, pad = "</s>", "</s>"  # SigLIP pads with its end-of-text
+    else:
+        special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+        tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+        trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+        end, pad = "<eos>", "<pad>"
+    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=end, pad_token=pad, unk_token="<unk>"
+    )
+    fast.save_pretrained(str(folder))
+    return tokenizer.get_vocab_size()
+
+
+@pytest.fixture(scope="module", params=["t5", "gemma"])
+def siglip_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    size = write_vocabulary(folder / "vocabulary", request.param)
+    return write_configuration(
+        folder, text={**SIGLIP, "vocab_size": size}, custom_text=True, init_logit_bias=-10
+    )
+
+
+@pytest.fixture(scope="module")
+def siglip(siglip_folder: Path) -> Backbone:
+    return random_backbone(siglip_folder)
+
+
+def random_backbone(folder: Path) -> Backbone:
+    torch.manual_seed(0)
+    backbone = create_backbone(BackboneConfig(str(folder)))
+    with torch.no_grad():  # biases and gains too, which start at zero and one
+        for parameter in backbone.parameters():
+            parameter += torch.randn(parameter.shape) * 0.1
+    return backbone
+
+
+def frozen_embeddings(backbone: Backbone, ids: torch.Tensor) -> torch.Tensor:
+    """Embeddings of bare texts through the model's own text encoder, adapters off."""
+    model = ComposedModel(backbone, PARTS).eval()
+    v, patches = model.encode_image(torch.zeros(1, 3, *backbone.image_size))
+    zeros = torch.zeros(len(ids))
+    return model.encode_query(ids, zeros.long(), zeros, *model.learn_token(v, patches))
+
+
+TEXTS = ["make it red", "the same but longer sleeves", "blue"]
+
+
+@torch.no_grad()
+def test_texts_are_embedded_as_open_clip_does(siglip: Backbone, siglip_folder: Path) -> None:
+    _, reference = both_tokenizers(siglip_folder)
+    expected = siglip.clip.encode_text(reference(TEXTS), normalize=True)
+    got = frozen_embeddings(siglip, text_ids(TEXTS, tower=siglip.tower))
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+    assert float((got[0] - got[2]).abs().max()) > 1e-2  # the texts do matter
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_prompt_may_be_cut_after_its_end_only_where_the_tower_is_causal(
+    tmp_path: Path, causal: bool
+) -> None:
+    text = {"context_length": LENGTH, "no_causal_mask": not causal}
+    backbone = random_backbone(write_configuration(tmp_path, text=text, custom_text=True))
+    ids = text_ids(TEXTS, tower=backbone.tower)
+    whole = torch.zeros(len(TEXTS), LENGTH, dtype=torch.long)
+    whole[:, : ids.shape[1]] = ids
+    expected = backbone.clip.encode_text(whole, normalize=True)
+    torch.testing.assert_close(frozen_embeddings(backbone, ids), expected, atol=1e-6, rtol=0)
+    cut = whole[:, : int(whole.argmax(-1).max()) + 1]
+    difference = float((frozen_embeddings(backbone, cut) - expected).abs().max())
+    assert ids.shape[1] == (cut.shape[1] if causal else LENGTH)
+    assert (difference < 1e-6) == causal
+
+
+@functools.cache
+def both_tokenizers(folder: Path) -> tuple[SDKTokenizer, Any]:
+    """The SDK's tokenizer and open_clip's, over the same vocabulary."""
+    vocabulary = str(folder / "vocabulary")
+    tower = TextTower(LENGTH, causal=False, pool="last", vocabulary=vocabulary)
+    reference = open_clip.tokenizer.HFTokenizer(
+        vocabulary, context_length=LENGTH, clean="canonicalize"
+    )
+    return tower_tokenizer(tower), reference
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text(max_size=80) | st.lists(st.sampled_from(WORDS.split())).map(" ".join))
+def test_ids_are_open_clips(siglip_folder: Path, text: str) -> None:
+    tokenizer, reference = both_tokenizers(siglip_folder)
+    expected = reference([text])[0].tolist()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TextTruncatedWarning)
+            got = tokenizer.encode_batch([text])[0].tolist()
+    except UsageError:  # no word in it
+        assert expected[0] == tokenizer.eot
+        return
+    assert got == expected
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_words_around_the_placeholder_are_those_of_the_whole_prompt(
+    siglip: Backbone, text: str
+) -> None:
+    whole = text_ids([f"a photo of that {text}"], tower=siglip.tower)[0]
+    prompt = prompt_ids([text], tokens=2, tower=siglip.tower)[0]
+    assert (prompt == -1).sum() == 2
+    words = prompt[prompt != -1]
+    assert words.tolist() == whole[: len(words)].tolist()
+    assert len(prompt) == LENGTH
+
+
+@pytest.mark.parametrize("text", ["<eos> red", "</s>", "red <pad><unused0>", "it costs $ 20"])
+def test_no_text_holds_a_special_token_or_the_placeholder(siglip: Backbone, text: str) -> None:
+    tokenizer = tower_tokenizer(siglip.tower)
+    try:
+        ids = tokenizer.encode(text)
+    except UsageError:
+        return
+    unknown = tokenizer.vocab_size
+    assert ids.count(tokenizer.eot) == 1
+    assert ids[-1] == tokenizer.eot
+    assert all(0 <= token < unknown for token in ids)
+    if tokenizer.pad_id != tokenizer.eot:
+        assert tokenizer.pad_id not in ids
+
+
+def test_a_bundle_answers_as_the_model_does(siglip: Backbone, tmp_path: Path) -> None:
+    """Export, then the SDK alone: tokenizer, padding and graphs of a tower that is not causal."""
+    model = ComposedModel(siglip, PARTS).eval()
+    with randomised(model):
+        bundle = export_bundle(model, tmp_path / "bundle", name="tiny-siglip", model_card={})
+        images, _ = drawings(2)
+        pictures = [image.load() for image in images]
+        encoder = Encoder(bundle, device="cpu")
+        references = encoder.encode_references(pictures)
+        questions = encoder.questions("composed", TEXTS)
+        got = encoder.encode_queries(questions, references, [0, 1, 1])
+        pixels = torch.from_numpy(bundle.manifest.preprocessing(pictures))
+        with torch.no_grad():
+            said = model.learn_token(*model.encode_image(pixels))
+            index, ones = torch.tensor([0, 1, 1]), torch.ones(3)
+            ids = prompt_ids(TEXTS, tower=siglip.tower)
+            expected = model.encode_query(ids, index, ones, *said)
+    torch.testing.assert_close(torch.from_numpy(got), expected, atol=1e-4, rtol=0)
+    layout = bundle.manifest.text
+    assert (layout.causal, layout.pool, layout.pad_to) == (False, "last", LENGTH)
+    assert TextLayout.from_dict(json.loads(json.dumps(layout.to_dict()))) == layout
+    assert mapped_ids(1, tower=siglip.tower).shape == (1, LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ({"pool_type": "eos"}, "pools by 'eos'"),
+        ({"hf_tokenizer_name": "bert-base-uncased"}, "neither CLIP's nor a SigLIP's"),
+        ({"embed_cls": True}, "class token"),
+    ],
+)
+def test_towers_that_cannot_be_used_are_refused(
+    tmp_path: Path, text: dict[str, Any], sentence: str
+) -> None:
+    folder = write_configuration(tmp_path, text=text, custom_text=True)
+    with pytest.raises(UnsupportedBackboneError, match=sentence):
+        create_backbone(BackboneConfig(str(folder)))
+
+
+def test_a_tower_that_masks_its_padding_is_refused() -> None:
+    tower = open_clip.transformer.TextTransformer(
+        no_causal_mask=True, use_pad_mask=True, layers=1, width=16, heads=2
+    )
+    with pytest.raises(UnsupportedBackboneError, match="mask their padding"):
+        read_text_tower(tower, {})
+
+
+def test_a_vocabulary_that_cannot_be_had_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    text = {**SIGLIP, "vocab_size": 300, "hf_tokenizer_name": str(tmp_path / "nowhere")}
+    folder = write_configuration(tmp_path, text=text, custom_text=True)
+    backbone = create_backbone(BackboneConfig(str(folder)))
+    with pytest.raises(VocabularyError, match="nowhere can neither be downloaded nor read"):
+        text_ids(["red"], tower=backbone.tower)

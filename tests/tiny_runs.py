@@ -1,0 +1,68 @@
+"""A CLIP of a few thousand weights and drawn pictures: training runs that take seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train.backbone import Backbone, BackboneConfig, create_backbone
+from train.checkpoint import write_checkpoint
+from train.data import TrainingImage, drawn_images
+from train.fit_map import MapTraining
+from train.model import ModelConfig
+
+PARTS = ModelConfig(
+    token_learner_width=32, token_learner_depth=1, vsi_width=16, adapter_bottleneck=8
+)
+TRAINING = MapTraining(epochs=2, batch_size=16)
+PIXELS = {
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "interpolation": "bicubic",
+    "resize_mode": "longest",
+    "fill_color": 255,
+}
+
+
+def write_configuration(folder: Path, *, text: Any = None, **model: Any) -> Path:
+    """An open_clip configuration of a tiny CLIP; ``text`` changes its text tower's entries."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vision = {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 16}
+    tower = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3}
+    fields = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": {**tower, **(text or {})}, **model}
+    content = json.dumps({"model_cfg": fields, "preprocess_cfg": PIXELS})
+    (folder / "open_clip_config.json").write_text(content, encoding="utf-8")
+    return folder
+
+
+def write_backbone(folder: Path, *, text: Any = None, seed: int = 0, **model: Any) -> Path:
+    """The checkpoint of a tiny backbone with random weights."""
+    configuration = write_configuration(folder / "configuration", text=text, **model)
+    torch.manual_seed(seed)
+    backbone = create_backbone(BackboneConfig(str(configuration)))
+    save_backbone(backbone, folder / "clip")
+    return folder / "clip"
+
+
+def save_backbone(backbone: Backbone, folder: Path) -> None:
+    """Write the checkpoint that `ztcir train backbone` would."""
+    config = backbone.config
+    write_checkpoint(
+        folder,
+        {
+            "kind": "backbone",
+            "backbone": {"model": config.model, "pretrained": config.pretrained},
+            "quick_gelu": backbone.quick_gelu,
+            "training": {},
+        },
+        {"backbone": backbone.clip.state_dict()},
+    )
+
+
+def drawings(count: int) -> tuple[list[TrainingImage], list[TrainingImage]]:
+    """Drawn pictures to train on, and 20 more to select by."""
+    images = drawn_images(count + 20, seed=0)
+    return images[:count], images[count:]
