@@ -123,6 +123,7 @@ def fit_compose(
     unseen_wordings: Sequence[Triplet] = (),
     cache: Path | None = None,
     compute: Compute | None = None,
+    patches: bool | None = None,
     tensorboard: bool | None = False,
     stop_after: int | None = None,
 ) -> ComposedModel:
@@ -139,6 +140,7 @@ def fit_compose(
             beside, never selected by.
         cache: folder of image features, shared between runs; ``out/cache`` by default.
         compute: device, precision, micro-batches; several processes where they were started.
+        patches: whether patch features are kept in the cache; ``None``: where the disk has room.
         tensorboard: whether TensorBoard's events are written; ``None``: where it is installed.
         stop_after: stop at this step (for tests).
     """
@@ -155,7 +157,10 @@ def fit_compose(
     device, precision = engine.device, engine.compute.precision
     cache = cache or out / "cache"
     features, held_out = engine.workers.main_first(
-        lambda: [image_features(model.backbone, some, cache) for some in (images, development)]
+        lambda: [
+            image_features(model.backbone, some, cache, patches=patches)
+            for some in (images, development)
+        ]
     )
     rows = TripletRows(triplets, features.ids)
     checks = {"dev": development_triplets, "dev_unseen_wordings": unseen_wordings}
@@ -204,7 +209,10 @@ def fit_compose(
         Schedule(steps, warmup=min(50, steps // 10 + 1)),
         fixed=own_weights(model),
         engine=engine,
-        data={"training": data_fingerprint(images), "development": data_fingerprint(development)},
+        data={
+            "training": {**data_fingerprint(images), "features": features.source},
+            "development": data_fingerprint(development),
+        },
         tensorboard=tensorboard,
     )
 

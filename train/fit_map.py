@@ -13,13 +13,14 @@ from torch import Tensor
 
 from train.data import Batches, TrainingImage
 from train.engine import Compute, Engine
-from train.features import ImageFeatures, image_features
-from train.losses import info_nce, soft_text_alignment
+from train.features import ImageFeatures, image_features, text_features
+from train.losses import info_nce
 from train.model import ComposedModel, ModelConfig, describe_model, load_backbone, own_weights
 from train.precision import autocast
 from train.prompts import mapped_ids, text_ids
 from train.record import data_fingerprint
 from train.run import Run, Schedule, parameter_groups
+from train.word_bank import TextAlignment, WordBank, captioned_rows, default_words
 
 __all__ = ["MapTraining", "encode_captions", "fit_map"]
 
@@ -53,7 +54,9 @@ def fit_map(
     out: Path,
     *,
     cache: Path | None = None,
+    word_bank: WordBank | None = None,
     compute: Compute | None = None,
+    patches: bool | None = None,
     tensorboard: bool | None = False,
     stop_after: int | None = None,
 ) -> ComposedModel:
@@ -66,7 +69,10 @@ def fit_map(
         config: the stage's numbers; parts: which parts the model has.
         out: the run's folder; a killed run goes on.
         cache: folder of image features, shared between runs; ``out/cache`` by default.
+        word_bank: what images without captions are aligned with; by default what the data name,
+            common attributes and ImageNet's names of objects.
         compute: device, precision, micro-batches; several processes where they were started.
+        patches: whether patch features are kept in the cache; ``None``: where the disk has room.
         tensorboard: whether TensorBoard's events are written; ``None``: where it is installed.
         stop_after: stop at this step (for tests).
     """
@@ -78,11 +84,19 @@ def fit_map(
     engine.prepare(model)
     cache = cache or out / "cache"
     features, held_out = engine.workers.main_first(
-        lambda: [image_features(model.backbone, some, cache) for some in (images, development)]
+        lambda: [
+            image_features(model.backbone, some, cache, patches=patches)
+            for some in (images, development)
+        ]
     )
-    captions = encode_captions(
-        model, [image.item.caption for image in images], precision=engine.compute.precision
-    )
+    captioned = captioned_rows(images)
+    alignment: TextAlignment | None = None
+    if config.alignment:
+        if captioned.all():
+            word_bank = None
+        elif word_bank is None:
+            word_bank = WordBank(default_words(images))
+        alignment = _text_alignment(engine, model, images, captioned, word_bank, config, cache)
     optimizer = torch.optim.AdamW(
         parameter_groups([model.token_learner, model.vsi], config.lr, config.weight_decay),
         betas=(0.9, 0.98),
@@ -101,11 +115,8 @@ def fit_map(
         v = features.embeddings(rows).to(engine.device)
         loss = info_nce(queries, v, 1 / config.temperature)
         figures = {"info_nce": loss.item()}
-        if config.alignment:
-            texts = captions[rows].to(engine.device)
-            aligned = soft_text_alignment(
-                queries, texts, texts, config.temperature, config.target_temperature
-            )
+        if alignment is not None:
+            aligned = alignment.loss(queries, v, rows)
             figures["alignment"] = aligned.item()
             loss = loss + config.alignment * aligned
         return loss, figures
@@ -117,13 +128,17 @@ def fit_map(
             "training": {**asdict(config), "images": len(images)},
             "backbone_training": origin.get("training"),
             "seed": config.seed,
+            **({} if word_bank is None else {"word_bank": word_bank.describe()}),
         },
         {"model": model},
         optimizer,
         Schedule(steps, warmup=min(100, steps // 10 + 1)),
         fixed=own_weights(model),
         engine=engine,
-        data={"training": data_fingerprint(images), "development": data_fingerprint(development)},
+        data={
+            "training": {**data_fingerprint(images), "features": features.source},
+            "development": data_fingerprint(development),
+        },
         tensorboard=tensorboard,
     )
     run.train(
@@ -135,6 +150,42 @@ def fit_map(
         stop_after=stop_after,
     )
     return model
+
+
+def _text_alignment(
+    engine: Engine,
+    model: ComposedModel,
+    images: Sequence[TrainingImage],
+    captioned: NDArray[np.bool_],
+    bank: WordBank | None,
+    config: MapTraining,
+    cache: Path,
+) -> TextAlignment:
+    """The alignment with the captions of a collection and, where some are missing, with words."""
+    backbone, precision = model.backbone, engine.compute.precision
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        return engine.workers.main_first(
+            lambda: text_features(
+                backbone, texts, cache, lambda: encode_captions(model, texts, precision=precision)
+            )
+        )
+
+    told = [image.item.caption for image, said in zip(images, captioned, strict=True) if said]
+    captions = embed(told) if told else np.empty((0, backbone.embed_dim), np.float32)
+    words: Tensor | None = None
+    if not captioned.all():
+        assert bank is not None
+        words = torch.from_numpy(np.array(embed(bank.prompts()))).to(engine.device)
+    return TextAlignment(
+        captions,
+        captioned,
+        words,
+        nearest=bank.nearest if bank is not None else 0,
+        temperature=config.temperature,
+        target_temperature=config.target_temperature,
+        word_temperature=1 / min(float(backbone.clip.logit_scale.exp()), 100.0),
+    )
 
 
 def encode_mapped(model: ComposedModel, v: Tensor, patches: Tensor, ids: Tensor) -> Tensor:

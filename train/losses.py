@@ -6,7 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["any_positive_nce", "info_nce", "multi_positive_nce", "soft_text_alignment"]
+__all__ = [
+    "any_positive_nce",
+    "info_nce",
+    "multi_positive_nce",
+    "nearest_word_alignment",
+    "soft_text_alignment",
+]
 
 EXCLUDED = -1.0e4  # a logit that no softmax sees; finite, so that half precision stays finite
 
@@ -77,3 +83,29 @@ def soft_text_alignment(
     target = (target_embeds @ text_embeds.T / target_temperature).softmax(dim=-1)
     predicted = (queries @ text_embeds.T / temperature).log_softmax(dim=-1)
     return F.kl_div(predicted, target, reduction="batchmean")
+
+
+def nearest_word_alignment(
+    queries: Tensor,
+    word_embeds: Tensor,
+    image_embeds: Tensor,
+    nearest: int,
+    temperature: float,
+    target_temperature: float,
+) -> Tensor:
+    """KL from an image's view of its nearest words to the pseudo-word's view of all words.
+
+    For images without captions (method, Stage I).
+
+    Args:
+        queries: (B, D), ``f_t("a photo of $")``, L2-normalised.
+        word_embeds: (C, D) frozen embeddings of a word bank.
+        image_embeds: (B, D), ``v``, L2-normalised.
+        nearest: words of the target; the others' probability in it is zero.
+        temperature: tau, of the queries' distribution.
+        target_temperature: of the target.
+    """
+    near = (image_embeds @ word_embeds.T).topk(min(nearest, len(word_embeds)), dim=-1)
+    target = (near.values / target_temperature).softmax(dim=-1)
+    predicted = (queries @ word_embeds.T / temperature).log_softmax(dim=-1)
+    return F.kl_div(predicted.gather(1, near.indices), target, reduction="batchmean")
