@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# An example's time says nothing of the code where several tests share few cores.
+settings.register_profile("ztcir", deadline=None)
+settings.load_profile("ztcir")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -670,9 +670,9 @@ def in_a_fresh_interpreter(script: str, *arguments: str | os.PathLike[str]) -> A
 def test_importing_the_package_costs_nothing() -> None:
     script = (
         "import json, sys, time\n"
-        "before = set(sys.modules); start = time.perf_counter()\n"
+        "before = set(sys.modules); start = time.process_time()\n"
         "import ztcir_sdk\n"
-        "seconds = time.perf_counter() - start\n"
+        "seconds = time.process_time() - start\n"
         "print(json.dumps([seconds, sorted(set(sys.modules) - before)]))"
     )
     seconds, loaded = in_a_fresh_interpreter(script)
@@ -684,9 +684,9 @@ def test_importing_the_package_costs_nothing() -> None:
 def test_importing_the_retriever_is_quick() -> None:
     script = (
         "import json, time\n"
-        "start = time.perf_counter()\n"
+        "start = time.process_time()\n"
         "from ztcir_sdk import Retriever\n"
-        "print(json.dumps(time.perf_counter() - start))"
+        "print(json.dumps(time.process_time() - start))"
     )
     assert min(in_a_fresh_interpreter(script) for _ in range(3)) < 0.5
 

@@ -330,9 +330,9 @@ class TestBatches:
     def test_a_thousand_texts_are_fast(self, tokenizer: Tokenizer) -> None:
         texts = [f"a long sleeved red dress number {i} with a floral print" for i in range(1000)]
         tokenizer.encode_batch(texts[:10])
-        start = time.perf_counter()
+        start = time.process_time()
         tokenizer.encode_batch(texts)
-        assert time.perf_counter() - start < 1.0  # about 0.03 s on one core
+        assert time.process_time() - start < 1.0  # about 0.03 s on one core
 
     def test_threads_share_one(self, tokenizer: Tokenizer) -> None:
         texts = [f"{unicodedata.name(chr(0x1F300 + i), 'none')} {i}" for i in range(250)]
