@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from cli.train_options import compute_options, configuration_option
+
+if TYPE_CHECKING:
+    from train.configurations import Configuration
+    from train.engine import Compute
 
 __all__ = ["train"]
 
@@ -81,7 +88,15 @@ def backbone(
 @click.option("--depth", default=1, show_default=True, help="Token learner blocks; 0: projection.")
 @click.option("--vsi/--no-vsi", default=True, show_default=True, help="Visual semantic injection.")
 @click.option("--adapter", default=64, show_default=True, help="Width of the adapters; 0: none.")
-@click.option("--cache", type=OUT, default=None, help="Folder of image features to share.")
+@click.option("--cache", type=OUT, default=None, help="Folder of frozen features to share.")
+@click.option(
+    "--word-bank",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Words, one a line, for images without captions; default: what the data name, common "
+    "attributes and ImageNet's objects.",
+)
+@configuration_option("map")
+@compute_options
 def train_map(
     data: tuple[str, ...],
     drawings: int,
@@ -97,23 +112,43 @@ def train_map(
     vsi: bool,
     adapter: int,
     cache: Path | None,
+    word_bank: Path | None,
+    configuration: Configuration,
+    compute: Compute,
+    patches: bool | None,
+    tensorboard: bool | None,
 ) -> None:
-    """Stage I: the token learner and VSI learn to say an image as a word."""
+    """Stage I: the token learner and VSI learn to say an image as a word.
+
+    In many processes: `accelerate launch -m cli train map ...`. A killed run goes on where it was.
+    """
     from train.data import read_collection
-    from train.fit_map import MapTraining, fit_map
-    from train.model import ModelConfig
+    from train.fit_map import fit_map
+    from train.word_bank import WordBank, read_words
 
     images, development = read_collection(data, drawings=drawings)
-    config = MapTraining(
+    config = configuration.mapping(
         epochs=epochs, batch_size=batch_size, lr=lr, alignment=alignment, seed=seed
     )
-    parts = ModelConfig(
+    parts = configuration.parts(
         tokens=tokens,
         token_learner_depth=depth,
-        vsi_layers=None if vsi else (),
+        vsi_layers=configuration.model.get("vsi_layers") if vsi else (),
         adapter_bottleneck=adapter,
     )
-    fit_map(backbone, images, development, config, parts, out, cache=cache)
+    fit_map(
+        backbone,
+        images,
+        development,
+        config,
+        parts,
+        out,
+        cache=cache,
+        word_bank=None if word_bank is None else WordBank(read_words(word_bank)),
+        compute=compute,
+        patches=patches,
+        tensorboard=tensorboard,
+    )
     click.echo(f"Stage I is in {out}", err=True)
 
 
@@ -143,7 +178,9 @@ def train_map(
 @click.option("--batch-size", default=256, show_default=True, help="Samples a step.")
 @click.option("--lr", default=1e-3, show_default=True, help="Peak learning rate.")
 @click.option("--mined", default=32, show_default=True, help="Hard negatives a query; 0: none.")
-@click.option("--cache", type=OUT, default=None, help="Folder of image features to share.")
+@click.option("--cache", type=OUT, default=None, help="Folder of frozen features to share.")
+@configuration_option("compose")
+@compute_options
 def compose(
     data: tuple[str, ...],
     drawings: int,
@@ -158,10 +195,18 @@ def compose(
     lr: float,
     mined: int,
     cache: Path | None,
+    configuration: Configuration,
+    compute: Compute,
+    patches: bool | None,
+    tensorboard: bool | None,
 ) -> None:
-    """Stage II: the adapters learn to compose the pseudo-word with words."""
+    """Stage II: the adapters learn to compose the pseudo-word with words.
+
+    In many processes: `accelerate launch -m cli train compose ...`. A killed run goes on where it
+    was.
+    """
     from train.data import read_collection
-    from train.fit_compose import ComposeTraining, collection_triplets, fit_compose
+    from train.fit_compose import collection_triplets, fit_compose
     from train.triplets import read_triplets
 
     images, development = read_collection(data, drawings=drawings)
@@ -169,7 +214,9 @@ def compose(
         chosen = [triplet for path in triplets for triplet in read_triplets(path)]
     else:
         chosen = collection_triplets(images, count=count, seed=seed, noise=noise)
-    config = ComposeTraining(epochs=epochs, batch_size=batch_size, lr=lr, mined=mined, seed=seed)
+    config = configuration.composing(
+        epochs=epochs, batch_size=batch_size, lr=lr, mined=mined, seed=seed
+    )
     fit_compose(
         mapping,
         images,
@@ -180,5 +227,8 @@ def compose(
         out,
         unseen_wordings=collection_triplets(development, count=1500, seed=1, held_out=True),
         cache=cache,
+        compute=compute,
+        patches=patches,
+        tensorboard=tensorboard,
     )
     click.echo(f"Stage II is in {out}", err=True)

@@ -246,19 +246,10 @@ def _open_clip_model(config: BackboneConfig) -> Any:
     other activation they run, and are quietly wrong (open_clip #441, #771).
     """
     tag = config.pretrained
-    quick = None
-    if tag is not None and open_clip.get_pretrained_cfg(config.model, tag):
-        quick = bool(open_clip.get_pretrained_cfg(config.model, tag).get("quick_gelu", False))
-    own = bool((open_clip.get_model_config(config.model) or {}).get("quick_gelu", False))
-    if quick is not None and own and not quick:
-        raise UnsupportedBackboneError(
-            f"The weights {tag!r} were not trained with the QuickGELU of {config.model}; take the "
-            "model of the same name without it."
-        )
+    weights = {} if tag is None else open_clip.get_pretrained_cfg(config.model, tag) or {}
+    quick = bool(weights.get("quick_gelu", False))
     try:
-        return open_clip.create_model(
-            config.model, pretrained=tag, force_quick_gelu=bool(quick) and not own
-        )
+        return open_clip.create_model(config.model, pretrained=tag, force_quick_gelu=quick)
     except RuntimeError as error:
         raise UnsupportedBackboneError(
             f"The weights {tag!r} of {config.model} cannot be loaded ({error}); "
