@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.triplets import triplets as triplets_command
+from train.triplet_report import TripletReport
 from train.triplets import (
     UNKNOWN,
     Item,
     Triplet,
-    TripletReport,
     read_catalogue,
     read_triplets,
     split_development,

@@ -6,6 +6,7 @@ picture and no model is needed; where pictures are at hand, those that look the 
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ _USES = 3  # of one pair of captions, each in other words
 _TRIES = 40  # draws a triplet, before there are taken to be no more
 _ALIKE = 2.0  # mean difference of two thumbnails' 8-bit channels below which they are one picture
 _EXTENDED_SHARE = 0.5
+_RARE, _PER_CAPTIONS = 5, 2000  # a word in fewer captions is a name; in a small set none is
+_ROMAN = frozenset(["ii", "iii", "iv", "vi", "vii", "viii", "ix", "xi", "xii"])
 
 _ARTICLES = frozenset({"a", "an", "the", "two", "three", "some", "his", "her", "their", "its"})
 _PLACES = (
@@ -94,6 +97,7 @@ def mine_captions(
         np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(2)
     )
     looks = _Looks(pictures or {})
+    rare = _rare_words(captions)
     wanted = len(items) if limit is None else limit
     triplets: list[Triplet] = []
     uses, texts = Counter[tuple[int, int]](), set[tuple[str, str]]()
@@ -104,7 +108,7 @@ def mine_captions(
         if drawn is None:
             continue
         before, after, edit = drawn
-        fault = _fault(edit)
+        fault = _fault(edit, rare)
         if fault:
             mining.rejected[fault] += 1
             continue
@@ -154,15 +158,24 @@ def _group(items: Sequence[Item], mining: CaptionMining) -> dict[Tokens, tuple[s
     return {said: tuple(dict.fromkeys(names)) for said, names in groups.items()}
 
 
-def _fault(edit: Edit) -> str:
+def _rare_words(captions: Sequence[Tokens]) -> frozenset[str]:
+    """Words of few captions: names of series and people, which no picture shows."""
+    least = min(_RARE, len(captions) // _PER_CAPTIONS)
+    counts = Counter(word for caption in captions for word in set(caption))
+    return frozenset(word for word, count in counts.items() if count < least)
+
+
+def _fault(edit: Edit, rare: frozenset[str]) -> str:
     """Why a pair makes no good triplet; empty if it does."""
     old, new, shared = (
         [word for word in part if word not in _SMALL] for part in (edit.old, edit.new, edit.shared)
     )
     if (not old and not new) or (edit.old and edit.new and not (old and new)):
         return "the phrase says nothing"
-    if any(any(sign.isdigit() for sign in word) for word in (*edit.old, *edit.new)):
+    if any(word in _ROMAN or re.search(r"\d", word) for word in (*edit.old, *edit.new)):
         return "the phrase is a number or a code"
+    if rare.intersection(old, new):
+        return "the phrase has a rare word: a name"
     if Counter(map(_stem, edit.old)) == Counter(map(_stem, edit.new)):
         return "near-duplicate captions"
     if edit.old and edit.new and _spelt_alike("".join(edit.old), "".join(edit.new)):
@@ -239,9 +252,9 @@ def _leading(head: Tokens) -> Tokens:
 
 
 def _thing(tail: Tokens) -> Tokens:
-    """The words after a phrase up to the end of what it describes, two at most."""
+    """What a phrase describes: the words after it up to a small one; none if they are many."""
     length = next((at for at, word in enumerate(tail) if word in _SMALL), len(tail))
-    return tail[: min(2, length)]
+    return tail[:length] if length <= 2 else ()
 
 
 def _article(phrase: str) -> str:

@@ -274,16 +274,16 @@ _REMOVE: Mapping[str, tuple[Family, ...]] = {
         Family("imagine", "wish", ("imagine it, but not {old}",)),
     ),
     "quality": (
-        Family("remove", "imperative", ("make it less {old}", "don't make it {old}")),
+        Family("remove", "imperative", ("don't make it {old}", "make it not {old}")),
         Family("without", "phrase", (
-            "not {old}", "but not {old}", "the same, not {old}", "less {old}", "just not {old}",
-            "not so {old}", "no longer {old}",
+            "not {old}", "but not {old}", "the same, not {old}", "just not {old}",
+            "anything but {old}", "no longer {old}",
         )),
         Family("wish", "wish", (
             "i don't want it {old}", "it should not be {old}", "i'd like one that is not {old}",
         )),
         Family("ask", "question", ("is there one that is not {old}?", "any that are not {old}?")),
-        Family("says", "caption", ("is not {old}", "is no longer {old}", "is less {old}")),
+        Family("says", "caption", ("is not {old}", "is no longer {old}")),
         Family("label", "terse", ("not {old}", "- {old}")),
         Family("regret", "wish", ("nice, shame it is {old}", "i wish it weren't {old}")),
         Family("imagine", "wish", ("imagine it, but not {old}",)),

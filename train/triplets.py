@@ -13,14 +13,14 @@ import json
 import os
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from train.wordings import KINDS, families, word
+from train.wordings import KINDS, word
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
 
@@ -29,7 +29,6 @@ __all__ = [
     "UNKNOWN",
     "Item",
     "Triplet",
-    "TripletReport",
     "is_known",
     "read_catalogue",
     "read_triplets",
@@ -334,64 +333,3 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
-
-
-@dataclass(frozen=True)
-class TripletReport:
-    """What a set of triplets holds, for the person who trains on it."""
-
-    count: int
-    per_kind: Mapping[str, int]
-    targets_per_query: Mapping[str, float]  # min, median, mean, max
-    distinct_references: int
-    distinct_texts: int
-    wording_families: Mapping[str, int]  # per kind, of those that could be drawn
-    templates: Mapping[str, int]  # likewise
-    held_out_wordings: bool
-    examples: tuple[Mapping[str, object], ...]  # kind, reference, text, targets (a count)
-
-    @classmethod
-    def of(
-        cls, triplets: Sequence[Triplet], *, held_out: bool = False, examples: int = 20
-    ) -> TripletReport:
-        """Sum up ``triplets``, with examples taken evenly from among them."""
-        kinds = Counter(triplet.kind for triplet in triplets)
-        targets = [len(triplet.targets) for triplet in triplets] or [0]
-        offered = {kind: families(kind, held_out=held_out) for kind in kinds if kind in KINDS}
-        places = np.linspace(0, len(triplets) - 1, min(examples, len(triplets)))
-        return cls(
-            count=len(triplets),
-            per_kind=dict(kinds),
-            targets_per_query={
-                "min": float(np.min(targets)),
-                "median": float(np.median(targets)),
-                "mean": round(float(np.mean(targets)), 2),
-                "max": float(np.max(targets)),
-            },
-            distinct_references=len({triplet.reference for triplet in triplets}),
-            distinct_texts=len({triplet.text for triplet in triplets}),
-            wording_families={kind: len(named) for kind, named in offered.items()},
-            templates={kind: sum(map(len, named.values())) for kind, named in offered.items()},
-            held_out_wordings=held_out,
-            examples=tuple(_examples(triplets[round(place)] for place in places)),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as what JSON can hold."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-
-
-def _examples(triplets: Iterator[Triplet]) -> Iterator[Mapping[str, object]]:
-    for triplet in triplets:
-        yield {
-            "kind": triplet.kind,
-            "reference": triplet.reference,
-            "text": triplet.text,
-            "targets": len(triplet.targets),
-        }
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, tuple) else value

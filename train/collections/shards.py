@@ -31,7 +31,7 @@ from train.triplets import Item
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = ["BROKEN", "PICTURES", "item_of", "read_shard_list"]
+__all__ = ["BROKEN", "PICTURES", "is_closed", "item_of", "read_shard_list"]
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 """Suffixes of a sample's picture, in lower case; the first that a sample has counts."""
@@ -195,13 +195,13 @@ def _samples(path: Path, report: ReadReport) -> Iterator[_Sample]:
                 _add(sample, suffix.lower(), member, archive, path, plain=plain)
     except _TAR_ERRORS as error:
         problem = str(error)
+    if not problem and plain and not is_closed(path):
+        problem = "it has no end mark"  # cut between two files, which tarfile takes for the end
     if sample is not None and problem and not usual <= sample.suffixes:
         report.skip(sample.key, "the shard ends within it")
     elif sample is not None:
         count += 1
         yield sample
-    if not problem and plain and not _is_closed(path):
-        problem = "it has no end mark"  # cut between two files, which tarfile takes for the end
     if problem:
         report.notes.append(
             f"The shard {path} is damaged or cut short ({problem}); "
@@ -232,7 +232,7 @@ def _add(
             sample.texts[suffix] = data
 
 
-def _is_closed(path: Path) -> bool:
+def is_closed(path: Path) -> bool:
     """Whether a tar file ends with the two empty blocks that close it."""
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)

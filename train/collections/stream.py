@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import webdataset as wds
@@ -11,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from train.collections.image import BytesPicture, TrainingImage, check_picture
 from train.collections.report import ReadReport
-from train.collections.shards import BROKEN, PICTURES, item_of
+from train.collections.shards import BROKEN, PICTURES, is_closed, item_of
 
 __all__ = ["ShardStream"]
 
@@ -54,16 +55,25 @@ class ShardStream(IterableDataset[TrainingImage]):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.shards))
         mine = [self.shards[place] for place in order[self.rank :: self.world]]
         self.report = report = ReadReport()
+        damaged: dict[str, str] = {}
 
         def note(error: Exception) -> bool:
-            report.notes.append(
-                f"A shard is damaged or cut short ({_cause(error)}); what follows there is lost."
-            )
+            shard, why = _cause(error)
+            damaged.setdefault(shard, why)
             return True
+
+        def look(shards: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
+            for shard in shards:
+                path = Path(shard["url"])
+                # cut where a file begins, which tarfile takes for the end
+                if path.suffix == ".tar" and path.is_file() and not is_closed(path):
+                    damaged[shard["url"]] = "it has no end mark"
+                yield shard
 
         stages = [
             wds.SimpleShardList(mine),
             wds.split_by_worker,
+            look,
             wds.tarfile_to_samples(handler=note),
         ]
         if self.buffer > 1:
@@ -81,12 +91,16 @@ class ShardStream(IterableDataset[TrainingImage]):
             else:
                 report.read += 1
                 yield TrainingImage(item, BytesPicture(item.id, picture))
+        report.notes += [
+            f"The shard {shard} is damaged or cut short ({why}); what follows there is lost."
+            for shard, why in damaged.items()
+        ]
         for sentence in report.sentences():
             print(sentence, file=sys.stderr)
 
 
-def _cause(error: Exception) -> str:
-    """Webdataset adds the stream and the shard's name to an error's arguments."""
-    shard = next((part for part in error.args[1:] if isinstance(part, str)), "")
+def _cause(error: Exception) -> tuple[str, str]:
+    """The shard's name, which webdataset adds to an error's arguments, and what is wrong."""
+    shard = next((part for part in reversed(error.args[1:]) if isinstance(part, str)), "?")
     why = str(error.args[0]).split(" @ <")[0] if error.args else type(error).__name__
-    return f"{shard}: {why}" if shard else why
+    return shard, why
