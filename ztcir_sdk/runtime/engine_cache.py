@@ -119,7 +119,7 @@ class EngineCache:
             return _checked(key, path, said, plan)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EngineError(
-                _again(f"What is said of the engine {path} is damaged ({error!r})")
+                _again(f"What is said of the engine {path} is damaged ({error})")
             ) from error
 
     def knows(self, digest: str) -> bool:
@@ -133,7 +133,7 @@ class EngineCache:
             EngineError: the folder cannot be written to.
         """
         path = self.path(key)
-        said = {
+        said: dict[str, Any] = {
             "format": FORMAT,
             "key": asdict(key),
             "sha256": hashlib.sha256(built.plan).hexdigest(),
@@ -144,6 +144,7 @@ class EngineCache:
             "seconds": round(built.seconds, 3),
             "ztcir": __version__,
         }
+        said["seal"] = _seal(said)
         try:
             # What is in it is run: nobody else should be able to put something there.
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -212,6 +213,8 @@ def _difference(others: list[EngineKey], key: EngineKey) -> str:
 def _checked(key: EngineKey, path: Path, said: Any, plan: bytes) -> StoredEngine:
     if said["format"] != FORMAT:
         raise EngineError(_again(f"The engine {path} was made by another version of ztcir"))
+    if said.pop("seal") != _seal(said):
+        raise ValueError("it was changed")
     found = EngineKey(**said["key"])
     if found != key:
         raise EngineError(
@@ -228,6 +231,10 @@ def _checked(key: EngineKey, path: Path, said: Any, plan: bytes) -> StoredEngine
         ranges={edge: ShapeRange(**sizes) for edge, sizes in said["ranges"].items()},
         seconds=float(said["seconds"]),
     )
+
+
+def _seal(said: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def write_whole(path: Path, data: bytes) -> None:

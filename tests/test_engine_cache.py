@@ -1,0 +1,232 @@
+"""Engines on disk: what was put there comes back, and nothing else ever does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ztcir_sdk.runtime import GraphSource, ShapeRange, TensorSpec, engine_cache, engines
+from ztcir_sdk.runtime.engine_cache import EngineCache, EngineError, EngineKey, StoredEngine
+from ztcir_sdk.runtime.engines import Target, ensure_engine
+from ztcir_sdk.runtime.tensorrt_build import BuiltEngine
+
+KEY = EngineKey(
+    graph="text_encoder",
+    digest="ab" * 32,
+    precision="fp16",
+    package="tensorrt",
+    version="10.3.0",
+    architecture="sm_87",
+    gpu="Orin",
+)
+BUILT = BuiltEngine(
+    plan=b"an engine" * 100,
+    inputs=(TensorSpec("input_ids", "int64", ("B", "T")),),
+    outputs=(TensorSpec("query_embeds", "float32", ("B", 4)),),
+    ranges={"B": ShapeRange(1, 1, 64), "T": ShapeRange(1, 16, 77)},
+    seconds=1.5,
+    timing_cache=b"times",
+)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> EngineCache:
+    return EngineCache(tmp_path / "engines")
+
+
+def sentence(error: BaseException) -> str:
+    text = str(error)
+    assert "\n" not in text
+    assert text.endswith("builds it here.")
+    return text
+
+
+def test_what_was_stored_comes_back(cache: EngineCache) -> None:
+    stored = cache.store(KEY, BUILT)
+    for found in (stored, cache.load(KEY), EngineCache(cache.folder).load(KEY)):
+        assert found == StoredEngine(
+            KEY, cache.path(KEY), BUILT.plan, BUILT.inputs, BUILT.outputs, BUILT.ranges, 1.5
+        )
+    assert cache.timing_cache(KEY).read_bytes() == b"times"
+    assert cache.folder.stat().st_mode & 0o077 == 0  # what is in it is run
+
+
+OTHERS = {
+    "graph": "image_encoder",
+    "digest": "cd" * 32,
+    "precision": "fp32",
+    "package": "tensorrt_rtx",
+    "version": "10.4.0",
+    "architecture": "sm_86",
+    "gpu": "Another",
+}
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(EngineKey)])
+def test_nothing_else_is_handed_out_under_any_name(cache: EngineCache, field: str) -> None:
+    cache.store(KEY, BUILT)
+    other = replace(KEY, **{field: OTHERS[field]})
+    with pytest.raises(EngineError) as caught:
+        cache.load(other)
+    sentence(caught.value)
+    # Nor if somebody copies or renames files.
+    for suffix in (".engine", ".json"):
+        shutil.copy(cache.path(KEY).with_suffix(suffix), cache.path(other).with_suffix(suffix))
+    with pytest.raises(EngineError, match="not what its name says") as caught:
+        cache.load(other)
+    sentence(caught.value)
+    assert cache.load(KEY).plan == BUILT.plan
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"version": "10.4.0"},
+            "was built by tensorrt 10.3.0 for Orin, and here runs tensorrt 10.4.0 for Orin",
+        ),
+        ({"architecture": "sm_86", "gpu": ""}, "10.3.0 for Orin, and here runs .* for sm_86"),
+        ({"digest": "cd" * 32}, r"text_encoder \(fp16\) is of another bundle"),
+        ({"graph": "image_encoder"}, "There is no engine of image_encoder"),
+        ({"precision": "fp32"}, r"There is no engine of text_encoder \(fp32\)"),
+    ],
+)
+def test_what_is_missing_is_said_with_what_there_is(
+    cache: EngineCache, changes: dict[str, str], said: str
+) -> None:
+    cache.store(KEY, BUILT)
+    cache.store(replace(KEY, graph="token_learner"), BUILT)
+    with pytest.raises(EngineError, match=said) as caught:
+        cache.load(replace(KEY, **changes))
+    sentence(caught.value)
+
+
+def test_an_empty_folder_is_no_error_of_another_kind(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="There is no engine"):
+        EngineCache(tmp_path / "none").load(KEY)
+    assert not EngineCache(tmp_path / "none").knows(KEY.digest)
+
+
+@given(st.sampled_from([".engine", ".json"]), st.floats(0, 1), st.binary(max_size=3))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_whatever_happens_to_the_files_the_engine_is_right_or_refused(
+    cache: EngineCache, suffix: str, where: float, inserted: bytes
+) -> None:
+    stored = cache.store(KEY, BUILT)
+    file = cache.path(KEY).with_suffix(suffix)
+    whole = file.read_bytes()
+    place = int(where * len(whole))
+    file.write_bytes(whole[:place] + inserted + whole[place + 2 :])
+    try:
+        found = cache.load(KEY)
+    except EngineError as error:
+        sentence(error)
+    else:  # a change that does not matter, as of a space
+        assert found == stored
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": 2}, "another version of ztcir"),
+        ({"sha256": "0" * 64}, "damaged"),
+        ({"ranges": {"B": {"least": 1, "usual": 1, "most": 640}}}, "damaged"),
+        ({"inputs": []}, "damaged"),
+        ({"seal": None}, "damaged"),
+    ],
+)
+def test_what_is_said_of_an_engine_cannot_be_changed(
+    cache: EngineCache, change: dict[str, Any], said: str
+) -> None:
+    cache.store(KEY, BUILT)
+    file = cache.path(KEY).with_suffix(".json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(EngineError, match=said) as caught:
+        cache.load(KEY)
+    sentence(caught.value)
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_writer_that_is_stopped_leaves_the_old_engine_or_none(
+    cache: EngineCache, monkeypatch: pytest.MonkeyPatch, fails_at: int, before: bool
+) -> None:
+    """Files are replaced one by one: the engine, what is said of it, what was measured."""
+    if before:
+        cache.store(KEY, replace(BUILT, plan=b"the old one"))
+    real, count = engine_cache.write_whole, 0
+
+    def stopped(path: Path, data: bytes) -> None:
+        nonlocal count
+        count += 1
+        if count == fails_at:
+            raise OSError(28, "No space left on device")
+        real(path, data)
+
+    monkeypatch.setattr(engine_cache, "write_whole", stopped)
+    with pytest.raises(EngineError, match=r"cannot be written \(No space left.*ZTCIR_ENGINES"):
+        cache.store(KEY, BUILT)
+    try:
+        assert cache.load(KEY).plan in (b"the old one", BUILT.plan)
+    except EngineError:
+        assert fails_at == 2 or not before
+    assert not [file for file in cache.folder.iterdir() if file.name.startswith(".")]
+    monkeypatch.undo()
+    assert cache.store(KEY, BUILT).plan == BUILT.plan
+
+
+def test_files_are_replaced_whole(cache: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.store(KEY, BUILT)
+
+    def torn(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(engine_cache.os, "fsync", torn)
+    with pytest.raises(EngineError):
+        cache.store(KEY, replace(BUILT, plan=b"half"))
+    monkeypatch.undo()
+    assert cache.load(KEY).plan == BUILT.plan
+    assert not list(cache.folder.glob(".*"))
+
+
+class Package:
+    """Stands for TensorRT: only what a key is made of."""
+
+    package, version, is_rtx = "tensorrt_rtx", "1.7.1", True
+
+    def architectures(self) -> list[str]:
+        return ["sm_86"]
+
+
+def test_one_builds_and_the_others_wait_for_it(
+    cache: EngineCache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started, builds = threading.Event(), 0
+
+    def build(*args: Any, **options: Any) -> BuiltEngine:
+        nonlocal builds
+        builds += 1
+        started.wait(0.2)
+        return BUILT
+
+    monkeypatch.setattr(engines, "build_engine", build)
+    source = GraphSource(tmp_path / "text_encoder.onnx", "ab" * 32, ranges=BUILT.ranges)
+    trt: Any = Package()
+
+    def ensure(_: int) -> bool:
+        return ensure_engine(source, trt, Target("sm_86"), cache=EngineCache(cache.folder))[1]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(ensure, range(4))) == [False, False, False, True]
+    assert builds == 1

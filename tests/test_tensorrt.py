@@ -1,0 +1,408 @@
+"""Engines really compiled, by TensorRT for RTX, which needs no GPU for it; and what it refuses.
+
+That they run is not shown here: no machine of this project's tests has a GPU. What runs them is
+held to its logic in `test_tensorrt_runtime`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper
+from tiny_bundle import write_tiny_bundle
+
+from cli.main import main
+from ztcir_sdk.bundle import Bundle, embedded_names
+from ztcir_sdk.engines import BatchSizes, build_engines, graph_source
+from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.runtime import GraphSource, ShapeRange
+from ztcir_sdk.runtime.architectures import architecture_of, gpu_names
+from ztcir_sdk.runtime.engine_cache import CACHE_VARIABLE, EngineCache
+from ztcir_sdk.runtime.tensorrt_build import (
+    EngineBuildError,
+    UnsupportedGraphError,
+    build_engine,
+)
+from ztcir_sdk.runtime.tensorrt_package import TensorRt, import_tensorrt
+
+ROOT = Path(__file__).resolve().parents[1]
+SUPPORTED = json.loads((Path(__file__).parent / "tensorrt_10_3_operators.json").read_text())
+TYPES = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "int32": "INT32", "bool": "BOOL"}
+BUILT_WITH_TORCH = ("tiny-vit", "tiny-convnet")
+IN_THE_PACKAGE = tuple(embedded_names())
+
+
+@pytest.fixture(scope="module")
+def rtx() -> TensorRt:
+    pytest.importorskip(
+        "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'ztcir[trt-rtx]'"
+    )
+    return import_tensorrt("tensorrt_rtx")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_tiny_bundle(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Bundles by name: of tiny models that PyTorch exported, or those inside the package."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    @cache
+    def export(name: str) -> Bundle:
+        if name in IN_THE_PACKAGE:
+            return Bundle.embedded(name)
+        pytest.importorskip("torch", reason="PyTorch exports: pip install 'ztcir[train]'")
+        from tiny_training import tiny_model
+
+        from export.bundle import export_bundle
+
+        return export_bundle(
+            tiny_model(name), folder / name, name=name, model_card={"backbone": name}
+        )
+
+    return export
+
+
+@pytest.fixture(autouse=True)
+def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of engines of each test's own."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "engines"))
+    return tmp_path / "engines"
+
+
+def for_gpus(bundle: Bundle) -> list[str]:
+    """Return the precisions that are for GPUs."""
+    return [precision for precision in bundle.precisions if precision != "int8"]
+
+
+# --- engines that are compiled -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["sm_86", "sm_89"])
+def test_the_three_engines_are_compiled_and_kept(
+    rtx: TensorRt, tiny: Bundle, architecture: str, engines: Path
+) -> None:
+    reports = build_engines(tiny, gpu=architecture)
+    assert [report.graph for report in reports] == list(tiny.manifest.graphs)
+    for report in reports:
+        assert report.built
+        assert report.bytes == report.file.stat().st_size > 1000
+        assert report.file.parent == engines
+        said = json.loads(report.file.with_suffix(".json").read_text())
+        assert said["key"]["architecture"] == report.architecture == architecture
+        assert said["key"]["version"] == rtx.version
+    inputs = {spec["name"]: spec for spec in said["inputs"]}
+    assert inputs["input_ids"] == {"name": "input_ids", "dtype": "int64", "shape": ["B", "T"]}
+    assert said["ranges"]["T"]["most"] == tiny.manifest.text.context_length
+    times = [report.file.stat().st_mtime_ns for report in reports]
+    again = build_engines(tiny, gpu=architecture)
+    assert not any(report.built for report in again)
+    assert [report.file.stat().st_mtime_ns for report in again] == times
+
+
+@pytest.mark.parametrize("name", [*BUILT_WITH_TORCH, *IN_THE_PACKAGE])
+def test_the_engines_of_real_graphs_are_compiled(
+    rtx: TensorRt, exported: Any, name: str, engines: Path
+) -> None:
+    bundle = exported(name)
+    for architecture in ("sm_86", "sm_89"):
+        reports = build_engines(bundle, gpu=architecture, precisions=for_gpus(bundle))
+        assert {report.graph for report in reports} == set(bundle.manifest.graphs)
+    # The same for both, but for what the GPU is.
+    assert len(list(engines.glob("*.engine"))) == 2 * len(reports)
+
+
+def test_an_engine_is_for_its_architecture_and_sizes(rtx: TensorRt, tiny: Bundle) -> None:
+    def plan(architecture: str, **sizes: int) -> bytes:
+        source = graph_source(tiny, "text_encoder", tiny.variant("text_encoder"))
+        ranges = {**source.ranges, **{k: ShapeRange(1, 1, most) for k, most in sizes.items()}}
+        source = GraphSource(source.path, source.digest, ranges=ranges)
+        return build_engine(source, rtx, architecture=architecture, workspace=1 << 28).plan
+
+    assert len({plan("sm_86"), plan("sm_89"), plan("sm_86", T=5)}) == 3
+
+
+def test_the_command_needs_no_torch(rtx: TensorRt, tiny: Bundle, engines: Path) -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'open_clip'): sys.modules[name] = None\n"
+        "from cli.main import main; main()"
+    )
+    arguments = ["export", str(tiny.path), "--trt", "--gpu", "RTX 3060", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [one["graph"] for one in found["engines"]] == list(tiny.manifest.graphs)
+    assert {one["architecture"] for one in found["engines"]} == {"sm_86"}
+    assert all(Path(one["file"]).parent == engines for one in found["engines"])
+    assert "text_encoder (fp32) for sm_86: built in" in done.stderr
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def one_sentence(error: BaseException) -> str:
+    text = str(error)
+    assert "\n" not in text
+    assert text.endswith(".")
+    return text
+
+
+def save(path: Path, *nodes: onnx.NodeProto, domain: str = "") -> GraphSource:
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", 4]) for name in "xy"]
+    graph = helper.make_graph(nodes, "graph", sides[:1], sides[1:])
+    opsets = [helper.make_opsetid("", 18)] + ([helper.make_opsetid(domain, 1)] if domain else [])
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return GraphSource.of_file(path, ranges={"B": ShapeRange(1, 1, 4)})
+
+
+def test_an_operator_that_is_not_supported_is_named(rtx: TensorRt, tmp_path: Path) -> None:
+    node = helper.make_node("Frobnicate", ["x"], ["y"], domain="com.example", name="odd_one")
+    source = save(tmp_path / "strange.onnx", node, domain="com.example")
+    with pytest.raises(UnsupportedGraphError, match="Frobnicate at odd_one in strange") as caught:
+        build_engine(source, rtx, architecture="sm_86")
+    assert "backend onnx" in one_sentence(caught.value)
+    ok = save(tmp_path / "fine.onnx", helper.make_node("Relu", ["x"], ["y"]))
+    assert build_engine(ok, rtx, architecture="sm_86").plan  # and it goes on building
+
+
+def test_a_graph_for_processors_is_refused(rtx: TensorRt, tmp_path: Path) -> None:
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    weights = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    save(tmp_path / "plain.onnx", node)
+    proto = onnx.load(tmp_path / "plain.onnx")
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    onnx.save(proto, tmp_path / "plain.onnx")
+    quantization.quantize_dynamic(tmp_path / "plain.onnx", tmp_path / "small.onnx")
+    source = GraphSource(tmp_path / "small.onnx", "digest", "int8")
+    with pytest.raises(UnsupportedGraphError, match="int8 graphs are for processors") as caught:
+        build_engine(source, rtx, architecture="sm_86")
+    one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_truncated_graph_is_refused(
+    rtx: TensorRt, tiny: Bundle, tmp_path: Path, kept: float
+) -> None:
+    whole = (tiny.path / "text_encoder.onnx").read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(EngineBuildError) as caught:
+        build_engine(GraphSource(tmp_path / "cut.onnx", "d"), rtx, architecture="sm_86")
+    assert "cut" in one_sentence(caught.value)
+
+
+def test_a_missing_graph_is_refused(rtx: TensorRt, tmp_path: Path) -> None:
+    with pytest.raises(EngineBuildError, match=r"gone\.onnx is missing"):
+        build_engine(GraphSource(tmp_path / "gone.onnx", "d"), rtx, architecture="sm_86")
+
+
+def test_a_dynamic_axis_of_unknown_sizes_is_refused(rtx: TensorRt, tiny: Bundle) -> None:
+    source = GraphSource(tiny.path / "image_encoder.onnx", "digest")
+    with pytest.raises(EngineBuildError, match="dynamic axis R of unknown sizes") as caught:
+        build_engine(source, rtx, architecture="sm_86")
+    one_sentence(caught.value)
+
+
+def test_an_architecture_that_is_not_compiled_for_is_refused(rtx: TensorRt, tiny: Bundle) -> None:
+    with pytest.raises(EngineBuildError, match="does not compile for sm_90, only for") as caught:
+        build_engines(tiny, gpu="H100")
+    assert "sm_86" in one_sentence(caught.value)
+
+
+def test_a_machine_without_a_gpu_asks_for_its_name(tiny: Bundle) -> None:
+    from ztcir_sdk.runtime.cuda import count_gpus
+
+    pytest.importorskip("cuda.bindings", reason="cuda-python is not installed")
+    if count_gpus():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ZtcirError, match="--gpu") as caught:
+        build_engines(tiny)
+    one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--gpu", "sm_86"], 2, "--gpu is about engines: add --trt."),
+        (["--max-texts", "4"], 2, "--max-texts is about engines: add --trt."),
+        ([], 2, "Name a checkpoint to export, or add --trt"),
+        (["BUNDLE"], 2, "Name a checkpoint to export, or add --trt"),
+        (["BUNDLE", "--trt", "--gpu", "potato"], 2, "There is no GPU 'potato' in the table"),
+        (["BUNDLE", "--trt", "--workspace", "0"], 2, "--workspace"),
+        (["BUNDLE", "--trt", "--trt-package", "other"], 2, "--trt-package"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    tiny: Bundle, arguments: list[str], code: int, sentence: str
+) -> None:
+    called = [str(tiny.path) if one == "BUNDLE" else one for one in arguments]
+    result = CliRunner().invoke(main, ["export", *called])
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert sentence in result.stderr
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(
+    rtx: TensorRt, tiny: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ZtcirError, match=CACHE_VARIABLE) as caught:
+        build_engines(tiny, gpu="sm_86", folder=tmp_path / "file")
+    one_sentence(caught.value)
+
+
+def test_two_precisions_that_share_a_graph_share_its_engine(rtx: TensorRt, tiny: Bundle) -> None:
+    reports = build_engines(tiny, gpu="sm_86", precisions=["fp32", "fp32"])
+    assert len(reports) == len({report.file for report in reports}) == 3
+
+
+def test_another_graph_of_the_same_name_has_another_engine(
+    rtx: TensorRt, tiny: Bundle, tmp_path: Path
+) -> None:
+    from tiny_bundle import TinyModel
+
+    other = write_tiny_bundle(tmp_path / "other", TinyModel(seed=1))
+    files = {report.file for one in (tiny, other) for report in build_engines(one, gpu="sm_86")}
+    assert len(files) == 6
+    assert EngineCache().knows(
+        graph_source(other, "text_encoder", other.variant("text_encoder")).digest
+    )
+
+
+# --- names of GPUs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        ("sm_86", "sm_86"),
+        ("SM86", "sm_86"),
+        ("86", "sm_86"),
+        ("8.6", "sm_86"),
+        ("12.0", "sm_120"),
+        ("compute_90", "sm_90"),
+        ("rtx3090", "sm_86"),
+        ("NVIDIA GeForce RTX 3060 Ti", "sm_86"),
+        ("RTX A4000", "sm_86"),
+        ("RTX 4090", "sm_89"),
+        ("RTX 6000 Ada", "sm_89"),
+        ("L4", "sm_89"),
+        ("T4", "sm_75"),
+        ("Jetson AGX Orin", "sm_87"),
+        ("jetson-orin-nano", "sm_87"),
+        ("H100", "sm_90"),
+        ("GeForce RTX 5090", "sm_120"),
+        ("DGX Spark", "sm_121"),
+    ],
+)
+def test_gpus_by_name(name: str, architecture: str) -> None:
+    assert architecture_of(name) == architecture
+
+
+@pytest.mark.parametrize("name", ["", "potato", "rtx", "sm_", "sm_0", "8", "rtx30900", "RTX 6000"])
+def test_unknown_gpus_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="There is no GPU"):
+        architecture_of(name)
+
+
+def test_every_gpu_in_the_table_is_found_by_its_name() -> None:
+    for architecture in ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_120"):
+        for name in gpu_names(architecture):
+            assert architecture_of(name) == architecture
+
+
+# --- what TensorRT 10.3 takes --------------------------------------------------------------------
+
+
+def graphs_of(bundle: Bundle) -> Iterator[tuple[str, onnx.ModelProto]]:
+    for graph, variants in bundle.manifest.graphs.items():
+        for precision, variant in variants.items():
+            if precision != "int8":
+                yield f"{graph} ({precision})", onnx.load(bundle.file(variant))
+
+
+@pytest.mark.parametrize("name", [*BUILT_WITH_TORCH, *IN_THE_PACKAGE])
+def test_exported_graphs_hold_only_what_tensorrt_10_3_takes(exported: Any, name: str) -> None:
+    for where, proto in graphs_of(exported(name)):
+        assert not refused(proto), where
+
+
+def refused(proto: onnx.ModelProto) -> list[str]:
+    """Return what in a graph TensorRT 10.3 does not document: opset, operators, types, axes."""
+    found = []
+    for opset in proto.opset_import:
+        least, most = SUPPORTED["opsets"]
+        if opset.domain in ("", "ai.onnx") and not least <= opset.version <= most:
+            found.append(f"opset {opset.version}")
+    typed = onnx.shape_inference.infer_shapes(proto, strict_mode=True).graph
+    dtypes = {
+        value.name: helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+        for value in (*typed.input, *typed.value_info, *typed.output)
+    }
+    for tensor in typed.initializer:
+        dtypes[tensor.name] = helper.tensor_dtype_to_np_dtype(tensor.data_type).name
+    fixed = {tensor.name for tensor in typed.initializer}
+    fixed |= {node.output[0] for node in typed.node if node.op_type == "Constant"}
+    for node in typed.node:
+        takes = SUPPORTED["operators"].get(node.op_type)
+        if node.domain not in ("", "ai.onnx") or takes is None:
+            found.append(f"{node.domain} {node.op_type}".strip())
+            continue
+        # The type that is computed with is that of what comes out, but for these.
+        computed = node.input[0] if node.op_type in _COMPARES else node.output[0]
+        if node.op_type not in _OF_SHAPES and TYPES.get(dtypes[computed]) not in takes:
+            found.append(f"{node.op_type} of {dtypes[computed]}")
+        if node.op_type in _WITH_AXES and len(node.input) > 1 and node.input[1] not in fixed:
+            found.append(f"{node.op_type} with computed axes")
+    return found
+
+
+_COMPARES = ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "ArgMax", "Cast")
+_OF_SHAPES = ("Shape", "Size")
+_WITH_AXES = ("Squeeze", "Unsqueeze", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceL2", "CumSum")
+
+
+def test_the_check_finds_what_is_not_taken(tmp_path: Path) -> None:
+    def found(*nodes: onnx.NodeProto, opset: int = 18) -> list[str]:
+        path = tmp_path / "graph.onnx"
+        save(path, *nodes)
+        proto = onnx.load(path)
+        proto.opset_import[0].version = opset
+        return refused(proto)
+
+    assert found(helper.make_node("Relu", ["x"], ["y"])) == []
+    assert found(helper.make_node("Relu", ["x"], ["y"]), opset=21) == ["opset 21"]
+    assert found(helper.make_node("Det", ["x"], ["y"])) == ["Det"]
+    cast = helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64)
+    back = helper.make_node("Cast", ["e"], ["y"], to=TensorProto.FLOAT)
+    assert found(cast, helper.make_node("Relu", ["i"], ["e"]), back) == ["Relu of int64"]
+
+
+def test_sizes_of_texts_are_those_that_the_encoder_takes(tiny: Bundle) -> None:
+    def most(tokens: int | None) -> int:
+        sizes = BatchSizes(tokens=tokens)
+        variant = tiny.variant("text_encoder")
+        return graph_source(tiny, "text_encoder", variant, sizes).ranges["T"].most
+
+    assert (most(None), most(20), most(500)) == (77, 20, 77)
