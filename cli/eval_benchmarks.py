@@ -188,6 +188,7 @@ def _evaluate(
         raise click.UsageError("--weight is of --method sum: leave it out, or use sum.")
     if prompt is not None and method not in ("composed", "stage1", ALL):
         raise click.UsageError("--prompt is of --method composed and stage1: leave it out.")
+    _require_places(html, out if split == "test" else None)
     retriever = Retriever(load_bundle(bundle), device=device, precision=precision, threads=threads)
     methods = [
         Method(one, benchmark.PROMPT if prompt is None else prompt, weight)
@@ -218,15 +219,22 @@ def _evaluate(
     _print(report, method, retriever, written, as_json=as_json)
 
 
-def _write_submissions(report: BenchmarkReport, out: Path) -> list[str]:
+def _require_places(html: Path | None, out: Path | None) -> None:
+    """Refuse what could not be written in the end, before hours are spent."""
     from ztcir_sdk.errors import ZtcirError
 
-    paths = []
-    for file, content in report.submissions.items():
+    if html is not None and not html.absolute().parent.is_dir():
+        raise ZtcirError(f"{html} cannot be written: make its folder, or choose another place.")
+    if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ZtcirError(f"{out} cannot be made ({error.strerror}); choose another.") from error
+
+
+def _write_submissions(report: BenchmarkReport, out: Path) -> list[str]:
+    paths = []
+    for file, content in report.submissions.items():
         # Compact: CIRR's server takes no more than 5 MB.
         write_file(out / file, json.dumps(content, separators=(",", ":")).encode())
         paths.append(str(out / file))

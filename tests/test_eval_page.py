@@ -223,18 +223,27 @@ def test_a_wrong_call(
     assert result.stdout == ""
 
 
-def test_an_unwritable_page_or_folder_is_a_sentence(
-    root: Path, bundle: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--html", "file/page.html"], "cannot be written"),
+        (["--html", "absent/page.html"], "cannot be written"),
+        (["--split", "test", "--out", "file/below"], "cannot be made"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_any_work(
+    root: Path,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
 ) -> None:
     (tmp_path / "file").write_text("")
-    page = tmp_path / "file" / "page.html"
-    assert "cannot be written" in run_cli(
-        "circo", root, bundle, tmp_path, "--html", page, exit_code=1
-    ).stderr  # fmt: skip
-    options = ("--split", "test", "--out", tmp_path / "file" / "below")
-    assert "cannot be made" in run_cli(
-        "circo", root, bundle, tmp_path, *options, exit_code=1
-    ).stderr  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    result = run_cli("circo", root, bundle, tmp_path / "cache", *options, exit_code=1)
+    assert message in result.stderr
+    assert not (tmp_path / "cache").exists()
 
 
 def test_weight_is_of_the_sum(root: Path, bundle: Path, tmp_path: Path) -> None:
