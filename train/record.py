@@ -160,7 +160,7 @@ def _events(folder: Path, step: int, wanted: bool | None) -> Any:
             "out --tensorboard."
         ) from error
     # events of steps that are run again are marked as void
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 class Record:

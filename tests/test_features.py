@@ -1,0 +1,201 @@
+"""Frozen features: kept where there is room, computed anew where not, gone on with after a kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import PARTS, TRAINING, drawings, write_backbone
+
+from train import features as module
+from train.backbone import Backbone
+from train.data import TrainingImage
+from train.engine import Compute
+from train.features import DiskFullError, image_features, text_features
+from train.fit_map import fit_map
+from train.model import load_backbone
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_backbone(tmp_path_factory.mktemp("features"))
+
+
+@pytest.fixture(scope="module")
+def backbone(checkpoint: Path) -> Backbone:
+    return load_backbone(str(checkpoint))[0]
+
+
+class Counted:
+    """A picture that counts how often it is read, and may break off like a killed process."""
+
+    reads = 0
+    until = 1_000_000
+
+    def __init__(self, image: TrainingImage) -> None:
+        self.image = image
+
+    def __call__(self) -> Image.Image:
+        if Counted.reads >= Counted.until:
+            raise KeyboardInterrupt
+        Counted.reads += 1
+        return self.image.load()
+
+
+@pytest.fixture
+def images(monkeypatch: pytest.MonkeyPatch) -> list[TrainingImage]:
+    monkeypatch.setattr(Counted, "reads", 0)
+    monkeypatch.setattr(Counted, "until", 1_000_000)
+    monkeypatch.setattr(module, "available_cores", lambda: 1)
+    some, _ = drawings(40)
+    return [dataclasses.replace(image, load=Counted(image)) for image in some]
+
+
+def test_live_patches_are_the_kept_ones(
+    backbone: Backbone, images: list[TrainingImage], tmp_path: Path
+) -> None:
+    kept = image_features(backbone, images, tmp_path / "a", batch=16, patches=True)
+    live = image_features(backbone, images, tmp_path / "b", batch=16, patches=False)
+    assert not list((tmp_path / "b").rglob("patches.npy"))
+    assert live.source["patches"] == "live"
+    rows = np.array([3, 1, 39, 17])
+    for wanted, got in zip(kept.rows(rows), live.rows(rows), strict=True):
+        torch.testing.assert_close(got, wanted, atol=2e-2, rtol=0)  # bf16, another batch
+    np.testing.assert_array_equal(kept.embeds, live.embeds)
+    assert kept.rows(rows)[1].std() > 0.1
+
+
+def test_what_is_complete_is_never_computed_again(
+    backbone: Backbone, images: list[TrainingImage], tmp_path: Path
+) -> None:
+    first = image_features(backbone, images, tmp_path)
+    assert Counted.reads == 40
+    for patches in (None, True, False):
+        again = image_features(backbone, images, tmp_path, patches=patches)
+        np.testing.assert_array_equal(again.embeds, first.embeds)
+    assert Counted.reads == 40
+    image_features(backbone, images[:-1], tmp_path)
+    assert Counted.reads == 79  # another collection
+
+
+@pytest.mark.parametrize("patches", [True, False])
+def test_a_killed_computation_goes_on_where_it_was(
+    backbone: Backbone,
+    images: list[TrainingImage],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    patches: bool,
+) -> None:
+    whole = image_features(backbone, images, tmp_path / "whole", batch=4, patches=patches)
+    monkeypatch.setattr(module, "SAVE_EVERY", 3)
+    Counted.reads, Counted.until = 0, 30
+    with pytest.raises(KeyboardInterrupt):
+        image_features(backbone, images, tmp_path / "killed", batch=4, patches=patches)
+    assert not list((tmp_path / "killed").rglob("complete.json"))
+    Counted.reads, Counted.until = 0, 1_000_000
+    found = image_features(backbone, images, tmp_path / "killed", batch=4, patches=patches)
+    assert Counted.reads < 40
+    np.testing.assert_array_equal(found.embeds, whole.embeds)
+    if patches:
+        assert found.patches is not None
+        np.testing.assert_array_equal(found.patches, whole.patches)
+
+
+def test_patches_that_were_left_out_can_be_had_later(
+    backbone: Backbone, images: list[TrainingImage], tmp_path: Path
+) -> None:
+    without = image_features(backbone, images, tmp_path, patches=False)
+    later = image_features(backbone, images, tmp_path, patches=True)
+    assert later.patches is not None
+    np.testing.assert_array_equal(later.embeds, without.embeds)
+
+
+def disk(free: int) -> Any:
+    return lambda folder: Usage(10**12, 10**12 - free, free)
+
+
+def test_room_is_measured(
+    backbone: Backbone,
+    images: list[TrainingImage],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    needed = 40 * backbone.num_patches * backbone.patch_dim * 2
+    monkeypatch.setattr(shutil, "disk_usage", disk(needed))  # enough, but nothing would be left
+    assert image_features(backbone, images, tmp_path / "a").patches is None
+    assert "computed again for each batch" in capsys.readouterr().err
+    with pytest.raises(DiskFullError, match="--no-patches"):
+        image_features(backbone, images, tmp_path / "b", patches=True)
+    monkeypatch.setattr(shutil, "disk_usage", disk(2 * needed))
+    assert image_features(backbone, images, tmp_path / "c").patches is not None
+
+
+def test_a_disk_that_fills_up_is_told_before_anything_is_computed(
+    backbone: Backbone,
+    images: list[TrainingImage],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DiskFullError, match="No space left on device"):
+        image_features(backbone, images, tmp_path)
+    assert Counted.reads == 0
+    monkeypatch.undo()
+    assert image_features(backbone, images, tmp_path).patches is not None
+
+
+def test_training_is_the_same_with_patches_kept_and_live(checkpoint: Path, tmp_path: Path) -> None:
+    some, development = drawings(44)
+    losses = []
+    for name, patches in (("kept", True), ("live", False)):
+        fit_map(
+            str(checkpoint),
+            some,
+            development,
+            TRAINING,
+            PARTS,
+            tmp_path / name,
+            patches=patches,
+            compute=Compute(device="cpu"),
+        )
+        lines = (tmp_path / name / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+        record = json.loads((tmp_path / name / "run.json").read_text(encoding="utf-8"))
+        assert record["data"]["training"]["features"]["patches"] == name
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def test_texts_are_embedded_once_for_the_same_tower_and_the_same_texts(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    calls = []
+
+    def encode() -> torch.Tensor:
+        calls.append(1)
+        return torch.full((2, 3), float(len(calls)))
+
+    for texts, number in ((["a", "b"], 1), (["a", "b"], 1), (["b", "a"], 2)):
+        found = text_features(backbone, texts, tmp_path, encode)
+        np.testing.assert_array_equal(found, np.full((2, 3), number, np.float32))
+    with torch.no_grad():
+        backbone.text.positional_embedding += 1
+    text_features(backbone, ["a", "b"], tmp_path, encode)
+    with torch.no_grad():
+        backbone.text.positional_embedding -= 1
+    assert len(calls) == 3

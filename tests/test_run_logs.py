@@ -1,0 +1,154 @@
+"""What a run tells of itself: one run.json, a log and TensorBoard curves with each step once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import drawings
+from torch import Tensor, nn
+
+from train.engine import Compute, Engine
+from train.record import Cost, data_fingerprint
+from train.run import Run, Schedule, parameter_groups
+from ztcir_sdk.errors import MissingDependencyError
+
+STEPS = 12
+
+
+def run(folder: Path, stop_after: int | None = None, **options: Any) -> dict[str, float]:
+    """Train a line for some steps, saved every fourth, evaluated every sixth."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    made = Run(
+        folder,
+        {"kind": "line", "seed": 7},
+        {"model": model},
+        torch.optim.AdamW(parameter_groups([model], 0.1, 0.0)),
+        Schedule(STEPS, warmup=2),
+        save_every=4,
+        engine=Engine(Compute(device="cpu")),
+        **options,
+    )
+
+    def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        x = torch.from_numpy(rng.standard_normal((8, 3))).float()
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        return loss, {"number": float(number)}
+
+    def evaluate() -> dict[str, float]:
+        return {"quality": -float((model.weight - 1).abs().sum())}
+
+    return made.train(
+        step,
+        evaluate=evaluate,
+        select_by="quality",
+        evaluate_every=6,
+        samples=8,
+        stop_after=stop_after,
+    )
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return read
+
+
+def test_run_json_is_there_from_the_start_and_whole_at_the_end(tmp_path: Path) -> None:
+    data = {"training": data_fingerprint(drawings(5)[0])}
+    run(tmp_path, stop_after=3, data=data)
+    begun = summary(tmp_path)
+    assert begun["config"] == {"kind": "line", "seed": 7}
+    assert begun["seed"] == 7
+    assert begun["data"] == data
+    assert begun["versions"].keys() >= {"python", "ztcir", "torch", "open_clip_torch", "numpy"}
+    assert begun["compute"]["precision"] == "bf16"
+    assert begun["machine"]["cpus"] >= 1
+    assert "figures" not in begun
+    figures = run(tmp_path, data=data)
+    ended = summary(tmp_path)
+    assert ended["figures"] == figures
+    assert ended["samples_per_second"] > 0
+    assert 10 < ended["peak_memory_mib"] < 1e6
+    assert {key: ended[key] for key in begun if key != "date"} == {
+        key: begun[key] for key in begun if key != "date"
+    }
+
+
+def test_a_finished_run_keeps_what_it_told(tmp_path: Path) -> None:
+    run(tmp_path)
+    ended = summary(tmp_path)
+    assert run(tmp_path) == ended["figures"]
+    assert summary(tmp_path) == ended
+
+
+def test_a_fingerprint_tells_collections_apart() -> None:
+    images, _ = drawings(5)
+    changed = dataclasses.replace(
+        images[2], item=dataclasses.replace(images[2].item, caption="another one")
+    )
+    prints = [
+        data_fingerprint(some)["sha256"]
+        for some in (images, images[::-1], images[:4], [*images[:2], changed, *images[3:]])
+    ]
+    assert len(set(prints)) == 4
+    assert data_fingerprint(drawings(5)[0]) == data_fingerprint(images)
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {
+        name: [(event.step, event.value) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }
+
+
+def test_curves_and_log_have_each_step_once_however_often_the_run_was_killed(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("tensorboard")
+    for stop in (3, 7, 11, None):
+        run(tmp_path, stop, tensorboard=True)
+    run(tmp_path / "whole", tensorboard=True)
+    found = curves(tmp_path)
+    assert [step for step, _ in found["loss"]] == list(range(1, STEPS + 1))
+    assert [step for step, _ in found["quality"]] == [6, 12]
+    assert found == curves(tmp_path / "whole")
+    assert found["lr"][1][1] == pytest.approx(0.1)
+    log, whole = (folder / "log.jsonl" for folder in (tmp_path, tmp_path / "whole"))
+    assert log.read_text(encoding="utf-8") == whole.read_text(encoding="utf-8")
+
+
+def test_tensorboard_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    run(tmp_path / "where-installed", tensorboard=None)
+    assert not (tmp_path / "where-installed" / "tensorboard").exists()
+    with pytest.raises(MissingDependencyError, match=r"ztcir\[tensorboard\]"):
+        run(tmp_path / "asked", tensorboard=True)
+
+
+def test_the_cost_is_told_while_there_is_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path)
+    told = [line for line in capsys.readouterr().err.splitlines() if "samples/s" in line]
+    assert len(told) >= 2  # at each evaluation
+    assert all("ends about" in line and "peak memory" in line for line in told)
+
+
+def test_the_cost_counts_samples_against_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("train.record.time.monotonic", lambda: now[0])
+    cost = Cost(10, 32, torch.device("cpu"))
+    cost.done, now[0] = 4, 102.0
+    assert cost.figures()["samples_per_second"] == 64.0
+    assert cost.sentence().startswith("64 samples/s, ends about ")
