@@ -1,0 +1,444 @@
+"""ONNX Runtime's execution providers: with what they are asked for, and why they do not come."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+from test_runtime import text_inputs
+from tiny_bundle import SIZE, TinyModel, write_tiny_bundle
+
+from cli.options import BACKENDS as CLI_BACKENDS
+from cli.options import Engine
+from ztcir_sdk import Retriever
+from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.engines import graph_source
+from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.runtime import BACKENDS, OnnxGraph, RuntimeSettings, devices, open_graph
+from ztcir_sdk.runtime.engine_cache import CACHE_VARIABLE
+from ztcir_sdk.runtime.preload import preload
+from ztcir_sdk.runtime.trial import ProviderRun, run_tiny_graph
+
+CPU, CUDA, TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+def one_sentence(error: BaseException) -> str:
+    text = str(error)
+    assert "\n" not in text
+    assert text.endswith(".")
+    return text
+
+
+# --- arrays that are bound -----------------------------------------------------------------------
+
+
+def test_bound_arrays_give_what_a_plain_run_gives(bundle: Bundle) -> None:
+    file = bundle.path / "text_encoder.onnx"
+    graph = OnnxGraph(file, RuntimeSettings(device="cpu", threads=1))
+    session = onnxruntime.InferenceSession(file)
+    for seed in range(20):
+        inputs = text_inputs(1 + seed % 5, 2 + seed % 7, 1 + seed % 3, seed)
+        [expected] = session.run(None, inputs)
+        found = graph.run(inputs)["query_embeds"]
+        np.testing.assert_array_equal(found, expected)
+        assert (found.dtype, found.flags.writeable) == (np.float32, True)
+
+
+def test_answers_are_not_overwritten_by_later_ones(bundle: Bundle) -> None:
+    graph = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(device="cpu"))
+    first = graph.run(text_inputs(2, 5, 1, 0))["query_embeds"]
+    kept = first.copy()
+    graph.run(text_inputs(2, 5, 1, 1))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_shapes_that_only_the_graph_knows_are_taken_from_it(tmp_path: Path) -> None:
+    sides = [
+        helper.make_tensor_value_info(name, kind, shape)
+        for name, kind, shape in (
+            ("x", TensorProto.FLOAT, ["N"]),
+            ("where", TensorProto.INT64, [1, "found"]),
+            ("twice", TensorProto.FLOAT, ["N"]),
+        )
+    ]
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["where"]),
+        helper.make_node("Add", ["x", "x"], ["twice"]),
+    ]
+    graph = helper.make_graph(nodes, "graph", sides[:1], sides[1:])
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "g.onnx")
+    loaded = OnnxGraph(tmp_path / "g.onnx", RuntimeSettings(device="cpu"))
+    x = np.array([0, 1, 0, 2], dtype=np.float32)
+    found = loaded.run({"x": x})
+    assert found["where"].tolist() == [[1, 3]]
+    assert found["twice"].tolist() == [0, 2, 0, 4]
+    assert list(loaded.run({"x": x}, ["twice", "where"])) == ["twice", "where"]
+    assert loaded.run({"x": np.zeros(0, np.float32)})["twice"].shape == (0,)
+
+
+def test_threads_share_a_graph_whose_arrays_are_bound(bundle: Bundle) -> None:
+    graph = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(device="cpu", threads=1))
+    asked = [text_inputs(1 + i % 5, 2 + i % 7, 1 + i % 3, seed=i) for i in range(64)]
+    serial = [graph.run(inputs)["query_embeds"] for inputs in asked]
+    with ThreadPoolExecutor(8) as pool:
+        for one, other in zip(serial, pool.map(graph.run, asked), strict=True):
+            np.testing.assert_array_equal(one, other["query_embeds"])
+
+
+def test_memory_that_runs_out_is_a_sentence_and_the_graph_goes_on(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = OnnxGraph(bundle.path / "image_encoder.onnx", RuntimeSettings(device="cpu"))
+    inputs = {"pixel_values": np.zeros((1, 3, SIZE, SIZE), dtype=np.float32)}
+
+    class Session:
+        def io_binding(self) -> Any:
+            return types.SimpleNamespace(
+                bind_cpu_input=lambda *_: None, bind_output=lambda *_: None
+            )
+
+        def run_with_iobinding(self, *_: Any) -> None:
+            raise RuntimeError("BFCArena: Failed to allocate memory for requested buffer\nat x.cc")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "_session", Session())
+        with pytest.raises(ZtcirError, match="no memory left to run the graph image_enc") as caught:
+            graph.run(inputs)
+        one_sentence(caught.value)
+    assert graph.run(inputs)
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+class Options(types.SimpleNamespace):
+    def add_session_config_entry(self, name: str, value: str) -> None:
+        setattr(self, name, value)
+
+
+class Runtime(types.ModuleType):
+    """An ONNX Runtime that offers providers, some of which come."""
+
+    def __init__(self, *, offers: tuple[str, ...] = (TENSORRT, CUDA, CPU), comes: int = 0) -> None:
+        super().__init__("onnxruntime")
+        self.__version__ = "1.99"
+        self.GraphOptimizationLevel = types.SimpleNamespace(ORT_ENABLE_ALL=99)
+        self.SessionOptions, self.offers = Options, offers
+        self.run_options: dict[str, str] = {}
+        fake = self
+
+        class RunOptions:
+            def add_run_config_entry(self, name: str, value: str) -> None:
+                fake.run_options[name] = value
+
+        class InferenceSession:
+            def __init__(self, path: str, options: Any, *, providers: Any, **_: Any) -> None:
+                fake.options, fake.providers = options, providers
+
+            def get_providers(self) -> list[str]:
+                names = [one if isinstance(one, str) else one[0] for one in fake.providers]
+                return names[comes:]
+
+            def disable_fallback(self) -> None: ...
+
+            def get_inputs(self) -> list[Any]:
+                return []
+
+            get_outputs = get_inputs
+
+        self.RunOptions, self.InferenceSession = RunOptions, InferenceSession
+
+    def get_available_providers(self) -> list[str]:
+        return list(self.offers)
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """Replace ONNX Runtime; engines go to a folder of the test's own."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "engines"))
+    devices._cuda_runs.cache_clear()
+
+    def replace(runtime: Runtime) -> Runtime:
+        monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+        return runtime
+
+    yield replace
+    devices._cuda_runs.cache_clear()
+
+
+def test_threads_and_memory_reach_the_processor(bundle: Bundle, install: Any) -> None:
+    runtime = install(Runtime())
+    file = bundle.path / "text_encoder.onnx"
+    OnnxGraph(file, RuntimeSettings(device="cpu", threads=3))
+    assert runtime.options.intra_op_num_threads == 3
+    assert not hasattr(runtime.options, "enable_cpu_mem_arena")
+    assert runtime.providers == [CPU]
+    OnnxGraph(file, RuntimeSettings(device="cpu", low_memory=True))
+    assert runtime.options.enable_cpu_mem_arena is False
+
+
+def test_memory_reaches_cuda(bundle: Bundle, install: Any) -> None:
+    runtime = install(Runtime())
+    file = bundle.path / "text_encoder.onnx"
+    graph = OnnxGraph(file, RuntimeSettings(device="cuda:1"))
+    assert runtime.providers == [(CUDA, {"device_id": "1", "use_tf32": "0"}), CPU]
+    assert (graph.provider, graph.limits) == (CUDA, {})
+    OnnxGraph(file, RuntimeSettings(device="cuda:1", gpu_memory_mb=5, low_memory=True))
+    [(_, options), _] = runtime.providers
+    assert options["gpu_mem_limit"] == str(5 << 20)
+    assert options["arena_extend_strategy"] == "kSameAsRequested"
+    assert runtime.run_options == {"memory.enable_memory_arena_shrinkage": "gpu:1"}
+
+
+def test_tensorrt_is_told_the_sizes_and_where_to_keep_its_engines(
+    bundle: Bundle, install: Any, tmp_path: Path
+) -> None:
+    runtime = install(Runtime())
+    source = graph_source(bundle, "text_encoder", bundle.variant("text_encoder"))
+    settings = RuntimeSettings(backend="onnx-tensorrt", gpu_memory_mb=7)
+    graph = open_graph(source, settings)
+    assert graph.provider == TENSORRT
+    assert graph.limits == {"B": 64, "R": 64, "T": 77}
+    (name, options), (then, _), last = runtime.providers
+    assert (name, then, last) == (TENSORRT, CUDA, CPU)
+    assert options["device_id"] == "0"
+    assert options["trt_max_workspace_size"] == str(7 << 20)
+    shapes = dict(part.split(":") for part in options["trt_profile_max_shapes"].split(","))
+    assert shapes == {
+        "input_ids": "64x77",
+        "reference_index": "64",
+        "adapter_scale": "64",
+        "pseudo_tokens": "64x1x4",
+        "vsi_keys": "64x1x4x4",
+        "vsi_values": "64x1x4x4",
+    }
+    assert options["trt_profile_min_shapes"].startswith("input_ids:1x1,")
+    assert options["trt_profile_opt_shapes"].startswith("input_ids:1x16,")
+    folder = Path(options["trt_engine_cache_path"])
+    assert folder.is_relative_to(tmp_path / "engines")
+    assert "onnxruntime-1.99" in folder.parts
+    # Booleans, as ONNX Runtime spells them.
+    assert options["trt_engine_cache_enable"] is options["trt_timing_cache_enable"] is True
+    # Precision is in the graph.
+    assert not any("fp16" in option or "int8" in option for option in options)
+
+
+def test_another_graph_has_another_folder_of_engines(
+    bundle: Bundle, install: Any, tmp_path: Path
+) -> None:
+    runtime = install(Runtime())
+    other = write_tiny_bundle(tmp_path / "other", TinyModel(seed=1))
+    folders = set()
+    for one in (bundle, other, bundle):
+        source = graph_source(one, "text_encoder", one.variant("text_encoder"))
+        open_graph(source, RuntimeSettings(backend="onnx-tensorrt"))
+        folders.add(runtime.providers[0][1]["trt_engine_cache_path"])
+    assert len(folders) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"backend": "tvm"}, {"threads": 0}, {"gpu_memory_mb": 0}, {"threads": -1}],
+)
+def test_wrong_settings_are_named(bundle: Bundle, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))) as caught:
+        Retriever(bundle, **wrong)
+    one_sentence(caught.value)
+
+
+def test_a_retriever_hands_its_settings_on(bundle: Bundle) -> None:
+    given = {"backend": "onnx", "threads": 2, "gpu_memory_mb": 9, "low_memory": True}
+    retriever = Retriever(bundle, device="cpu", **given)  # type: ignore[arg-type]
+    for name, value in given.items():
+        assert getattr(retriever.encoder.settings, name) == value
+    assert retriever.encoder.device == "cpu"
+    picture = np.zeros((SIZE, SIZE, 3), dtype=np.uint8)
+    plain = Retriever(bundle, device="cpu")
+    np.testing.assert_array_equal(
+        retriever.encode_images([picture]), plain.encode_images([picture])
+    )
+
+
+def test_the_command_line_has_the_same_choices(bundle: Bundle) -> None:
+    assert CLI_BACKENDS == BACKENDS
+    engine = Engine(bundle.path, "onnx", "cpu", None, 2, 3, True)
+    settings = engine.retriever().encoder.settings
+    assert (settings.backend, settings.device, settings.threads) == ("onnx", "cpu", 2)
+    assert (settings.gpu_memory_mb, settings.low_memory) == (3, True)
+
+
+# --- devices -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "onnx-tensorrt"])
+def test_tensorrt_is_for_gpus(backend: str) -> None:
+    assert devices.resolve_device("auto", backend) == "cuda:0"
+    assert devices.resolve_device("cuda:2", backend) == "cuda:2"
+    with pytest.raises(UsageError, match=f"{backend} runs on a GPU") as caught:
+        devices.resolve_device("cpu", backend)
+    one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "runs", "device"), [(1, True, "cuda:0"), (1, False, "cpu"), (0, True, "cpu")]
+)
+def test_auto_is_the_gpu_only_if_a_graph_has_run_there(
+    monkeypatch: pytest.MonkeyPatch, install: Any, gpus: int, runs: bool, device: str
+) -> None:
+    install(Runtime())
+    monkeypatch.setattr(devices, "count_gpus", lambda: gpus)
+    tried = []
+
+    def run(ort: Any, provider: str) -> ProviderRun:
+        tried.append(provider)
+        return ProviderRun(provider, runs, "" if runs else "libcudnn.so.9 is missing")
+
+    monkeypatch.setattr(devices, "run_tiny_graph", run)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert devices.resolve_device("auto") == device
+        assert devices.resolve_device("auto") == device
+    assert tried == [CUDA] * (gpus > 0)  # once in a process
+    said = [str(one.message) for one in told]
+    assert len(said) == (gpus > 0 and not runs)
+    for sentence in said:
+        assert "libcudnn.so.9 is missing" in sentence
+        assert "ztcir doctor" in sentence
+
+
+def test_auto_is_the_processor_where_onnx_runtime_has_no_cuda(
+    monkeypatch: pytest.MonkeyPatch, install: Any
+) -> None:
+    install(Runtime(offers=(CPU,)))
+    monkeypatch.setattr(devices, "count_gpus", lambda: 1)
+    assert devices.resolve_device("auto") == "cpu"
+
+
+# --- what does not come --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "runtime", "sentence"),
+    [
+        (
+            {"device": "cuda:0"},
+            Runtime(offers=(CPU,)),
+            r"cuda:0 was asked for .*built without CUDA.*ztcir\[gpu\].*device cpu",
+        ),
+        (
+            {"device": "cuda:0"},
+            Runtime(comes=1),
+            "its libraries did not load, and CPUExecutionProvider would run",
+        ),
+        (
+            {"backend": "onnx-tensorrt"},
+            Runtime(offers=(CUDA, CPU)),
+            "TensorRT on cuda:0 was asked for .*built without TensorRT.*backend onnx",
+        ),
+        (
+            {"backend": "onnx-tensorrt"},
+            Runtime(comes=1),
+            "TensorRT .*did not load, and CUDAExecutionProvider would run",
+        ),
+        (
+            {"backend": "onnx-tensorrt"},
+            Runtime(comes=2),
+            "TensorRT .*did not load, and CPUExecutionProvider would run",
+        ),
+    ],
+)
+def test_what_was_asked_for_is_never_replaced_in_silence(
+    bundle: Bundle, install: Any, settings: dict[str, str], runtime: Runtime, sentence: str
+) -> None:
+    install(runtime)
+    with pytest.raises(ZtcirError, match=sentence) as caught:
+        open_graph(bundle.path / "text_encoder.onnx", RuntimeSettings(**settings))  # type: ignore[arg-type]
+    one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("missing", "cure"),
+    [
+        ("libcuda.so.1", "install NVIDIA's driver"),
+        ("libcublasLt.so.12", r"pip install 'onnxruntime-gpu\[cuda,cudnn\]'"),
+        ("libcudnn.so.9", r"pip install 'onnxruntime-gpu\[cuda,cudnn\]'"),
+        ("libnvinfer.so.10", r"pip install 'tensorrt==10\.\*'"),
+    ],
+)
+def test_a_library_that_is_missing_is_named_with_what_installs_it(
+    bundle: Bundle, install: Any, tmp_path: Path, missing: str, cure: str
+) -> None:
+    """A provider's real library, linked to one that is not there."""
+    compiler = shutil.which("gcc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs gcc on Linux")
+    folder = tmp_path / "onnxruntime" / "capi"
+    folder.mkdir(parents=True)
+    tensorrt = "nvinfer" in missing
+    provider = "tensorrt" if tensorrt else "cuda"
+    (tmp_path / "empty.c").write_text("int here(void) { return 1; }\n")
+
+    def build(to: Path, *links: str) -> None:
+        names = [f"-Wl,-soname,{to.name}", "-Wl,--no-as-needed", *links]
+        subprocess.run(
+            [compiler, "-shared", "-o", to, tmp_path / "empty.c", *names], check=True, timeout=60
+        )
+
+    build(tmp_path / missing)
+    build(folder / "libonnxruntime_providers_shared.so")
+    library = folder / f"libonnxruntime_providers_{provider}.so"
+    build(library, str(tmp_path / missing))
+    (tmp_path / missing).unlink()
+    runtime = install(Runtime())
+    runtime.__file__ = str(folder.parent / "__init__.py")
+    backend = "onnx-tensorrt" if tensorrt else "onnx"
+    with pytest.raises(ZtcirError, match=cure) as caught:
+        open_graph(
+            bundle.path / "text_encoder.onnx", RuntimeSettings(backend=backend, device="cuda:0")
+        )
+    assert missing in one_sentence(caught.value)
+    run = run_tiny_graph(runtime, TENSORRT if tensorrt else CUDA)
+    assert not run.ran
+    assert missing in run.why_not
+
+
+def test_what_preloading_prints_does_not_reach_standard_output(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    runtime = types.SimpleNamespace(
+        preload_dlls=lambda: print("Failed to load libcublasLt.so.12"), __file__=None
+    )
+    assert preload(runtime) == ""
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_tiny_graph_really_runs_on_the_processor() -> None:
+    run = run_tiny_graph(onnxruntime, CPU)
+    assert run.ran
+    assert run.nodes in ({}, {CPU: 1})  # older ones do not tell
+    assert run.to_dict()["ran"] is True
+
+
+def test_a_tiny_graph_that_another_provider_ran_did_not_run() -> None:
+    run = run_tiny_graph(onnxruntime, CUDA)
+    assert not run.ran
+    assert run.why_not
+    assert run.to_dict()["why_not"] == run.why_not
