@@ -16,6 +16,11 @@ import torch
 from torch import Tensor
 
 from train.backbone import BackboneConfig, create_backbone
+from train.data import read_collection
+from train.engine import Compute
+from train.fit_backbone import BackboneTraining, fit_backbone
+from train.fit_compose import ComposeTraining, collection_triplets, fit_compose
+from train.fit_map import MapTraining, fit_map
 from train.model import ComposedModel, ModelConfig
 from ztcir_sdk.drawings import Drawing, draw
 
@@ -59,6 +64,14 @@ def tiny_fashion_lite() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.backbone.CONFIGS", CONFIGS)
         patch.setattr("train.fit_backbone.load_imagenet", lambda trunk: None)
+        yield
+
+
+@contextlib.contextmanager
+def unflushed() -> Iterator[None]:
+    """Nothing waits for the disk itself, which tests that share it would do for minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
         yield
 
 
@@ -131,6 +144,40 @@ def write_collection(folder: Path) -> list[str]:
         )
         for number in range(2)
     ]
+
+
+def fit(stage: str, out: Path, data: Sequence[str], start: str = "", **changes: Any) -> None:
+    """Train a stage for twelve steps, on the CPU; ``changes`` are of its configuration."""
+    images, development = read_collection(data)
+    compute, cache = Compute(device="cpu"), out.parent / "features"
+    short: dict[str, Any] = {"epochs": 3, "batch_size": 16, **changes}
+    if stage == "backbone":
+        small = BackboneTraining(**{"word_vectors": "none", "views": 3, "descriptions": 2, **short})
+        fit_backbone(images, development, small, out)
+    elif stage == "map":
+        fit_map(
+            start,
+            images,
+            development,
+            MapTraining(**short),
+            PARTS,
+            out,
+            cache=cache,
+            compute=compute,
+        )
+    else:
+        fit_compose(
+            Path(start),
+            images,
+            collection_triplets(images, count=64, seed=0),
+            development,
+            collection_triplets(development, count=8, seed=1),
+            ComposeTraining(**{"mined": 4, **short}),
+            out,
+            unseen_wordings=collection_triplets(development, count=8, seed=1, held_out=True),
+            cache=cache,
+            compute=compute,
+        )
 
 
 def assert_equal_tensors(
