@@ -344,7 +344,7 @@ def test_only_what_is_needed_runs(retriever: Retriever, folder: Path, runs: list
     retriever.encode_images([folder / "01.png"])
     assert runs == ["image_encoder"]
     runs.clear()
-    reference = retriever.reference(folder / "01.png")
+    reference = retriever.reference(png(picture(77)))  # one that nothing is remembered of
     reference.search("red", method="sum")
     reference.search(method="image")
     assert "token_learner" not in runs

@@ -147,7 +147,11 @@ class Encoder:
         for rows in _chunks(range(len(images)), _at_once(graph, IMAGES_AT_ONCE)):
             seen = self._look(graph, [images[i] for i in rows], outputs)
             patches = seen.get("patch_features", [None] * len(rows))
-            encoded += map(EncodedImage, seen["image_embeds"], patches)
+            # Copies: a row of an array would keep the whole batch in memory.
+            encoded += [
+                EncodedImage(embedding.copy(), None if own is None else own.copy())
+                for embedding, own in zip(seen["image_embeds"], patches, strict=True)
+            ]
         return encoded
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -313,7 +317,7 @@ class Encoder:
                 }
                 outputs = graph.run({name: inputs[name] for name in inputs if name in declared})
                 for row, reference in enumerate(rows):
-                    reference.said = {name: array[row] for name, array in outputs.items()}
+                    reference.said = {name: array[row].copy() for name, array in outputs.items()}
         said = [reference.said or {} for reference in references]
         return {name: np.stack([one[name] for one in said]) for name in said[0]}
 

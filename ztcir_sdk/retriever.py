@@ -21,11 +21,13 @@ from PIL import Image
 
 from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle
 from ztcir_sdk.encoder import EncodedImage, Encoder, Questions
+from ztcir_sdk.engines import IMAGES_AT_ONCE
 from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
 from ztcir_sdk.files import hash_file
 from ztcir_sdk.gallery import IndexReport, build_index
 from ztcir_sdk.index import GalleryIndex, Index, IndexView, Item
 from ztcir_sdk.preprocess import ImageSource
+from ztcir_sdk.reference_cache import ReferenceCache, read_content, reference_bytes
 from ztcir_sdk.runtime import RuntimeSettings
 from ztcir_sdk.sources import TAR_SUFFIXES, Source, read_picture
 
@@ -76,6 +78,7 @@ class Retriever:
         threads: int | None = None,
         gpu_memory_mb: int | None = None,
         low_memory: bool = False,
+        reference_cache_mb: int = 64,
     ) -> None:
         """Use a bundle; its graphs are loaded when they are first needed.
 
@@ -91,6 +94,9 @@ class Retriever:
             threads: processor threads of one graph; by default one a core that may be used.
             gpu_memory_mb: most GPU memory of one graph, in MiB; by default all that is free.
             low_memory: give memory back after every run, for small devices; costs time.
+            reference_cache_mb: memory, in MiB, for what was made of reference pictures, by the
+                content of their files, so that asking again about one runs the text graph alone;
+                the one not used for longest goes first. 0 keeps none.
 
         Raises:
             BundleError: the bundle is missing, altered, or made by a newer ztcir.
@@ -106,7 +112,10 @@ class Retriever:
             gpu_memory_mb=gpu_memory_mb,
             low_memory=low_memory,
         )
+        if reference_cache_mb < 0:
+            raise UsageError(f"reference_cache_mb must be at least 0, not {reference_cache_mb}.")
         self.encoder = Encoder(bundle, precision=precision, settings=settings)
+        self._cache = ReferenceCache((reference_cache_mb << 20) // reference_bytes(bundle.manifest))
         self._index: GalleryIndex | None = None
         self._opened: dict[Path, Index] = {}
         self._lock = threading.Lock()
@@ -125,6 +134,7 @@ class Retriever:
         threads: int | None = None,
         gpu_memory_mb: int | None = None,
         low_memory: bool = False,
+        reference_cache_mb: int = 64,
     ) -> Retriever:
         """Use a bundle that came inside the package; for the arguments see `Retriever`.
 
@@ -142,6 +152,7 @@ class Retriever:
             threads=threads,
             gpu_memory_mb=gpu_memory_mb,
             low_memory=low_memory,
+            reference_cache_mb=reference_cache_mb,
         )
 
     @property
@@ -258,12 +269,37 @@ class Retriever:
         return reference
 
     def references(self, images: Sequence[ImageSource]) -> list[Reference]:
-        """Encode several pictures at once; see `reference`."""
-        sources = [_from_archive(image) for image in images]
-        encoded = self.encoder.encode_references(sources)
+        """Encode several pictures at once; see `reference`.
+
+        A picture that was encoded before, and is still remembered by its file's content, is not
+        encoded again; see `Retriever`'s `reference_cache_mb`.
+        """
+        found: list[Reference] = []
+        for start in range(0, len(images), IMAGES_AT_ONCE):  # few files in memory at once
+            found += self._references(images[start : start + IMAGES_AT_ONCE])
+        return found
+
+    def _references(self, images: Sequence[ImageSource]) -> list[Reference]:
+        contents = [read_content(_from_archive(image)) for image in images]
+        known: dict[str | int, EncodedImage] = {}  # by checksum, else by position
+        new: dict[str | int, ImageSource] = {}
+        for place, (source, content_hash) in enumerate(contents):
+            key = place if content_hash is None else content_hash
+            cached = None if content_hash is None else self._cache.get(content_hash)
+            if cached is not None:
+                known[key] = cached
+            else:
+                new[key] = source
+        fresh = self.encoder.encode_references(list(new.values())) if new else []
+        for key, encoded in zip(new, fresh, strict=True):
+            known[key] = encoded
+            if isinstance(key, str):
+                self._cache.put(key, encoded)
         return [
-            Reference(self, one, _content_hash(source))
-            for one, source in zip(encoded, sources, strict=True)
+            Reference(self, known[place], _content_hash(source))
+            if content_hash is None
+            else Reference(self, known[content_hash], content_hash)
+            for place, (source, content_hash) in enumerate(contents)
         ]
 
     def search(
@@ -306,8 +342,71 @@ class Retriever:
         questions = self.encoder.questions(method, [text], weight=weight)
         _check_k(k)
         gallery = self._resolve(index)
-        [hits] = self.reference(image)._answer(questions, k, gallery, exact)
+        [hits] = self._answer([self.reference(image)], [0], questions, k, gallery, exact)
         return hits
+
+    def search_many(
+        self,
+        queries: Sequence[tuple[ImageSource, str]],
+        k: int = 10,
+        *,
+        index: IndexSource | None = None,
+        method: str = "composed",
+        weight: float | None = None,
+        exact: bool | None = None,
+    ) -> list[list[Hit]]:
+        """Answer many queries at once, each a picture and a text: the hits of each, in order.
+
+        Pictures are encoded together, the same file once; texts likewise; and the index is asked
+        once. For the arguments and errors see `search`, which gives the same answers one by one.
+        """
+        queries = list(queries)
+        questions = self.encoder.questions(method, [text for _, text in queries], weight=weight)
+        _check_k(k)
+        gallery = self._resolve(index)
+        if not queries:
+            return []
+        references = self.references([image for image, _ in queries])
+        unique = {id(reference.encoded): reference for reference in references}
+        rows = {key: row for row, key in enumerate(unique)}
+        places = [rows[id(reference.encoded)] for reference in references]
+        return self._answer(list(unique.values()), places, questions, k, gallery, exact)
+
+    def _answer(
+        self,
+        references: Sequence[Reference],
+        places: Sequence[int],
+        questions: Questions,
+        k: int,
+        gallery: GalleryIndex,
+        exact: bool | None,
+    ) -> list[list[Hit]]:
+        """Answer B questions, each about the reference at its place."""
+        if isinstance(gallery, Index):
+            gallery = gallery.view  # one state, whatever another thread does to the index
+        queries = self.encoder.encode_queries(
+            questions, [reference.encoded for reference in references], places
+        )
+        labels: list[Sequence[int]] = [()] * len(references)
+        hashes: list[Sequence[str]] = [()] * len(references)
+        if questions.method != "mapped":  # there the picture itself is what is sought
+            labels = [one._same_embedding(gallery, exact).tolist() for one in references]
+            hashes = [() if one.content_hash is None else (one.content_hash,) for one in references]
+        found = gallery.search(
+            queries,
+            k,
+            exclude_labels=[labels[place] for place in places],
+            exclude_hashes=[hashes[place] for place in places],
+            exact=exact,
+        )
+        root = gallery.root
+        return [
+            [
+                _hit(gallery.item(int(label)), root, float(score), rank)
+                for rank, (label, score) in enumerate(zip(*neighbours, strict=True), start=1)
+            ]
+            for neighbours in found
+        ]
 
     def _open(self, path: str | os.PathLike[str]) -> Index:
         """Open an index, or bring it up to date if it is open; its newest state in either case."""
@@ -397,7 +496,8 @@ class Reference:
         """Ask several things about the picture at once; see `Retriever.search`."""
         questions = self.retriever.encoder.questions(method, texts, weight=weight)
         _check_k(k)
-        return self._answer(questions, k, self.retriever._resolve(index), exact)
+        gallery = self.retriever._resolve(index)
+        return self.retriever._answer([self], [0] * questions.count, questions, k, gallery, exact)
 
     def encode(
         self, text: str = "", method: str = "composed", *, weight: float | None = None
@@ -409,36 +509,6 @@ class Reference:
         """
         [query] = self.retriever.encode_queries([self], [text], [0], method, weight)
         return cast("NDArray[np.float32]", query)
-
-    def _answer(
-        self, questions: Questions, k: int, gallery: GalleryIndex, exact: bool | None
-    ) -> list[list[Hit]]:
-        if isinstance(gallery, Index):
-            gallery = gallery.view  # one state, whatever another thread does to the index
-        count = questions.count
-        queries = self.retriever.encoder.encode_queries(
-            questions, [self.encoded], np.zeros(count, dtype=np.int64)
-        )
-        labels: Sequence[int] = ()
-        hashes: Sequence[str] = ()
-        if questions.method != "mapped":  # there the picture itself is what is sought
-            labels = self._same_embedding(gallery, exact).tolist()
-            hashes = () if self.content_hash is None else (self.content_hash,)
-        found = gallery.search(
-            queries,
-            k,
-            exclude_labels=[labels] * count,
-            exclude_hashes=[hashes] * count,
-            exact=exact,
-        )
-        root = gallery.root
-        return [
-            [
-                _hit(gallery.item(int(label)), root, float(score), rank)
-                for rank, (label, score) in enumerate(zip(*neighbours, strict=True), start=1)
-            ]
-            for neighbours in found
-        ]
 
     def _same_embedding(self, gallery: GalleryIndex, exact: bool | None) -> NDArray[np.int64]:
         """Return the labels of pictures whose embedding is this one's."""
