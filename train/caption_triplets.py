@@ -174,7 +174,7 @@ def _fault(edit: Edit, rare: frozenset[str]) -> str:
         return "the phrase says nothing"
     if any(word in _ROMAN or re.search(r"\d", word) for word in (*edit.old, *edit.new)):
         return "the phrase is a number or a code"
-    if rare.intersection(old, new):
+    if rare & {*old, *new}:
         return "the phrase has a rare word: a name"
     if Counter(map(_stem, edit.old)) == Counter(map(_stem, edit.new)):
         return "near-duplicate captions"
