@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_training import VIT, assert_equal_tensors, tiny_model
+from tiny_training import VIT, assert_equal_tensors, tiny_model, unflushed
 
 import train.checkpoint
 from train.backbone import BackboneConfig
@@ -31,6 +31,12 @@ from train.checkpoint import (
 from train.model import ComposedModel, describe_model, load_backbone, load_model, own_weights
 
 ROW = torch.arange(6.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _unflushed() -> Iterator[None]:
+    with unflushed():
+        yield
 
 
 def write(folder: Path, mark: int) -> None:
@@ -207,8 +213,7 @@ def write_and_be_killed(folder: Path, mark: int, moment: int) -> bool:
     return True
 
 
-def test_two_kills_in_a_row_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+def test_two_kills_in_a_row_lose_nothing(tmp_path: Path) -> None:
     with killed_at(-1) as operations:
         write(tmp_path / "counted", 1)
         write(tmp_path / "counted", 2)

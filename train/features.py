@@ -120,6 +120,7 @@ def image_features(
         if not whole.is_file() and (patches is not False or not pooled.is_file()):
             kept = _keeps_patches(backbone, len(ids), folder, patches)
             if kept or not pooled.is_file():
+                pooled.unlink(missing_ok=True)  # for they are written again, from the start
                 _compute(backbone, images, folder, batch, with_patches=kept)
                 (whole if kept else pooled).write_text(
                     json.dumps({"images": len(ids)}), encoding="utf-8"

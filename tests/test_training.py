@@ -1,0 +1,579 @@
+"""The three stages: what they train and what they leave, and runs that are killed and go on."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from killed_training import Trainer
+from tiny_training import (
+    PARTS,
+    VIT,
+    assert_equal_tensors,
+    fit,
+    saved_every,
+    tiny_fashion_lite,
+    unflushed,
+    write_collection,
+)
+from torch import Tensor, nn
+
+import train.checkpoint
+import train.fit_compose
+from cli.main import main
+from train.checkpoint import CheckpointError, read_checkpoint
+from train.data import read_collection
+from train.features import image_features
+from train.fit_compose import TripletRows, collection_triplets, evaluate_composed
+from train.fit_map import evaluate_mapped
+from train.model import ComposedModel, load_model
+from train.prompts import mapped_ids, prompt_ids
+from train.run import Run, Schedule, parameter_groups
+from train.word_vectors import SemanticTokenEmbedding
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _unflushed() -> Iterator[None]:
+    with unflushed():
+        yield
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    """Every loss and figure of every step, weights and optimizer state: the same bits."""
+    assert log_of(one) == log_of(other)
+    for name in ("last", "best"):
+        config, tensors = read_checkpoint(one / name)
+        other_config, other_tensors = read_checkpoint(other / name)
+        assert config == other_config
+        assert_equal_tensors(tensors, other_tensors)
+
+
+# --- a run, on a model that takes no time -------------------------------------------------------
+
+
+def toy(
+    folder: Path,
+    *,
+    steps: int = STEPS,
+    config: dict[str, Any] | None = None,
+    spoil: Callable[[int], float] = lambda number: 1.0,
+    stop_after: int | None = None,
+) -> dict[str, float]:
+    """Fit a line to noise; ``spoil`` multiplies the loss of a step."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    optimizer = torch.optim.AdamW(parameter_groups([model], 0.1, 0.1))
+
+    def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        x = torch.from_numpy(rng.standard_normal((8, 3))).float()
+        loss = (model.train()(x)[:, 0] - x.sum(1)).square().mean() * spoil(number)
+        return loss, {"drawn": float(rng.random())}
+
+    def evaluate() -> dict[str, float]:
+        with torch.no_grad():
+            return {"score": -float((model.eval()(torch.eye(3))[:, 0] - 1).square().mean())}
+
+    run = Run(
+        folder,
+        config or {"seed": 3, "layers": (1, 2)},
+        {"model": model},
+        optimizer,
+        Schedule(steps, warmup=3),
+        save_every=3,
+    )
+    return run.train(
+        step, evaluate=evaluate, select_by="score", evaluate_every=4, stop_after=stop_after
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy") / "unbroken"
+    toy(folder)
+    return folder
+
+
+def test_a_run_leaves_a_line_a_step_and_two_checkpoints(unbroken: Path) -> None:
+    log = log_of(unbroken)
+    assert [record["step"] for record in log] == list(range(1, STEPS + 1))
+    assert all(math.isfinite(record["loss"]) for record in log)
+    assert len({record["drawn"] for record in log}) == STEPS
+    scores = {record["step"]: record["score"] for record in log if "score" in record}
+    assert scores.keys() == {4, 8, 12}
+    best = max(scores, key=lambda step: scores[step])
+    config, tensors = read_checkpoint(unbroken / "best")
+    assert config["progress"] == {"step": best, "best": scores[best]}
+    assert tensors.keys() == {"model"}
+    config, tensors = read_checkpoint(unbroken / "last")
+    assert config["progress"]["step"] == STEPS
+    assert tensors.keys() == {"model", "optimizer"}
+    summary = json.loads((unbroken / "run.json").read_text())
+    assert summary["figures"] == {"score": scores[12]}
+    assert summary["config"]["seed"] == 3
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(1, STEPS + 3), min_size=1, max_size=4))
+def test_however_often_it_is_stopped_a_run_ends_as_if_it_never_was(
+    unbroken: Path, tmp_path_factory: pytest.TempPathFactory, stops: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("stopped")
+    for stop in stops:
+        toy(folder, stop_after=stop)
+    toy(folder)
+    assert_equal_runs(folder, unbroken)
+    figures = json.loads((folder / "run.json").read_text())["figures"]
+    assert figures == json.loads((unbroken / "run.json").read_text())["figures"]
+
+
+@pytest.mark.parametrize("moment", range(1, 8))
+def test_a_full_disk_stops_a_run_and_loses_no_checkpoint(
+    moment: int, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, count = train.checkpoint.save_file, 0
+
+    def full(*args: Any, **options: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == moment:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        really(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.checkpoint, "save_file", full)
+        with pytest.raises(CheckpointError, match=r"No space left on device.*Free some space and"):
+            toy(tmp_path)
+    if moment > 2:  # the first checkpoint is of two files
+        step = read_checkpoint(tmp_path / "last")[0]["progress"]["step"]
+        assert step in (3, 6, 9)
+    toy(tmp_path)
+    assert_equal_runs(tmp_path, unbroken)
+
+
+def test_another_configuration_is_refused_by_its_name(unbroken: Path, tmp_path: Path) -> None:
+    toy(tmp_path, stop_after=5)
+    before = read_checkpoint(tmp_path / "last")
+    with pytest.raises(CheckpointError, match=r"another configuration \(different: seed\)"):
+        toy(tmp_path, config={"seed": 4, "layers": (1, 2)})
+    with pytest.raises(CheckpointError, match=r"\(different: extra, layers\); name another --out"):
+        toy(tmp_path, config={"seed": 3, "layers": (1,), "extra": None})
+    after = read_checkpoint(tmp_path / "last")
+    assert before[0] == after[0]
+    assert_equal_tensors(before[1], after[1])
+    toy(tmp_path)
+    assert_equal_runs(tmp_path, unbroken)
+
+
+@pytest.mark.parametrize("file", ["model", "optimizer"])
+def test_a_checkpoint_that_lost_a_file_is_not_gone_on_from(file: str, tmp_path: Path) -> None:
+    toy(tmp_path, stop_after=5)
+    (tmp_path / "last" / f"{file}.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=rf"has lost {file}\.safetensors"):
+        toy(tmp_path)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_ends_the_run_before_it_does_harm(
+    bad: float, unbroken: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=r"The loss became (nan|inf) at step 7; lower the"):
+        toy(tmp_path, spoil=lambda number: bad if number == 7 else 1.0)
+    toy(tmp_path)  # from step 6, without what spoilt it
+    assert_equal_runs(tmp_path, unbroken)
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
+    figures = toy(tmp_path)
+    kept = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    assert toy(tmp_path) == figures
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+
+
+def test_a_run_killed_after_its_last_step_gets_its_summary(unbroken: Path, tmp_path: Path) -> None:
+    toy(tmp_path, stop_after=STEPS)
+    toy(tmp_path)
+    summary = json.loads((tmp_path / "run.json").read_text())
+    assert summary["figures"] == json.loads((unbroken / "run.json").read_text())["figures"]
+    assert_equal_runs(tmp_path, unbroken)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    schedule = Schedule(steps=10, warmup=4)
+    factors = [schedule.factor(step) for step in range(11)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors[4] == 1.0
+    assert factors[7] == pytest.approx(0.5)
+    assert factors[10] == pytest.approx(0)
+    assert factors[4:] == sorted(factors[4:], reverse=True)
+
+
+def test_steps_follow_the_schedule_and_are_no_longer_than_the_gradient_is_allowed(
+    tmp_path: Path,
+) -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    module = nn.Module()
+    module.weight = weight
+    seen: list[Tensor] = []
+
+    def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        seen.append(weight.detach().clone())
+        return 100 * weight[0], {}
+
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    schedule = Schedule(6, warmup=2)
+    Run(tmp_path, {"seed": 0}, {"model": module}, optimizer, schedule).train(step)
+    seen.append(weight.detach())
+    moved = [float((a - b)[0]) for a, b in itertools.pairwise(seen)]
+    assert moved == pytest.approx([0.5 * schedule.factor(n) for n in range(6)], abs=1e-5)
+
+
+def test_gains_and_biases_do_not_decay() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1))
+    model[2].requires_grad_(False)
+    decayed, kept = parameter_groups([model, None], lr=0.1, weight_decay=0.3)
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0)
+    assert [p.shape for p in decayed["params"]] == [(4, 3)]
+    assert [p.shape for p in kept["params"]] == [(4,), (4,), (4,)]
+
+
+# --- kill -9 ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return write_collection(tmp_path_factory.mktemp("collection"))
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
+    trainer = Trainer(tmp_path_factory.mktemp("trainer") / "stderr")
+    yield trainer
+    trainer.close()
+
+
+@pytest.fixture(scope="module")
+def stages(
+    trainer: Trainer, data: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Path, str]]:
+    """The unbroken run of a stage, and what it started from."""
+    folder = tmp_path_factory.mktemp("runs")
+    starts = {"backbone": "", "map": VIT, "compose": str(folder / "map")}
+
+    def run(stage: str) -> tuple[Path, str]:
+        if stage == "compose":
+            run("map")
+        if not (folder / stage).exists():
+            code = trainer.train(stage, folder / stage, data, start=starts[stage])
+            assert code == 0, trainer.errors.read_text()
+        return folder / stage, starts[stage]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("stage", "dies", "resumed_from"),
+    [
+        ("backbone", ("step", 8), 6),
+        ("map", ("step", 8), 6),
+        ("map", ("swap", 3), 6),
+        ("compose", ("step", 8), 6),
+        ("compose", ("step", 1), None),
+    ],
+)
+def test_a_stage_killed_at_any_moment_goes_on_as_if_it_never_was(
+    stage: str,
+    dies: tuple[str, int],
+    resumed_from: int | None,
+    trainer: Trainer,
+    stages: Callable[[str], tuple[Path, str]],
+    data: list[str],
+    tmp_path: Path,
+) -> None:
+    whole, start = stages(stage)
+    folder = tmp_path / "run"
+    assert trainer.train(stage, folder, data, start=start, dies=dies) == -9
+    assert not (folder / "clip").exists()
+    left = train.checkpoint.find_checkpoint(folder / "last")
+    if resumed_from is None:
+        assert left is None
+    else:
+        assert left is not None
+        assert read_checkpoint(left)[0]["progress"]["step"] == resumed_from
+        assert (left.name == ".last.old") == (dies[0] == "swap")
+    assert trainer.train(stage, folder, data, start=start) == 0, trainer.errors.read_text()
+    assert len(log_of(folder)) == STEPS
+    assert_equal_runs(folder, whole)
+    if stage == "backbone":
+        assert_equal_tensors(
+            read_checkpoint(folder / "clip")[1], read_checkpoint(whole / "clip")[1]
+        )
+
+
+def test_another_seed_gives_another_run(
+    stages: Callable[[str], tuple[Path, str]], data: list[str], tmp_path: Path
+) -> None:
+    whole, start = stages("map")
+    fit("map", tmp_path / "run", data, start, seed=1)
+    assert log_of(tmp_path / "run")[0]["loss"] != log_of(whole)[0]["loss"]
+
+
+def test_a_stage_is_not_resumed_under_other_numbers(data: list[str], tmp_path: Path) -> None:
+    with saved_every(3):
+        fit("map", tmp_path / "run", data, VIT)
+        with pytest.raises(CheckpointError, match=r"\(different: training\); name another --out"):
+            fit("map", tmp_path / "run", data, VIT, lr=0.5)
+        with pytest.raises(CheckpointError, match="another configuration"):
+            fit("map", tmp_path / "run", data, "tiny-convnet")
+
+
+# --- the stages, by the command line ------------------------------------------------------------
+
+
+def ztcir(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+@pytest.fixture(scope="module")
+def line(data: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs of all three stages, as the command line makes them."""
+    folder = tmp_path_factory.mktemp("line")
+    shards = ("--data", data[0], "--data", data[1], "--drawings", 20)
+    stages = {
+        "backbone": ("--word-vectors", "none"),
+        "map": ("--backbone", folder / "backbone", "--depth", 2, "--adapter", 8),
+        "compose": ("--map", folder / "map", "--count", 48, "--mined", 4),
+    }
+    with tiny_fashion_lite():
+        for stage, options in stages.items():
+            shared = (*shards, "--epochs", 1, "--batch-size", 16, "--out", folder / stage)
+            result = ztcir("train", stage, *shared, *options)
+            assert result.exit_code == 0, (result.output, result.exception)
+            assert result.stdout == ""
+            assert str(folder / stage) in result.stderr
+    return folder
+
+
+def tensors_of(folder: Path) -> dict[str, dict[str, Tensor]]:
+    return read_checkpoint(folder)[1]
+
+
+def test_each_stage_trains_its_own_parts_and_leaves_the_rest(line: Path) -> None:
+    clip = tensors_of(line / "backbone" / "clip")["backbone"]
+    mapped, composed = (tensors_of(line / stage / "last") for stage in ("map", "compose"))
+    for tensors in (mapped, composed):
+        assert_equal_tensors({"clip": tensors["backbone"]}, {"clip": clip})
+    moved = {
+        name for name, value in composed["model"].items() if not value.equal(mapped["model"][name])
+    }
+    adapters = {name for name in composed["model"] if name.startswith("adapters.")}
+    assert moved
+    assert moved <= adapters
+    assert {name for name in adapters if ".up.weight" in name} <= moved
+    assert all(
+        not value.any()
+        for name, value in mapped["model"].items()
+        if name.startswith("adapters.") and ".up." in name
+    )
+
+
+def test_checkpoints_say_what_they_are_and_come_from(line: Path) -> None:
+    for stage in ("map", "compose"):
+        model, config = load_model(line / stage, need=stage)
+        assert config["kind"] == stage
+        assert config["backbone"] == {"model": "fashion-lite", "pretrained": None}
+        assert config["backbone_training"]["word_vectors"] == "none"
+        assert config["training"]["epochs"] == 1
+        assert model.config.adapter_bottleneck == 8
+    assert config["map_training"]["batch_size"] == 16
+    for stage in ("backbone", "map", "compose"):
+        summary = json.loads((line / stage / "run.json").read_text())
+        assert summary["seed"] == 0
+        assert all(math.isfinite(value) for value in summary["figures"].values())
+    assert set(summary["figures"]) == {"dev_mAP@10", "dev_unseen_wordings_mAP@10"}
+
+
+@pytest.fixture(autouse=True)
+def _small_fashion_lite() -> Iterator[None]:
+    with tiny_fashion_lite():
+        yield
+
+
+def test_an_image_of_a_triplet_that_is_not_there_is_named(
+    line: Path, data: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "t.jsonl"
+    row = {"id": "a", "kind": "colour", "reference": 1000, "text": "in red", "targets": [1001]}
+    gone = {**row, "id": "b", "targets": [1001, 999999]}
+    file.write_text(f"{json.dumps(row)}\n{json.dumps(gone)}\n")
+    arguments = ("--data", data[0], "--data", data[1], "--map", line / "map")
+    result = ztcir("train", "compose", *arguments, "--triplets", file, "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "images that the data does not hold, such as" in result.stderr
+    assert "999999" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run" / "last").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "said"),
+    [
+        ("compose", ["--map", "{line}/backbone/clip"], "'backbone' checkpoint, but a 'map' one is"),
+        ("compose", ["--map", "{line}/nothing"], "is no checkpoint"),
+        ("map", ["--backbone", "no-such-model"], "no-such-model is no open_clip model"),
+        ("map", ["--backbone", "tiny-vit:no-such-tag"], "weights 'no-such-tag' of tiny-vit cannot"),
+        ("map", ["--backbone", "{line}/backbone/best"], "backbone run that is not finished"),
+    ],
+)
+def test_what_a_stage_cannot_start_from(
+    stage: str, options: list[str], said: str, line: Path, data: list[str], tmp_path: Path
+) -> None:
+    filled = [option.format(line=line) for option in options]
+    result = ztcir("train", stage, "--data", data[0], "--data", data[1], *filled, "--out", tmp_path)
+    assert result.exit_code == 1, result.output
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_adapters_are_needed_for_stage_2(data: list[str], tmp_path: Path) -> None:
+    shards = ("--data", data[0], "--data", data[1], "--epochs", 1, "--batch-size", 16)
+    parts = ("--adapter", 0, "--no-vsi", "--depth", 0, "--tokens", 2, "--alignment", 0)
+    result = ztcir("train", "map", *shards, "--backbone", VIT, *parts, "--out", tmp_path / "map")
+    assert result.exit_code == 0, (result.output, result.exception)
+    model, _ = load_model(tmp_path / "map")
+    assert (model.vsi, len(model.adapters), model.config.tokens) == (None, 0, 2)
+    result = ztcir("train", "compose", *shards, "--map", tmp_path / "map", "--out", tmp_path / "c")
+    assert result.exit_code == 1
+    assert "has no adapters; train it with an --adapter width" in result.stderr
+
+
+# --- what is learnt from ------------------------------------------------------------------------
+
+
+def test_the_reference_is_always_a_negative(
+    stages: Callable[[str], tuple[Path, str]],
+    data: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However near it is to the target: with random weights all images are near-duplicates."""
+    pools: list[tuple[Tensor, Tensor]] = []
+    seen: list[tuple[Tensor, ...]] = []
+    pool_of = train.fit_compose.candidate_pool
+
+    def record_pool(targets: Tensor, references: Tensor, mined: Tensor | None) -> Tensor:
+        pool = pool_of(targets, references, mined)
+        pools.append((pool, references))
+        return pool
+
+    def record_loss(logits: Tensor, positive: Tensor, excluded: Tensor) -> Tensor:
+        seen.append((logits, positive, excluded))
+        return (logits * positive).mean()
+
+    monkeypatch.setattr(train.fit_compose, "candidate_pool", record_pool)
+    for name in ("multi_positive_nce", "any_positive_nce"):
+        monkeypatch.setattr(train.fit_compose, name, record_loss, raising=False)
+    stages("map")
+    fit("compose", tmp_path / "run", data, stages("compose")[1], epochs=1)
+    assert len(seen) == len(pools) == 4
+    for (logits, positive, excluded), (pool, references) in zip(seen, pools, strict=True):
+        assert logits.shape == positive.shape == excluded.shape == (16, len(pool))
+        place = {int(row): column for column, row in enumerate(pool)}
+        own = torch.tensor([place[int(row)] for row in references])
+        rows = torch.arange(16)
+        assert not positive[rows, own].any()
+        assert not excluded[rows, own].any()
+        assert positive.any(1).all()
+        assert (excluded & ~positive).any()
+
+
+@pytest.fixture(scope="module")
+def trained(stages: Callable[[str], tuple[Path, str]]) -> ComposedModel:
+    model, _ = load_model(stages("compose")[0])
+    return model
+
+
+@torch.no_grad()
+def plain_queries(model: ComposedModel, v: Tensor, patches: Tensor, ids: Tensor) -> Tensor:
+    count = len(v)
+    scale = torch.full((count,), 1.0 if ids.shape[1] > 6 else 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        said = model.learn_token(v, patches)
+        return model.encode_query(ids, torch.arange(count), scale, *said).float()
+
+
+def test_stage_2_is_judged_by_what_it_finds(
+    trained: ComposedModel, data: list[str], tmp_path: Path
+) -> None:
+    images, _ = read_collection(data)
+    features = image_features(trained.backbone, images, tmp_path)
+    triplets = collection_triplets(images, count=20, seed=5)
+    rows = TripletRows(triplets, features.ids)
+    precisions = []
+    for triplet in triplets:
+        reference = features.ids.index(triplet.reference)
+        v, patches = features.rows(np.array([reference]))
+        query = plain_queries(trained, v, patches, prompt_ids([triplet.text]))[0].numpy()
+        scores = features.embeds @ query
+        order = [int(row) for row in np.argsort(-scores, kind="stable") if row != reference]
+        right = [features.ids[row] in triplet.targets for row in order[:10]]
+        found = [sum(right[: place + 1]) / (place + 1) for place in range(10) if right[place]]
+        precisions.append(sum(found) / min(10, len(triplet.targets)))
+    expected = sum(precisions) / len(precisions)
+    assert 0 < expected < 1
+    assert evaluate_composed(trained, features, rows) == pytest.approx(expected, abs=0.05)
+
+
+def test_stage_1_is_judged_by_the_image_itself(
+    trained: ComposedModel, data: list[str], tmp_path: Path
+) -> None:
+    images, _ = read_collection(data)
+    features = image_features(trained.backbone, images[:12], tmp_path)
+    v, patches = features.rows(np.arange(12))
+    queries = plain_queries(trained, v, patches, mapped_ids(12))
+    nearest = (queries @ torch.from_numpy(features.embeds).T).argmax(1).tolist()
+    expected = sum(place == row for row, place in enumerate(nearest)) / 12
+    assert evaluate_mapped(trained, features)["dev_self_R@1"] == pytest.approx(expected)
+
+
+def test_token_rows_of_words_that_are_never_seen_follow_the_map() -> None:
+    rows = torch.randn(10, 4)
+    table = SemanticTokenEmbedding(rows, torch.tensor([2, 5]))
+    assert torch.equal(table.materialise(), rows)
+    with torch.no_grad():
+        table.map.weight.mul_(2)
+        table.correction.weight[:2] += torch.tensor([[1.0], [3.0]])
+    expected = 2 * rows
+    expected[2] += 1
+    expected[5] += 3
+    ids = torch.tensor([[5, 0, 2], [9, 9, 5]])
+    torch.testing.assert_close(table(ids), expected[ids])
+    torch.testing.assert_close(table.materialise(), expected)
+    table(ids).sum().backward()
+    gradient = table.correction.weight.grad
+    assert gradient is not None
+    assert gradient[2].abs().max() == 0  # of all words that are not seen
+    assert gradient[:2].abs().min() > 0
+
+
+def test_parts_are_of_the_sizes_asked_for(trained: ComposedModel) -> None:
+    assert trained.config == PARTS
