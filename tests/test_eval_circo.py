@@ -333,6 +333,7 @@ def test_an_answer_has_all_its_aspects(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ztcir_sdk.tokenizer.TextTruncatedWarning")
 def test_the_real_annotations_with_drawn_images(
     shared_data: Path, bundle: Path, tmp_path: Path
 ) -> None:
