@@ -57,7 +57,7 @@ def text_layout(tower: TextTower) -> TextLayout:
     Raises:
         MissingDependencyError, VocabularyError: a SigLIP's vocabulary cannot be loaded.
     """
-    shape = {
+    shape: dict[str, Any] = {
         "context_length": tower.context_length,
         "causal": tower.causal,
         "pool": tower.pool,

@@ -263,14 +263,15 @@ def _shapes(shapes: Sequence[tuple[int, int]], context: int) -> list[tuple[int, 
 
 
 def _input_ids(encoder: Encoder, texts: int, tokens: int) -> NDArray[np.int64]:
-    """Return prompts of random words: start, a placeholder, words, end; (texts, tokens) int64."""
+    """Return prompts: start if there is one, a placeholder, words, end; (texts, tokens) int64."""
     tokenizer = encoder.tokenizer
     placeholder = encoder.bundle.manifest.placeholder
-    rng = np.random.default_rng(0)
-    ids = rng.integers(1, min(tokenizer.sot, tokenizer.eot), (texts, tokens), dtype=np.int64)
-    ids[:, 0], ids[:, -1] = tokenizer.sot, tokenizer.eot
+    start = [] if tokenizer.sot is None else [tokenizer.sot]
+    said = tokenizer.encode("a red cotton shirt with long sleeves")
+    ids = np.resize(np.array(said[len(start) : -1], dtype=np.int64), (texts, tokens))
+    ids[:, : len(start)], ids[:, -1] = start, tokenizer.eot
     if "token_learner" in encoder.bundle.manifest.graphs:
-        ids[:, 1 : 1 + placeholder.tokens] = placeholder.id
+        ids[:, len(start) : len(start) + placeholder.tokens] = placeholder.id
     return ids
 
 

@@ -201,7 +201,9 @@ class EmbeddingRun:
         if questions.prompts is None or method.name == "mapped" or not any(silent):
             return questions
         tokenizer, tokens = self.encoder.tokenizer, self.encoder.bundle.manifest.placeholder.tokens
-        nothing = [tokenizer.sot, tokenizer.eot]  # what CLIP's encode_text("") reads
+        # what CLIP's encode_text("") reads; some tokenizers have no start
+        nothing = [] if tokenizer.sot is None else [tokenizer.sot]
+        nothing.append(tokenizer.eot)
         if prompt is not None:
             nothing = tokenizer.encode_prompt(prompt.replace(TEXT_SLOT, ""), n_tokens=tokens)
         prompts = [
