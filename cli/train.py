@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.train_options import compute_options, configuration_option
+from cli.triplets import columns_option
 
 if TYPE_CHECKING:
     from train.configurations import Configuration
@@ -20,7 +21,15 @@ SHARDS = click.option(
     "--data",
     required=True,
     multiple=True,
-    help="Webdataset shards of <id>.jpg + <id>.json; a path or a brace pattern. Repeatable.",
+    help="Webdataset shards, a folder of pictures, or a CSV or Parquet file of paths and captions; "
+    "a path, a brace pattern as cc3m/{00000..00331}.tar, or one with *. Repeatable.",
+)
+COLUMNS = click.option(
+    "--columns",
+    callback=columns_option,
+    metavar="FIELD=COLUMN,...",
+    help="Where a table's fields stand, as path=file,caption=text,colour=shade,root=photos/, if "
+    "its columns have no usual names.",
 )
 DRAWINGS = click.option(
     "--drawings", default=0, show_default=True, help="Code-drawn pictures to train on as well."
@@ -35,6 +44,7 @@ def train() -> None:
 
 @train.command()
 @SHARDS
+@COLUMNS
 @DRAWINGS
 @SEED
 @click.option(
@@ -51,6 +61,7 @@ def train() -> None:
 )
 def backbone(
     data: tuple[str, ...],
+    columns: dict[str, str] | None,
     drawings: int,
     seed: int,
     out: Path,
@@ -62,7 +73,7 @@ def backbone(
     from train.data import read_collection
     from train.fit_backbone import BackboneTraining, fit_backbone
 
-    images, development = read_collection(data, drawings=drawings)
+    images, development = read_collection(data, drawings=drawings, columns=columns)
     config = BackboneTraining(
         epochs=epochs, batch_size=batch_size, word_vectors=word_vectors, seed=seed
     )
@@ -72,6 +83,7 @@ def backbone(
 
 @train.command(name="map")
 @SHARDS
+@COLUMNS
 @DRAWINGS
 @SEED
 @click.option(
@@ -99,6 +111,7 @@ def backbone(
 @compute_options
 def train_map(
     data: tuple[str, ...],
+    columns: dict[str, str] | None,
     drawings: int,
     seed: int,
     backbone: str,
@@ -126,7 +139,7 @@ def train_map(
     from train.fit_map import fit_map
     from train.word_bank import WordBank, read_words
 
-    images, development = read_collection(data, drawings=drawings)
+    images, development = read_collection(data, drawings=drawings, columns=columns)
     config = configuration.mapping(
         epochs=epochs, batch_size=batch_size, lr=lr, alignment=alignment, seed=seed
     )
@@ -154,6 +167,7 @@ def train_map(
 
 @train.command()
 @SHARDS
+@COLUMNS
 @DRAWINGS
 @SEED
 @click.option(
@@ -170,7 +184,18 @@ def train_map(
     "--triplets",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="JSONL of `ztcir triplets`; without it, triplets are made from the data's attributes.",
+    help="JSONL of `ztcir triplets`, or of reference, text and target; FashionIQ's, CIRR's or "
+    "LaSCo's training file; a CSV or Parquet file. Repeatable. Without it, triplets are made from "
+    "the data's attributes.",
+)
+@click.option(
+    "--triplet-columns",
+    callback=columns_option,
+    metavar="FIELD=COLUMN,...",
+    help="Where a triplet's fields stand, as reference=from,text=wish,target=to.",
+)
+@click.option(
+    "--skip-missing", is_flag=True, help="Leave out triplets whose images are not in the data."
 )
 @click.option("--count", default=40000, show_default=True, help="Triplets to make.")
 @click.option("--noise", default=0.0, show_default=True, help="Share of them with a wrong target.")
@@ -183,11 +208,14 @@ def train_map(
 @compute_options
 def compose(
     data: tuple[str, ...],
+    columns: dict[str, str] | None,
     drawings: int,
     seed: int,
     mapping: Path,
     out: Path,
     triplets: tuple[Path, ...],
+    triplet_columns: dict[str, str] | None,
+    skip_missing: bool,
     count: int,
     noise: float,
     epochs: int,
@@ -206,26 +234,37 @@ def compose(
     was.
     """
     from train.data import read_collection
-    from train.fit_compose import collection_triplets, fit_compose
-    from train.triplets import read_triplets
+    from train.fit_compose import fit_compose
+    from train.stage_two_data import stage_two_data
+    from train.triplet_formats import read_training_triplets
 
-    images, development = read_collection(data, drawings=drawings)
-    if triplets:
-        chosen = [triplet for path in triplets for triplet in read_triplets(path)]
-    else:
-        chosen = collection_triplets(images, count=count, seed=seed, noise=noise)
+    images, development = read_collection(data, drawings=drawings, columns=columns)
+    given = [
+        triplet
+        for path in triplets
+        for triplet in read_training_triplets(path, columns=triplet_columns)
+    ]
+    parts = stage_two_data(
+        images,
+        development,
+        given if triplets else None,
+        count=count,
+        seed=seed,
+        noise=noise,
+        skip_missing=skip_missing,
+    )
     config = configuration.composing(
         epochs=epochs, batch_size=batch_size, lr=lr, mined=mined, seed=seed
     )
     fit_compose(
         mapping,
         images,
-        chosen,
-        development,
-        collection_triplets(development, count=1500, seed=1),
+        parts.triplets,
+        parts.development,
+        parts.development_triplets,
         config,
         out,
-        unseen_wordings=collection_triplets(development, count=1500, seed=1, held_out=True),
+        unseen_wordings=parts.unseen_wordings,
         cache=cache,
         compute=compute,
         patches=patches,
