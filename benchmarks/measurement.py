@@ -130,7 +130,12 @@ def measure(
     ):
         work = Path(scratch)
         files = draw_photos(work, settings.pictures)
-        retriever = Retriever(bundle, device="cpu", threads=settings.threads)
+        retriever = Retriever(
+            bundle,
+            device="cpu",
+            threads=settings.threads,
+            reference_cache_mb=0,  # a first text is on a picture that is not known
+        )
         index = retriever.open_index(random_index(retriever, work / "g.ztcir", settings.gallery))
         texts = [query.text for query in demo_queries(demo_gallery(), 120)]
 

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +20,8 @@ from tiny_bundle import SIZE, TinyModel, write_tiny_bundle
 
 from benchmarks import readme
 from benchmarks.comparison import LEAST_ROUNDS, Ratio, Rounds, compare
+from ztcir_sdk.benchmark import BenchmarkSettings, benchmark
+from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.errors import UsageError, ZtcirError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,6 +139,20 @@ def torch() -> Any:
     return pytest.importorskip("torch", reason="PyTorch's side needs the train extra")
 
 
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures each run of the SDK on references has encoded."""
+    counts: list[int] = []
+    encode = Encoder.encode_references
+
+    def counted(self: Encoder, images: Sequence[Any]) -> list[EncodedImage]:
+        counts.append(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(Encoder, "encode_references", counted)
+    return counts
+
+
 class TorchTinyModel:
     """The tiny model as `train.model.ComposedModel` offers itself."""
 
@@ -207,6 +223,14 @@ class TestMeasure:
                 assert ratio.keys() == {"median", "p25", "p75", "min", "max", "rounds"}
                 assert ratio["rounds"] == 2
 
+    def test_a_first_text_never_finds_its_picture_encoded(
+        self, tmp_path: Path, torch: Any, encoded: list[int]
+    ) -> None:
+        self.measure(TorchTinyModel(TinyModel(), torch), tmp_path)
+        compared, second_text = 3, 1
+        first_text = 1 + 2 * (1 + 1)  # of 4 pictures: the first comes again
+        assert len(encoded) == compared + second_text + first_text
+
     def test_sides_that_answer_differently_are_not_compared(
         self, tmp_path: Path, torch: Any
     ) -> None:
@@ -226,6 +250,13 @@ class TestMeasure:
         other.encode_query = lambda ids, *_: torch.zeros(len(ids), 4)
         with pytest.raises(ZtcirError, match="name the checkpoint"):
             self.measure(other, tmp_path / "again", same_weights=False)
+
+
+def test_ztcir_bench_never_finds_its_picture_encoded(tmp_path: Path, encoded: list[int]) -> None:
+    settings = BenchmarkSettings(repeat=7, gallery=20, pictures=2)
+    benchmark(write_tiny_bundle(tmp_path / "tiny"), settings=settings, threads=1)
+    warm_up, first_text, second_text = 3, 7, 1
+    assert len(encoded) == warm_up + first_text + second_text
 
 
 class TestTrainedBundle:

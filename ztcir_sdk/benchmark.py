@@ -139,6 +139,7 @@ def benchmark(
         threads=threads,
         gpu_memory_mb=gpu_memory_mb,
         low_memory=low_memory,
+        reference_cache_mb=0,  # a first text is on a picture that is not known
     )
     encoder = retriever.encoder
     names = list(bundle.manifest.graphs)
