@@ -136,9 +136,10 @@ class ComposedModel(nn.Module):
         """
         backbone = self.backbone
         is_slot = input_ids < 0  # (B, T)
-        ids = input_ids.clamp(min=0)
+        # Neither a clamp nor a running sum of integers: TensorRT 10.3 documents them for floats only.
+        ids = torch.where(is_slot, 0, input_ids)
         # which of the n pseudo-words stands at each slot
-        number = (is_slot.long().cumsum(dim=1) - 1).clamp(0, pseudo_tokens.shape[1] - 1)
+        number = (is_slot.float().cumsum(dim=1) - 1).clamp(0, pseudo_tokens.shape[1] - 1).long()
         words = pseudo_tokens[reference_index]  # (B, n, d_t)
         words = words.gather(1, number[..., None].expand(-1, -1, words.shape[-1]))
         x = torch.where(is_slot[..., None], words, backbone.embed_tokens(ids))
