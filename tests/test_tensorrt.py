@@ -25,7 +25,7 @@ from tiny_bundle import write_tiny_bundle
 from cli.main import main
 from ztcir_sdk.bundle import Bundle, embedded_names
 from ztcir_sdk.engines import BatchSizes, build_engines, graph_source
-from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
 from ztcir_sdk.runtime import GraphSource, ShapeRange
 from ztcir_sdk.runtime.architectures import architecture_of, gpu_names
 from ztcir_sdk.runtime.engine_cache import CACHE_VARIABLE, EngineCache
@@ -208,13 +208,13 @@ def test_a_truncated_graph_is_refused(
 ) -> None:
     whole = (tiny.path / "text_encoder.onnx").read_bytes()
     (tmp_path / "cut.onnx").write_bytes(whole[: int(kept * len(whole))])
-    with pytest.raises(EngineBuildError) as caught:
+    with pytest.raises(EngineBuildError, match=r"cannot read .*cut\.onnx") as caught:
         build_engine(GraphSource(tmp_path / "cut.onnx", "d"), rtx, architecture="sm_86")
-    assert "cut" in one_sentence(caught.value)
+    assert "export or copy the bundle again" in one_sentence(caught.value)
 
 
 def test_a_missing_graph_is_refused(rtx: TensorRt, tmp_path: Path) -> None:
-    with pytest.raises(EngineBuildError, match=r"gone\.onnx is missing"):
+    with pytest.raises(BundleError, match=r"gone\.onnx is missing"):
         build_engine(GraphSource(tmp_path / "gone.onnx", "d"), rtx, architecture="sm_86")
 
 

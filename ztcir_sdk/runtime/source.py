@@ -12,7 +12,7 @@ from ztcir_sdk.errors import BundleError
 from ztcir_sdk.files import hash_file
 from ztcir_sdk.runtime.protocol import TensorSpec
 
-__all__ = ["GraphSource", "ShapeRange", "ShapeRanges"]
+__all__ = ["GraphSource", "ShapeRange", "ShapeRanges", "missing_graph"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.runtime.protocol import TensorSpec
-from ztcir_sdk.runtime.source import GraphSource, ShapeRange
+from ztcir_sdk.runtime.source import GraphSource, ShapeRange, missing_graph
 from ztcir_sdk.runtime.tensorrt_package import TensorRt
 
 __all__ = ["BuiltEngine", "EngineBuildError", "UnsupportedGraphError", "build_engine"]
@@ -55,6 +55,7 @@ def build_engine(
         timing_cache: of an earlier build by the same package for the same GPU.
 
     Raises:
+        BundleError: the graph's file is missing.
         UnsupportedGraphError: the graph holds an operator that this TensorRT does not know.
         EngineBuildError: the architecture is not supported, or TensorRT failed.
     """
@@ -64,7 +65,10 @@ def build_engine(
         builder = _builder(trt)
         network = builder.create_network(_strongly_typed(module))
         parser = module.OnnxParser(network, trt.logger)
-        if not parser.parse_from_file(str(source.path)):
+        if not source.path.is_file():
+            raise missing_graph(source.path)
+        # An empty file is parsed too, to an empty network.
+        if not parser.parse_from_file(str(source.path)) or not network.num_outputs:
             raise _unsupported(source, trt, parser, messages)
         inputs, outputs = _specs(module, network)
         config = builder.create_builder_config()
@@ -110,20 +114,24 @@ def _strongly_typed(module: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _unsupported(source: GraphSource, trt: TensorRt, parser: Any, messages: Any) -> ZtcirError:
-    if not source.path.is_file():
-        return EngineBuildError(f"The graph {source.path} is missing: export the bundle again.")
-    if parser.num_errors == 0:
+def _unsupported(
+    source: GraphSource, trt: TensorRt, parser: Any, messages: Any
+) -> EngineBuildError:
+    error = parser.get_error(0) if parser.num_errors else None
+    operator = error.node_operator() if error is not None else ""
+    if error is None or not operator:
+        why = _last(messages) if error is None else _one_line(error.desc())
         return EngineBuildError(
-            f"{trt} cannot read {source.path} ({_last(messages)}): export or copy the bundle again."
+            f"{trt} cannot read {source.path} ({why}): export or copy the bundle again."
         )
-    error = parser.get_error(0)
-    operator = error.node_operator() if hasattr(error, "node_operator") else ""
-    where = f"the operator {operator} at {error.node_name()}" if operator else "what is in it"
-    int8 = "; int8 graphs are for processors" if source.precision == "int8" else ""
+    said = _one_line(error.desc())
+    why = f" ({said})" if " " in said else ""  # some only say "false"
+    cure = "choose another precision of the bundle"
+    if source.precision == "int8":
+        cure = "choose fp32 or fp16, since int8 graphs are for processors"
     return UnsupportedGraphError(
-        f"{trt} does not take {where} in {source.name} ({_one_line(error.desc())}): choose "
-        f"another precision of the bundle{int8}, or use backend onnx."
+        f"{trt} does not take the operator {operator} at {error.node_name()} in "
+        f"{source.name}{why}: {cure}, or use backend onnx."
     )
 
 
