@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,14 @@ class ComposedModel(nn.Module):
             if layers
             else None
         )
+        self.renew_adapters(config.adapter_bottleneck)
+
+    def renew_adapters(self, bottleneck: int) -> None:
+        """Give every text block a new adapter of this width, which adapts nothing yet; 0: none."""
+        self.config = replace(self.config, adapter_bottleneck=bottleneck)
         self.adapters = nn.ModuleList(
-            ComposingAdapter(backbone.text_width, config.adapter_bottleneck)
-            for _ in range(backbone.text_layers if config.adapter_bottleneck else 0)
+            ComposingAdapter(self.backbone.text_width, bottleneck)
+            for _ in range(self.backbone.text_layers if bottleneck else 0)
         )
 
     def parts(self) -> dict[str, Tensor]:
@@ -136,7 +141,7 @@ class ComposedModel(nn.Module):
         """
         backbone = self.backbone
         is_slot = input_ids < 0  # (B, T)
-        # Neither a clamp nor a running sum of integers: TensorRT 10.3 documents them for floats only.
+        # No clamp or running sum of integers: TensorRT 10.3 documents them for floats only.
         ids = torch.where(is_slot, 0, input_ids)
         # which of the n pseudo-words stands at each slot
         number = (is_slot.float().cumsum(dim=1) - 1).clamp(0, pseudo_tokens.shape[1] - 1).long()
