@@ -99,7 +99,7 @@ def backbone(
 @click.option("--tokens", default=1, show_default=True, help="Pseudo-words an image.")
 @click.option("--depth", default=1, show_default=True, help="Token learner blocks; 0: projection.")
 @click.option("--vsi/--no-vsi", default=True, show_default=True, help="Visual semantic injection.")
-@click.option("--adapter", default=64, show_default=True, help="Width of the adapters; 0: none.")
+@click.option("--adapter", default=256, show_default=True, help="Width of the adapters; 0: none.")
 @click.option("--cache", type=OUT, default=None, help="Folder of frozen features to share.")
 @click.option(
     "--word-bank",
@@ -199,9 +199,9 @@ def train_map(
 )
 @click.option("--count", default=40000, show_default=True, help="Triplets to make.")
 @click.option("--noise", default=0.0, show_default=True, help="Share of them with a wrong target.")
-@click.option("--epochs", default=4, show_default=True, help="Passes over the data.")
+@click.option("--epochs", default=3, show_default=True, help="Passes over the data.")
 @click.option("--batch-size", default=256, show_default=True, help="Samples a step.")
-@click.option("--lr", default=1e-3, show_default=True, help="Peak learning rate.")
+@click.option("--lr", default=4e-3, show_default=True, help="Peak learning rate.")
 @click.option("--mined", default=32, show_default=True, help="Hard negatives a query; 0: none.")
 @click.option("--cache", type=OUT, default=None, help="Folder of frozen features to share.")
 @configuration_option("compose")

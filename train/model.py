@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class ModelConfig:
     vsi_layers: tuple[int, ...] | None = None
     vsi_width: int = 128
     vsi_heads: int = 4
-    adapter_bottleneck: int = 64
+    adapter_bottleneck: int = 256
 
 
 class ComposedModel(nn.Module):
@@ -85,14 +85,9 @@ class ComposedModel(nn.Module):
             if layers
             else None
         )
-        self.renew_adapters(config.adapter_bottleneck)
-
-    def renew_adapters(self, bottleneck: int) -> None:
-        """Give every text block a new adapter of this width, which adapts nothing yet; 0: none."""
-        self.config = replace(self.config, adapter_bottleneck=bottleneck)
         self.adapters = nn.ModuleList(
-            ComposingAdapter(self.backbone.text_width, bottleneck)
-            for _ in range(self.backbone.text_layers if bottleneck else 0)
+            ComposingAdapter(backbone.text_width, config.adapter_bottleneck)
+            for _ in range(backbone.text_layers if config.adapter_bottleneck else 0)
         )
 
     def parts(self) -> dict[str, Tensor]:
