@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.eval_benchmarks import circo, cirr, fashioniq, genecis
-from cli.options import METHODS, as_json, engine_options, load_bundle
+from cli.options import METHODS, Engine, as_json, with_engine
 from cli.output import emit_json, note, progress_bar, table
 from cli.paths import expand
 
@@ -62,7 +62,7 @@ for benchmark in (fashioniq, cirr, circo, genecis):
     metavar="NAME.ztcir",
     help="Take vectors of the same pictures from this index, which saves encoding them.",
 )
-@engine_options
+@with_engine
 @as_json
 def triplets(
     more_images: tuple[str, ...],
@@ -71,10 +71,7 @@ def triplets(
     method: str,
     weight: float | None,
     index: Path | None,
-    bundle: Path | None,
-    device: str,
-    precision: str | None,
-    threads: int | None,
+    engine: Engine,
     as_json: bool,
 ) -> None:
     """Answer composed queries of a file, and score the answers.
@@ -85,9 +82,8 @@ def triplets(
     """
     from ztcir_sdk.environment import describe_machine, now, versions
     from ztcir_sdk.evaluation.triplet_evaluation import evaluate_triplets
-    from ztcir_sdk.retriever import Retriever
 
-    retriever = Retriever(load_bundle(bundle), device=device, precision=precision, threads=threads)
+    retriever = engine.retriever()
     with progress_bar("Encoding") as progress:
         result = evaluate_triplets(
             retriever,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import METHODS, as_json, engine_options, load_bundle
+from cli.options import METHODS, Engine, as_json, with_engine
 from cli.output import emit_json, note, progress_bars, table, write_file
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _benchmark_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that all benchmarks have."""
     for option in (
         as_json,
-        engine_options,
+        with_engine,
         click.option(
             "--html-queries",
             type=click.IntRange(min=1),
@@ -168,10 +168,7 @@ def _evaluate(
     cache: Path | None,
     html: Path | None,
     html_queries: int,
-    bundle: Path | None,
-    device: str,
-    precision: str | None,
-    threads: int | None,
+    engine: Engine,
     as_json: bool,
     out: Path | None = None,
 ) -> None:
@@ -179,7 +176,6 @@ def _evaluate(
     from ztcir_sdk.evaluation.benchmark_images import UnusableImagesError
     from ztcir_sdk.evaluation.embedding_cache import EmbeddingCache
     from ztcir_sdk.evaluation.embedding_run import EmbeddingRun, Method
-    from ztcir_sdk.retriever import Retriever
 
     name = str(ctx.command.name)
     benchmark = _module(name)
@@ -189,7 +185,7 @@ def _evaluate(
     if prompt is not None and method not in ("composed", "stage1", ALL):
         raise click.UsageError("--prompt is of --method composed and stage1: leave it out.")
     _require_places(html, out if split == "test" else None)
-    retriever = Retriever(load_bundle(bundle), device=device, precision=precision, threads=threads)
+    retriever = engine.retriever()
     methods = [
         Method(one, benchmark.PROMPT if prompt is None else prompt, weight)
         for one in (retriever.bundle.manifest.methods if method == ALL else (method,))

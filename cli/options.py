@@ -20,7 +20,6 @@ __all__ = [
     "Engine",
     "as_json",
     "bundle_option",
-    "engine_options",
     "load_bundle",
     "with_engine",
 ]
@@ -39,24 +38,6 @@ bundle_option = click.option(
     type=click.Path(path_type=Path),
     help="A bundle's folder; default: the bundle inside the package.",
 )
-
-
-def engine_options(command: Command) -> Command:
-    """Add --bundle, --device, --precision and --threads, which say what answers and where."""
-    for option in (
-        click.option(
-            "--threads",
-            type=click.IntRange(min=1),
-            help="CPU threads; default: one per core that may be used.",
-        ),
-        click.option("--precision", help="fp32, fp16 or int8, as the bundle has it."),
-        click.option(
-            "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
-        ),
-        bundle_option,
-    ):
-        command = option(command)
-    return command
 
 
 @dataclass(frozen=True)
@@ -126,6 +107,15 @@ def with_engine(command: Command) -> Callable[..., Any]:
             help="Most GPU memory of one graph, in MiB; default: all that is free.",
         ),
         click.option(
+            "--threads",
+            type=click.IntRange(min=1),
+            help="CPU threads; default: one per core that may be used.",
+        ),
+        click.option("--precision", help="fp32, fp16 or int8, as the bundle has it."),
+        click.option(
+            "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+        ),
+        click.option(
             "--backend",
             type=click.Choice(BACKENDS),
             default="auto",
@@ -133,9 +123,10 @@ def with_engine(command: Command) -> Callable[..., Any]:
             help="What runs the graphs: ONNX Runtime, its TensorRT, or TensorRT itself; auto is "
             "tensorrt where `export --trt` has built engines for the GPU, else onnx.",
         ),
+        bundle_option,
     ):
         decorated = option(decorated)
-    return engine_options(decorated)
+    return decorated
 
 
 def load_bundle(path: Path | None) -> Bundle:
