@@ -34,9 +34,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def losses(run: Path) -> list[float]:
+def logged(run: Path, name: str) -> list[float]:
     lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    return [json.loads(line)[name] for line in lines]
+
+
+def losses(run: Path) -> list[float]:
+    return logged(run, "loss")
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -46,6 +50,9 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def assert_same_run(run: Path, other: Path, *, within: float) -> None:
     assert len(losses(run)) > 2
     assert losses(other) == pytest.approx(losses(run), abs=within)
+    # Adam would hide a gradient that is too large by a constant
+    norms = logged(run, "gradient_norm")
+    assert logged(other, "gradient_norm") == pytest.approx(norms, rel=1e-3)
     wanted, got = weights(run), weights(other)
     assert wanted.keys() == got.keys()
     for name, value in wanted.items():
@@ -96,7 +103,13 @@ def whole(workplace: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "compute", [{"micro_batches": 3}, {"checkpointing": True}, {"compile": True}]
+    "compute",
+    [
+        {"micro_batches": 3},
+        {"checkpointing": True},
+        {"micro_batches": 2, "checkpointing": True},
+        pytest.param({"compile": True}, marks=pytest.mark.slow),
+    ],
 )
 def test_pieces_and_recomputing_change_nothing(
     workplace: Path, whole: Path, compute: dict[str, Any]
@@ -121,13 +134,14 @@ def test_micro_batches_never_remember_more_than_their_own(workplace: Path) -> No
     torch.testing.assert_close(weight.grad, torch.full((10, 4), 2 * 80.0 * 2))
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+# the loss scale of fp16 starts so large that the first step overflows and is left out
+@pytest.mark.parametrize(("precision", "within"), [("bf16", 0.02), ("fp16", 0.06)])
 def test_half_precision_trains_on_the_same_course(
-    workplace: Path, whole: Path, precision: str
+    workplace: Path, whole: Path, precision: str, within: float
 ) -> None:
     other = train(workplace, precision, precision=precision)
     assert losses(other) != losses(whole)
-    assert losses(other) == pytest.approx(losses(whole), rel=0.02)
+    assert losses(other) == pytest.approx(losses(whole), rel=within)
 
 
 def test_fp16_resumes_with_its_loss_scale(workplace: Path) -> None:

@@ -193,12 +193,14 @@ class Run:
                 for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
                     group["lr"] = peak * self.schedule.factor(number)
                 loss, values = step(number, step_generator(seed, number))
-                self._descend(number, loss)
+                norm = self._descend(number, loss)
                 cost.done, done, last = number + 1 - first, number + 1, number + 1 == total
                 if log is not None:
                     bar.update()
                     bar.set_postfix(loss=f"{loss.item():.3f}")
                     record: dict[str, Any] = {"step": done, "loss": loss.item(), **values}
+                    if math.isfinite(norm):  # in fp16 a step may overflow, and is left out
+                        record["gradient_norm"] = norm
                     evaluated = evaluate is not None and (
                         last or (evaluate_every > 0 and done % evaluate_every == 0)
                     )
@@ -226,8 +228,8 @@ class Run:
         workers.wait()
         return figures
 
-    def _descend(self, number: int, loss: Tensor) -> None:
-        """One step of the optimizer down the gradient of a loss, which every process has whole."""
+    def _descend(self, number: int, loss: Tensor) -> float:
+        """One step down the gradient of a loss, which every process has whole; gives its norm."""
         if not torch.isfinite(loss):
             raise CheckpointError(
                 f"The loss became {loss.item()} at step {number}; lower the learning rate."
@@ -237,9 +239,10 @@ class Run:
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         scaler.step(self.optimizer)
         scaler.update()
+        return float(norm)
 
 
 def parameter_groups(
