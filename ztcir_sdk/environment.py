@@ -44,6 +44,7 @@ _DISTRIBUTIONS = (
     "tokenizers",
     "tensorrt",
     "tensorrt-rtx-cu13",
+    "cuda-bindings",
 )
 
 

@@ -106,7 +106,8 @@ def open_engine(source: GraphSource, settings: RuntimeSettings) -> TensorRtGraph
     trt, gpu = import_tensorrt(), Gpu(_number(settings.device))
     target, cache = Target.of(gpu), EngineCache()
     if not settings.build_engines:
-        cache.load(target.key(source, trt))  # says why it is not taken
+        stored = cache.load(target.key(source, trt))  # says why there is none
+        return TensorRtGraph(stored, trt, gpu, settings)
     warnings.warn(
         f"Building {trt}'s engine of {source.name} ({source.precision}) for {gpu.name}; it is "
         "kept for the next time.",
