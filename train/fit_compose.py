@@ -47,9 +47,9 @@ class ComposeTraining:
         temperature: of the contrastive loss.
     """
 
-    epochs: int = 3
+    epochs: int = 4
     batch_size: int = 256
-    lr: float = 4e-3
+    lr: float = 6e-3
     weight_decay: float = 0.05
     mined: int = 32
     targets: int = 4
