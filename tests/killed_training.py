@@ -67,8 +67,9 @@ class Trainer:
         """End the program."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._process.kill()  # it waits for a job; an end of its own takes longer
+        self._process.wait()
         self._process.stdin.close()
-        self._process.wait(timeout=60)
         self._process.stdout.close()
 
 

@@ -175,7 +175,7 @@ def test_another_configuration_is_refused_by_its_name(unbroken: Path, tmp_path: 
     with pytest.raises(CheckpointError, match=r"another configuration \(different: seed\)"):
         toy(tmp_path, config={"seed": 4, "layers": (1, 2)})
     with pytest.raises(CheckpointError, match=r"\(different: extra, layers\); name another --out"):
-        toy(tmp_path, config={"seed": 3, "layers": (1,), "extra": None})
+        toy(tmp_path, config={"seed": 3, "layers": (1,), "extra": 1})
     after = read_checkpoint(tmp_path / "last")
     assert before[0] == after[0]
     assert_equal_tensors(before[1], after[1])
@@ -437,8 +437,12 @@ def test_an_image_of_a_triplet_that_is_not_there_is_named(
 @pytest.mark.parametrize(
     ("stage", "options", "said"),
     [
-        ("compose", ["--map", "{line}/backbone/clip"], "'backbone' checkpoint, but a 'map' one is"),
-        ("compose", ["--map", "{line}/nothing"], "is no checkpoint"),
+        (
+            "compose",
+            ["--count", "48", "--map", "{line}/backbone/clip"],
+            "'backbone' checkpoint, but a 'map' one is",
+        ),
+        ("compose", ["--count", "48", "--map", "{line}/nothing"], "is no checkpoint"),
         ("map", ["--backbone", "no-such-model"], "no-such-model is no open_clip model"),
         ("map", ["--backbone", "tiny-vit:no-such-tag"], "weights 'no-such-tag' of tiny-vit cannot"),
         ("map", ["--backbone", "{line}/backbone/best"], "backbone run that is not finished"),
@@ -461,7 +465,8 @@ def test_adapters_are_needed_for_stage_2(data: list[str], tmp_path: Path) -> Non
     assert result.exit_code == 0, (result.output, result.exception)
     model, _ = load_model(tmp_path / "map")
     assert (model.vsi, len(model.adapters), model.config.tokens) == (None, 0, 2)
-    result = ztcir("train", "compose", *shards, "--map", tmp_path / "map", "--out", tmp_path / "c")
+    start = ("--count", 48, "--map", tmp_path / "map")
+    result = ztcir("train", "compose", *shards, *start, "--out", tmp_path / "compose")
     assert result.exit_code == 1
     assert "has no adapters; train it with an --adapter width" in result.stderr
 
