@@ -25,9 +25,10 @@ from export.bundle import export_bundle
 from export.card import model_card
 from train.data import TrainingImage, read_collection
 from train.fit_backbone import BackboneTraining, fit_backbone
-from train.fit_compose import ComposeTraining, collection_triplets, fit_compose
+from train.fit_compose import ComposeTraining, fit_compose
 from train.fit_map import MapTraining, fit_map
 from train.model import ModelConfig, load_model
+from train.stage_two_data import stage_two_data
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.evaluation.triplet_evaluation import (
     ALL_METHODS,
@@ -164,16 +165,16 @@ def _compose(
     recipe: Recipe,
     runs: Path,
 ) -> None:
-    seed = recipe.composing.seed
+    parts = stage_two_data(images, development, count=recipe.triplets, seed=recipe.composing.seed)
     fit_compose(
         runs / "map",
         images,
-        collection_triplets(images, count=recipe.triplets, seed=seed),
-        development,
-        collection_triplets(development, count=1500, seed=1),
+        parts.triplets,
+        parts.development,
+        parts.development_triplets,
         recipe.composing,
         runs / "compose",
-        unseen_wordings=collection_triplets(development, count=1500, seed=1, held_out=True),
+        unseen_wordings=parts.unseen_wordings,
         cache=runs / "features",
     )
 
