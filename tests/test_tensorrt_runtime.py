@@ -702,6 +702,44 @@ def test_the_pretended_cuda_is_the_real_one() -> None:
     assert int(attribute.cudaDevAttrComputeCapabilityMinor) == 76
 
 
+def test_the_real_cuda_python_takes_what_it_is_given() -> None:
+    """Without a driver every call fails, but by CUDA's own word and not for its arguments."""
+    real = pytest.importorskip("cuda.bindings.runtime")
+    if cuda.count_gpus():
+        pytest.skip("there is a GPU")
+    gpu = Gpu.__new__(Gpu)
+    gpu._api, gpu.number = real, 0
+    stream = real.cudaStream_t(5)
+    calls: list[Callable[[], Any]] = [
+        gpu.use,
+        gpu.create_stream,
+        gpu.memory,
+        lambda: Gpu(0),
+        lambda: gpu.allocate(10),
+        lambda: gpu.allocate_pinned(10),
+        lambda: gpu.wait(stream),
+        lambda: gpu.upload(1, 2, 3, stream),
+        lambda: gpu.download(1, 2, 3, stream),
+        lambda: gpu.record(stream, lambda: None),
+        lambda: gpu.replay(real.cudaGraphExec_t(7), stream),
+        lambda: gpu.call("cudaStreamEndCapture", stream),
+        lambda: gpu.call("cudaGraphInstantiate", real.cudaGraph_t(7), 0),
+        lambda: gpu.call("cudaGetDeviceProperties", 0),
+        lambda: gpu.call(
+            "cudaDeviceGetAttribute",
+            real.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor,
+            0,
+        ),
+    ]
+    for call in calls:
+        with pytest.raises(CudaError, match="no NVIDIA driver"):
+            call()
+    for quiet in (gpu.free, gpu.free_pinned):
+        quiet(0)
+    gpu.destroy_stream(stream)
+    gpu.destroy_recording(real.cudaGraphExec_t(7))
+
+
 def test_the_pretended_tensorrt_is_the_real_one() -> None:
     real = pytest.importorskip("tensorrt_rtx")
     fake = FakeTensorRt(FakeCuda(), "tensorrt_rtx")

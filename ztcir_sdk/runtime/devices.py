@@ -42,11 +42,13 @@ def resolve_device(device: str, backend: str = "auto") -> str:
 @functools.cache
 def _cuda_runs() -> bool:
     """Try the GPU, where there is one and ONNX Runtime is made for it; warn if it does not work."""
+    if count_gpus() == 0:
+        return False
     try:
         ort = import_onnxruntime()
     except MissingDependencyError:
         return False  # told by who needs it
-    if CUDA not in getattr(ort, "get_available_providers", list)() or count_gpus() == 0:
+    if CUDA not in getattr(ort, "get_available_providers", list)():
         return False
     run = run_tiny_graph(ort, CUDA)
     if not run.ran:
