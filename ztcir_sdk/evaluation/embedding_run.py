@@ -33,7 +33,7 @@ from ztcir_sdk.evaluation.benchmark_images import (
 from ztcir_sdk.evaluation.embedding_cache import EmbeddingCache
 from ztcir_sdk.evaluation.streamed_ranking import BLOCK
 from ztcir_sdk.gallery import iter_images
-from ztcir_sdk.tokenizer import TEXT_SLOT, clean
+from ztcir_sdk.tokenizer import TEXT_SLOT, canonicalize
 
 __all__ = ["ComposedQuery", "EmbeddingRun", "Method", "Progress"]
 
@@ -195,7 +195,7 @@ class EmbeddingRun:
         """Tokenize texts; one without a word, which some annotations have, is nothing said."""
         prompt = method.prompt if method.name in _PROMPTED else None
         weight = method.weight if method.name == "sum" else None
-        silent = [not clean(text) for text in texts]
+        silent = [_says_nothing(self.encoder, text) for text in texts]
         said = ["nothing" if none else text for none, text in zip(silent, texts, strict=True)]
         questions = self.encoder.questions(method.name, said, weight=weight, prompt=prompt)
         if questions.prompts is None or method.name == "mapped" or not any(silent):
@@ -237,6 +237,17 @@ class EmbeddingRun:
     def _tell(self, what: str, done: int, total: int) -> None:
         if self._progress is not None:
             self._progress(what, done, total)
+
+
+def _says_nothing(encoder: Encoder, text: str) -> bool:
+    """Tell whether no word of a text is left when the bundle's tokenizer has cleaned it."""
+    if canonicalize(text):  # the strictest cleaning there is, and no tokenizer is loaded for it
+        return False
+    try:
+        encoder.tokenizer.encode(text)
+    except UsageError:
+        return True
+    return False
 
 
 def _decoded(
