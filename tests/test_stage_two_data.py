@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tiny_training import VIT
 
+from cli.main import main
 from train.data import DataError, TrainingImage
 from train.stage_two_data import stage_two_data
 from train.triplets import Item, Triplet
@@ -108,3 +113,44 @@ def test_what_is_missing_is_said() -> None:
     assert (parts.triplets, parts.development_triplets) == ([good], [kept])
     with pytest.raises(DataError, match="None of the triplets is left to train on"):
         stage_two_data(images, development, [kept], count=0, seed=0)
+
+
+def ztcir(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_a_folder_with_captions_trains_both_stages_from_the_command_line(tmp_path: Path) -> None:
+    """No catalogue, no attributes, one broken picture, and one triplet of a missing image."""
+    folder, file = tmp_path / "photos", tmp_path / "t.jsonl"
+    folder.mkdir()
+    rows = itertools.product(("red", "green", "blue"), ("car", "boat", "hat"), ("sea", "town"))
+    for number, (colour, thing, place) in enumerate(rows):
+        for copy in range(2):
+            shade = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}[colour]
+            picture = Image.new("RGB", (32, 32), shade)
+            picture.paste((number * 9, copy * 90, 0), (8, 8, 20, 20))
+            name = f"{number:02d}-{copy}"
+            picture.save(folder / f"{name}.jpg")
+            caption = f"a {colour} {thing} near the {place}"
+            (folder / f"{name}.txt").write_text(caption, encoding="utf-8")
+    (folder / "broken.jpg").write_bytes((folder / "00-0.jpg").read_bytes()[:300])
+    made = ztcir("triplets", "--from", "captions", "--data", folder, "--count", 120, "-o", file)
+    assert made.exit_code == 0, made.output
+    assert "Skipped 1 broken samples: broken.jpg" in made.stderr
+    gone = '{"reference": "00-0.jpg", "text": "in black", "target": "gone.jpg"}\n'
+    file.write_text(file.read_text(encoding="utf-8") + gone, encoding="utf-8")
+
+    common = ("--data", folder, "--epochs", 1, "--batch-size", 8)
+    mapped = ztcir(
+        "train", "map", *common, "--backbone", VIT, "--adapter", 8, "--out", tmp_path / "map"
+    )
+    assert mapped.exit_code == 0, (mapped.output, mapped.exception)
+    compose = (*common, "--map", tmp_path / "map", "--triplets", file, "--mined", 4)
+    refused = ztcir("train", "compose", *compose, "--out", tmp_path / "compose")
+    assert refused.exit_code == 1, refused.output
+    assert "1 images that the data does not hold, such as gone.jpg" in refused.stderr
+    done = ztcir("train", "compose", *compose, "--skip-missing", "--out", tmp_path / "compose")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "Left out 1 of 121 triplets: 1 images are missing, such as gone.jpg." in done.stderr
+    figures = json.loads((tmp_path / "compose" / "run.json").read_text(encoding="utf-8"))["figures"]
+    assert set(figures) == {"dev_mAP@10"}

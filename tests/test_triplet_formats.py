@@ -110,7 +110,7 @@ def test_jsonl_needs_no_more_than_three_fields(
     path = write_lines(
         tmp_path / "t.jsonl",
         {"reference": "a.jpg", "text": "in red", "target": "b.jpg"},
-        {"reference": 7, "text": "in  red ", "target": ["b.jpg", 8], "kind": "colour", "id": "x"},
+        {"reference": 7, "text": "in  red ", "targets": ["b.jpg", 8], "kind": "colour", "id": "x"},
         {"reference": "a.jpg", "text": " ", "target": "b.jpg"},
         {"reference": "a.jpg", "text": "red"},
         {"reference": "a.jpg", "text": "red", "target": "a.jpg"},

@@ -127,23 +127,21 @@ def _reader(
     if {"query-image", "query-text"} <= keys:
         _refuse_test(path, keys, "target-image")
         return _lasco, "lasco"
-    fields = {
-        "reference": columns.get("reference", "reference"),
-        "text": columns.get("text", "text"),
-        "target": columns.get("target", "targets" if "targets" in keys else "target"),
-    }
+    fields = {field: columns.get(field, field) for field in ("reference", "text", "target")}
+    either = () if "target" in columns else ("targets",)  # a file may have both, record by record
     for field, name in fields.items():
-        if name not in keys:
+        if keys.isdisjoint((name, *either) if field == "target" else (name,)):
             raise UsageError(
                 f"{path} is of no known format: its records have no {name!r} (they have "
                 f"{', '.join(map(str, keys))}); name the {field} as {field}=FIELD."
             )
 
     def read(record: Mapping[str, Any]) -> Iterable[tuple[str, str, tuple[str, ...]]]:
+        several = next((name for name in either if name in record), fields["target"])
         yield (
             _name(record[fields["reference"]]),
             _words(record[fields["text"]]),
-            _names(record[fields["target"]]),
+            _names(record[several]),
         )
 
     return read, "change"
