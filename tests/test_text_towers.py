@@ -27,6 +27,7 @@ from train.tokenizer import VocabularyError, tower_tokenizer
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.manifest import TextLayout
+from ztcir_sdk.runtime import RuntimeSettings
 from ztcir_sdk.tokenizer import TextTruncatedWarning
 from ztcir_sdk.tokenizer import Tokenizer as SDKTokenizer
 
@@ -189,6 +190,7 @@ def test_no_text_holds_a_special_token_or_the_placeholder(siglip: Backbone, text
         assert tokenizer.pad_id not in ids
 
 
+@pytest.mark.parametrize("siglip_folder", ["gemma"], indirect=True)
 def test_a_bundle_answers_as_the_model_does(siglip: Backbone, tmp_path: Path) -> None:
     """Export, then the SDK alone: tokenizer, padding and graphs of a tower that is not causal."""
     model = ComposedModel(siglip, PARTS).eval()
@@ -196,7 +198,7 @@ def test_a_bundle_answers_as_the_model_does(siglip: Backbone, tmp_path: Path) ->
         bundle = export_bundle(model, tmp_path / "bundle", name="tiny-siglip", model_card={})
         images, _ = drawings(2)
         pictures = [image.load() for image in images]
-        encoder = Encoder(bundle, device="cpu")
+        encoder = Encoder(bundle, settings=RuntimeSettings(device="cpu"))
         references = encoder.encode_references(pictures)
         questions = encoder.questions("composed", TEXTS)
         got = encoder.encode_queries(questions, references, [0, 1, 1])

@@ -99,9 +99,9 @@ def _hugging_face(name: str) -> Any:
             "download it where there is a network, and name its folder as hf_tokenizer_name in "
             "the backbone's open_clip configuration."
         ) from error
-    if tokenizer.eos_token is None or tokenizer.pad_token_id is None:
+    if not tokenizer.is_fast or None in (tokenizer.eos_token, tokenizer.pad_token_id):
         raise VocabularyError(
-            f"The vocabulary {name} says no end-of-text or no padding; take a SigLIP's."
+            f"The vocabulary {name} has no tokenizer.json, end-of-text or padding; take a SigLIP's."
         )
     return tokenizer
 
