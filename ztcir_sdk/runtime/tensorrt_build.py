@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.runtime.source import GraphSource, ShapeRange, missing_graph
+from ztcir_sdk.runtime.tensorrt_graph import can_widen, widened
 from ztcir_sdk.runtime.tensorrt_package import TensorRt
 
 __all__ = ["BuiltEngine", "EngineBuildError", "UnsupportedGraphError", "build_engine"]
@@ -61,14 +64,14 @@ def build_engine(
     """
     start = time.perf_counter()
     module = trt.module
-    with trt.listening() as messages:
+    if not source.path.is_file():
+        raise missing_graph(source.path)
+    with trt.listening() as messages, tempfile.TemporaryDirectory(prefix="ztcir-") as scratch:
         builder = _builder(trt)
         network = builder.create_network(_strongly_typed(module))
         parser = module.OnnxParser(network, trt.logger)
-        if not source.path.is_file():
-            raise missing_graph(source.path)
         # An empty file is parsed too, to an empty network.
-        if not parser.parse_from_file(str(source.path)) or not network.num_outputs:
+        if not parser.parse_from_file(_prepared(source, scratch)) or not network.num_outputs:
             raise _unsupported(source, trt, parser, messages)
         inputs, outputs = _specs(module, network)
         config = builder.create_builder_config()
@@ -84,9 +87,12 @@ def build_engine(
             config.set_timing_cache(cache, False)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
+            cure = "give it more --workspace, free the GPU's memory"
+            if not can_widen():
+                cure = "pip install onnx, which widens weights that are only stored in int8"
             raise EngineBuildError(
-                f"{trt} could not build {source.name} ({_last(messages)}): give it more "
-                "--workspace, free the GPU's memory, or use backend onnx."
+                f"{trt} could not build {source.name} ({_last(messages)}): {cure}, or use backend "
+                "onnx."
             )
         return BuiltEngine(
             plan=bytes(plan),
@@ -106,6 +112,14 @@ def _builder(trt: TensorRt) -> Any:
             f"{trt} builds only on a machine with a working GPU: run this on the device, or "
             "pip install 'ztcir[trt-rtx]', which compiles for GeForce and RTX GPUs without one."
         ) from error
+
+
+def _prepared(source: GraphSource, scratch: str) -> str:
+    """Return the file to be parsed: without `onnx`, or if `onnx` cannot read it, as it is."""
+    if can_widen():
+        with contextlib.suppress(Exception):  # the parser says in a better way what is wrong
+            return str(widened(source.path, Path(scratch)))
+    return str(source.path)
 
 
 def _strongly_typed(module: Any) -> int:
