@@ -200,7 +200,7 @@ def _with_card(bundle: Bundle, folder: Path, card: dict[str, Any], *, overwrite:
     kept = {
         entry.name: getattr(bundle.manifest, entry.name)
         for entry in fields(bundle.manifest)
-        if entry.name not in {"ztcir", "created", "model_card", "files"}
+        if entry.name not in {"format", "ztcir", "created", "model_card", "files"}
     }
     files = {file: bundle.path / file for file in bundle.manifest.files}
     return Bundle.write(folder, files=files, model_card=card, overwrite=overwrite, **kept)
