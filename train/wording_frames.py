@@ -15,6 +15,7 @@ __all__ = [
     "ABOUT_THE_REFERENCE",
     "FILLERS",
     "FRAMES",
+    "PERSONS",
     "RAMBLING",
     "TALK_AFTER",
     "TALK_BEFORE",
@@ -41,7 +42,10 @@ WANTED: Mapping[str, tuple[str, ...]] = MappingProxyType({
         "something for {new_for}", "the same {item} for {new_for}", "{new_possa} {item}",
         "the {new_poss} one", "this, but for {new_for}", "{kept_type} for {new_for}",
         "{new_poss} {kept_type}", "one for {new_for}, not for {old_for}",
-        "a similar {item} for {new_for}",
+        "a similar {item} for {new_for}", "something that fits {new_for}",
+        "what {new_for} would wear", "it in the size of {new_for}", "this as worn by {new_for}",
+        "something with {new_for} in mind",
+        "it as seen on {new_for}", "the {new_poss} {item}",
     ),
     "pattern": (
         "{new_a} one", "the {new} one", "{it} with {new_noun}", "one with {new_noun}",
@@ -128,6 +132,35 @@ FRAMES: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType({
         "(almost|nearly|close|not quite), but (rather|better|i mean|i need|it must be) {np}",
         "(something in the vein of|something close to|a kind of|a sort of) {np}",
     )),
+    "frame_modal": ("wish", (
+        "it (could|might|may|would|can|used to) be {np}",
+        "i (had|would have|could have) (expected|taken|chosen|ordered|hoped for) {np}",
+        "i (was hoping|hoped|assumed|trusted|believed|heard) it would be {np}",
+        "had i known, i would have asked for {np}",
+        "it (ought to|had better|is bound to|is meant to|was supposed to) be {np}",
+        "(seeing|finding|getting|owning|trying) {np} would (help|be nice|be fun|make sense)",
+        "(sooner or later|one day|in the end|at last) i will (need|get|buy|own) {np}",
+        "as far as i (know|remember|can tell) {np} (sells|sell|looks|look|lasts|last) well",
+        "(people|they|reviews|friends) say {np} would be (right|better value|easier|worth it)",
+        "(with|thanks to|for want of) {np} i could (go out|stop searching|leave|start) at last",
+        "the day i find {np} will be a good day",
+        "it (occurred|seems|appears) to me that {np} would fit here",
+        "nothing would (please|help) me more than {np}",
+    )),
+    "frame_negative": ("wish", (
+        "nothing (but|except|other than|short of) {np}",
+        "i (will not|won't|do not|don't|would never) (buy|take|accept|order) anything but {np}",
+        "i (will not|won't|do not|don't|would never) (need|want|choose) anything except {np}",
+        "(anything|everything) (but|except|besides) {np} (is wrong|can go|is of no use to me)",
+        "i can't (do|live|go) without {np}",
+        "(no other|not any other|nothing else), only {np}",
+        "don't (show|bring|offer|send) me (anything|things) (other than|besides|except) {np}",
+        "(not this|not quite|wrong one|no, not that): {np}",
+        "i (never|hardly ever) (wanted|needed|asked for) (anything|something) else than {np}",
+        "why (don't|can't|won't|wouldn't) (you|they|we) (have|sell|show|offer) {np}",
+        "this (won't do|does not work|is no good|is not it), {np} (will|does|is|would)",
+        "i (doubt|deny|disagree) that this is right, {np} is what was (meant|ordered|asked for)",
+    )),
     "frame_caption": ("caption", (
         "(is now|turned out to be|became|turns into|is really|is actually|is clearly) {np}",
         "(shows|depicts|presents|displays|represents|offers|contains|resembles) {np}",
@@ -136,6 +169,26 @@ FRAMES: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType({
         "(could be|must be|should be|will be|has to be|might be|ought to be) {np}",
     )),
 })
+
+# Of changes of gender: who is to wear it, said after other words than "for".
+PERSONS: tuple[str, ...] = (
+    "{new_for} (needs|need|wants|want|will wear|would wear|asked for|ordered) {it}",
+    "{it} goes to {new_for}",
+    "send {it} (on|over) to {new_for}",
+    "something (that|which) {new_for} (can|could|would|will|may) (wear|use|like|put on)",
+    "{it} should (fit|suit|please|match|belong to) {new_for}",
+    "(it|this) is about {new_for}(|, not about {old_for}|, not {old_for})",
+    "(sized|cut|made|sewn) to fit {new_for}",
+    "(modelled|worn|carried|used|owned) by {new_for}(|, not by {old_for}|, not {old_for})",
+    "with {new_for} in mind(|, not {old_for})",
+    "among things of {new_for}",
+    "the one who wears it: {new_for}",
+    "(who is it for|for whom|wearer|recipient|buyer|customer|user)(?|:) {new_for}",
+    "ask {new_for} what they would take",
+    "{new_for} (and not {old_for}|rather than {old_for}|instead of {old_for}) will wear it",
+    "i (shop|am here|came|have to shop) with {new_for}",
+    "(for|on|by|with|to) {new_for}",
+)
 
 # kind -> clauses on what the reference is: mood-free, before or behind a wish
 ABOUT_THE_REFERENCE: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType({

@@ -21,6 +21,7 @@ from train.surface_forms import verbalise
 from train.wording_frames import (
     ABOUT_THE_REFERENCE,
     FRAMES,
+    PERSONS,
     TALK_AFTER,
     TALK_BEFORE,
     WANTED,
@@ -69,8 +70,8 @@ class Wording:
 _KEEP_SHARE = 0.12
 _MAY_KEEP = frozenset({"imperative", "wish", "phrase", "caption"})
 
-_FRAME_SHARE = 0.35  # of the texts that train; the rest are of the hand-written families
-_REFERENCE_SHARE = 0.14  # of those that do not name the reference's own value anyway
+_FRAME_SHARE = 0.45  # of the texts that train; the rest are of the hand-written families
+_REFERENCE_SHARE = 0.28  # of those that do not name the reference's own value anyway
 _TALK_SHARE = 0.06  # before, and again behind
 _NO_QUESTION_MARK_SHARE = 0.4
 
@@ -92,6 +93,8 @@ def _framed(kind: str) -> Iterator[Family]:
     for name, (mood, frames) in FRAMES.items():
         templates = (frame.replace("{np}", np) for frame in frames for np in WANTED[kind])
         yield Family(name, mood, tuple(templates))
+    if kind == "gender":
+        yield Family("frame_person", "phrase", PERSONS)
 
 
 _FAMILIES: Mapping[str, tuple[Family, ...]] = {
@@ -173,8 +176,8 @@ def choose(template: str, rng: np.random.Generator) -> str:
 
 
 def _pick_family(choices: tuple[Family, ...], rng: np.random.Generator) -> Family:
-    written = tuple(family for family in choices if family.name not in FRAMES)
-    framed = tuple(family for family in choices if family.name in FRAMES)
+    framed = tuple(family for family in choices if family.name.startswith("frame_"))
+    written = tuple(family for family in choices if not family.name.startswith("frame_"))
     some = framed if framed and rng.random() < _FRAME_SHARE else written
     return some[int(rng.integers(len(some)))]
 
