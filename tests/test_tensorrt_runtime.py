@@ -26,6 +26,7 @@ from ztcir_sdk import Retriever
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.engines import BatchSizes, build_engines, graph_source
 from ztcir_sdk.errors import MissingDependencyError, UsageError, ZtcirError
+from ztcir_sdk.findings import Diagnosis, Finding
 from ztcir_sdk.runtime import (
     GraphSource,
     OnnxGraph,
@@ -40,6 +41,7 @@ from ztcir_sdk.runtime.cuda import CudaError, Gpu, OutOfGpuMemoryError
 from ztcir_sdk.runtime.engine_cache import CACHE_VARIABLE, EngineCache, EngineError
 from ztcir_sdk.runtime.engines import Target, ensure_engine
 from ztcir_sdk.runtime.tensorrt import TensorRtGraph
+from ztcir_sdk.runtime_diagnosis import look_at_gpu
 
 TENSORRT = RuntimeSettings(backend="tensorrt", device="cuda:0", threads=1)
 
@@ -72,10 +74,13 @@ class Machine:
         for package in tensorrt_package.PACKAGES:
             self._patch.setitem(sys.modules, package, self.packages.get(package))
         for module in (
-            "ztcir_sdk.runtime.engines",
-            "ztcir_sdk.runtime.tensorrt_package",
+            "runtime.engines",
+            "runtime.libraries",
+            "runtime.tensorrt_package",
+            "runtime_diagnosis",
         ):
-            self._patch.setattr(f"{module}.installed_packages", lambda: list(self.packages))
+            where = f"ztcir_sdk.{module}.installed_packages"
+            self._patch.setattr(where, lambda: list(self.packages))
 
     @property
     def trt(self) -> FakeTensorRt:
@@ -672,6 +677,55 @@ def test_a_gpu_knows_its_name_and_architecture(machine: Machine) -> None:
     gpu = Gpu(0)
     assert (gpu.name, gpu.architecture, str(gpu)) == ("GB10", "sm_121", "cuda:0")
     assert gpu.memory() == (1 << 30, 1 << 30)
+
+
+# --- what doctor says ----------------------------------------------------------------------------
+
+
+def said_of(gpus: list[str]) -> dict[str, Finding]:
+    diagnosis = Diagnosis()
+    look_at_gpu(diagnosis, gpus)
+    return {finding.name: finding for finding in diagnosis.findings}
+
+
+def test_doctor_builds_an_engine_and_runs_it(machine: Machine) -> None:
+    found = said_of(["Fake RTX, 1 GB, 580.1"])
+    assert found["TensorRT"].status == "ok"
+    assert found["TensorRT"].detail == "10.3.0, built an engine and ran it on the GPU"
+    assert (machine.cuda.used, machine.cuda.streams) == (0, {})
+    for name in ("CUDA driver", "CUDA", "cuDNN"):
+        assert found[name].status == "ok" or found[name].cure
+    machine.trt.breaks = "it is broken"
+    assert "did not build" not in (broken := said_of([])["TensorRT"]).detail
+    assert (broken.status, "it is broken" in broken.detail) == ("note", True)
+
+
+@pytest.mark.parametrize(
+    ("package", "detail"),
+    [
+        ("tensorrt", "did not build an engine: No NVIDIA GPU is visible"),
+        ("tensorrt_rtx", "compiled an engine ahead of time, and did not run it: No NVIDIA GPU"),
+    ],
+)
+def test_doctor_says_what_a_package_does_without_a_gpu(
+    machine: Machine, package: str, detail: str
+) -> None:
+    machine.install(FakeCuda(gpus=0), (package, "9.9"))
+    found = said_of([])[tensorrt_package.PACKAGES[package]]
+    assert found.status == "note"
+    assert found.detail.startswith(f"9.9, {detail}")
+
+
+def test_doctor_says_why_a_package_does_not_load(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.10 is missing')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tensorrt")
+    tensorrt_package.import_tensorrt.cache_clear()
+    found = said_of([])["TensorRT"]
+    assert (found.status, found.detail) == ("note", "does not load")
+    assert "libnvinfer.so.10 is missing" in found.cure
 
 
 # --- what is pretended is what there is ----------------------------------------------------------
