@@ -8,7 +8,6 @@ Every model is exported by this checkout's own code and measured in a process of
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import multiprocessing
@@ -83,16 +82,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         gallery=options.gallery,
     )
     started, load, models = now(), {"before": _load_average()}, []
-    with contextlib.ExitStack() as stack:
-        cache: Path | None = options.cache
-        if cache is None:
-            scratch = tempfile.TemporaryDirectory(prefix="ztcir-bundles-")
-            cache = Path(stack.enter_context(scratch))
+    with tempfile.TemporaryDirectory(prefix="ztcir-bundles-") as scratch:
         for name in options.models:
             note(f"{name}: exporting")
-            _alone(settings.threads, export_random, name, cache / name)
+            _alone(settings.threads, export_random, name, Path(scratch, name))
         for name in options.models:
-            models.append(_alone(settings.threads, measure_random, name, cache / name, settings))
+            folder = Path(scratch, name)
+            models.append(_alone(settings.threads, measure_random, name, folder, settings))
     if trained is not None:
         checkpoint = options.checkpoint
         models.append(_alone(settings.threads, measure_trained, trained, checkpoint, settings))
@@ -125,7 +121,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--bundle", type=Path, help="also measure this one; if None, the embedded one")
     add("--checkpoint", type=Path, help="what that bundle was exported from")
     add("--out", type=Path, default=OUT, help="the file to write")
-    add("--cache", type=Path, help="keep the exported bundles in this folder, and reuse them")
     add("--threads", type=_positive, default=available_cores(), help="of one operation")
     add("--rounds", type=_positive, default=Rounds.rounds, help="of a comparison")
     add("--runs", type=_positive, default=Rounds.runs, help="timed, of one side in a round")

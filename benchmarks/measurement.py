@@ -29,11 +29,11 @@ from benchmarks.eager import (
     torch_threads,
 )
 from cli.output import note
-from export.bundle import export_bundle, image_tower_fingerprint
+from export.bundle import export_bundle
 from export.parity import TOLERANCE
 from train.model import ComposedModel
 from ztcir_sdk.benchmark import draw_photos, random_index
-from ztcir_sdk.bundle import MANIFEST, Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings import demo_gallery, demo_queries
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.retriever import Retriever
@@ -61,19 +61,15 @@ class LatencySettings:
 
 
 def export_random(name: str, folder: Path) -> None:
-    """Export a backbone at random weights with open gates, unless the bundle is there already.
+    """Export a backbone at random weights with open gates.
 
     Raises:
         ParityError: a graph differs from PyTorch.
         UnsupportedBackboneError: there is no such backbone, or the method cannot be applied to it.
     """
     with random_model(name) as model:
-        if (folder / MANIFEST).exists():
-            known = Bundle.load(folder).manifest.image_tower
-            if known == image_tower_fingerprint(model):
-                return
         card = {"backbone": {"model": name}, "limits": ["weights are random: to measure speed"]}
-        export_bundle(model, folder, name=name, model_card=card, overwrite=True)
+        export_bundle(model, folder, name=name, model_card=card)
 
 
 def measure_random(name: str, folder: Path, settings: LatencySettings) -> dict[str, Any]:
