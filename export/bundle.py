@@ -1,60 +1,88 @@
-"""Checkpoint to bundle: three graphs, checked against PyTorch, written whole or not at all."""
+"""Checkpoint to bundle: its graphs, checked against PyTorch, written whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
-from onnx import TensorProto, helper
 
-from export.graphs import GraphModule, export_graph, graph_modules, sample_inputs
-from export.parity import ParityResult, check_frozen_text, check_parity, randomised
-from export.storage import compress, round_weights
+from export.agreement import Judge, calibration_pictures, drawn_probe, folder_probe
+from export.graphs import backbone_of, graph_modules
+from export.parity import check_frozen_text, check_parity, randomised
+from export.precision import PRECISIONS, Acceptance, accept
+from export.storage import round_weights
+from export.variants import Variants, export_fp32, write_variants
+from train.backbone import Backbone
 from train.model import ComposedModel
 from train.prompts import COMPOSED_PROMPT, MAPPED_PROMPT
-from train.tokenizer import write_clip_tokenizer
-from ztcir_sdk.bundle import Bundle, Dimensions, GraphVariant, Placeholder, TensorSpec, TextLayout
+from train.tokenizer import text_layout, write_tokenizer
+from ztcir_sdk.bundle import (
+    METHODS,
+    Bundle,
+    Dimensions,
+    FileRecord,
+    GraphVariant,
+    Manifest,
+    Placeholder,
+    Precision,
+)
+from ztcir_sdk.errors import UsageError
+from ztcir_sdk.files import hash_file
 from ztcir_sdk.preprocess import Preprocessing
 
 __all__ = ["export_bundle", "image_tower_fingerprint"]
 
-METHODS = ("composed", "mapped", "stage1", "image", "text", "sum")
-TRACED = {"references": 3, "texts": 4, "length": 9}  # no dimension 1: it would be a constant
+BARE_METHODS = ("image", "text", "sum")
+"""What a backbone answers without trained parts."""
+PROMPTS = {"composed": COMPOSED_PROMPT, "stage1": COMPOSED_PROMPT, "mapped": MAPPED_PROMPT}
+TOKENIZER = "tokenizer.json"
 
 
 def export_bundle(
-    model: ComposedModel,
+    model: ComposedModel | Backbone,
     folder: Path,
     *,
     name: str,
     model_card: Mapping[str, Any],
+    methods: Sequence[str] | None = None,
     small: bool = False,
+    precisions: Sequence[str] = ("fp32",),
+    acceptance: Acceptance | None = None,
     overwrite: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> Bundle:
     """Export a model and prove it, with gates, adapters and biases at random, then as trained.
 
     Args:
-        model: in evaluation mode; with ``small``, its weights are rounded in place.
+        model: in evaluation mode; with ``small``, its weights are rounded in place. A backbone
+            alone gives a bundle that answers by image, text and sum.
         folder: the bundle to make.
         name: of the bundle.
         model_card: backbone, stages, data and licences, measured quality, limits.
+        methods: what the bundle answers; by default all that its graphs can.
         small: store weights in fp16 and int8 where the rounding allows it; the graphs still
             compute in float32, and parity is against the same rounded weights.
+        precisions: of `PRECISIONS`; the bundle holds these, and float32 graphs where another
+            precision was not good enough.
+        acceptance: how fp16 and int8 are measured; by default as trained weights, on drawings.
         overwrite: replace the bundle that is there.
         report: gets a line for each thing that was checked.
 
     Raises:
-        ParityError: a graph differs from PyTorch by more than 1e-4; nothing is left behind.
-        UsageError: ``folder`` is there already.
+        ParityError: a float32 graph differs from PyTorch by more than 1e-4; nothing is left behind.
+        PrecisionError: a precision is not good enough in any graph.
+        UsageError: ``folder`` is there already, or a precision is unknown or none.
+        ZtcirError: a graph cannot be exported, or pictures to measure on cannot be used.
     """
+    acceptance = acceptance or Acceptance()
+    _check_precisions(precisions)
     torch.manual_seed(0)
     model = model.eval()
     if small:
@@ -62,105 +90,176 @@ def export_bundle(
     report(f"text without adapters against encode_text: {check_frozen_text(model):.1e}")
     with tempfile.TemporaryDirectory(prefix="ztcir-export-") as scratch:
         work = Path(scratch)
-        with randomised(model):
-            for graph in graph_modules(model)[1:]:  # the image encoder has no such parts
-                path = work / "randomised.onnx"
-                export_graph(graph, sample_inputs(model, graph.name, **TRACED, seed=0), path)
-                _report(report, "random gates, ", check_parity(model, graph, path))
-        variants: dict[str, dict[str, GraphVariant]] = {}
-        files: dict[str, Path] = {}
-        for graph in graph_modules(model):
-            path = work / f"{graph.name}.onnx"
-            proto = export_graph(graph, sample_inputs(model, graph.name, **TRACED, seed=0), path)
-            if small:
-                proto = compress(proto)
-            _strip(proto)
-            onnx.checker.check_model(proto)
-            onnx.save(proto, str(path))
-            results = check_parity(model, graph, path)
-            _report(report, "", results)
-            files[path.name] = path
-            check = {
-                "largest_difference": {r.output: float(f"{r.difference:.2e}") for r in results}
-            }
-            variants[graph.name] = {"fp32": _variant(graph, proto, path.name, check)}
-        files["tokenizer.json"] = write_clip_tokenizer(work / "tokenizer.json")
-        backbone = model.backbone
+        if isinstance(model, ComposedModel):
+            _check_randomised(model, work / "randomised.onnx", report)
+        entries = _entries(model, name, model_card, methods)
+        preprocessing = entries["preprocessing"]
+        variants = write_variants(
+            model,
+            work,
+            precisions,
+            small=small,
+            calibration=lambda: calibration_pictures(acceptance.calibration, preprocessing),
+            report=report,
+        )
+        write_tokenizer(backbone_of(model).tower, work / TOKENIZER)
+        chosen: dict[str, Precision] = {}
+        if set(precisions) - {"fp32"}:
+            chosen = _choose(variants, entries, precisions, acceptance, report)
+        graphs, files = _kept(variants, chosen)
         return Bundle.write(
             folder,
-            files=files,
-            name=name,
-            model_card=model_card,
-            methods=METHODS,
-            prompts={
-                "composed": COMPOSED_PROMPT,
-                "stage1": COMPOSED_PROMPT,
-                "mapped": MAPPED_PROMPT,
-            },
-            text=TextLayout(context_length=backbone.context_length),
-            preprocessing=Preprocessing.from_open_clip(backbone.preprocess_cfg),
-            dimensions=Dimensions(
-                embed=backbone.embed_dim,
-                patch=backbone.patch_dim,
-                patches=backbone.num_patches,
-                text=backbone.text_width,
-                vsi_layers=len(model.vsi.layers) if model.vsi is not None else 0,
-                vsi=model.vsi.width if model.vsi is not None else 0,
-            ),
-            graphs=variants,
-            image_tower=image_tower_fingerprint(model),
-            placeholder=Placeholder(tokens=model.config.tokens),
+            **entries,
+            files={**files, TOKENIZER: work / TOKENIZER},
+            graphs=graphs,
+            precisions=_renamed(chosen),
             overwrite=overwrite,
         )
 
 
-def image_tower_fingerprint(model: ComposedModel) -> str:
+def _check_precisions(precisions: Sequence[str]) -> None:
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise UsageError(
+                f"There is no precision {precision!r}: choose from {', '.join(PRECISIONS)}."
+            )
+    if not precisions:
+        raise UsageError(f"Name a precision or more: {', '.join(PRECISIONS)}.")
+
+
+@torch.no_grad()
+def _check_randomised(model: ComposedModel, path: Path, report: Callable[[str], None]) -> None:
+    with randomised(model):
+        for graph in graph_modules(model)[1:]:  # the image encoder has no such parts
+            export_fp32(model, graph, path)
+            for result in check_parity(model, graph, path):
+                report(
+                    f"random gates, {graph.name}: {result.output} within "
+                    f"{result.difference:.1e} of PyTorch"
+                )
+
+
+def _entries(
+    model: ComposedModel | Backbone,
+    name: str,
+    model_card: Mapping[str, Any],
+    methods: Sequence[str] | None,
+) -> dict[str, Any]:
+    """What the manifest says of the model, whatever the precision."""
+    backbone = backbone_of(model)
+    vsi = None if isinstance(model, Backbone) else model.vsi
+    if methods is None:
+        methods = BARE_METHODS if isinstance(model, Backbone) else tuple(METHODS)
+    return {
+        "name": name,
+        "model_card": model_card,
+        "methods": tuple(methods),
+        "prompts": {method: PROMPTS[method] for method in methods if method in PROMPTS},
+        "text": text_layout(backbone.tower),
+        "preprocessing": Preprocessing.from_open_clip(backbone.preprocess_cfg),
+        "dimensions": Dimensions(
+            embed=backbone.embed_dim,
+            patch=backbone.patch_dim,
+            patches=backbone.num_patches,
+            text=backbone.text_width,
+            vsi_layers=len(vsi.layers) if vsi is not None else 0,
+            vsi=vsi.width if vsi is not None else 0,
+        ),
+        "image_tower": image_tower_fingerprint(model),
+        "placeholder": Placeholder(
+            tokens=1 if isinstance(model, Backbone) else model.config.tokens
+        ),
+        "tokenizer": TOKENIZER,
+    }
+
+
+def _choose(
+    variants: Variants,
+    entries: Mapping[str, Any],
+    precisions: Sequence[str],
+    acceptance: Acceptance,
+    report: Callable[[str], None],
+) -> dict[str, Precision]:
+    """Measure the variants as a bundle runs them; their checks are noted in `variants`."""
+    files = [variant.file for own in variants.graphs.values() for variant in own.values()]
+    draft = Bundle(
+        variants.folder,
+        Manifest(
+            **entries,
+            ztcir="draft",
+            created="2000-01-01T00:00:00+00:00",
+            graphs=variants.graphs,
+            files={file: _record(variants.folder / file) for file in (*files, TOKENIZER)},
+        ),
+    )
+    preprocessing = entries["preprocessing"]
+    if acceptance.gallery is None:
+        probe = drawn_probe(preprocessing)
+    else:
+        probe = folder_probe(acceptance.gallery, preprocessing)
+    judge = Judge(draft, probe)
+    chosen: dict[str, Precision] = {}
+    for precision in precisions:
+        if precision == "fp32":
+            chosen[precision] = Precision(dict.fromkeys(variants.graphs, "fp32"))
+            continue
+        chosen[precision], checks = accept(
+            judge,
+            precision,
+            variants.candidates(precision),
+            acceptance,
+            refused=variants.refused.get(precision),
+            report=report,
+        )
+        for graph, measured in checks.items():
+            key = chosen[precision].graphs[graph]
+            variant = variants.graphs[graph][key]
+            check = {**(variant.check or {}), **measured}
+            variants.graphs[graph][key] = replace(variant, check=check)
+    return chosen
+
+
+def _kept(
+    variants: Variants, chosen: Mapping[str, Precision]
+) -> tuple[dict[str, dict[str, GraphVariant]], dict[str, Path]]:
+    """The variants that a bundle holds, under their final names, and their files."""
+    wanted = chosen.values() or [Precision(dict.fromkeys(variants.graphs, "fp32"))]
+    graphs: dict[str, dict[str, GraphVariant]] = {graph: {} for graph in variants.graphs}
+    files: dict[str, Path] = {}
+    for precision in wanted:
+        for graph, key in precision.graphs.items():
+            variant, kind = variants.graphs[graph][key], _precision(key)
+            file = f"{graph}.onnx" if kind == "fp32" else f"{kind}/{graph}.onnx"
+            graphs[graph][kind] = replace(variant, file=file, precision=kind)
+            files[file] = variants.folder / variant.file
+    return graphs, files
+
+
+def _renamed(chosen: Mapping[str, Precision]) -> dict[str, Precision]:
+    return {
+        name: replace(
+            precision, graphs={graph: _precision(key) for graph, key in precision.graphs.items()}
+        )
+        for name, precision in chosen.items()
+    }
+
+
+def _precision(key: str) -> str:
+    """ "int8" of the variant "int8-static-7"."""
+    return key.split("-")[0]
+
+
+def _record(path: Path) -> FileRecord:
+    return FileRecord(hash_file(path), path.stat().st_size)
+
+
+def image_tower_fingerprint(model: ComposedModel | Backbone) -> str:
     """What makes a gallery's vectors: image-tower weights and preprocessing, as 32 hex digits."""
+    backbone = backbone_of(model)
     digest = hashlib.sha256()
-    for name, value in sorted(model.backbone.clip.visual.state_dict().items()):
+    for name, value in sorted(backbone.clip.visual.state_dict().items()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
-    numbers = Preprocessing.from_open_clip(model.backbone.preprocess_cfg).to_dict()
+    numbers = Preprocessing.from_open_clip(backbone.preprocess_cfg).to_dict()
     digest.update(json.dumps(numbers, sort_keys=True).encode())
     return digest.hexdigest()[:32]
-
-
-def _variant(
-    graph: GraphModule, proto: onnx.ModelProto, file: str, check: Mapping[str, Any]
-) -> GraphVariant:
-    return GraphVariant(
-        file=file,
-        precision="fp32",
-        inputs=tuple(_spec(value) for value in proto.graph.input),
-        outputs=tuple(_spec(value) for value in proto.graph.output),
-        check=check,
-    )
-
-
-def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    tensor = value.type.tensor_type
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    assert tensor.elem_type in (TensorProto.FLOAT, TensorProto.INT64)
-    shape = tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
-    return TensorSpec(value.name, np.dtype(dtype).name, shape)
-
-
-def _strip(proto: onnx.ModelProto) -> None:
-    """Drop what the exporter noted of itself: stack traces name paths of this machine."""
-    del proto.metadata_props[:]
-    proto.doc_string = ""
-    for node in proto.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
-        del value.metadata_props[:]
-    for tensor in proto.graph.initializer:
-        del tensor.metadata_props[:]
-    del proto.functions[:]
-    del proto.graph.metadata_props[:]
-    del proto.graph.value_info[:]
-
-
-def _report(report: Callable[[str], None], note: str, results: list[ParityResult]) -> None:
-    for result in results:
-        report(f"{note}{result.graph}: {result.output} within {result.difference:.1e} of PyTorch")

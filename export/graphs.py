@@ -1,7 +1,9 @@
-"""The three graphs: thin modules around the model, so that the training code stays clean of ONNX.
+"""The graphs: thin modules around the model, so that the training code stays clean of ONNX.
 
 Each is exported with torch's dynamo exporter, traced with a batch of 2 or more (a dimension traced
-at 1 becomes a constant), and has dynamic references, texts and text length.
+at 1 becomes a constant), and has dynamic references, texts and, where the text tower is causal,
+text length. A model gives three graphs; a backbone without trained parts two, the same image
+encoder without patches and a text encoder of bare texts.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,21 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from export.attention import written_out_attention
+from export.half import HalfGraph, halved
+from train.backbone import Backbone
 from train.model import ComposedModel
 
-__all__ = ["GRAPHS", "OPSET", "GraphModule", "export_graph", "graph_modules", "sample_inputs"]
+__all__ = [
+    "GRAPHS",
+    "OPSET",
+    "GraphModule",
+    "backbone_of",
+    "export_graph",
+    "graph_modules",
+    "half_graphs",
+    "sample_inputs",
+]
 
 OPSET = 18  # what TensorRT 10.3 (JetPack 6) documents in full
 GRAPHS = ("image_encoder", "token_learner", "text_encoder")
@@ -34,6 +48,17 @@ class ImageEncoder(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         return self.model.encode_image(pixel_values)
+
+
+class BareImageEncoder(nn.Module):
+    """pixel_values -> image_embeds, of a backbone without trained parts."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.backbone.encode_image(pixel_values)[0]
 
 
 class TokenLearnerGraph(nn.Module):
@@ -91,6 +116,22 @@ class TextEncoderWithoutInjection(nn.Module):
         )
 
 
+class BareTextEncoder(nn.Module):
+    """input_ids -> query_embeds, of a backbone without trained parts: its ``encode_text``."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        backbone = self.backbone
+        x = backbone.add_positions(backbone.embed_tokens(input_ids))
+        mask = backbone.causal_mask(input_ids.shape[1])
+        for layer in range(backbone.text_layers):
+            x = backbone.text_block(layer, x, mask)
+        return backbone.pool_text(x, input_ids)
+
+
 @dataclass(frozen=True)
 class GraphModule:
     """A graph before its export.
@@ -100,6 +141,7 @@ class GraphModule:
         module: what is traced.
         inputs, outputs: names, in order.
         dynamic: for each input, the symbolic names of its dynamic dimensions.
+        longest: T at most.
     """
 
     name: str
@@ -107,10 +149,39 @@ class GraphModule:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     dynamic: tuple[dict[int, str], ...]
+    longest: int
 
 
-def graph_modules(model: ComposedModel) -> tuple[GraphModule, GraphModule, GraphModule]:
-    """The three graphs of a model, by the method's contract."""
+def backbone_of(model: ComposedModel | Backbone) -> Backbone:
+    """The backbone of a model, or what is one itself."""
+    return model if isinstance(model, Backbone) else model.backbone
+
+
+def graph_modules(model: ComposedModel | Backbone) -> tuple[GraphModule, ...]:
+    """The graphs of a model or of a backbone alone, by the method's contract, in order."""
+    tower = backbone_of(model).tower
+    longest = tower.context_length
+    # prompts of a fixed length are part of what a tower without causal mask computes
+    texts = {0: "B"} if tower.pad_to is not None else {0: "B", 1: "T"}
+    if isinstance(model, Backbone):
+        return (
+            GraphModule(
+                "image_encoder",
+                BareImageEncoder(model),
+                ("pixel_values",),
+                ("image_embeds",),
+                ({0: "R"},),
+                longest,
+            ),
+            GraphModule(
+                "text_encoder",
+                BareTextEncoder(model),
+                ("input_ids",),
+                ("query_embeds",),
+                (texts,),
+                longest,
+            ),
+        )
     vsi = ("vsi_keys", "vsi_values") if model.vsi is not None else ()
     said = ("pseudo_tokens", *vsi)
     return (
@@ -120,6 +191,7 @@ def graph_modules(model: ComposedModel) -> tuple[GraphModule, GraphModule, Graph
             ("pixel_values",),
             ("image_embeds", "patch_features"),
             ({0: "R"},),
+            longest,
         ),
         GraphModule(
             "token_learner",
@@ -127,38 +199,51 @@ def graph_modules(model: ComposedModel) -> tuple[GraphModule, GraphModule, Graph
             ("image_embeds", "patch_features"),
             said,
             ({0: "R"}, {0: "R"}),
+            longest,
         ),
         GraphModule(
             "text_encoder",
             TextEncoder(model) if vsi else TextEncoderWithoutInjection(model),
             ("input_ids", "reference_index", "adapter_scale", *said),
             ("query_embeds",),
-            ({0: "B", 1: "T"}, {0: "B"}, {0: "B"}, *({0: "R"} for _ in said)),
+            (texts, {0: "B"}, {0: "B"}, *({0: "R"} for _ in said)),
+            longest,
         ),
     )
 
 
+def half_graphs(model: ComposedModel | Backbone) -> tuple[GraphModule, ...]:
+    """The same graphs of a copy of the model in fp16; see `export.half`."""
+    return tuple(
+        replace(graph, module=HalfGraph(graph.module, graph.outputs))
+        for graph in graph_modules(halved(model))
+    )
+
+
+@torch.no_grad()
 def sample_inputs(
-    model: ComposedModel, name: str, *, references: int, texts: int, length: int, seed: int
+    model: ComposedModel | Backbone,
+    name: str,
+    *,
+    references: int,
+    texts: int,
+    length: int,
+    seed: int,
 ) -> dict[str, Tensor]:
     """Random inputs of a graph: R references, B texts of T tokens, each with its ``$``.
 
     Images and texts are noise, the pseudo-words what the model makes of it. T is ``length``, kept
-    between what the ``$`` needs and what the text tower can take.
+    between what the ``$`` needs and what the text tower can take, or what it is padded to. For a
+    backbone alone the texts hold no ``$``.
     """
-    backbone = model.backbone
+    backbone = backbone_of(model)
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(references, 3, *backbone.image_size, generator=generator)
     if name == "image_encoder":
         return {"pixel_values": pixels}
-    with torch.no_grad():
-        v, patches = model.encode_image(pixels)
-        said = model.learn_token(v, patches)
-    if name == "token_learner":
-        return {"image_embeds": v, "patch_features": patches}
-    slots = model.config.tokens
+    slots = 0 if isinstance(model, Backbone) else model.config.tokens
     end = backbone.vocab_size - 1
-    length = min(max(length, slots + 2), backbone.context_length)
+    length = backbone.tower.pad_to or min(max(length, slots + 2), backbone.context_length)
     ids = torch.randint(1, end - 1, (texts, length), generator=generator)
     ids[:, 0] = end - 1
     ids[:, 1 : 1 + slots] = -1
@@ -167,6 +252,12 @@ def sample_inputs(
     for row, stop in enumerate(ends.tolist()):
         ids[row, stop] = end
         ids[row, stop + 1 :] = 0
+    if isinstance(model, Backbone):
+        return {"input_ids": ids}
+    v, patches = model.encode_image(pixels)
+    said = model.learn_token(v, patches)
+    if name == "token_learner":
+        return {"image_embeds": v, "patch_features": patches}
     inputs = {
         "input_ids": ids,
         "reference_index": torch.randint(0, references, (texts,), generator=generator),
@@ -187,11 +278,13 @@ def export_graph(graph: GraphModule, inputs: dict[str, Tensor], path: Path) -> o
         path: the ``.onnx`` file.
     """
     dims: dict[str, Any] = {
-        name: torch.export.Dim(name, min=1, max=_longest(graph) if name == "T" else 4096)
+        name: torch.export.Dim(name, min=1, max=graph.longest if name == "T" else 4096)
         for name in ("R", "B", "T")
     }
-    shapes = tuple({axis: dims[name] for axis, name in axes.items()} for axes in graph.dynamic)
-    with warnings.catch_warnings(), _quiet():
+    shapes: Any = tuple({axis: dims[name] for axis, name in axes.items()} for axes in graph.dynamic)
+    if isinstance(graph.module, HalfGraph):
+        shapes = (shapes,)  # its inputs are one variadic argument
+    with warnings.catch_warnings(), _quiet(), written_out_attention():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         program = torch.onnx.export(
             graph.module.eval(),
@@ -207,12 +300,6 @@ def export_graph(graph: GraphModule, inputs: dict[str, Tensor], path: Path) -> o
     assert program is not None
     program.save(str(path), external_data=False)
     return onnx.load(str(path))
-
-
-def _longest(graph: GraphModule) -> int:
-    model = graph.module.model
-    assert isinstance(model, ComposedModel)
-    return model.backbone.context_length
 
 
 class _quiet:  # noqa: N801  (used like a function)

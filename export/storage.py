@@ -10,6 +10,7 @@ measured is measured on the rounded weights.
 from __future__ import annotations
 
 import itertools
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -20,21 +21,25 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from train.backbone import Backbone
 from train.model import ComposedModel
 
-__all__ = ["compress", "fold_norms", "round_weights"]
+__all__ = ["Int8Embedding", "compress", "fold_norms", "round_weights", "row_scales"]
+
+Model = TypeVar("Model", ComposedModel, Backbone)
 
 SMALL = 4096  # entries; below, the Cast node is worth more than the bytes
 
 
 class Int8Embedding(nn.Module):
-    """Token rows in int8; a row is widened after it has been looked up."""
+    """Token rows in int8; a row is widened, to `dtype`, after it has been looked up."""
 
     rows: Tensor
     scales: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
+        self.dtype = weight.dtype
         rows, scales = _to_int8(weight)
         self.register_buffer("rows", rows)
         self.register_buffer("scales", scales)
@@ -44,20 +49,26 @@ class Int8Embedding(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         rows: Tensor = self.rows[input_ids]
         scales: Tensor = self.scales[input_ids]
-        return rows.float() * scales
+        return (rows.float() * scales).to(self.dtype)
 
 
 def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (V, d) int8 and scales (V, 1) float32 of a matrix; see `row_scales`."""
+    rows, scales = row_scales(weight.detach().float().numpy())
+    return torch.from_numpy(rows), torch.from_numpy(scales)
+
+
+def row_scales(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Rows (V, d) int8 and scales (V, 1) float32 that are exact in fp16.
 
     A scale with 11 bits times an integer with 7 is exact in float32, so `compress` can read both
     back from the product.
     """
-    largest = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-6)
-    exact = (largest / 127).half()
-    up = torch.nextafter(exact, torch.full_like(exact, torch.inf))
-    scales = torch.where(exact.float() * 127 < largest, up, exact).float()
-    return (weight / scales).round().clamp(-127, 127).to(torch.int8), scales
+    largest = np.abs(matrix).max(axis=1, keepdims=True).clip(min=np.float32(1e-6))
+    exact = (largest / np.float32(127)).astype(np.float16)
+    up = np.nextafter(exact, np.float16(np.inf))
+    scales = np.where(exact.astype(np.float32) * 127 < largest, up, exact).astype(np.float32)
+    return np.rint(matrix / scales).clip(-127, 127).astype(np.int8), scales
 
 
 @torch.no_grad()
@@ -77,10 +88,11 @@ def fold_norms(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def round_weights(model: ComposedModel) -> ComposedModel:
+def round_weights(model: Model) -> Model:
     """Round a model's weights in place to what the small bundle stores; gives the same model."""
-    fold_norms(model.backbone.clip.visual)
-    text = model.backbone.text
+    backbone = model if isinstance(model, Backbone) else model.backbone
+    fold_norms(backbone.clip.visual)
+    text = backbone.text
     table = text.token_embedding
     narrow = [block.mlp for block in text.transformer.resblocks]
     eight = {id(layer.weight) for mlp in narrow for layer in mlp if isinstance(layer, nn.Linear)}

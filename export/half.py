@@ -1,0 +1,100 @@
+"""fp16 as a strongly typed graph: the model itself in half precision, but for what would suffer.
+
+TensorRT has no switch for fp16 any more, precision is what the graph says; and converters that
+rewrite a float32 graph have written invalid ones. So a copy of the model is cast before it is
+traced. What sums many squares or exponentials overflows in half precision, where 65504 is the end:
+norms, softmax and means compute in float32 between two casts, their weights stay float32. Inputs
+and outputs are float32 in every precision.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from export.storage import Int8Embedding
+
+__all__ = ["HalfGraph", "halved"]
+
+Module = TypeVar("Module", bound=nn.Module)
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+"""Modules whose weights stay float32."""
+
+_IN_FLOAT32 = {
+    *(F.layer_norm, F.group_norm, F.rms_norm, F.normalize),
+    *(F.softmax, torch.softmax, Tensor.softmax),
+    *(torch.mean, Tensor.mean, torch.norm, Tensor.norm, torch.linalg.vector_norm),
+}
+
+
+class _Float32Where(TorchFunctionMode):
+    """Computes the functions of `_IN_FLOAT32` on half tensors in float32, and halves the result."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in _IN_FLOAT32 or not _is_half(args[0]):
+            return func(*args, **kwargs)
+        result = func(*map(_widened, args), **{key: _widened(v) for key, v in kwargs.items()})
+        return result.half()
+
+
+class HalfGraph(nn.Module):
+    """A graph's module in half precision, with float32 inputs and outputs.
+
+    Args:
+        module: what computes, on a model that `halved` made.
+        outputs: their names; embeddings are normalised once more, in float32.
+    """
+
+    def __init__(self, module: nn.Module, outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.module = module
+        self.outputs = tuple(outputs)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        with _Float32Where():
+            results = self.module(*(x.half() if x.is_floating_point() else x for x in inputs))
+        results = (results,) if isinstance(results, Tensor) else results
+        return tuple(
+            F.normalize(y.float(), dim=-1) if name.endswith("embeds") else y.float()
+            for name, y in zip(self.outputs, results, strict=True)
+        )
+
+
+def halved(module: Module) -> Module:
+    """A copy of a model with its weights in fp16, but for those of its norms."""
+    half = copy.deepcopy(module)
+    for part in half.modules():
+        if isinstance(part, _NORMS):
+            continue
+        if isinstance(part, Int8Embedding):
+            part.dtype = torch.float16
+            continue
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = nn.Parameter(parameter.half(), requires_grad=False)
+        for name, buffer in part._buffers.items():
+            if buffer is not None and buffer.is_floating_point():
+                part._buffers[name] = buffer.half()
+    return half
+
+
+def _is_half(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.float16
+
+
+def _widened(value: Any) -> Any:
+    return value.float() if _is_half(value) else value
