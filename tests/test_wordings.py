@@ -22,6 +22,7 @@ from train.wording_frames import (
     TALK_AFTER,
     TALK_BEFORE,
 )
+from train.wording_noise import respell, roughen
 from train.wordings import (
     HELD_OUT_FAMILIES,
     KINDS,
@@ -184,6 +185,19 @@ def test_the_words_around_the_values_are_many(kind: str) -> None:
     assert len(words) > 1000
     named_old = sum(says(word(kind, old, new, rng), kind, old) for _ in range(1000))
     assert 300 < named_old < 600
+
+
+def test_noise_leaves_the_slots_as_they_are() -> None:
+    slots = re.compile(r"\{\w+\}")
+    sentence = "please change the colour of {kept_colour} {kept_type}, not {old_a}, to {new_colour}"
+    rng = np.random.default_rng(0)
+    noisy = {roughen(respell(sentence, rng), rng) for _ in range(2000)}
+    assert len(noisy) > 150
+    for text in noisy:
+        assert slots.findall(text) == slots.findall(sentence)
+    assert any("plaese" in text for text in noisy)  # a typo
+    assert any("," not in text for text in noisy)  # no punctuation
+    assert any(" the " not in text for text in noisy)  # telegraphic
 
 
 @given(changes(), seeds, st.booleans(), st.booleans())
