@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from tiny_training import PARTS, VIT, tiny_fashion_lite, tiny_model
+from tiny_training import PARTS, SHALLOW, VIT, tiny_model
 from torch import Tensor, nn
 
 from cli.main import main
@@ -126,6 +126,9 @@ class Exported:
 
 def shaken(name: str, **parts: Any) -> ComposedModel:
     """A model with everything at random, running statistics of norms included."""
+    parts = {"token_learner_depth": 1, **parts}
+    if name == SHALLOW:
+        parts["vsi_layers"] = (0,)
     model = tiny_model(name, dataclasses.replace(PARTS, **parts))
     torch.manual_seed(2)
     for module in model.modules():
@@ -154,17 +157,16 @@ def convnet(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """From a checkpoint, by the command line, in few bytes; the model is not rounded."""
     folder = tmp_path_factory.mktemp("convnet")
     recording = Recording()
-    with tiny_fashion_lite():
-        model = shaken("fashion-lite")
-        groups = {"model": model.parts()}
-        groups |= {name: module.state_dict() for name, module in own_weights(model).items()}
-        write_checkpoint(folder / "run" / "last", describe_model(model, "compose"), groups)
-        with recording.record():
-            result = ztcir("export", folder / "run", "--to", folder / "b", "--small", "--json")
+    model = shaken(SHALLOW)
+    groups = {"model": model.parts()}
+    groups |= {name: module.state_dict() for name, module in own_weights(model).items()}
+    write_checkpoint(folder / "run" / "last", describe_model(model, "compose"), groups)
+    with recording.record():
+        result = ztcir("export", folder / "run", "--to", folder / "b", "--small", "--json")
     assert result.exit_code == 0, (result.output, result.exception)
     said = json.loads(result.stdout)
     assert said["bundle"] == str(folder / "b")
-    assert said["name"] == "fashion-lite"
+    assert said["name"] == SHALLOW
     assert said["bytes"] == sum(
         path.stat().st_size for path in (folder / "b").iterdir() if path.name != "bundle.json"
     )
@@ -341,8 +343,7 @@ def test_the_sdk_says_what_pytorch_says(
 ) -> None:
     exported: Exported = request.getfixturevalue(which)
     retriever = Retriever(exported.bundle.path, threads=1)
-    with tiny_fashion_lite():
-        model = exported.model if which == "vit" else round_weights(shaken("fashion-lite"))
+    model = exported.model if which == "vit" else round_weights(shaken(SHALLOW))
     references = retriever.references(pictures)
     images = retriever.encode_images(pictures)
     np.testing.assert_allclose(images, pytorch_says(model, pictures, "", "image"), atol=1e-4)
@@ -382,8 +383,9 @@ def floats(proto: onnx.ModelProto) -> onnx.TensorProto:
 
 def nudged(proto: onnx.ModelProto) -> None:
     tensor = floats(proto)
-    values = numpy_helper.to_array(tensor).copy()
-    values.reshape(-1)[: values.size // 2] += 0.05
+    values = numpy_helper.to_array(tensor)
+    noise = np.random.default_rng(0).standard_normal(values.shape)  # no norm takes it out again
+    values = (values + 0.05 * noise).astype(np.float32)
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
@@ -470,13 +472,13 @@ def test_a_bundle_is_only_replaced_when_asked(convnet: Exported, tmp_path: Path)
     run_folder, folder = convnet.bundle.path.parent / "run", tmp_path / "bundle"
     shutil.copytree(convnet.bundle.path, folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with tiny_fashion_lite(), convnet.recording.replay():
+    with convnet.recording.replay():
         result = ztcir("export", run_folder, "--to", folder, "--small")
         assert result.exit_code == 2
         assert "is a bundle already" in result.stderr
         assert "Traceback" not in result.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    with tiny_fashion_lite(), convnet.recording.replay():
+    with convnet.recording.replay():
         result = ztcir(
             "export", run_folder, "--to", folder, "--small", "--overwrite", "--name", "b"
         )
@@ -551,8 +553,9 @@ def stored(path: Path) -> dict[int, int]:
     """Bytes of weights by data type."""
     sizes: dict[int, int] = {}
     for tensor in onnx.load(str(path)).graph.initializer:
-        size = numpy_helper.to_array(tensor).nbytes
-        sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + size
+        values = numpy_helper.to_array(tensor)
+        assert tensor.data_type != TensorProto.FLOAT or values.size < 4096, tensor.name
+        sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + values.nbytes
     return sizes
 
 
@@ -561,9 +564,7 @@ def test_a_small_bundle_stores_few_bytes_of_the_rounded_weights(convnet: Exporte
     sizes = {graph: stored(path) for graph, path in files_of(convnet.bundle).items()}
     table = model.backbone.vocab_size * model.backbone.text_width
     assert sizes["text_encoder"][TensorProto.INT8] >= table
-    assert sizes["image_encoder"][TensorProto.FLOAT16] > 1e6
-    for graph, by_type in sizes.items():
-        assert by_type.get(TensorProto.FLOAT, 0) < 0.25 * sum(by_type.values()), graph
+    assert sizes["image_encoder"][TensorProto.FLOAT16] > 1e5
     weights = sum(parameter.numel() for parameter in model.parameters()) * 4
     assert sum(sum(by_type.values()) for by_type in sizes.values()) < 0.5 * weights
 
@@ -580,8 +581,7 @@ def test_a_small_bundle_is_measured_as_it_is_stored(
 
 
 def test_rounding_keeps_each_weight_near() -> None:
-    with tiny_fashion_lite():
-        before, after = shaken("fashion-lite"), round_weights(shaken("fashion-lite"))
+    before, after = shaken(SHALLOW), round_weights(shaken(SHALLOW))
     table = before.backbone.text.token_embedding.weight
     ids = torch.arange(0, len(table), 97)
     rounded = after.backbone.text.token_embedding(ids)
@@ -601,9 +601,8 @@ def test_rounding_keeps_each_weight_near() -> None:
 
 @torch.no_grad()
 def test_folding_norms_changes_no_answer() -> None:
-    with tiny_fashion_lite():
-        model = shaken("fashion-lite")
-    pixels = torch.randn(2, 3, 64, 48)
+    model = shaken(SHALLOW)
+    pixels = torch.randn(2, 3, 96, 64)
     expected = model.encode_image(pixels)
     fold_norms(model.backbone.clip.visual)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())

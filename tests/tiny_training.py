@@ -28,6 +28,8 @@ CONFIGS = Path(__file__).parent / "tiny_configs"
 open_clip.add_model_config(CONFIGS)
 
 VIT, QUICK, CONVNET = "tiny-vit", "tiny-vit-quickgelu", "tiny-convnet"
+SHALLOW = "tiny-convnet-shallow"
+"""One block of text: what it takes to export it is a third."""
 PARTS = ModelConfig(
     token_learner_width=32,
     token_learner_heads=2,
