@@ -249,7 +249,9 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_every_measurement_is_in_the_readme() -> None:
     """That it is what a command wrote is checked by `python -m benchmarks.readme --check`."""
     rows = {}
-    for name in REGIONS:
+    for name, (file, *_) in REGIONS.items():
+        if not (ROOT / "benchmarks" / "results" / file).is_file():
+            continue  # not measured yet, and then `--check` refuses any figure there
         [inside] = re.findall(rf"^<!-- {name} -->\n(.*?)^<!-- /{name} -->$", README, re.M | re.S)
         rows[name] = re.findall(r"^\| *`?([\w-]+)`?.*\d.* \|$", inside, re.MULTILINE)
     assert {*METHODS, "oracle"} <= set(rows["quality"])
