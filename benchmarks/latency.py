@@ -12,7 +12,6 @@ import json
 import logging
 import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from benchmarks.measurement import (
     measure_random,
     measure_trained,
 )
+from benchmarks.surroundings import ROOT, git_state, load_average
 from cli.output import note, table, write_file
 from train.run import versions as train_versions
 from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle, embedded_names
@@ -39,7 +39,6 @@ from ztcir_sdk.runtime.cores import available_cores
 
 __all__ = ["main"]
 
-ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "latency.json"
 MODELS = ("ViT-B-32", "ViT-L-14")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -81,7 +80,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         how=Rounds(options.rounds, options.runs, options.seconds),
         gallery=options.gallery,
     )
-    started, load, models = now(), {"before": _load_average()}, []
+    started, load, models = now(), {"before": load_average()}, []
     with tempfile.TemporaryDirectory(prefix="ztcir-bundles-") as scratch:
         for name in options.models:
             note(f"{name}: exporting")
@@ -94,11 +93,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         models.append(_alone(settings.threads, measure_trained, trained, checkpoint, settings))
     return {
         "date": started,
-        "git": _git(),
+        "git": git_state(),
         "machine": describe_machine(),
         "versions": {**train_versions(), **versions()},
         "threads": settings.threads,
-        "load_average": load | {"after": _load_average()},
+        "load_average": load | {"after": load_average()},
         "settings": {
             "rounds": settings.how.rounds,
             "runs": settings.how.runs,
@@ -153,25 +152,6 @@ def _alone(threads: int, task: Callable[..., Result], *arguments: Any) -> Result
                 f"Measuring {arguments[0]} was killed, as happens when memory runs out: measure "
                 "fewer --models, or free some memory."
             ) from error
-
-
-def _git() -> dict[str, Any] | None:
-    """Return the commit that is measured, and whether tracked files differ from it."""
-
-    def ask(*command: str) -> str:
-        git = ["git", "-C", str(ROOT), *command]
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = ask("status", "--porcelain", "--untracked-files=no", "--", "*.py")
-        return {"commit": ask("rev-parse", "HEAD"), "modified": bool(changed)}
-    except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
-        return None
-
-
-def _load_average() -> float | None:
-    """Return how many processes have wanted to run in the last minute, on average."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -112,7 +112,9 @@ def calibration_pictures(
 def _pictures(source: Source, preprocessing: Preprocessing, most: int) -> NDArray[np.float32]:
     """Up to `most` pictures of a source, evenly spread over it; those that are damaged left out."""
     files = list_pictures(source).files
-    places = np.unique(np.linspace(0, len(files) - 1, most).astype(int)) if files else []
+    places: list[int] = (
+        np.unique(np.linspace(0, len(files) - 1, most).astype(int)).tolist() if files else []
+    )
     reader = SourceReader()
     rows: list[NDArray[np.float32]] = []
     for place in places:

@@ -26,7 +26,7 @@ from train.model import ComposedModel
 
 __all__ = ["Int8Embedding", "compress", "fold_norms", "round_weights", "row_scales"]
 
-Model = TypeVar("Model", ComposedModel, Backbone)
+Model = TypeVar("Model", bound="ComposedModel | Backbone")
 
 SMALL = 4096  # entries; below, the Cast node is worth more than the bytes
 

@@ -1,0 +1,299 @@
+"""Any CLIP as it is: a bundle that answers by picture, by words, and by their sum."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import open_clip
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+from tiny_training import CONVNET, PARTS, QUICK, VIT, tiny_model
+
+from cli.main import main
+from export.bundle import export_bundle, image_tower_fingerprint
+from export.graphs import export_graph, graph_modules, sample_inputs
+from export.parity import check_frozen_text, check_parity
+from export.pretrained import load_pretrained
+from train.backbone import Backbone, BackboneConfig, UnsupportedBackboneError, create_backbone
+from train.checkpoint import write_checkpoint
+from train.model import describe_model, own_weights
+from ztcir_sdk import Retriever
+from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.drawings import demo_gallery, draw
+from ztcir_sdk.errors import ZtcirError
+
+Array = NDArray[np.float32]
+TEXTS = ("make it red", "a bag", "a much longer text with more words than the others have", "x")
+
+
+def ztcir(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Somebody's weights of the tiny CLIP, as a file."""
+    path = tmp_path_factory.mktemp("weights") / "open_clip_model.safetensors"
+    state = tiny_model(VIT).backbone.clip.state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(weights: Path) -> Any:
+    """The same, as open_clip loads it."""
+    return open_clip.create_model(VIT, pretrained=str(weights)).eval()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("photos") / "photos"
+    folder.mkdir()
+    paths = [folder / f"{number:02}.png" for number in range(16)]
+    for drawing, path in zip(demo_gallery(1), paths, strict=False):
+        draw(drawing, (48, 64)).save(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the command line said of the bundle that it made."""
+    folder = tmp_path_factory.mktemp("bare") / "b"
+    result = ztcir(
+        *("export", "--backbone", VIT, "--pretrained", weights, "--to", folder, "--json")
+    )
+    assert result.exit_code == 0, (result.output, result.exception)
+    said: dict[str, Any] = json.loads(result.stdout)
+    return said
+
+
+@pytest.fixture(scope="module")
+def bundle(exported: Mapping[str, Any]) -> Bundle:
+    return Bundle.load(exported["bundle"])
+
+
+def test_a_bundle_is_made_without_a_checkpoint(exported: Mapping[str, Any], bundle: Bundle) -> None:
+    assert exported["name"] == bundle.name == VIT
+    assert exported["methods"] == ["image", "text", "sum"] == list(bundle.methods)
+    assert exported["precisions"] == {"fp32": {"image_encoder": "fp32", "text_encoder": "fp32"}}
+    assert set(bundle.manifest.graphs) == {"image_encoder", "text_encoder"}
+    assert [spec.name for spec in bundle.variant("text_encoder").inputs] == ["input_ids"]
+    assert [spec.name for spec in bundle.variant("image_encoder").outputs] == ["image_embeds"]
+    card = bundle.manifest.model_card
+    assert card["backbone"] == {
+        "model": VIT,
+        "pretrained": "open_clip_model.safetensors",  # not where it lay
+        "quick_gelu": False,
+    }
+    assert not any("random" in limit for limit in card["limits"])
+    for graph in bundle.manifest.graphs:
+        proto = onnx.load(str(bundle.file(bundle.variant(graph))))
+        onnx.checker.check_model(proto, full_check=True)
+        assert {own.domain for own in proto.opset_import} == {""}
+
+
+@torch.no_grad()
+def test_it_says_what_open_clip_says(bundle: Bundle, clip: Any, photos: list[Path]) -> None:
+    retriever = Retriever(bundle, device="cpu", threads=1)
+    transform = open_clip.transform.image_transform_v2(
+        open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip)),
+        is_train=False,
+    )
+    pixels = torch.stack([transform(Image.open(path)) for path in photos])
+    images = clip.encode_image(pixels, normalize=True).numpy()
+    words = clip.encode_text(open_clip.get_tokenizer(VIT)(list(TEXTS)), normalize=True).numpy()
+    np.testing.assert_allclose(retriever.encode_images(photos), images, atol=1e-4)
+    np.testing.assert_allclose(retriever.encode_texts(TEXTS), words, atol=1e-4)
+    references = retriever.references(photos[:4])
+    both = retriever.encode_queries(references, TEXTS, range(4), "sum", 0.3)
+    expected = 0.7 * images[:4] + 0.3 * words
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(both, expected, atol=1e-4)
+
+
+def test_it_searches_and_says_what_it_cannot(
+    bundle: Bundle, photos: list[Path], tmp_path: Path
+) -> None:
+    retriever = Retriever(bundle, device="cpu", threads=1)
+    retriever.index(photos[0].parent, to=tmp_path / "photos.ztcir")
+    images, words = retriever.encode_images(photos), retriever.encode_texts(["in blue"])
+    for method in bundle.methods:
+        hits = retriever.search(photos[3], "in blue", k=5, method=method)
+        query = {"image": images[3], "text": words[0], "sum": images[3] + words[0]}[method]
+        scores = images @ (query / np.linalg.norm(query))
+        scores[3] = -2
+        assert [hit.path for hit in hits] == [str(photos[i]) for i in np.argsort(-scores)[:5]]
+    with pytest.raises(ZtcirError, match="cannot answer 'composed': choose from image, text, sum"):
+        retriever.search(photos[3], "in blue")
+
+
+def test_an_index_stays_when_the_trained_parts_are_added(weights: Path, bundle: Bundle) -> None:
+    model = tiny_model(VIT)
+    assert image_tower_fingerprint(model) == bundle.manifest.image_tower
+    other = load_pretrained(VIT, None)
+    assert image_tower_fingerprint(other) != bundle.manifest.image_tower
+
+
+@pytest.mark.parametrize("name", [QUICK, CONVNET])
+def test_other_towers_are_cut_too(name: str, tmp_path: Path) -> None:
+    backbone = load_pretrained(name, None)
+    assert check_frozen_text(backbone) <= 1e-5
+    for graph in graph_modules(backbone):
+        path = tmp_path / f"{graph.name}.onnx"
+        inputs = sample_inputs(backbone, graph.name, references=3, texts=4, length=9, seed=0)
+        export_graph(graph, inputs, path)
+        assert all(result.difference <= 1e-4 for result in check_parity(backbone, graph, path))
+
+
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """A CLIP whose text tower has no causal mask, so that every text is padded."""
+    folder = tmp_path_factory.mktemp("configs")
+    text = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2}
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 32,
+            "head_width": 8,
+            "patch_size": 16,
+        },
+        "text_cfg": {**text, "no_causal_mask": True},
+    }
+    (folder / "tiny-padded.json").write_text(json.dumps({**config, "custom_text": True}))
+    open_clip.add_model_config(folder)
+    torch.manual_seed(4)
+    backbone = create_backbone(BackboneConfig("tiny-padded"))
+    assert not backbone.tower.causal
+    return backbone
+
+
+@torch.no_grad()
+def test_texts_of_a_tower_that_is_not_causal_are_padded(padded: Backbone, tmp_path: Path) -> None:
+    bundle = export_bundle(padded, tmp_path / "b", name="padded", model_card={})
+    layout = bundle.manifest.text
+    assert (layout.causal, layout.context_length, layout.pad_to) == (False, 20, 20)
+    [ids] = bundle.variant("text_encoder").inputs
+    assert ids.shape[1] == 20
+    retriever = Retriever(bundle, device="cpu", threads=1)
+    tokens = open_clip.get_tokenizer("tiny-padded")(list(TEXTS))
+    assert tokens.shape == (4, 20)
+    expected = padded.clip.encode_text(tokens, normalize=True).numpy()
+    np.testing.assert_allclose(retriever.encode_texts(TEXTS), expected, atol=1e-5)
+    one_by_one = [retriever.encode_texts([text])[0] for text in TEXTS]
+    np.testing.assert_allclose(one_by_one, expected, atol=1e-5)
+
+
+# --- checkpoints say how far they were trained ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "methods"),
+    [
+        ("backbone", ("image", "text", "sum")),
+        ("map", ("mapped", "stage1", "image", "text", "sum")),
+        ("compose", ("composed", "mapped", "stage1", "image", "text", "sum")),
+    ],
+)
+def test_a_bundle_answers_by_what_was_trained(
+    kind: str, methods: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(VIT, PARTS)
+    groups = {"model": model.parts()}
+    groups |= {name: module.state_dict() for name, module in own_weights(model).items()}
+    write_checkpoint(tmp_path / "run" / "last", describe_model(model, kind), groups)
+    asked: dict[str, Any] = {}
+
+    class CalledError(Exception):
+        pass
+
+    def export(subject: Any, folder: Path, **options: Any) -> Bundle:
+        asked.update(options, subject=subject)
+        raise CalledError
+
+    monkeypatch.setattr("export.bundle.export_bundle", export)
+    result = ztcir("export", tmp_path / "run", "--to", tmp_path / "b", "--precision", "fp16,int8")
+    assert isinstance(result.exception, CalledError), result.output
+    bare = isinstance(asked["subject"], Backbone)
+    assert bare == (kind == "backbone")
+    assert (asked["methods"] or ("image", "text", "sum")) == methods
+    assert asked["precisions"] == ("fp16", "int8")
+    assert asked["acceptance"].trained
+
+
+# --- calls that are wrong ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--backbone", VIT, "--pretrained", "no-such-tag"], 1, "'no-such-tag' of tiny-vit cannot"),
+        (["--backbone", VIT, "--pretrained", "DAMAGED"], 1, "damaged.safetensors' of tiny-vit can"),
+        (["--backbone", VIT, "--pretrained", "PICKLE"], 1, "odd.pt' of tiny-vit cannot be loaded"),
+        (["--backbone", QUICK, "--pretrained", "OTHER"], 1, "cannot be loaded"),
+        (["--backbone", "ViT-Z-99"], 1, "ViT-Z-99 is no open_clip model"),
+        (["--backbone", VIT, "FOLDER"], 2, "not both"),
+        (["--pretrained", "openai"], 2, "--pretrained names the weights of --backbone"),
+        ([], 2, "Name a checkpoint or --backbone"),
+        (["--backbone", VIT, "--precision", "fp64"], 2, "There is no precision 'fp64'"),
+        (["--backbone", VIT, "--triplets", "FILE"], 2, "need the gallery"),
+    ],
+)
+def test_what_is_wrong_is_a_sentence(
+    arguments: list[str], code: int, sentence: str, weights: Path, tmp_path: Path
+) -> None:
+    damaged, odd, other = (
+        tmp_path / name for name in ("damaged.safetensors", "odd.pt", "o.safetensors")
+    )
+    damaged.write_bytes(weights.read_bytes()[:1000])
+    odd.write_bytes(b"no weights at all")
+    save_file({"some.weight": torch.zeros(3)}, other)
+    (tmp_path / "triplets.jsonl").write_text("{}")
+    (tmp_path / "folder").mkdir()
+    places = {
+        **{"DAMAGED": damaged, "PICKLE": odd, "OTHER": other},
+        **{"FOLDER": tmp_path / "folder", "FILE": tmp_path / "triplets.jsonl"},
+    }
+    given = [str(places.get(argument, argument)) for argument in arguments]
+    result = ztcir("export", *given, "--to", tmp_path / "b")
+    assert result.exit_code == code, (result.output, result.exception)
+    assert sentence in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "b").exists()
+
+
+def test_random_weights_are_told_in_the_card() -> None:
+    from export.pretrained import bare_card
+
+    card = bare_card(load_pretrained(VIT, None))
+    assert card["backbone"]["pretrained"] is None
+    assert any("weights are random" in limit for limit in card["limits"])
+
+
+def test_a_configuration_of_our_own_takes_weights_from_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = Path(__file__).parent / "tiny_configs"
+    monkeypatch.setattr("train.backbone.CONFIGS", configs)
+    monkeypatch.setattr("export.pretrained.CONFIGS", configs)
+    torch.manual_seed(8)
+    original = create_backbone(BackboneConfig("fashion-lite"))
+    path = tmp_path / "weights.safetensors"
+    state = original.clip.state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    torch.manual_seed(9)
+    loaded = load_pretrained("fashion-lite", str(path))
+    assert image_tower_fingerprint(loaded) == image_tower_fingerprint(original)
+    assert loaded.config == BackboneConfig("fashion-lite", str(path))
+    with pytest.raises(UnsupportedBackboneError, match=r"absent\.pt' of fashion-lite cannot"):
+        load_pretrained("fashion-lite", str(tmp_path / "absent.pt"))

@@ -1,0 +1,284 @@
+"""The whole line: PyTorch against the bundle, from the picture's file to the first ten hits.
+
+For each configuration, precision and backend that this machine can run. PyTorch goes its own way:
+open_clip's transform and tokenizer, the modules that were trained, and a plain matrix product.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tiny_training import CONVNET, PARTS, VIT, tiny_model, unflushed
+
+from export import agreement
+from export.bundle import export_bundle
+from export.parity import randomised
+from export.precision import Acceptance
+from train.backbone import BackboneConfig, create_backbone
+from train.configurations import configuration_names, load_configuration
+from train.model import ComposedModel
+from train.prompts import mapped_ids, prompt_ids, text_ids
+from train.tokenizer import VocabularyError
+from ztcir_sdk import Retriever
+from ztcir_sdk.bundle import METHODS, Bundle
+from ztcir_sdk.drawings import DEMO_WORDINGS, demo_gallery, demo_queries, draw
+from ztcir_sdk.errors import MissingDependencyError, ZtcirError
+
+Array = NDArray[np.float32]
+PRECISIONS = ("fp32", "fp16", "int8")
+BACKENDS = (("onnx", "cpu"), ("onnx", "cuda"), ("onnx-tensorrt", "cuda"), ("tensorrt", "cuda"))
+COSINE = {"fp16": 1e-3, "int8": 2e-2}
+"""Largest cosine distance from PyTorch; fp32 is held to 1e-4 in each number instead."""
+PICTURES, QUERIES, DEPTH = 30, 12, 10
+
+
+class Words(dict[str, str]):
+    """Fills every slot of a template with one word."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self._word = word
+
+    def __missing__(self, slot: str) -> str:
+        return self._word
+
+
+def within_a_look(scores: Array, ranking: list[int], found: list[int], slack: float) -> bool:
+    """Whether two rankings differ only where the scores do not tell pictures apart."""
+    return all(abs(scores[a] - scores[b]) <= slack for a, b in zip(ranking, found, strict=True))
+
+
+@dataclass
+class Line:
+    """A model, its bundle, and what PyTorch says of some pictures and questions."""
+
+    model: ComposedModel
+    bundle: Bundle
+    photos: list[Path]
+    references: list[int]
+    texts: list[str]
+    gallery: Array = field(init=False)
+    queries: dict[str, Array] = field(init=False)
+
+    @torch.no_grad()
+    def __post_init__(self) -> None:
+        backbone, slots = self.model.backbone, self.model.config.tokens
+        cfg = open_clip.transform.PreprocessCfg(**backbone.preprocess_cfg)
+        transform = open_clip.transform.image_transform_v2(cfg, is_train=False)
+        pixels = [transform(Image.open(path).convert("RGB")) for path in self.photos]
+        seen = [self.model.encode_image(one[None]) for one in pixels]
+        self.gallery = torch.cat([v for v, _ in seen]).numpy()
+        asked = [seen[place] for place in self.references]
+        v, patches = (torch.cat(parts) for parts in zip(*asked, strict=True))
+        said = self.model.learn_token(v, patches)
+        tower, count = backbone.tower, len(self.texts)
+        index = torch.arange(count)
+
+        def ask(ids: torch.Tensor, scale: float) -> Array:
+            scales = torch.full((count,), scale)
+            return self.model.encode_query(ids, index, scales, *said).numpy()
+
+        prompts = prompt_ids(self.texts, tokens=slots, tower=tower)
+        # open_clip's own text encoder, of texts padded to the whole context
+        ids = text_ids(self.texts, tower=tower)
+        padded = torch.zeros(count, backbone.context_length, dtype=torch.long)
+        padded[:, : ids.shape[1]] = ids
+        words = backbone.clip.encode_text(padded, normalize=True)
+        both = torch.nn.functional.normalize(v + words, dim=-1)
+        self.queries = {
+            "composed": ask(prompts, 1.0),
+            "stage1": ask(prompts, 0.0),
+            "mapped": ask(mapped_ids(count, tokens=slots, tower=tower), 0.0),
+            "image": v.numpy(),
+            "text": words.numpy(),
+            "sum": both.numpy(),
+        }
+
+    def holds(self, precision: str, backend: str, device: str, index: Path) -> None:
+        """Compare embeddings, and the hits of a search."""
+        try:
+            retriever = Retriever(
+                self.bundle, precision=precision, backend=backend, device=device, threads=1
+            )
+            gallery = retriever.encode_images(self.photos)
+        except ZtcirError as error:
+            if device == "cpu":
+                raise
+            pytest.skip(f"{backend} on {device} cannot be used here: {error}")
+        far = compare(gallery, self.gallery, precision)
+        references = retriever.references([self.photos[place] for place in self.references])
+        slack: dict[str, float] = {}
+        for method in METHODS:
+            found = retriever.encode_queries(
+                references, self.texts, np.arange(len(self.texts)), method
+            )
+            # a score moves by no more than both vectors do, and two scores may move apart
+            slack[method] = 2 * (far + compare(found, self.queries[method], precision))
+        retriever.index(self.photos[0].parent, to=index)
+        for method in METHODS:
+            hits = retriever.search_many(
+                [
+                    (self.photos[p], text)
+                    for p, text in zip(self.references, self.texts, strict=True)
+                ],
+                k=DEPTH,
+                method=method,
+            )
+            for row, own in enumerate(hits):
+                scores = self.gallery @ self.queries[method][row]
+                left = [p for p in range(len(self.photos)) if p != self.references[row]]
+                if method == "mapped":  # there the picture itself is what is sought
+                    left = list(range(len(self.photos)))
+                ranking = sorted(left, key=lambda place: -scores[place])[:DEPTH]
+                places = [self.photos.index(Path(hit.path)) for hit in own]
+                assert within_a_look(scores, ranking, places, slack[method]), (method, row)
+
+
+def compare(found: Array, expected: Array, precision: str) -> float:
+    """Hold vectors to PyTorch's; gives how far the furthest lies from its own."""
+    assert found.shape == expected.shape
+    assert found.dtype == np.float32
+    if precision == "fp32":
+        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+    else:
+        distance = 1 - (found.astype(np.float64) * expected).sum(axis=1)
+        assert float(distance.max()) <= COSINE[precision]
+    return float(np.linalg.norm(found - expected, axis=1).max()) + 1e-6
+
+
+def make_line(model: ComposedModel, folder: Path) -> Line:
+    """Export a model in every precision, and let PyTorch answer."""
+    with pytest.MonkeyPatch.context() as patch, unflushed():
+        patch.setattr(agreement, "EACH_COMBINATION", 1)
+        patch.setattr(agreement, "QUERIES", 40)
+        patch.setattr(agreement, "CALIBRATED_BY", 16)
+        bundle = export_bundle(
+            model,
+            folder / "bundle",
+            name="line",
+            model_card={},
+            precisions=PRECISIONS,
+            acceptance=Acceptance(trained=False),
+        )
+    gallery = demo_gallery(1)[:PICTURES]
+    photos = folder / "photos"
+    photos.mkdir()
+    paths = [photos / f"{number:02}.png" for number in range(PICTURES)]
+    for drawing, path in zip(gallery, paths, strict=True):
+        draw(drawing, (60, 80)).save(path)
+    queries = demo_queries(gallery, QUERIES)
+    return Line(
+        model, bundle, paths, [one.reference for one in queries], [one.text for one in queries]
+    )
+
+
+@pytest.fixture(scope="module", params=[VIT, CONVNET])
+def line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Line:
+    return make_line(tiny_model(request.param, PARTS), tmp_path_factory.mktemp(request.param))
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_bundle_answers_as_pytorch_does(
+    line: Line, precision: str, backend: str, device: str, tmp_path: Path
+) -> None:
+    line.holds(precision, backend, device, tmp_path / "photos.ztcir")
+
+
+def test_every_graph_has_every_precision(line: Line) -> None:
+    assert line.bundle.precisions == PRECISIONS
+    for precision in PRECISIONS:
+        for graph in line.bundle.manifest.graphs:
+            assert line.bundle.variant(graph, precision).precision == precision
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", configuration_names())
+def test_every_configuration_answers_as_pytorch_does(name: str, tmp_path: Path) -> None:
+    configuration = load_configuration(name)
+    # a recipe whose backbone is trained first has the configuration of its own name
+    backbone = (configuration.backbone or name).partition(":")[0]
+    torch.manual_seed(0)
+    model = ComposedModel(create_backbone(BackboneConfig(backbone)), configuration.parts()).eval()
+    with randomised(model):
+        try:
+            made = make_line(model, tmp_path)
+        except (VocabularyError, MissingDependencyError) as error:
+            pytest.skip(f"{name} cannot be exported here: {error}")
+        for number, (precision, (backend, device)) in enumerate(
+            itertools.product(PRECISIONS, BACKENDS)
+        ):
+            if precision not in made.bundle.precisions:
+                continue
+            with contextlib.suppress(pytest.skip.Exception):  # no such device here
+                made.holds(precision, backend, device, tmp_path / f"{number}.ztcir")
+
+
+# --- texts of any length -------------------------------------------------------------------------
+
+
+def many_texts() -> Iterator[str]:
+    """Thousands of texts, from one letter to more than the context holds, and real ones."""
+    words = (
+        "red",
+        "a much longer",
+        "sleeveless",
+        "ünïcode",
+        "x",
+        "dotted!",
+        "$ 20",
+        "1,234",
+        "for",
+    )
+    for wordings in DEMO_WORDINGS.values():
+        for wording, one, other in itertools.product(wordings, words, words):
+            yield wording.format_map(Words(f"{one} {other}"))
+    rng = np.random.default_rng(0)
+    for length in range(1, 90):
+        for _ in range(8):
+            yield " ".join(rng.choice(words, size=length))
+    annotations = Path(__file__).resolve().parents[2] / "shared/data/cir-annotations"
+    for file in sorted(annotations.glob("**/cap.dress.val.json")):
+        for entry in json.loads(file.read_text(encoding="utf-8")):
+            yield " and ".join(entry["captions"])
+
+
+@pytest.mark.filterwarnings("ignore::ztcir_sdk.tokenizer.TextTruncatedWarning")
+def test_a_text_that_is_cut_is_read_as_a_padded_one(line: Line) -> None:
+    texts = list(dict.fromkeys(many_texts()))
+    assert len(texts) >= 2000
+    encoder = Retriever(line.bundle, device="cpu", threads=1).encoder
+    found = encoder.encode_texts(texts)
+    graph, context = encoder.graph("text_encoder"), line.model.backbone.context_length
+    lengths: set[int] = set()
+    worst = 0.0
+    for start in range(0, len(texts), 64):
+        rows = [encoder.tokenizer.encode(text) for text in texts[start : start + 64]]
+        lengths |= {len(row) for row in rows}
+        padded = np.zeros((len(rows), context), dtype=np.int64)
+        for row, ids in zip(padded, rows, strict=True):
+            row[: len(ids)] = ids
+        given: dict[str, Any] = {
+            "input_ids": padded,
+            "reference_index": np.zeros(len(rows), dtype=np.int64),
+            "adapter_scale": np.zeros(len(rows), dtype=np.float32),
+            **encoder._nothing,
+        }
+        whole = graph.run({spec.name: given[spec.name] for spec in graph.inputs})["query_embeds"]
+        worst = max(worst, float(np.abs(found[start : start + 64] - whole).max()))
+    assert worst <= 1e-6
+    assert min(lengths) == 3
+    assert max(lengths) == context
+    assert len(lengths) > 40
