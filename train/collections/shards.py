@@ -197,7 +197,7 @@ def _samples(path: Path, report: ReadReport) -> Iterator[_Sample]:
         problem = str(error)
     if not problem and plain and not is_closed(path):
         problem = "it has no end mark"  # cut between two files, which tarfile takes for the end
-    if sample is not None and problem and not usual <= sample.suffixes:
+    if sample is not None and problem and not _is_whole(sample, usual):
         report.skip(sample.key, "the shard ends within it")
     elif sample is not None:
         count += 1
@@ -207,6 +207,11 @@ def _samples(path: Path, report: ReadReport) -> Iterator[_Sample]:
             f"The shard {path} is damaged or cut short ({problem}); "
             f"what follows its first {count} samples is lost."
         )
+
+
+def _is_whole(sample: _Sample, usual: set[str]) -> bool:
+    """Whether the last sample before a cut has all that the one before it has, or two files."""
+    return usual <= sample.suffixes if usual else bool(sample.pictures and sample.texts)
 
 
 def _add(
