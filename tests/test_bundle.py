@@ -32,6 +32,7 @@ from ztcir_sdk.bundle import (
     TextLayout,
     embedded_names,
 )
+from ztcir_sdk.diagnosis import diagnose
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
 
 FILES = ["tokenizer.json", "image_encoder.onnx", "token_learner.onnx", "text_encoder.onnx"]
@@ -156,6 +157,18 @@ def test_a_precision_says_what_each_graph_runs_in(tmp_path: Path) -> None:
     assert text.precision == "int8"
     assert loaded.sha256(text) == hashlib.sha256(loaded.file(text).read_bytes()).hexdigest()
     assert loaded.methods == loaded.manifest.methods
+
+
+def test_doctor_says_what_a_bundle_answers_by_and_in_which_precisions(tmp_path: Path) -> None:
+    parts = tiny_parts(TinyModel(), precisions=("fp32", "int8"))
+    mixed = dict.fromkeys(parts["graphs"], "int8") | {"image_encoder": "fp32"}
+    exact = Precision(dict.fromkeys(parts["graphs"], "fp32"))
+    precisions = {"int8": Precision(mixed), "fp32": exact}
+    bundle = Bundle.write(
+        tmp_path / "b", **{**parts, "methods": ("image", "sum"), "precisions": precisions}
+    )
+    [found] = [one for one in diagnose(bundle=bundle.path).findings if one.name == "answers by"]
+    assert found.detail == "image, sum; in fp32, int8 (image_encoder in fp32)"
 
 
 def test_without_that_entry_a_bundle_offers_what_all_its_graphs_have(

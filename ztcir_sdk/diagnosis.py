@@ -61,11 +61,20 @@ def _look_at_bundle(diagnosis: Diagnosis, path: str | os.PathLike[str] | None) -
         f"{bundle.name}, {size / 1e6:.1f} MB, every checksum is right, "
         f"fingerprint {bundle.fingerprint[:12]}",
     )
+    precisions = ", ".join(_precision(bundle, name) for name in bundle.precisions)
+    diagnosis.add("answers by", "ok", f"{', '.join(bundle.methods)}; in {precisions}")
     diagnosis.model_card = dict(bundle.manifest.model_card)
     quality = bundle.manifest.model_card.get("quality")
     if quality is not None:
         diagnosis.add("measured quality", "ok", _in_words(quality))
     return bundle
+
+
+def _precision(bundle: Bundle, precision: str) -> str:
+    """Name a precision, and the graphs that run in another one under its name."""
+    used = {graph: bundle.variant(graph, precision).precision for graph in bundle.manifest.graphs}
+    others = [f"{graph} in {own}" for graph, own in used.items() if own != precision]
+    return f"{precision} ({', '.join(others)})" if others else precision
 
 
 def _in_words(quality: Any) -> str:
