@@ -71,12 +71,12 @@ def test_values_gradients_and_statistics_are_timms(
     strides = sum(stage[0].conv_dw.stride[0] == 2 for stage in trunk.blocks[first_stage:])
     assert fast.shape == (batch, -(-height // 2**strides) * -(-width // 2**strides), 1280)
     assert_near(fast, plain)
-    assert_near(fast_input, to_input)
+    assert_gradient_near(fast_input, to_input)
     assert len(gradients) > 10
     assert fast_gradients.keys() == gradients.keys()
     largest = max(float(gradient.abs().max()) for gradient in gradients.values())
     for name, gradient in gradients.items():  # what a norm takes out again has a gradient of 0
-        assert_near(fast_gradients[name], gradient, least=0.05 * largest)
+        assert_gradient_near(fast_gradients[name], gradient, least=0.05 * largest)
     for name, buffer in buffers.items():
         assert_near(fast_buffers[name].double(), buffer.double())
     moved = [name for name, buffer in trunk.named_buffers() if not buffer.equal(buffers[name])]
@@ -87,6 +87,12 @@ def assert_near(found: Tensor, expected: Tensor, least: float = 1e-6) -> None:
     """Equal within rounding, relative to the largest entry: orders of summation differ."""
     unit = max(float(expected.detach().abs().max()), least)
     assert float((found - expected).detach().abs().max()) <= 2e-4 * unit
+
+
+def assert_gradient_near(found: Tensor, expected: Tensor, least: float = 1e-6) -> None:
+    """Equal as a whole: rounding may push a single activation over ReLU6's kink."""
+    unit = max(float(expected.norm()), least)
+    assert float((found - expected).norm()) <= 2e-2 * unit
 
 
 def test_training_can_follow_an_evaluation(trunk: nn.Module) -> None:
