@@ -7,6 +7,7 @@ The median of the rounds' ratios is the result, their spread is its uncertainty.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 
 from ztcir_sdk.benchmark import Timing
 
-__all__ = ["Comparison", "Ratio", "Rounds", "compare"]
+__all__ = ["Comparison", "Ratio", "Rounds", "add_round_options", "compare", "positive"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,26 @@ class Rounds:
 
 
 LEAST_ROUNDS = 5
+
+
+def add_round_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--rounds``, ``--runs`` and ``--seconds``: the fields of `Rounds`."""
+    add = parser.add_argument
+    add("--rounds", type=positive, default=Rounds.rounds, help="of a comparison")
+    add("--runs", type=positive, default=Rounds.runs, help="timed, of one side in a round")
+    add("--seconds", type=float, default=Rounds.seconds, help="of a comparison, about, at most")
+
+
+def positive(text: str) -> int:
+    """Read an option that is a whole number of at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return number
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.comparison import Rounds
+from benchmarks.comparison import Rounds, add_round_options, positive
 from benchmarks.measurement import (
     EAGER,
     SDK,
@@ -29,11 +29,10 @@ from benchmarks.measurement import (
     measure_random,
     measure_trained,
 )
-from benchmarks.surroundings import ROOT, git_state, load_average
+from benchmarks.surroundings import ROOT, load_average, surroundings
 from cli.output import note, table, write_file
-from train.run import versions as train_versions
 from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle, embedded_names
-from ztcir_sdk.environment import describe_machine, now, versions
+from ztcir_sdk.environment import now
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.runtime.cores import available_cores
 
@@ -80,7 +79,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         how=Rounds(options.rounds, options.runs, options.seconds),
         gallery=options.gallery,
     )
-    started, load, models = now(), {"before": load_average()}, []
+    started, load, models = now(), load_average(), []
     with tempfile.TemporaryDirectory(prefix="ztcir-bundles-") as scratch:
         for name in options.models:
             note(f"{name}: exporting")
@@ -92,12 +91,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         checkpoint = options.checkpoint
         models.append(_alone(settings.threads, measure_trained, trained, checkpoint, settings))
     return {
-        "date": started,
-        "git": git_state(),
-        "machine": describe_machine(),
-        "versions": {**train_versions(), **versions()},
-        "threads": settings.threads,
-        "load_average": load | {"after": load_average()},
+        **surroundings(started, settings.threads, load),
         "settings": {
             "rounds": settings.how.rounds,
             "runs": settings.how.runs,
@@ -120,19 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--bundle", type=Path, help="also measure this one; if None, the embedded one")
     add("--checkpoint", type=Path, help="what that bundle was exported from")
     add("--out", type=Path, default=OUT, help="the file to write")
-    add("--threads", type=_positive, default=available_cores(), help="of one operation")
-    add("--rounds", type=_positive, default=Rounds.rounds, help="of a comparison")
-    add("--runs", type=_positive, default=Rounds.runs, help="timed, of one side in a round")
-    add("--seconds", type=float, default=Rounds.seconds, help="of a comparison, about, at most")
-    add("--gallery", type=_positive, default=LatencySettings.gallery, help="vectors to search")
+    add("--threads", type=positive, default=available_cores(), help="of one operation")
+    add_round_options(parser)
+    add("--gallery", type=positive, default=LatencySettings.gallery, help="vectors to search")
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return number
 
 
 def _alone(threads: int, task: Callable[..., Result], *arguments: Any) -> Result:

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.comparison import Rounds, compare
+from benchmarks.comparison import Rounds, add_round_options, compare, positive
 from benchmarks.eager import random_model, torch_threads
-from benchmarks.surroundings import ROOT, git_state, load_average
+from benchmarks.surroundings import ROOT, load_average, surroundings
 from cli.output import note, table, write_file
 from export.agreement import calibration_pictures
 from export.graphs import graph_modules
@@ -32,9 +32,8 @@ from export.int8 import fuse
 from export.variants import Variants, write_variants
 from train.model import ComposedModel
 from train.prompts import prompt_ids
-from train.run import versions as train_versions
 from ztcir_sdk.drawings import demo_gallery, demo_queries, draw
-from ztcir_sdk.environment import describe_machine, now, versions
+from ztcir_sdk.environment import now
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime import OnnxGraph, RuntimeSettings
@@ -84,12 +83,7 @@ def run(models: Sequence[str], threads: int, how: Rounds) -> dict[str, Any]:
     with torch_threads(threads):
         measured = [_measure(name, threads, how) for name in models]
     return {
-        "date": started,
-        "git": git_state(),
-        "machine": describe_machine(),
-        "versions": {**train_versions(), **versions()},
-        "threads": threads,
-        "load_average": {"before": before, "after": load_average()},
+        **surroundings(started, threads, before),
         "settings": {"rounds": how.rounds, "runs": how.runs, "seconds": how.seconds},
         "models": measured,
     }
@@ -266,10 +260,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--models", nargs="+", default=MODELS, help="backbones, measured at random weights")
     add("--out", type=Path, default=OUT, help="the file to write")
-    add("--threads", type=int, default=available_cores(), help="of one run of a graph")
-    add("--rounds", type=int, default=Rounds.rounds, help="of a comparison")
-    add("--runs", type=int, default=Rounds.runs, help="timed, of one side in a round")
-    add("--seconds", type=float, default=Rounds.seconds, help="of a comparison, about, at most")
+    add("--threads", type=positive, default=available_cores(), help="of one run of a graph")
+    add_round_options(parser)
     return parser
 
 

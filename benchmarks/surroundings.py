@@ -7,12 +7,33 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "git_state", "load_average"]
+from train.run import versions as train_versions
+from ztcir_sdk.environment import describe_machine, versions
+
+__all__ = ["ROOT", "load_average", "surroundings"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def git_state() -> dict[str, Any] | None:
+def surroundings(date: str, threads: int, load_before: float | None) -> dict[str, Any]:
+    """Return what every result says beside its numbers, as JSON values.
+
+    Args:
+        date: when the measurement began.
+        threads: that it used.
+        load_before: `load_average` when it began.
+    """
+    return {
+        "date": date,
+        "git": _git_state(),
+        "machine": describe_machine(),
+        "versions": {**train_versions(), **versions()},
+        "threads": threads,
+        "load_average": {"before": load_before, "after": load_average()},
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
     """Return the commit that is measured, and whether tracked files differ from it."""
 
     def ask(*command: str) -> str:
