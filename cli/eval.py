@@ -10,7 +10,7 @@ import click
 
 from cli.eval_benchmarks import circo, cirr, fashioniq, genecis
 from cli.options import METHODS, Engine, as_json, with_engine
-from cli.output import emit_json, note, progress_bar, table
+from cli.output import emit_json, measured_with, note, progress_bar, table
 from cli.paths import expand
 
 if TYPE_CHECKING:
@@ -80,7 +80,6 @@ def triplets(
     of queries with a right answer among the first k, mAP@10 the mean average precision, divided
     by min(10, right answers).
     """
-    from ztcir_sdk.environment import describe_machine, now, versions
     from ztcir_sdk.evaluation.triplet_evaluation import evaluate_triplets
 
     retriever = engine.retriever()
@@ -114,14 +113,7 @@ def triplets(
                 "queries": result.queries,
                 "gallery": result.gallery,
                 "failed": len(result.failed),
-                "bundle": {
-                    "name": retriever.bundle.name,
-                    "fingerprint": retriever.bundle.fingerprint,
-                    "precision": retriever.precision,
-                },
-                "date": now(),
-                "machine": describe_machine(),
-                "versions": versions(),
+                **measured_with(retriever),
             }
         )
         return

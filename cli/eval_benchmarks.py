@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import METHODS, Engine, as_json, with_engine
-from cli.output import emit_json, note, progress_bars, table, write_file
+from cli.output import emit_json, measured_with, note, progress_bars, table, write_file
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -253,8 +253,6 @@ def _page(report: BenchmarkReport, method: str, run: EmbeddingRun, retriever: Re
 def _print(
     report: BenchmarkReport, method: str, retriever: Retriever, written: list[str], *, as_json: bool
 ) -> None:
-    from ztcir_sdk.environment import describe_machine, now, versions
-
     for sentence in report.notes:
         note(sentence)
     if as_json:
@@ -263,14 +261,7 @@ def _print(
                 **report.to_dict(),
                 "method": method,
                 "submissions": written,
-                "bundle": {
-                    "name": retriever.bundle.name,
-                    "fingerprint": retriever.bundle.fingerprint,
-                    "precision": retriever.precision,
-                },
-                "date": now(),
-                "machine": describe_machine(),
-                "versions": versions(),
+                **measured_with(retriever),
             }
         )
         return

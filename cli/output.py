@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
@@ -26,12 +26,39 @@ from rich.text import Text
 
 from ztcir_sdk.errors import ZtcirError
 
-__all__ = ["emit_json", "note", "progress_bar", "progress_bars", "table", "write_file"]
+if TYPE_CHECKING:
+    from ztcir_sdk.retriever import Retriever
+
+__all__ = [
+    "emit_json",
+    "measured_with",
+    "note",
+    "progress_bar",
+    "progress_bars",
+    "table",
+    "write_file",
+]
 
 
 def emit_json(value: Any) -> None:
     """Print one JSON object; ASCII, so that it survives every terminal's encoding."""
     click.echo(json.dumps(value, allow_nan=False))
+
+
+def measured_with(retriever: Retriever) -> dict[str, Any]:
+    """Return what a measurement says of where it comes from, as JSON values."""
+    from ztcir_sdk.environment import describe_machine, now, versions
+
+    return {
+        "bundle": {
+            "name": retriever.bundle.name,
+            "fingerprint": retriever.bundle.fingerprint,
+            "precision": retriever.precision,
+        },
+        "date": now(),
+        "machine": describe_machine(),
+        "versions": versions(),
+    }
 
 
 def note(sentence: str) -> None:
