@@ -19,7 +19,7 @@ from ztcir_sdk.runtime.onnx_providers import (
     import_onnxruntime,
     not_loaded,
 )
-from ztcir_sdk.runtime.protocol import TensorSpec, check_inputs, check_outputs, sizes_of
+from ztcir_sdk.runtime.protocol import TensorSpec, check_call, sizes_of
 from ztcir_sdk.runtime.settings import RuntimeSettings
 from ztcir_sdk.runtime.source import GraphSource, missing_graph
 from ztcir_sdk.runtime.trial import first_line
@@ -149,9 +149,7 @@ class OnnxGraph:
         self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
     ) -> dict[str, NDArray[Any]]:
         """Compute outputs by name; see `ztcir_sdk.runtime.protocol.Graph`."""
-        names = [spec.name for spec in self._outputs] if outputs is None else list(outputs)
-        check_inputs(self.name, self._inputs, inputs)
-        check_outputs(self.name, self._outputs, names)
+        names = check_call(self, inputs, outputs)
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         results = self._place(names, sizes_of(self._inputs, inputs))
         binding = self._session.io_binding()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.errors import UsageError
 
-__all__ = ["Graph", "TensorSpec", "check_inputs", "check_outputs", "sizes_of"]
+__all__ = ["Graph", "TensorSpec", "check_call", "sizes_of"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class TensorSpec:
 class Graph(Protocol):
     """A loaded graph. Any number of threads may run one at the same time."""
 
+    name: str
+    """Of the graph, for messages."""
     limits: Mapping[str, int]
     """Symbolic axis -> the largest size that it takes; axes without a limit are left out."""
 
@@ -65,7 +67,24 @@ class Graph(Protocol):
         ...
 
 
-def check_inputs(
+def check_call(
+    graph: Graph, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None
+) -> list[str]:
+    """Check what `Graph.run` was given; return the names of the outputs that are asked for.
+
+    Raises:
+        UsageError: a name, dtype or shape is wrong.
+    """
+    known = [spec.name for spec in graph.outputs]
+    names = known if outputs is None else list(outputs)
+    _check_inputs(graph.name, graph.inputs, inputs)
+    for name in names:
+        if name not in known:
+            raise UsageError(f"The graph {graph.name} gives {', '.join(known)}, not {name}.")
+    return names
+
+
+def _check_inputs(
     graph: str, specs: Sequence[TensorSpec], inputs: Mapping[str, NDArray[Any]]
 ) -> None:
     """Check arrays against what a graph declares.
@@ -96,22 +115,10 @@ def check_inputs(
 
 
 def sizes_of(specs: Sequence[TensorSpec], inputs: Mapping[str, NDArray[Any]]) -> dict[str, int]:
-    """Return the sizes of the symbolic axes of inputs that `check_inputs` has passed."""
+    """Return the sizes of the symbolic axes of inputs that `check_call` has passed."""
     return {
         edge: size
         for spec in specs
         for edge, size in zip(spec.shape, inputs[spec.name].shape, strict=True)
         if isinstance(edge, str)
     }
-
-
-def check_outputs(graph: str, specs: Sequence[TensorSpec], names: Sequence[str]) -> None:
-    """Check that a graph has the outputs that are asked for.
-
-    Raises:
-        UsageError: it lacks one.
-    """
-    known = [spec.name for spec in specs]
-    for name in names:
-        if name not in known:
-            raise UsageError(f"The graph {graph} gives {', '.join(known)}, not {name}.")

@@ -16,7 +16,7 @@ from ztcir_sdk.errors import UsageError
 from ztcir_sdk.runtime.cuda import CudaError, Gpu, OutOfGpuMemoryError
 from ztcir_sdk.runtime.engine_cache import StoredEngine
 from ztcir_sdk.runtime.loaded_engine import Key, LoadedEngine, Plan
-from ztcir_sdk.runtime.protocol import TensorSpec, check_inputs, check_outputs
+from ztcir_sdk.runtime.protocol import TensorSpec, check_call
 from ztcir_sdk.runtime.settings import RuntimeSettings
 from ztcir_sdk.runtime.tensorrt_package import TensorRt
 
@@ -73,9 +73,7 @@ class TensorRtGraph:
         self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
     ) -> dict[str, NDArray[Any]]:
         """Compute outputs by name; see `ztcir_sdk.runtime.protocol.Graph`."""
-        names = [spec.name for spec in self._outputs] if outputs is None else list(outputs)
-        check_inputs(self.name, self._inputs, inputs)
-        check_outputs(self.name, self._outputs, names)
+        names = check_call(self, inputs, outputs)
         self._check_sizes(inputs)
         with self._lock:
             if not self._close.alive:
