@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
@@ -143,3 +145,38 @@ def run_cli(
         result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == exit_code, (result.output, result.exception)
     return result
+
+
+def measure_anew_and_again(
+    benchmark: str, root: Path, bundle: Path, caches: Path
+) -> dict[str, Any]:
+    """Measure from two fresh caches and from one of them once more: to the same numbers."""
+    first, again, cached = (
+        json.loads(run_cli(benchmark, root, bundle, caches / cache, "--json").stdout)
+        for cache in ("one", "two", "one")
+    )
+    assert first["methods"] == again["methods"] == cached["methods"]
+    result: dict[str, Any] = first
+    return result
+
+
+def assert_refused_before_any_work(
+    evaluate: Callable[[EmbeddingRun, Path, Sequence[Method]], object],
+    root: Path,
+    cache: Path,
+    kind: type[Exception],
+    message: str,
+) -> None:
+    """What is wrong with a data set is told before an image is encoded."""
+    run = planned_run(cache, {}, {})
+    with pytest.raises(kind, match=message) as told:
+        evaluate(run, root, [COMPOSED])
+    assert str(told.value).endswith((".", "`."))
+    assert run.encoder.encoded == 0  # type: ignore[attr-defined]
+
+
+def changed(root: Path, to: Path, change: Callable[[Path], object]) -> Path:
+    """A copy of a data set, with something done to it."""
+    shutil.copytree(root, to)
+    change(to)
+    return to

@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmark_data import COMPOSED, at, link, planned_run, run_cli, write_images, write_json
+from benchmark_data import (
+    COMPOSED,
+    assert_refused_before_any_work,
+    at,
+    changed,
+    link,
+    measure_anew_and_again,
+    planned_run,
+    run_cli,
+    write_images,
+    write_json,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_bundle import write_tiny_bundle
@@ -302,13 +313,8 @@ def test_what_is_wrong_is_a_sentence_before_any_work(
     case: str, drawn: Path, tmp_path: Path
 ) -> None:
     change, kind, message = WRONG[case]
-    root = tmp_path / "root"
-    shutil.copytree(drawn, root)
-    change(root)
-    run = planned_run(tmp_path / "cache", {}, {})
-    with pytest.raises(kind, match=message):
-        evaluate_circo(run, root, [COMPOSED])
-    assert run.encoder.encoded == 0  # type: ignore[attr-defined]
+    root = changed(drawn, tmp_path / "root", change)
+    assert_refused_before_any_work(evaluate_circo, root, tmp_path / "cache", kind, message)
 
 
 def test_a_wrong_call(drawn: Path, tmp_path: Path) -> None:
@@ -347,12 +353,9 @@ def test_the_real_annotations_with_drawn_images(
     named |= {target for one in asked["val"] for target in one["gt_img_ids"]}
     distractors = {600_000 + number for number in range(1500)}
     write_gallery(root, sorted(named) + sorted(distractors))
-    first = json.loads(run_cli("circo", root, bundle, tmp_path / "one", "--json").stdout)
+    first = measure_anew_and_again("circo", root, bundle, tmp_path)
     assert (first["queries"], first["gallery"]) == (220, 1903 + 1500)
     assert len(first["methods"]["composed"]["aspect"]) == 9
-    again = json.loads(run_cli("circo", root, bundle, tmp_path / "two", "--json").stdout)
-    cached = json.loads(run_cli("circo", root, bundle, tmp_path / "one", "--json").stdout)
-    assert first["methods"] == again["methods"] == cached["methods"]
     run_cli("circo", root, bundle, tmp_path / "one", "--split", "test", "--out", tmp_path)
     content = json.loads((tmp_path / SUBMISSION).read_text())
     assert_valid_submission(content, {str(one["id"]) for one in asked["test"]}, 50)

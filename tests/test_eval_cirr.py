@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmark_data import COMPOSED, at, link, planned_run, run_cli, write_images, write_json
+from benchmark_data import (
+    COMPOSED,
+    assert_refused_before_any_work,
+    at,
+    changed,
+    link,
+    measure_anew_and_again,
+    planned_run,
+    run_cli,
+    write_images,
+    write_json,
+)
 from numpy.typing import NDArray
 from tiny_bundle import write_tiny_bundle
 
@@ -273,13 +284,8 @@ def test_what_is_wrong_is_a_sentence_before_any_work(
     case: str, drawn: Path, tmp_path: Path
 ) -> None:
     change, kind, message = WRONG[case]
-    root = tmp_path / "root"
-    shutil.copytree(drawn, root)
-    change(root)
-    run = planned_run(tmp_path / "cache", {}, {})
-    with pytest.raises(kind, match=message):
-        evaluate_cirr(run, root, [COMPOSED])
-    assert run.encoder.encoded == 0  # type: ignore[attr-defined]
+    root = changed(drawn, tmp_path / "root", change)
+    assert_refused_before_any_work(evaluate_cirr, root, tmp_path / "cache", kind, message)
 
 
 def test_mapped_looks_for_the_reference_itself(tmp_path: Path) -> None:
@@ -319,11 +325,8 @@ def test_the_real_annotations_with_drawn_images(
         paths = json.loads((annotations / f"image_splits/split.rc2.{split}.json").read_text())
         names[split] = set(paths)
         write_images(root / folder, paths)
-    first = json.loads(run_cli("cirr", root, bundle, tmp_path / "one", "--json").stdout)
+    first = measure_anew_and_again("cirr", root, bundle, tmp_path)
     assert (first["queries"], first["gallery"]) == (4181, 2297)
-    again = json.loads(run_cli("cirr", root, bundle, tmp_path / "two", "--json").stdout)
-    cached = json.loads(run_cli("cirr", root, bundle, tmp_path / "one", "--json").stdout)
-    assert first["methods"] == again["methods"] == cached["methods"]
     scores = first["methods"]["composed"]["val"]
     assert scores["R@50"] < 0.1 < scores["R_subset@1"] < 0.35  # chance: 0.02 and 0.2
 

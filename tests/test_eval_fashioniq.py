@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from benchmark_data import (
     COMPOSED,
+    assert_refused_before_any_work,
     at,
+    changed,
     link,
+    measure_anew_and_again,
     planned_run,
     run_cli,
     write_images,
@@ -219,12 +222,6 @@ def test_a_person_reads_percent(drawn: Path, bundle: Path, tmp_path: Path) -> No
 # what is wrong
 
 
-def changed(drawn: Path, to: Path, change: Callable[[Path], object]) -> Path:
-    shutil.copytree(drawn, to)
-    change(to)
-    return to
-
-
 def edit(file: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
     def apply(root: Path) -> None:
         value = json.loads((root / file).read_text())
@@ -287,11 +284,7 @@ def test_what_is_wrong_is_a_sentence_before_any_work(
 ) -> None:
     change, kind, message = WRONG[case]
     root = changed(drawn, tmp_path / "root", change)
-    run = planned_run(tmp_path / "cache", {}, {})
-    with pytest.raises(kind, match=message) as told:
-        evaluate_fashioniq(run, root, [COMPOSED])
-    assert str(told.value).endswith((".", "`."))
-    assert run.encoder.encoded == 0  # type: ignore[attr-defined]
+    assert_refused_before_any_work(evaluate_fashioniq, root, tmp_path / "cache", kind, message)
 
 
 def test_the_test_split_has_no_targets(drawn: Path, tmp_path: Path, bundle: Path) -> None:
@@ -333,11 +326,8 @@ def test_the_real_annotations_with_drawn_images(
         split = (annotations / "image_splits" / f"split.{category}.val.json").read_text()
         names |= dict.fromkeys(json.loads(split))
     write_images(root / "images", names, ".jpg")
-    first = json.loads(run_cli("fashioniq", root, bundle, tmp_path / "one", "--json").stdout)
+    first = measure_anew_and_again("fashioniq", root, bundle, tmp_path)
     assert (first["queries"], first["gallery"]) == (2017 + 2038 + 1961, len(names))
-    again = json.loads(run_cli("fashioniq", root, bundle, tmp_path / "two", "--json").stdout)
-    cached = json.loads(run_cli("fashioniq", root, bundle, tmp_path / "one", "--json").stdout)
-    assert first["methods"] == again["methods"] == cached["methods"]
     for protocol in PROTOCOLS:  # colours by chance find what chance finds
         average = first["methods"]["composed"][protocol]["both"]["average"]
         assert average["R@10"] < 0.02 < 1 > average["R@50"] > 0

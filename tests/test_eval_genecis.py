@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmark_data import COMPOSED, at, link, planned_run, run_cli, write_images, write_json
+from benchmark_data import (
+    COMPOSED,
+    assert_refused_before_any_work,
+    at,
+    changed,
+    link,
+    measure_anew_and_again,
+    planned_run,
+    run_cli,
+    write_images,
+    write_json,
+)
 from numpy.typing import NDArray
 from PIL import Image
 from tiny_bundle import write_tiny_bundle
@@ -282,13 +293,8 @@ def test_what_is_wrong_is_a_sentence_before_any_work(
     case: str, drawn: Path, tmp_path: Path
 ) -> None:
     change, kind, message = WRONG[case]
-    root = tmp_path / "root"
-    shutil.copytree(drawn, root)
-    change(root)
-    run = planned_run(tmp_path / "cache", {}, {})
-    with pytest.raises(kind, match=message):
-        evaluate_genecis(run, root, [COMPOSED])
-    assert run.encoder.encoded == 0  # type: ignore[attr-defined]
+    root = changed(drawn, tmp_path / "root", change)
+    assert_refused_before_any_work(evaluate_genecis, root, tmp_path / "cache", kind, message)
 
 
 def test_there_is_one_set_of_queries(drawn: Path, tmp_path: Path) -> None:
@@ -310,10 +316,7 @@ def test_the_real_annotations_with_drawn_images(
             images = [record["reference"], record["target"], *record["gallery"]]
             ids |= dict.fromkeys(image["val_image_id"] for image in images)
     write_images(root / "val2017", map(name, ids), ".jpg")
-    first = json.loads(run_cli("genecis", root, bundle, tmp_path / "one", "--json").stdout)
+    first = measure_anew_and_again("genecis", root, bundle, tmp_path)
     assert first["queries"] == 2 * 1960
-    again = json.loads(run_cli("genecis", root, bundle, tmp_path / "two", "--json").stdout)
-    cached = json.loads(run_cli("genecis", root, bundle, tmp_path / "one", "--json").stdout)
-    assert first["methods"] == again["methods"] == cached["methods"]
     for which in TASKS[2:]:  # colours by chance find one in fifteen
         assert first["methods"]["composed"][which]["R@1"] == pytest.approx(1 / 15, abs=0.025)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ztcir_sdk.errors import UsageError
 from ztcir_sdk.evaluation.benchmark_images import BenchmarkImage
 from ztcir_sdk.evaluation.embedding_run import Method
 from ztcir_sdk.evaluation.metrics import NO_ROW
@@ -21,6 +22,7 @@ __all__ = [
     "BenchmarkReport",
     "Scores",
     "Verdict",
+    "check_split",
     "show_answers",
 ]
 
@@ -30,6 +32,18 @@ SHOWN = 10
 Scores = Mapping[tuple[str, ...], Mapping[str, float]]
 """Metrics as fractions by name, for each part of a benchmark: ``("original", "both", "dress")``."""
 Verdict = Literal["right", "wrong", "reference", "unknown"]
+
+
+def check_split(title: str, split: str, methods: Sequence[Method]) -> None:
+    """Refuse a split that is not there; of a test split without targets, more than one method.
+
+    Raises:
+        UsageError: it is so.
+    """
+    if split not in ("val", "test"):
+        raise UsageError(f"{title} has no split {split!r}: choose val or test.")
+    if split == "test" and len(methods) > 1:
+        raise UsageError("A submission is one method's: name one with --method.")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from ztcir_sdk.evaluation.benchmark_report import (
     Asked,
     BenchmarkReport,
     Scores,
+    check_split,
     show_answers,
 )
 from ztcir_sdk.evaluation.embedding_run import ComposedQuery, EmbeddingRun, Method
@@ -100,10 +101,7 @@ def evaluate_circo(
         ZtcirError: the annotations are missing or contradict each other, or the bundle cannot
             answer a method.
     """
-    if split not in ("val", "test"):
-        raise UsageError(f"CIRCO has no split {split!r}: choose val or test.")
-    if split == "test" and len(methods) > 1:
-        raise UsageError("A submission is one method's: name one with --method.")
+    check_split("CIRCO", split, methods)
     plain = {method.name: _without_concept(method.prompt) for method in methods}
     queries = _read_queries(root, split)
     told = [replace(method, prompt=plain[method.name][0]) for method in methods]

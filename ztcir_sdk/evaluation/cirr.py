@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.evaluation.annotations import find_folder, read_json, read_records, require_known
 from ztcir_sdk.evaluation.benchmark_images import BenchmarkImage
 from ztcir_sdk.evaluation.benchmark_report import (
@@ -23,6 +23,7 @@ from ztcir_sdk.evaluation.benchmark_report import (
     Asked,
     BenchmarkReport,
     Scores,
+    check_split,
     show_answers,
 )
 from ztcir_sdk.evaluation.embedding_run import ComposedQuery, EmbeddingRun, Method
@@ -102,10 +103,7 @@ def evaluate_cirr(
         ZtcirError: the annotations are missing or contradict each other, or the bundle cannot
             answer a method.
     """
-    if split not in _FILES:
-        raise UsageError(f"CIRR has no split {split!r}: choose val or test.")
-    if split == "test" and len(methods) > 1:
-        raise UsageError("A submission is one method's: name one with --method.")
+    check_split("CIRR", split, methods)
     queries, images = _read(root, split)
     run.check(methods, [queries[0].text])
     names, gallery = list(images), list(images.values())
