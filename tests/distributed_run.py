@@ -16,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tiny_runs import PARTS, TRAINING, drawings
 
 from train.engine import Compute
-from train.fit_compose import ComposeTraining, collection_triplets, fit_compose
+from train.fit_compose import ComposeTraining, fit_compose
 from train.fit_map import fit_map
+from train.stage_two_data import collection_triplets
 
 
 def both_stages(folder: Path, compute: Compute) -> None:

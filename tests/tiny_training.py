@@ -19,9 +19,10 @@ from train.backbone import BackboneConfig, create_backbone
 from train.data import read_collection
 from train.engine import Compute
 from train.fit_backbone import BackboneTraining, fit_backbone
-from train.fit_compose import ComposeTraining, collection_triplets, fit_compose
+from train.fit_compose import ComposeTraining, fit_compose
 from train.fit_map import MapTraining, fit_map
 from train.model import ComposedModel, ModelConfig
+from train.stage_two_data import collection_triplets
 from ztcir_sdk.drawings import Drawing, draw
 
 CONFIGS = Path(__file__).parent / "tiny_configs"

@@ -21,13 +21,12 @@ from train.precision import autocast
 from train.prompts import prompt_ids
 from train.record import data_fingerprint
 from train.run import Run, Schedule, parameter_groups
-from train.triplets import Triplet, synthesise
+from train.triplets import Triplet
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, relevance
 
 __all__ = [
     "ComposeTraining",
     "TripletRows",
-    "collection_triplets",
     "evaluate_composed",
     "fit_compose",
 ]
@@ -85,32 +84,6 @@ class TripletRows:
         for number, row in enumerate(rows):
             mask[number, self.targets[row]] = True
         return mask
-
-
-def collection_triplets(
-    images: Sequence[TrainingImage],
-    *,
-    count: int,
-    seed: int,
-    held_out: bool = False,
-    noise: float = 0.0,
-) -> list[Triplet]:
-    """Triplets from the attributes of a collection; photos and drawings never answer each other.
-
-    Args:
-        images: the collection; its drawings take their share of ``count``.
-        count: triplets at most.
-        seed: of all that is drawn.
-        held_out: in the wordings that are kept out of training.
-        noise: share of triplets with a wrong target.
-    """
-    triplets: list[Triplet] = []
-    for drawn in (False, True):
-        items = [image.item for image in images if image.is_drawing == drawn]
-        if items:
-            share = round(count * len(items) / len(images))
-            triplets += synthesise(items, seed=seed, limit=share, held_out=held_out, noise=noise)
-    return triplets
 
 
 def fit_compose(

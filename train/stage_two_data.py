@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from train.data import DataError, TrainingImage
-from train.fit_compose import collection_triplets
 from train.triplet_formats import resolve
-from train.triplets import UNKNOWN, Triplet
+from train.triplets import UNKNOWN, Triplet, synthesise
 from ztcir_sdk.errors import ZtcirError
 
-__all__ = ["StageTwoData", "stage_two_data"]
+__all__ = ["StageTwoData", "collection_triplets", "stage_two_data"]
 
 DEVELOPMENT_TRIPLETS = 1500
 
@@ -26,6 +25,32 @@ class StageTwoData:
     development_triplets: list[Triplet]
     unseen_wordings: list[Triplet]
     """In wordings that never train; none where the development triplets are given ones."""
+
+
+def collection_triplets(
+    images: Sequence[TrainingImage],
+    *,
+    count: int,
+    seed: int,
+    held_out: bool = False,
+    noise: float = 0.0,
+) -> list[Triplet]:
+    """Triplets from the attributes of a collection; photos and drawings never answer each other.
+
+    Args:
+        images: the collection; its drawings take their share of ``count``.
+        count: triplets at most.
+        seed: of all that is drawn.
+        held_out: in the wordings that are kept out of training.
+        noise: share of triplets with a wrong target.
+    """
+    triplets: list[Triplet] = []
+    for drawn in (False, True):
+        items = [image.item for image in images if image.is_drawing == drawn]
+        if items:
+            share = round(count * len(items) / len(images))
+            triplets += synthesise(items, seed=seed, limit=share, held_out=held_out, noise=noise)
+    return triplets
 
 
 def stage_two_data(
