@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from export.agreement import Judge, calibration_pictures, drawn_probe, folder_probe
@@ -20,6 +19,7 @@ from export.precision import PRECISIONS, Acceptance, accept
 from export.storage import round_weights
 from export.variants import Variants, export_fp32, write_variants
 from train.backbone import Backbone
+from train.checkpoint import hash_tensors
 from train.model import ComposedModel
 from train.prompts import COMPOSED_PROMPT, MAPPED_PROMPT
 from train.tokenizer import text_layout, write_tokenizer
@@ -32,6 +32,7 @@ from ztcir_sdk.bundle import (
     Manifest,
     Placeholder,
     Precision,
+    require_free,
 )
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.files import hash_file
@@ -83,6 +84,7 @@ def export_bundle(
     """
     acceptance = acceptance or Acceptance()
     _check_precisions(precisions)
+    require_free(folder, overwrite=overwrite)  # before minutes of work, not after
     torch.manual_seed(0)
     model = model.eval()
     if small:
@@ -257,9 +259,7 @@ def image_tower_fingerprint(model: ComposedModel | Backbone) -> str:
     """What makes a gallery's vectors: image-tower weights and preprocessing, as 32 hex digits."""
     backbone = backbone_of(model)
     digest = hashlib.sha256()
-    for name, value in sorted(backbone.clip.visual.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
+    hash_tensors(digest, sorted(backbone.clip.visual.state_dict().items()))
     numbers = Preprocessing.from_open_clip(backbone.preprocess_cfg).to_dict()
     digest.update(json.dumps(numbers, sort_keys=True).encode())
     return digest.hexdigest()[:32]

@@ -38,6 +38,7 @@ from train.model import ComposedModel, describe_model, own_weights
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle import METHODS, Bundle
 from ztcir_sdk.drawings import draw, training_drawings
+from ztcir_sdk.errors import UsageError
 
 Array = NDArray[Any]
 Spoil = Callable[[onnx.ModelProto], None]
@@ -466,6 +467,17 @@ def test_a_text_encoder_that_is_not_open_clips_is_not_exported(
     with pytest.raises(ParityError, match=r"encode_text by 1\.0e-04, more than 1e-05; nothing was"):
         export_bundle(vit.model, tmp_path / "bundle", name="tiny", model_card={})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_is_taken_is_told_before_any_work(
+    vit: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: object) -> float:
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr("export.bundle.check_frozen_text", work)
+    with pytest.raises(UsageError, match="is a bundle already"):
+        export_bundle(vit.model, vit.bundle.path, name="tiny", model_card={})
 
 
 def test_a_bundle_is_only_replaced_when_asked(convnet: Exported, tmp_path: Path) -> None:

@@ -33,14 +33,17 @@ from torch import Tensor, nn
 import train.checkpoint
 import train.fit_compose
 from cli.main import main
+from train.backbone import BackboneConfig, create_backbone
 from train.checkpoint import CheckpointError, read_checkpoint
 from train.data import read_collection
 from train.features import ImageFeatures, image_features
-from train.fit_compose import TripletRows, collection_triplets, evaluate_composed
+from train.fit_backbone import BackboneTraining, cache_lower_stages
+from train.fit_compose import TripletRows, evaluate_composed
 from train.fit_map import evaluate_mapped
 from train.model import ComposedModel, load_model
 from train.prompts import mapped_ids
 from train.run import Run, Schedule, parameter_groups
+from train.stage_two_data import collection_triplets
 from train.word_vectors import SemanticTokenEmbedding
 
 STEPS = 12
@@ -471,6 +474,22 @@ def test_adapters_are_needed_for_stage_2(data: list[str], tmp_path: Path) -> Non
     result = ztcir("train", "compose", *shards, *start, "--out", tmp_path / "compose")
     assert result.exit_code == 1
     assert "has no adapters; train it with an --adapter width" in result.stderr
+
+
+def test_the_lower_stages_of_other_images_are_not_taken_for_these(
+    data: list[str], tmp_path: Path
+) -> None:
+    images, _ = read_collection(data)
+    config = BackboneTraining(views=1)
+    with tiny_fashion_lite():
+        backbone = create_backbone(BackboneConfig(config.backbone))
+        kept = cache_lower_stages(backbone, images[:3], config, tmp_path / "lower.npy").copy()
+        again = cache_lower_stages(backbone, images[:3], config, tmp_path / "lower.npy").copy()
+        other = cache_lower_stages(backbone, images[3:6], config, tmp_path / "lower.npy").copy()
+        fresh = cache_lower_stages(backbone, images[3:6], config, tmp_path / "fresh.npy")
+    np.testing.assert_array_equal(again, kept)
+    np.testing.assert_array_equal(other, fresh)
+    assert not np.array_equal(other, kept)
 
 
 # --- what is learnt from ------------------------------------------------------------------------

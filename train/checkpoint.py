@@ -6,10 +6,11 @@ so that a kill at any moment leaves the old one or the new one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,26 @@ from torch import Tensor
 
 from ztcir_sdk.errors import ZtcirError
 
-__all__ = ["CheckpointError", "find_checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "CheckpointError",
+    "find_checkpoint",
+    "hash_tensors",
+    "read_checkpoint",
+    "write_checkpoint",
+]
 
 CONFIG = "config.json"
 
 
 class CheckpointError(ZtcirError):
     """A checkpoint is missing, incomplete, or of another kind than what was asked for."""
+
+
+def hash_tensors(digest: hashlib._Hash, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Add weights to a checksum: name and bytes of each, in the order they come in."""
+    for name, tensor in tensors:
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().numpy().tobytes())
 
 
 def write_checkpoint(

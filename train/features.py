@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from train.backbone import Backbone
+from train.checkpoint import hash_tensors
 from train.data import TrainingImage
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = ["DiskFullError", "ImageFeatures", "image_features", "text_features"]
+__all__ = ["DiskFullError", "ImageFeatures", "image_features", "image_fingerprint", "text_features"]
 
 BATCH = 128  # images a forward pass
 SAVE_EVERY = 50  # forward passes between notes of how far a computation is
@@ -113,7 +114,7 @@ def image_features(
         DiskFullError: there is no room for what has to be kept.
     """
     ids = tuple(image.item.id for image in images)
-    folder = cache / _fingerprint(backbone, ids)
+    folder = cache / image_fingerprint(backbone, ids)
     folder.mkdir(parents=True, exist_ok=True)
     whole, pooled = folder / "complete.json", folder / "pooled.json"
     with FileLock(folder / "lock"):
@@ -146,10 +147,8 @@ def text_features(
         encode: computes them.
     """
     digest = hashlib.sha256()
-    for name, tensor in backbone.clip.state_dict().items():
-        if not name.startswith("visual."):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().numpy().tobytes())
+    state = backbone.clip.state_dict().items()
+    hash_tensors(digest, (entry for entry in state if not entry[0].startswith("visual.")))
     digest.update(json.dumps([repr(backbone.tower), list(texts)]).encode())
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"texts-{digest.hexdigest()[:16]}.npy"
@@ -281,11 +280,10 @@ def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def _fingerprint(backbone: Backbone, ids: Sequence[str]) -> str:
+def image_fingerprint(backbone: Backbone, ids: Sequence[str]) -> str:
+    """What image features depend on: weights, preprocessing and items; 16 hex digits."""
     digest = hashlib.sha256()
-    for name, tensor in backbone.clip.visual.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().numpy().tobytes())
+    hash_tensors(digest, backbone.clip.visual.state_dict().items())
     digest.update(json.dumps(backbone.preprocess_cfg, sort_keys=True).encode())
     digest.update("\n".join(ids).encode())
     return digest.hexdigest()[:16]

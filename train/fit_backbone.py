@@ -27,6 +27,7 @@ from train.backbone import Backbone, BackboneConfig, create_backbone
 from train.checkpoint import read_checkpoint, write_checkpoint
 from train.data import Batches, TrainingImage
 from train.fast_trunk import forward_upper_stages
+from train.features import image_fingerprint
 from train.losses import multi_positive_nce
 from train.run import Run, Schedule
 from train.triplets import Item
@@ -142,7 +143,10 @@ def cache_lower_stages(
     path: Path,
     batch: int = 128,
 ) -> NDArray[np.float16]:
-    """Output of the frozen stages for every view: (views, M, C, h, w) float16, kept on disk."""
+    """Output of the frozen stages for every view: (views, M, C, h, w) float16, kept on disk.
+
+    What an earlier run left is taken if it is of the same images, weights and views.
+    """
     preprocess = Preprocessing.from_open_clip(backbone.preprocess_cfg)
     trunk = backbone.clip.visual.trunk
     shape = tuple(
@@ -151,8 +155,11 @@ def cache_lower_stages(
     path.parent.mkdir(parents=True, exist_ok=True)
     marker = path.with_suffix(".complete")
     whole = (config.views, len(images), *shape)
-    if marker.is_file():
+    made_of = image_fingerprint(backbone, [image.item.id for image in images])
+    key = f"{made_of} {config.first_stage} {config.views} {config.seed}"
+    if marker.is_file() and marker.read_text(encoding="utf-8") == key:
         return np.load(path, mmap_mode="r")
+    marker.unlink(missing_ok=True)
     cache = np.lib.format.open_memmap(path, "w+", np.float16, whole)
     for number in range(config.views):
         rng = np.random.default_rng([config.seed, number, 2])
@@ -164,7 +171,7 @@ def cache_lower_stages(
                 features = _lower(trunk, torch.from_numpy(pixels), config.first_stage)
             cache[number, start : start + len(chunk)] = features.float().numpy()
     cache.flush()
-    marker.touch()
+    marker.write_text(key, encoding="utf-8")
     return cache
 
 

@@ -160,7 +160,7 @@ class Bundle:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             _put_back(target, old)
-            _require_free(target, overwrite)
+            require_free(target, overwrite=overwrite)
             if fresh.exists():  # a call that was killed left it behind
                 shutil.rmtree(fresh)
             fresh.mkdir()
@@ -346,7 +346,13 @@ def _put_back(target: Path, old: Path) -> None:
         old.rename(target)
 
 
-def _require_free(target: Path, overwrite: bool) -> None:
+def require_free(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Refuse a place that `Bundle.write` would refuse.
+
+    Raises:
+        UsageError: it is a bundle and `overwrite` is false, or is something else.
+    """
+    target = Path(folder).resolve()
     if (target / MANIFEST).exists():
         if not overwrite:
             raise UsageError(
