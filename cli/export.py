@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.export_precision import PrecisionChoice, precision_options
-from cli.export_trt import TensorRtChoice, export_engines, show_engines, tensorrt_options
+from cli.export_trt import (
+    TensorRtChoice,
+    engine_precisions,
+    export_engines,
+    show_engines,
+    tensorrt_options,
+)
 from cli.options import METHODS, load_bundle
 from cli.output import emit_json
 
@@ -82,9 +88,11 @@ def export(
     With --backbone in place of CHECKPOINT, export any CLIP without trained parts.
 
     With --trt, build TensorRT engines: of that bundle, or of BUNDLE, by default the one inside the
-    package, which needs only the extra `trt` or `trt-rtx`.
+    package, which needs only the extra `trt` or `trt-rtx`; of int8 graphs none, they are for
+    processors.
     """
     _check_call(checkpoint, backbone, pretrained)
+    in_engines = () if tensorrt is None else engine_precisions(precisions.precision)
     if backbone is None and (checkpoint is None or (checkpoint / "bundle.json").is_file()):
         if tensorrt is None:
             raise click.UsageError(
@@ -92,7 +100,7 @@ def export(
                 "engines."
             )
         bundle = load_bundle(checkpoint)
-        _export_engines(bundle, tensorrt, precisions.precision, as_json=as_json)
+        _export_engines(bundle, tensorrt, in_engines, as_json=as_json)
         return
     from export.bundle import export_bundle
 
@@ -116,7 +124,7 @@ def export(
         overwrite=overwrite,
         report=report,
     )
-    engines = [] if tensorrt is None else export_engines(bundle, tensorrt)
+    engines = [] if tensorrt is None else export_engines(bundle, tensorrt, precisions=in_engines)
     size = sum(record.bytes for record in bundle.manifest.files.values())
     if as_json:
         result: dict[str, Any] = {

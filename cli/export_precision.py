@@ -89,7 +89,7 @@ def precision_options(command: Command) -> Callable[..., Any]:
             multiple=True,
             metavar="fp32|fp16|int8",
             help="What the bundle holds, several with commas or repeated; default: fp32. With "
-            "--trt of a BUNDLE, which of its graphs engines are built of; default: all.",
+            "--trt of a BUNDLE, which of its graphs engines are built of; default: all but int8.",
         ),
     ):
         decorated = option(decorated)

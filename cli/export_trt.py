@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from ztcir_sdk.bundle import Bundle
     from ztcir_sdk.engines import EngineReport
 
-__all__ = ["TensorRtChoice", "export_engines", "show_engines", "tensorrt_options"]
+__all__ = [
+    "TensorRtChoice",
+    "engine_precisions",
+    "export_engines",
+    "show_engines",
+    "tensorrt_options",
+]
 
 PACKAGES = ("tensorrt", "tensorrt_rtx")
 """As in `ztcir_sdk.runtime`, which --help does without."""
@@ -91,10 +97,28 @@ def tensorrt_options(command: Command) -> Callable[..., Any]:
     return decorated
 
 
+def engine_precisions(asked: Sequence[str]) -> tuple[str, ...]:
+    """Return those of the precisions asked for that TensorRT runs, and tell of the others.
+
+    Raises:
+        UsageError: it runs none of them.
+    """
+    from ztcir_sdk.engines import FOR_PROCESSORS
+
+    left_out = [name for name in asked if name in FOR_PROCESSORS]
+    if not left_out:
+        return tuple(asked)
+    said = f"{' and '.join(left_out)} graphs are for processors"
+    if len(left_out) == len(asked):
+        raise click.UsageError(f"{said}: ask for fp32 or fp16 too, or leave out --trt.")
+    note(f"{said}: no engines are built of them.")
+    return tuple(name for name in asked if name not in left_out)
+
+
 def export_engines(
     bundle: Bundle, choice: TensorRtChoice, *, precisions: Sequence[str] = ()
 ) -> list[EngineReport]:
-    """Build a bundle's engines, and tell of each on standard error."""
+    """Build a bundle's engines, by default in all precisions that TensorRT runs; tell of each."""
     from ztcir_sdk.engines import IMAGES_AT_ONCE, TEXTS_AT_ONCE, BatchSizes, build_engines
 
     chosen = (choice.max_images, choice.max_texts, choice.max_tokens)

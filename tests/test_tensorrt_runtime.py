@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import json
 import re
 import sys
 import types
@@ -15,13 +16,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from fake_nvidia import Context, Engine, FakeCuda, FakeTensorRt, RuntimeConfig, cudaError_t
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from test_runtime import text_inputs
-from tiny_bundle import D_T, D_VSI, SIZE, N, write_tiny_bundle
+from tiny_bundle import D_T, D_VSI, SIZE, N, TinyModel, tiny_parts, write_tiny_bundle
 
+from cli.main import main
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.engines import BatchSizes, build_engines, graph_source
@@ -620,6 +623,57 @@ def test_a_gpu_that_is_not_here_needs_that_for_rtx(machine: Machine, bundle: Bun
     assert machine.packages["tensorrt_rtx"].builds[0]["for"] == "SM89"
     [report, *_] = build_engines(bundle, gpu="RTX 3090")  # the one that is here
     assert report.package == "tensorrt"
+
+
+@pytest.mark.parametrize(
+    ("asked", "built", "said"),
+    [
+        ([], ["fp32", "fp16"], ""),
+        (["--precision", "fp16"], ["fp16"], ""),
+        (["--precision", "fp32,fp16"], ["fp32", "fp16"], ""),
+        (["--precision", "int8", "--precision", "fp16"], ["fp16"], "int8 graphs are for proc"),
+    ],
+)
+def test_engines_are_built_of_the_precisions_that_are_asked_for(
+    machine: Machine, tmp_path: Path, asked: list[str], built: list[str], said: str
+) -> None:
+    bundle = in_precisions(tmp_path, "fp32", "fp16", "int8")
+    result = CliRunner().invoke(main, ["export", str(bundle.path), "--trt", *asked, "--json"])
+    assert result.exit_code == 0, result.output
+    engines = json.loads(result.stdout)["engines"]
+    graphs = list(bundle.manifest.graphs)
+    assert [(one["precision"], one["graph"]) for one in engines] == [
+        (precision, graph) for precision in built for graph in graphs
+    ]
+    assert len(machine.trt.builds) == len(engines)
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("held", "asked", "code", "sentence"),
+    [
+        (["fp32", "int8"], ["--precision", "int8"], 2, "ask for fp32 or fp16 too, or leave out"),
+        (["int8"], [], 1, "holds int8 alone, which is for processors"),
+        (["fp32"], ["--precision", "fp16"], 1, "in fp32, not in fp16"),
+    ],
+)
+def test_without_a_precision_for_gpus_no_engine_is_built(
+    machine: Machine,
+    tmp_path: Path,
+    held: list[str],
+    asked: list[str],
+    code: int,
+    sentence: str,
+) -> None:
+    bundle = in_precisions(tmp_path, *held)
+    result = CliRunner().invoke(main, ["export", str(bundle.path), "--trt", *asked])
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert sentence in result.stderr
+    assert not machine.trt.builds
+
+
+def in_precisions(folder: Path, *precisions: str) -> Bundle:
+    return Bundle.write(folder / "tiny", **tiny_parts(TinyModel(), precisions=precisions))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ztcir_sdk.runtime.tensorrt_package import TensorRt
 
 __all__ = [
+    "FOR_PROCESSORS",
     "IMAGES_AT_ONCE",
     "TEXTS_AT_ONCE",
     "BatchSizes",
@@ -31,6 +32,8 @@ __all__ = [
 IMAGES_AT_ONCE = 32
 TEXTS_AT_ONCE = 64
 """Rows of one run of a graph, at most; more are split."""
+FOR_PROCESSORS = ("int8",)
+"""Precisions whose graphs TensorRT does not take."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def build_engines(
 
     Args:
         bundle: whose graphs.
-        precisions: of `Bundle.precisions`; by default the one that a `Retriever` would take.
+        precisions: of `Bundle.precisions`; by default all but those of `FOR_PROCESSORS`.
         gpu: a GPU or an architecture, as "RTX 3090" or "sm_86", which need not be here; by default
             the first one that is.
         package: "tensorrt" or "tensorrt_rtx"; by default what is installed and can do it.
@@ -151,11 +154,17 @@ def build_engines(
 
     if workspace_mb is not None and workspace_mb < 1:
         raise UsageError(f"The workspace must be at least 1 MiB, not {workspace_mb}.")
+    if not precisions:
+        precisions = [name for name in bundle.precisions if name not in FOR_PROCESSORS]
+        if not precisions:
+            raise ZtcirError(
+                f"The bundle {bundle.name} holds {', '.join(bundle.precisions)} alone, which is "
+                "for processors: export it in fp32 or fp16 too."
+            )
     trt, target = _builder_and_target(gpu, package)
     cache = EngineCache(folder)
     reports: list[EngineReport] = []
-    wanted: Sequence[str | None] = precisions or [None]
-    for precision in wanted:
+    for precision in precisions:
         for graph in bundle.manifest.graphs:
             source = graph_source(bundle, graph, bundle.variant(graph, precision), sizes)
             stored, built = ensure_engine(
