@@ -10,10 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_training
 import torch
 from tiny_runs import drawings
+from tiny_training import (
+    VIT,
+    catalogue,
+    fit,
+    members_of,
+    tiny_fashion_lite,
+    write_collection,
+    write_shard,
+)
 from torch import Tensor, nn
 
+from train.checkpoint import CheckpointError
 from train.engine import Compute, Engine
 from train.record import Cost, data_fingerprint
 from train.run import Run, Schedule, parameter_groups
@@ -99,6 +110,51 @@ def test_a_fingerprint_tells_collections_apart() -> None:
     ]
     assert len(set(prints)) == 4
     assert data_fingerprint(drawings(5)[0]) == data_fingerprint(images)
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    images, _ = drawings(5)
+    data = {"training": data_fingerprint(images)}
+    others = {"training": data_fingerprint(images[::-1])}  # as many of them
+    run(tmp_path, stop_after=5, data=data)
+    left = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match=r"other data \(different: training\); name another"):
+        run(tmp_path, data=others)
+    assert {path: path.read_bytes() for path in left} == left
+    run(tmp_path, data=data)
+    with pytest.raises(CheckpointError, match="other data"):  # a finished one neither
+        run(tmp_path, data=others)
+
+
+@pytest.mark.parametrize("told", [None, "{}", "not JSON"])
+def test_a_run_that_did_not_say_its_data_goes_on(tmp_path: Path, told: str | None) -> None:
+    run(tmp_path, stop_after=5)
+    (tmp_path / "run.json").unlink()
+    if told is not None:
+        (tmp_path / "run.json").write_text(told)
+    assert run(tmp_path, data={"training": {"sha256": "ab"}})
+
+
+def test_no_stage_goes_on_with_another_collection_of_the_same_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed = [{**fields, "caption": f"Other {fields['id']}"} for fields in catalogue()]
+    members = [member for fields in renamed for member in members_of(fields)]
+    other = [str(write_shard(tmp_path / "other.tar", members))]
+    data = write_collection(tmp_path)
+    with tiny_fashion_lite():
+        for stage, start in (("backbone", ""), ("map", VIT), ("compose", str(tmp_path / "map"))):
+            fit(stage, tmp_path / stage, data, start)
+            with pytest.raises(CheckpointError, match=r"other data \(different: .*training"):
+                fit(stage, tmp_path / stage, other, start)
+        made = tiny_training.collection_triplets
+        monkeypatch.setattr(
+            tiny_training,
+            "collection_triplets",
+            lambda images, **how: made(images, **{**how, "seed": 7}),
+        )
+        with pytest.raises(CheckpointError, match=r"different: development_triplets, triplets\)"):
+            fit("compose", tmp_path / "compose", data, start)
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -29,6 +29,7 @@ from train.data import Batches, TrainingImage
 from train.fast_trunk import forward_upper_stages
 from train.features import image_fingerprint
 from train.losses import multi_positive_nce
+from train.record import data_fingerprint
 from train.run import Run, Schedule
 from train.triplets import Item
 from train.word_vectors import SemanticTokenEmbedding, sentence_encoder_rows
@@ -332,6 +333,10 @@ def fit_backbone(
         optimizer,
         Schedule(steps, warmup=min(100, steps // 10 + 1)),
         save_every=50,
+        data={
+            "training": data_fingerprint(images),
+            "development": data_fingerprint(development),
+        },
     )
     run.train(
         step,

@@ -19,7 +19,7 @@ from train.losses import multi_positive_nce
 from train.model import ComposedModel, describe_model, load_model, own_weights
 from train.precision import autocast
 from train.prompts import prompt_ids
-from train.record import data_fingerprint
+from train.record import data_fingerprint, triplets_fingerprint
 from train.run import Run, Schedule, parameter_groups
 from train.triplets import Triplet
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, relevance
@@ -187,6 +187,8 @@ def fit_compose(
         data={
             "training": {**data_fingerprint(images), "features": features.source},
             "development": data_fingerprint(development),
+            "triplets": triplets_fingerprint(triplets),
+            "development_triplets": triplets_fingerprint(development_triplets),
         },
         tensorboard=tensorboard,
     )

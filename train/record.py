@@ -8,7 +8,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from train.data import TrainingImage
+from train.triplets import Triplet
 from ztcir_sdk import environment
 from ztcir_sdk.errors import MissingDependencyError
 
-__all__ = ["Cost", "Log", "Record", "data_fingerprint", "versions"]
+__all__ = ["Cost", "Log", "Record", "data_fingerprint", "triplets_fingerprint", "versions"]
 
 LOG = "log.jsonl"
 SUMMARY = "run.json"
@@ -43,10 +44,19 @@ def data_fingerprint(images: Sequence[TrainingImage]) -> dict[str, Any]:
 
     The pictures' bytes are not in it; the cache of image features is keyed by ids and weights.
     """
+    return {"images": len(images), "sha256": _checksum(astuple(one.item) for one in images)}
+
+
+def triplets_fingerprint(triplets: Sequence[Triplet]) -> dict[str, Any]:
+    """What is learnt from: how many triplets, and a checksum of all that is in them."""
+    return {"triplets": len(triplets), "sha256": _checksum(map(astuple, triplets))}
+
+
+def _checksum(rows: Iterable[tuple[Any, ...]]) -> str:
     digest = hashlib.sha256()
-    for image in images:
-        digest.update(json.dumps(astuple(image.item), ensure_ascii=False).encode() + b"\n")
-    return {"images": len(images), "sha256": digest.hexdigest()}
+    for row in rows:
+        digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
 
 
 class Cost:
@@ -193,10 +203,24 @@ class Record:
     @property
     def is_complete(self) -> bool:
         """Whether a run in this folder has ended, and said so."""
+        return "figures" in self._told()
+
+    def other_data(self) -> list[str]:
+        """What the data are for that the folder's run began on, and that are others now."""
+        before, now = self._told().get("data", {}), self._known["data"]
+        return sorted(
+            name
+            for name in before.keys() & now.keys()
+            if before[name].get("sha256") != now[name].get("sha256")
+        )
+
+    def _told(self) -> dict[str, Any]:
+        """The folder's ``run.json``; empty where there is none that can be read."""
         try:
-            return "figures" in json.loads(self.path.read_text(encoding="utf-8"))
+            told: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return False
+            return {}
+        return told
 
     def write(self, **outcome: Any) -> None:
         """Replace ``run.json``; without an outcome when a run begins, with one when it ends."""

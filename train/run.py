@@ -75,7 +75,8 @@ class Run:
         fixed: modules that are not trained but belong to the checkpoint, by file name.
         save_every: steps between checkpoints.
         engine: what the steps are computed by; one process on the CPU by default.
-        data: fingerprints of the data, by what it is for; for ``run.json``.
+        data: fingerprints of the data, by what it is for, for ``run.json``; a run is only resumed
+            on the data that it began on.
         tensorboard: whether TensorBoard's events are written; ``None``: where it is installed.
     """
 
@@ -132,6 +133,11 @@ class Run:
             raise CheckpointError(
                 f"{self.folder} holds a run with another configuration "
                 f"(different: {', '.join(changed)}); name another --out, or delete it."
+            )
+        if others := self.record.other_data():
+            raise CheckpointError(
+                f"{self.folder} holds a run on other data (different: {', '.join(others)}); name "
+                "another --out, or delete it."
             )
         missing = sorted({*self.modules, STATE} - tensors.keys())
         if missing:
