@@ -59,6 +59,27 @@ def train() -> None:
     show_default=True,
     help="Start token rows from a packaged sentence encoder.",
 )
+@click.option(
+    "--instances",
+    default=0.0,
+    show_default=True,
+    help="Weight of telling every photo from all others, so that what no text says is kept.",
+)
+@click.option("--instance-temperature", default=0.1, show_default=True, help="Of that comparison.")
+@click.option("--image-lr", default=6e-4, show_default=True, help="Peak learning rate, of images.")
+@click.option("--text-lr", default=1e-3, show_default=True, help="Peak learning rate, of the rest.")
+@click.option(
+    "--caption-share",
+    default=0.4,
+    show_default=True,
+    help="Share of texts that are captions; the others describe attributes.",
+)
+@click.option(
+    "--start",
+    type=click.Path(exists=True, file_okay=False),
+    help="A backbone trained here to go on from, as runs/backbone/clip.",
+)
+@click.option("--cache", type=OUT, default=None, help="Folder of the frozen stages' output.")
 def backbone(
     data: tuple[str, ...],
     columns: dict[str, str] | None,
@@ -68,6 +89,13 @@ def backbone(
     epochs: int,
     batch_size: int,
     word_vectors: str,
+    instances: float,
+    instance_temperature: float,
+    image_lr: float,
+    text_lr: float,
+    caption_share: float,
+    start: str | None,
+    cache: Path | None,
 ) -> None:
     """Train the small CLIP `fashion-lite` on a catalogue; resumes where it was killed."""
     from train.data import read_collection
@@ -75,9 +103,18 @@ def backbone(
 
     images, development = read_collection(data, drawings=drawings, columns=columns)
     config = BackboneTraining(
-        epochs=epochs, batch_size=batch_size, word_vectors=word_vectors, seed=seed
+        epochs=epochs,
+        batch_size=batch_size,
+        image_lr=image_lr,
+        text_lr=text_lr,
+        caption_share=caption_share,
+        word_vectors=word_vectors,
+        instances=instances,
+        instance_temperature=instance_temperature,
+        start=start,
+        seed=seed,
     )
-    fit_backbone(images, development, config, out)
+    fit_backbone(images, development, config, out, cache=cache)
     click.echo(f"The backbone is in {out / 'clip'}", err=True)
 
 
@@ -235,9 +272,11 @@ def compose(
     """
     from train.data import read_collection
     from train.fit_compose import fit_compose
+    from train.model import check_stage
     from train.stage_two_data import stage_two_data
     from train.triplet_formats import read_training_triplets
 
+    check_stage(mapping, "map")  # before minutes of reading and of making triplets
     images, development = read_collection(data, drawings=drawings, columns=columns)
     given = [
         triplet

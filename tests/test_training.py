@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from killed_training import Trainer
+from PIL import ImageOps
 from tiny_training import (
     PARTS,
     VIT,
@@ -37,14 +38,16 @@ from train.backbone import BackboneConfig, create_backbone
 from train.checkpoint import CheckpointError, read_checkpoint
 from train.data import read_collection
 from train.features import ImageFeatures, image_features
-from train.fit_backbone import BackboneTraining, cache_lower_stages
+from train.fit_backbone import BackboneTraining, cache_lower_stages, fit_backbone
 from train.fit_compose import TripletRows, evaluate_composed
 from train.fit_map import evaluate_mapped
+from train.losses import info_nce
 from train.model import ComposedModel, load_model
 from train.prompts import mapped_ids
 from train.run import Run, Schedule, parameter_groups
 from train.stage_two_data import collection_triplets
 from train.word_vectors import SemanticTokenEmbedding
+from ztcir_sdk.preprocess import Preprocessing
 
 STEPS = 12
 
@@ -490,6 +493,46 @@ def test_the_lower_stages_of_other_images_are_not_taken_for_these(
     np.testing.assert_array_equal(again, kept)
     np.testing.assert_array_equal(other, fresh)
     assert not np.array_equal(other, kept)
+
+
+def test_a_backbone_goes_on_from_another(line: Path, data: list[str], tmp_path: Path) -> None:
+    cache = line / "backbone" / "cache"
+    written = (cache / "lower.npy").stat().st_mtime_ns
+    shards = ("--data", data[0], "--data", data[1], "--drawings", 20, "--cache", cache)
+    sizes = ("--epochs", 1, "--batch-size", 16, "--instances", 1, "--out", tmp_path / "next")
+    result = ztcir("train", "backbone", *shards, *sizes, "--start", line / "backbone" / "clip")
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert (cache / "lower.npy").stat().st_mtime_ns == written  # lower stages are still the same
+    before, after = (
+        tensors_of(run / "clip")["backbone"] for run in (line / "backbone", tmp_path / "next")
+    )
+    still = {name for name, value in after.items() if value.equal(before[name])}
+    assert "token_embedding.weight" in still
+    assert "visual.trunk.conv_stem.weight" in still
+    assert not {"visual.head.proj.weight", "text_projection", "logit_scale"} & still
+
+
+def test_instances_tell_two_views_of_a_photo_from_other_photos(
+    data: list[str], tmp_path: Path
+) -> None:
+    """Without them nothing of a photo is kept but what its texts say."""
+    images, development = read_collection(data)
+    apart = {}
+    for weight in (0.0, 3.0):
+        config = BackboneTraining(
+            epochs=6, batch_size=16, image_lr=3e-3, word_vectors="none", instances=weight
+        )
+        backbone = fit_backbone(images, development, config, tmp_path / str(weight))
+        preprocess = Preprocessing.from_open_clip(backbone.preprocess_cfg)
+        with torch.inference_mode():
+            views = [
+                backbone.encode_image(
+                    torch.from_numpy(preprocess([turn(i.load()) for i in images]))
+                )[0]
+                for turn in (lambda image: image, ImageOps.mirror)
+            ]
+            apart[weight] = float(info_nce(*views, 10.0))
+    assert apart[3.0] < apart[0.0] - 0.1
 
 
 # --- what is learnt from ------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = ["DiskFullError", "ImageFeatures", "image_features", "image_fingerprint", "text_features"]
+__all__ = ["DiskFullError", "ImageFeatures", "image_features", "text_features"]
 
 BATCH = 128  # images a forward pass
 SAVE_EVERY = 50  # forward passes between notes of how far a computation is
@@ -114,7 +114,7 @@ def image_features(
         DiskFullError: there is no room for what has to be kept.
     """
     ids = tuple(image.item.id for image in images)
-    folder = cache / image_fingerprint(backbone, ids)
+    folder = cache / _fingerprint(backbone, ids)
     folder.mkdir(parents=True, exist_ok=True)
     whole, pooled = folder / "complete.json", folder / "pooled.json"
     with FileLock(folder / "lock"):
@@ -280,7 +280,7 @@ def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def image_fingerprint(backbone: Backbone, ids: Sequence[str]) -> str:
+def _fingerprint(backbone: Backbone, ids: Sequence[str]) -> str:
     """What image features depend on: weights, preprocessing and items; 16 hex digits."""
     digest = hashlib.sha256()
     hash_tensors(digest, backbone.clip.visual.state_dict().items())

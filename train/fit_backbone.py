@@ -4,11 +4,15 @@ The image trunk starts from ImageNet weights. Its lower stages stay frozen, so t
 computed once for a few views of every image; the upper stages, both projections and the text tower
 train against two kinds of text: the product's own caption, which belongs to one image, and
 descriptions of its attributes in varied words, which belong to every image they are true of.
+Where asked for, two views of a photo must also know each other among all photos, so that an
+embedding keeps what no text tells.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,11 +28,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from train.backbone import Backbone, BackboneConfig, create_backbone
-from train.checkpoint import read_checkpoint, write_checkpoint
+from train.checkpoint import hash_tensors, read_checkpoint, write_checkpoint
 from train.data import Batches, TrainingImage
 from train.fast_trunk import forward_upper_stages
-from train.features import image_fingerprint
-from train.losses import multi_positive_nce
+from train.losses import info_nce, multi_positive_nce
+from train.model import load_backbone
 from train.record import data_fingerprint
 from train.run import Run, Schedule
 from train.triplets import Item
@@ -63,6 +67,9 @@ class BackboneTraining:
         descriptions: attribute descriptions drawn for every image.
         caption_share: share of texts that are the product's own caption.
         word_vectors: "minilm" starts token rows from a sentence encoder, "none" from noise.
+        instances: weight of InfoNCE between two views of a photo (SLIP, Mu et al. 2022, sec. 3.1).
+        instance_temperature: of that loss.
+        start: a backbone made here to go on from, token rows unchanged, instead of from ImageNet.
     """
 
     backbone: str = "fashion-lite"
@@ -76,6 +83,9 @@ class BackboneTraining:
     descriptions: int = 8
     caption_share: float = 0.4
     word_vectors: str = "minilm"
+    instances: float = 0.0
+    instance_temperature: float = 0.1
+    start: str | None = None
     seed: int = 0
 
 
@@ -156,8 +166,8 @@ def cache_lower_stages(
     path.parent.mkdir(parents=True, exist_ok=True)
     marker = path.with_suffix(".complete")
     whole = (config.views, len(images), *shape)
-    made_of = image_fingerprint(backbone, [image.item.id for image in images])
-    key = f"{made_of} {config.first_stage} {config.views} {config.seed}"
+    ids = [image.item.id for image in images]
+    key = f"{_lower_fingerprint(backbone, ids, config.first_stage)} {config.views} {config.seed}"
     if marker.is_file() and marker.read_text(encoding="utf-8") == key:
         return np.load(path, mmap_mode="r")
     marker.unlink(missing_ok=True)
@@ -174,6 +184,16 @@ def cache_lower_stages(
     cache.flush()
     marker.write_text(key, encoding="utf-8")
     return cache
+
+
+def _lower_fingerprint(backbone: Backbone, ids: Sequence[str], first_stage: int) -> str:
+    """What the lower stages' output depends on, as 16 hex digits."""
+    trunk = backbone.clip.visual.trunk
+    lower = nn.ModuleList([trunk.conv_stem, trunk.bn1, *trunk.blocks[:first_stage]])
+    digest = hashlib.sha256()
+    hash_tensors(digest, lower.state_dict().items())
+    digest.update(json.dumps([backbone.preprocess_cfg, list(ids)], sort_keys=True).encode())
+    return digest.hexdigest()[:16]
 
 
 def _lower(trunk: nn.Module, pixel_values: Tensor, first_stage: int) -> Tensor:
@@ -247,6 +267,7 @@ def fit_backbone(
     config: BackboneTraining,
     out: Path,
     *,
+    cache: Path | None = None,
     stop_after: int | None = None,
 ) -> Backbone:
     """Train a small CLIP; ``out/last`` and ``out/best`` hold checkpoints, ``out/clip`` the model.
@@ -256,22 +277,22 @@ def fit_backbone(
         development: images whose attribute captions must find them; selects ``best``.
         config: the run.
         out: its folder; a killed run goes on.
+        cache: folder of the frozen stages' output, to share; by default ``out/cache``.
         stop_after: stop at this step (for tests).
     """
     torch.manual_seed(config.seed)
-    backbone = create_backbone(BackboneConfig(config.backbone))
+    cache = cache or out / "cache"
+    backbone = _first_weights(images, config)
     trunk = backbone.clip.visual.trunk
-    load_imagenet(trunk)
-    preprocess = Preprocessing.from_open_clip(backbone.preprocess_cfg)
-    some = np.random.default_rng([config.seed, 4]).permutation(len(images))[:2048]
-    recalibrate_norms(trunk, torch.from_numpy(preprocess([images[i].load() for i in some])))
-    features = cache_lower_stages(backbone, images, config, out / "cache" / "lower.npy")
+    features = cache_lower_stages(backbone, images, config, cache / "lower.npy")
     texts = Texts(images, config)
-    held_out = _Development(backbone, development, config, out / "cache" / "development.npy")
+    held_out = _Development(backbone, development, config, cache / "development.npy")
 
     tokens: SemanticTokenEmbedding | None = None
-    if config.word_vectors == "minilm":
-        path = out / "cache" / "words.npy"
+    if config.start is not None:
+        backbone.text.token_embedding.weight.requires_grad_(False)
+    elif config.word_vectors == "minilm":
+        path = cache / "words.npy"
         if not path.is_file():
             np.save(path, sentence_encoder_rows(backbone.text_width).numpy())
         rows = torch.from_numpy(np.load(path))
@@ -302,20 +323,24 @@ def fit_backbone(
     steps = config.epochs * order.per_epoch
     head = backbone.clip.visual.head
 
+    def see(views: NDArray[np.int64], rows: NDArray[np.int64]) -> Tensor:
+        lower = torch.from_numpy(
+            np.stack([features[v, r] for v, r in zip(views, rows, strict=True)])
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            patches = forward_upper_stages(trunk, lower.float(), config.first_stage)
+            return F.normalize(head(patches.mean(1)).float(), dim=-1)
+
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         trunk.train()
         rows = np.sort(order[number])
         views = rng.integers(0, config.views, len(rows))
-        lower = torch.from_numpy(
-            np.stack([features[v, r] for v, r in zip(views, rows, strict=True)])
-        )
         is_caption = rng.random(len(rows)) < config.caption_share
         columns = np.where(is_caption, 0, rng.integers(1, 1 + config.descriptions, len(rows)))
         ids = texts.ids[rows, columns]
         ids = ids[:, : int(ids.argmax(-1).max()) + 1]
+        image_embeds = see(views, rows)
         with torch.autocast("cpu", torch.bfloat16):
-            patches = forward_upper_stages(trunk, lower.float(), config.first_stage)
-            image_embeds = F.normalize(head(patches.mean(1)).float(), dim=-1)
             text_embeds = encode_text(backbone, ids, tokens)
         scale = backbone.clip.logit_scale.exp().clamp(max=100)
         logits = scale * text_embeds.float() @ image_embeds.T
@@ -324,6 +349,10 @@ def fit_backbone(
         other_domain = domain[:, None] != domain[None, :]
         loss = multi_positive_nce(logits, positive, other_domain)
         loss = (loss + multi_positive_nce(logits.T, positive.T, other_domain.T)) / 2
+        if config.instances:
+            others = (views + rng.integers(1, config.views, len(rows))) % config.views
+            own = info_nce(image_embeds, see(others, rows), 1 / config.instance_temperature)
+            loss = loss + config.instances * own
         return loss, {"scale": scale.item()}
 
     run = Run(
@@ -363,6 +392,21 @@ def fit_backbone(
         },
         {"backbone": backbone.clip.state_dict()},
     )
+    return backbone
+
+
+def _first_weights(images: Sequence[TrainingImage], config: BackboneTraining) -> Backbone:
+    """What a run begins with."""
+    if config.start is not None:
+        backbone, _ = load_backbone(config.start)
+        backbone.clip.requires_grad_(True)
+        return backbone
+    backbone = create_backbone(BackboneConfig(config.backbone))
+    trunk = backbone.clip.visual.trunk
+    load_imagenet(trunk)
+    preprocess = Preprocessing.from_open_clip(backbone.preprocess_cfg)
+    some = np.random.default_rng([config.seed, 4]).permutation(len(images))[:2048]
+    recalibrate_norms(trunk, torch.from_numpy(preprocess([images[i].load() for i in some])))
     return backbone
 
 
