@@ -92,6 +92,15 @@ def test_by_hand(tmp_path: Path) -> None:
     }
 
 
+def test_a_member_that_a_group_names_twice_is_one_image(tmp_path: Path) -> None:
+    group = ["r", "a", "a", "t", "b", "c", "d"]
+    root = write_root(tmp_path / "root", [("r", "x", "t", group)], list(ANGLES))
+    images = {name: at(degrees) for name, degrees in ANGLES.items()}
+    run = planned_run(tmp_path / "cache", images, {"x": at(13)})  # c, b, t and a, which is nearer
+    scores = evaluate_cirr(run, root, [COMPOSED]).scores["composed"]["val",]
+    assert [scores[f"R_subset@{k}"] for k in (1, 2, 3)] == [0, 0, 1]
+
+
 @pytest.mark.parametrize(("before", "found"), [(4, 1), (5, 0)])
 def test_ties_rank_in_the_order_of_the_split(tmp_path: Path, before: int, found: int) -> None:
     """So many images that are the same as the target come before it."""

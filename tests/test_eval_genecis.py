@@ -29,6 +29,7 @@ from tiny_bundle import write_tiny_bundle
 from ztcir_sdk import Retriever
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.benchmark_images import BenchmarkImage, UnusableImagesError
+from ztcir_sdk.evaluation.embedding_run import Method
 from ztcir_sdk.evaluation.genecis import TASKS, evaluate_genecis
 
 
@@ -115,6 +116,24 @@ def test_a_distractor_that_is_the_target_is_one_image(tmp_path: Path) -> None:
     second = plan(tmp_path / "two", twice, angles, {"x": 0})
     assert first.scores == second.scores
     assert first.scores["composed"]["focus_object",]["R@3"] == 1
+
+
+def test_a_distractor_that_is_listed_twice_takes_two_places(tmp_path: Path) -> None:
+    """As in GeneCIS's own code, which ranks the list."""
+    angles = {0: 0.0, 1: 3.0, 2: 1.0, 3: 5.0}
+    twice = task(("x", 0, 1, [2, 3, 2]))
+    root = write_root(tmp_path / "root", {"change_object": twice}, list(angles))
+    scores = plan(tmp_path, root, angles, {"x": 0}).scores["composed"]["change_object",]
+    assert scores == {"R@1": 0, "R@2": 0, "R@3": 1}
+
+
+def test_mapped_seeks_the_target_where_no_gallery_has_the_reference(tmp_path: Path) -> None:
+    angles = {0: 0.0, 1: 3.0, 2: 1.0, 3: 5.0}
+    root = write_root(tmp_path / "root", {"focus_object": task(("x", 0, 1, [2, 3]))}, list(angles))
+    run = planned_run(tmp_path / "cache", {name(one): at(a) for one, a in angles.items()}, {})
+    [answer] = evaluate_genecis(run, root, [Method("mapped", "")], answers=1).answers
+    assert [hit.image.name for hit in answer.hits] == ["2", "1", "3"]
+    assert [hit.verdict for hit in answer.hits] == ["wrong", "right", "wrong"]
 
 
 def draw_tasks(rng: np.random.Generator) -> dict[str, list[dict[str, Any]]]:
@@ -284,6 +303,14 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
         lambda root: shutil.rmtree(root / "VG_100K_all"),
         UnusableImagesError,
         r"\d+ of \d+ images are missing from .*VG_100K_all",
+    ),
+    "some of each": (
+        lambda root: [
+            (root / place).unlink() for place in (f"val2017/{name(107)}.jpg", "VG_100K_all/7.jpg")
+        ],
+        UnusableImagesError,
+        r"2 of \d+ images are missing from (\S+/VG_100K_all, \S+/val2017|"
+        r"\S+/val2017, \S+/VG_100K_all) \(",
     ),
 }
 

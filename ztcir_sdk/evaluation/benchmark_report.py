@@ -80,6 +80,8 @@ class Asked:
     reference: BenchmarkImage
     targets: Collection[BenchmarkImage] | None
     """What is right; None where that is not published."""
+    reference_ranked: bool = True
+    """Whether the reference is in the gallery, so that "mapped" can find it."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ def show_answers(
         asked: all queries that were ranked.
         ranking: of them.
         gallery: what rows of the ranking are.
-        method: that answered. Of "mapped" the reference itself is sought, and nothing was said.
+        method: that answered. Of "mapped" the reference itself is sought, if it can be found, and
+            nothing was said.
         wanted: how many answers, spread evenly over the queries.
         mapped_prompt: what "mapped" asks.
     """
@@ -137,7 +140,8 @@ def show_answers(
     answers: list[Answer] = []
     for number in chosen(len(asked), wanted):
         one = asked[number]
-        sought = {one.reference} if method.name == "mapped" else one.targets
+        itself = method.name == "mapped" and one.reference_ranked
+        sought = {one.reference} if itself else one.targets
         hits = tuple(
             AnswerHit(gallery[row], float(score), _verdict(gallery[row], one.reference, sought))
             for row, score in zip(rows[number, :SHOWN], scores[number, :SHOWN], strict=True)

@@ -164,7 +164,7 @@ def _read(root: Path, split: str) -> tuple[list[_Query], dict[str, BenchmarkImag
             )
         if reference == target:
             raise ZtcirError(f"Query {number} of {file} has its reference as its target.")
-        group = tuple(name for name in members if name != reference)
+        group = tuple(name for name in dict.fromkeys(members) if name != reference)
         queries.append(_Query(str(record["pairid"]), reference, record["caption"], group, target))
 
     split_file = annotations / "image_splits" / f"split.{VERSION}.{_FILES[split]}.json"

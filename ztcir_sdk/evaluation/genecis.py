@@ -1,10 +1,11 @@
 """GeneCIS (Vaze et al., CVPR 2023): find what is like the reference by the condition that is named.
 
 Four tasks: focus on, or change, an attribute or an object. Each query has a gallery of its own: the
-target and 9 (attributes) or 14 (objects) distractors; the reference is not in it. Images of the
-object tasks are whole, from COCO's validation set of 2017; those of the attribute tasks are
+target and its distractors, 14 of them in the object tasks; the reference is not in it. Images of
+the object tasks are whole, from COCO's validation set of 2017; those of the attribute tasks are
 objects cut out of Visual Genome's. Ties rank by the image's id, so that it is no advantage to be
-the target, which the annotations list apart.
+the target, which the annotations list apart. A distractor that is listed twice takes two places, as
+in GeneCIS's own ``eval_functions.py``; one that is the target is the target.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class _Query:
     reference: BenchmarkImage
     target: BenchmarkImage
     gallery: tuple[BenchmarkImage, ...]
-    """The target and the distractors, each once."""
+    """The target, and the distractors that are not it, as often as they are listed."""
 
 
 def evaluate_genecis(
@@ -164,10 +165,11 @@ def _read_task(root: Path, file: Path) -> list[_Query]:
     for number, record in enumerate(read_records(file, fields, NAME)):
         where = f"Query {number} of {file}"
         target = _image(root, record["target"], where)
-        # A distractor may be the target once more: it is one image.
-        gallery = dict.fromkeys([target, *(_image(root, one, where) for one in record["gallery"])])
+        listed = [_image(root, one, where) for one in record["gallery"]]
+        # A distractor may be the target once more, which cannot be behind itself.
+        gallery = (target, *(one for one in listed if one != target))
         reference = _image(root, record["reference"], where)
-        queries.append(_Query(record["condition"], reference, target, tuple(gallery)))
+        queries.append(_Query(record["condition"], reference, target, gallery))
     return queries
 
 
@@ -215,6 +217,13 @@ def _rank(
 
 def _asked(task: str, queries: Sequence[_Query]) -> list[Asked]:
     return [
-        Asked(f"{task} {number}", (task,), query.condition, query.reference, {query.target})
+        Asked(
+            f"{task} {number}",
+            (task,),
+            query.condition,
+            query.reference,
+            {query.target},
+            reference_ranked=False,
+        )
         for number, query in enumerate(queries)
     ]

@@ -80,13 +80,13 @@ def rank_own(
         queries: (Q, D) float32, L2-normalised.
         vectors: (N, D) float32, L2-normalised: what the galleries are taken from.
         galleries: for each query, its rows of `vectors`, in any order; one that is named twice
-            counts once.
+            takes two places.
         k: how many, 1 or more.
     """
     rows = np.full((len(queries), k), NO_ROW, dtype=np.int64)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     for number, members in enumerate(galleries):
-        own = np.array(sorted(set(members)), dtype=np.int64)
+        own = np.array(sorted(members), dtype=np.int64)
         [near], [near_scores] = rank_blocks(queries[number : number + 1], [vectors[own]], k)
         found = near != NO_ROW
         rows[number, found] = own[near[found]]
