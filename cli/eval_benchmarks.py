@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from ztcir_sdk.evaluation.benchmark_report import BenchmarkReport, Scores
-    from ztcir_sdk.evaluation.embedding_run import EmbeddingRun
+    from ztcir_sdk.evaluation.embedding_run import EmbeddingRun, Method
     from ztcir_sdk.retriever import Retriever
 
 __all__ = ["circo", "cirr", "fashioniq", "genecis"]
@@ -205,14 +205,27 @@ def _evaluate(
                 run, root, methods, split=split, answers=html_queries if html else 0
             )
         except UnusableImagesError as error:
-            for problem in error.problems[:LISTED]:
-                note(problem)
+            _list_problems(error.problems)
             raise
     written = [] if out is None else _write_submissions(report, out)
     if html is not None:
-        write_file(html, _page(report, methods[0].name, run, retriever).encode())
+        write_file(html, _page(report, methods[0], run, retriever).encode())
         note(f"wrote {html}")
-    _print(report, method, retriever, written, as_json=as_json)
+    mixed = next((_weight(one) for one in methods if one.name == "sum"), None)
+    _print(report, method, mixed, retriever, written, as_json=as_json)
+
+
+def _list_problems(problems: Sequence[str]) -> None:
+    """Name the images that are missing or broken; a single one is named by the error itself."""
+    if len(problems) > 1:
+        for problem in problems[:LISTED]:
+            note(problem)
+    if len(problems) > LISTED:
+        note(f"and {len(problems) - LISTED} more")
+
+
+def _weight(method: Method) -> float:
+    return 0.5 if method.weight is None else method.weight
 
 
 def _require_places(html: Path | None, out: Path | None) -> None:
@@ -237,21 +250,29 @@ def _write_submissions(report: BenchmarkReport, out: Path) -> list[str]:
     return paths
 
 
-def _page(report: BenchmarkReport, method: str, run: EmbeddingRun, retriever: Retriever) -> str:
+def _page(report: BenchmarkReport, method: Method, run: EmbeddingRun, retriever: Retriever) -> str:
     from ztcir_sdk.evaluation.benchmark_page import benchmark_page
 
     prompt = {"composed": report.prompt, "stage1": report.prompt, "mapped": run.mapped_prompt}
-    asked = f', "{prompt[method]}"' if method in prompt else ""
+    asked = f', "{prompt[method.name]}"' if method.name in prompt else ""
+    if method.name == "sum":
+        asked = f", weight {_weight(method):g}"
     return benchmark_page(
         f"{report.benchmark} ({report.split}), {retriever.bundle.name}",
-        f"method {method}{asked}: {len(report.answers)} of {report.queries} queries, "
+        f"method {method.name}{asked}: {len(report.answers)} of {report.queries} queries, "
         f"{report.gallery} images",
         report.answers,
     )
 
 
 def _print(
-    report: BenchmarkReport, method: str, retriever: Retriever, written: list[str], *, as_json: bool
+    report: BenchmarkReport,
+    method: str,
+    weight: float | None,
+    retriever: Retriever,
+    written: list[str],
+    *,
+    as_json: bool,
 ) -> None:
     for sentence in report.notes:
         note(sentence)
@@ -260,6 +281,7 @@ def _print(
             {
                 **report.to_dict(),
                 "method": method,
+                "weight": weight,
                 "submissions": written,
                 **measured_with(retriever),
             }

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,9 @@ __all__ = [
     "table",
     "write_file",
 ]
+
+LOG_SECONDS = 60.0
+"""How often a log is told of progress."""
 
 
 def emit_json(value: Any) -> None:
@@ -84,7 +88,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, header: bool
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Show bars on standard error while it is a terminal; yield ``progress(what, done, total)``."""
+    """Show bars on standard error, and a line now and then where it is no terminal but a log.
+
+    Yields ``progress(what, done, total)``.
+    """
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -94,8 +101,15 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     )
     bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     tasks: dict[str, TaskID] = {}
+    said = time.monotonic()
 
     def progress(what: str, done: int, total: int) -> None:
+        nonlocal said
+        if bars.disable:
+            if time.monotonic() - said >= LOG_SECONDS:
+                said = time.monotonic()
+                note(f"{what}: {done} of {total}")
+            return
         if what not in tasks:
             tasks[what] = bars.add_task(what)
         bars.update(tasks[what], completed=done, total=total)

@@ -16,6 +16,7 @@ from test_eval_circo import query
 from test_eval_circo import write_root as write_circo
 from tiny_bundle import TinyModel, tiny_parts, write_tiny_bundle
 
+from cli import eval_benchmarks, output
 from cli.main import main
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.evaluation.benchmark_images import BenchmarkImage
@@ -181,6 +182,42 @@ def test_missing_images_are_named_one_a_line(root: Path, bundle: Path, tmp_path:
     assert lines[-1].startswith("Error: 2 of 9 images are missing")
 
 
+def test_a_single_problem_is_told_once(root: Path, bundle: Path, tmp_path: Path) -> None:
+    broken = write_circo(tmp_path / "root", [query(0, 1, [2], "negation")], range(1, 10))
+    file = broken / "COCO2017_unlabeled" / "unlabeled2017" / f"{3:012d}.jpg"
+    file.write_bytes(b"")
+    [line] = run_cli("circo", broken, bundle, tmp_path, exit_code=1).stderr.strip().splitlines()
+    assert line.startswith("Error: 1 of 9 images are broken, and nothing is measured without them")
+    file.unlink()
+    [line] = run_cli("circo", broken, bundle, tmp_path, exit_code=1).stderr.strip().splitlines()
+    assert line.startswith("Error: 1 of 9 images are missing")
+
+
+def test_problems_that_are_not_listed_are_counted(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eval_benchmarks, "LISTED", 2)
+    root = write_circo(tmp_path / "root", [query(0, 1, [2], "negation")], range(1, 10))
+    for file in sorted((root / "COCO2017_unlabeled" / "unlabeled2017").iterdir())[:5]:
+        file.unlink()
+    lines = run_cli("circo", root, bundle, tmp_path, exit_code=1).stderr.strip().splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == ["missing"] * 2
+    assert lines[2] == "and 3 more"
+    assert len(lines) == 4
+
+
+def test_a_log_is_told_of_progress_now_and_then(
+    root: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = run_cli("circo", root, bundle, tmp_path / "quiet")
+    assert quiet.stderr == ""  # it took no minute
+    monkeypatch.setattr(output, "LOG_SECONDS", 0.0)
+    lines = run_cli("circo", root, bundle, tmp_path / "told").stderr.splitlines()
+    assert "Checking images: 39 of 39" in lines
+    assert "Encoding images: 39 of 39" in lines
+    assert "Encoding queries: composed: 3 of 3" in lines
+
+
 def image_only(folder: Path) -> Path:
     """A bundle without a text graph."""
     parts = tiny_parts(TinyModel())
@@ -254,6 +291,20 @@ def test_weight_is_of_the_sum(root: Path, bundle: Path, tmp_path: Path) -> None:
     text, image = scores("--method", "text")["text"], scores("--method", "image")["image"]
     assert scores("--method", "sum", "--weight", 1)["sum"] == text
     assert scores("--method", "sum", "--weight", 0)["sum"] == image
+
+
+def test_what_is_measured_says_its_weight(root: Path, bundle: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+
+    def weight(*options: object) -> Any:
+        return json.loads(run_cli("circo", root, bundle, tmp_path, "--json", *options).stdout)[
+            "weight"
+        ]
+
+    assert weight("--method", "sum", "--html", page) == 0.5
+    assert "method sum, weight 0.5: " in page.read_text()
+    assert weight("--method", "all", "--weight", 0.3) == 0.3
+    assert weight("--method", "image") is None
 
 
 def test_another_bundle_of_the_same_image_tower_reuses_its_images(

@@ -141,8 +141,9 @@ def require_files(images: Iterable[BenchmarkImage], benchmark: str) -> None:
             missing.append(path)
     if missing:
         names = [path.name for path in missing]
+        folders = dict.fromkeys(str(path.parent) for path in missing)
         raise UnusableImagesError(
-            f"{len(missing)} of {len(paths)} images are missing from {missing[0].parent} "
+            f"{len(missing)} of {len(paths)} images are missing from {listed(folders)} "
             f"({listed(names)}): nothing is measured without them; `ztcir eval {benchmark} "
             "--download-help` says where they come from.",
             [f"missing: {path}" for path in missing],
@@ -188,8 +189,11 @@ def refuse_broken(broken: Sequence[str], total: int) -> None:
         UnusableImagesError: there is any.
     """
     if broken:
-        more = f" {len(broken)} of {total} images are broken." if len(broken) > 1 else ""
-        raise UnusableImagesError(f"{broken[0]}{more} Nothing is measured without them.", broken)
+        raise UnusableImagesError(
+            f"{len(broken)} of {total} images are broken, and nothing is measured without them: "
+            f"{'' if len(broken) == 1 else 'the first, '}{broken[0]}",
+            broken,
+        )
 
 
 def _begins_and_ends(path: Path) -> bool:

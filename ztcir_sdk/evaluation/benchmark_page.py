@@ -41,7 +41,7 @@ nav {{ display: flex; gap: 1.5rem; margin: 1rem 0 2rem; flex-wrap: wrap; }}
 section {{ border-top: 1px solid #8884; padding: 1rem 0; }}
 section[hidden] {{ display: none; }}
 ol {{ list-style: none; display: flex; gap: .5rem; padding: 0; margin: 0; overflow-x: auto; }}
-li {{ flex: 0 0 8.5rem; }}
+li {{ flex: 0 1 8.5rem; min-width: 5.5rem; }}
 li:first-child {{ margin-right: 1.5rem; }}
 figure {{ margin: 0; }}
 figure img, .gone {{ box-sizing: border-box; width: 100%; aspect-ratio: 1; object-fit: contain;
