@@ -15,6 +15,7 @@ from PIL import Image
 from tiny_training import VIT
 
 from cli.main import main
+from train.checkpoint import write_checkpoint
 from train.data import DataError, TrainingImage
 from train.stage_two_data import stage_two_data
 from train.triplets import Item, Triplet
@@ -154,3 +155,23 @@ def test_a_folder_with_captions_trains_both_stages_from_the_command_line(tmp_pat
     assert "Left out 1 of 121 triplets: 1 images are missing, such as gone.jpg." in done.stderr
     figures = json.loads((tmp_path / "compose" / "run.json").read_text(encoding="utf-8"))["figures"]
     assert set(figures) == {"dev_mAP@10"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [(None, "is no checkpoint"), ("backbone", "'backbone' checkpoint, but a 'map' one is needed")],
+)
+def test_stage_one_is_looked_at_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str | None, said: str
+) -> None:
+    def too_early(*args: object, **options: object) -> None:
+        raise AssertionError("the collection is read")
+
+    monkeypatch.setattr("train.data.read_collection", too_early)
+    if kind is not None:
+        write_checkpoint(tmp_path / "map", {"kind": kind, "backbone": {}}, {})
+    start = ("--data", "photos.tar", "--map", str(tmp_path / "map"))
+    result = CliRunner().invoke(main, ["train", "compose", *start, "--out", str(tmp_path / "run")])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert said in result.stderr
+    assert not (tmp_path / "run").exists()

@@ -26,6 +26,7 @@ __all__ = [
     "find_checkpoint",
     "hash_tensors",
     "read_checkpoint",
+    "read_configuration",
     "write_checkpoint",
 ]
 
@@ -100,6 +101,20 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, T
     Raises:
         CheckpointError: there is none, or a file of it cannot be read.
     """
+    found, config = _find_and_read(folder)
+    try:
+        tensors = {path.stem: load_file(path) for path in sorted(found.glob("*.safetensors"))}
+    except (OSError, SafetensorError) as error:
+        raise _damaged(found, error) from error
+    return config, tensors
+
+
+def read_configuration(folder: Path) -> dict[str, Any]:
+    """Read what a checkpoint says of itself, and none of its weights; see `read_checkpoint`."""
+    return _find_and_read(folder)[1]
+
+
+def _find_and_read(folder: Path) -> tuple[Path, dict[str, Any]]:
     candidates = (folder, folder / "clip", folder / "best", folder / "last")
     found = next((path for path in map(find_checkpoint, candidates) if path is not None), None)
     if found is None:
@@ -107,13 +122,15 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, T
             f"{folder} is no checkpoint: no {CONFIG} in it. Name a folder that `ztcir train` wrote."
         )
     try:
-        config: dict[str, Any] = json.loads((found / CONFIG).read_text(encoding="utf-8"))
-        tensors = {path.stem: load_file(path) for path in sorted(found.glob("*.safetensors"))}
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(
-            f"The checkpoint {found} cannot be read ({error}); it is damaged, train it again."
-        ) from error
-    return config, tensors
+        return found, json.loads((found / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(found, error) from error
+
+
+def _damaged(found: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"The checkpoint {found} cannot be read ({error}); it is damaged, train it again."
+    )
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

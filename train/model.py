@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from train.backbone import Backbone, BackboneConfig, create_backbone
-from train.checkpoint import CheckpointError, read_checkpoint
+from train.checkpoint import CheckpointError, read_checkpoint, read_configuration
 from train.composing_adapter import ComposingAdapter
 from train.token_learner import TokenLearner
 from train.visual_semantic_injection import VisualSemanticInjection
 
-__all__ = ["PLACEHOLDER_ID", "ComposedModel", "ModelConfig", "load_model"]
+__all__ = ["PLACEHOLDER_ID", "ComposedModel", "ModelConfig", "check_stage", "load_model"]
 
 PLACEHOLDER_ID = -1  # replaced before the embedding look-up; no text can produce it
 
@@ -187,6 +187,29 @@ def load_model(folder: Path, *, need: str | None = None) -> tuple[ComposedModel,
         CheckpointError: no checkpoint, a damaged one, or one of an earlier stage than needed.
     """
     config, tensors = read_checkpoint(folder)
+    _check_kind(folder, config, need)
+    backbone = create_backbone(BackboneConfig(**config["backbone"]))
+    _load_backbone_weights(backbone, tensors.get("backbone"), folder, config)
+    model = ComposedModel(backbone, model_config(config.get("model", {})))
+    if config["kind"] != "backbone":
+        _check_weights(model.parts(), tensors.get("model", {}), folder)
+        model.load_state_dict(tensors["model"], strict=False)
+    return model.eval(), config
+
+
+def check_stage(folder: Path, need: str) -> None:
+    """Refuse a checkpoint that a stage cannot start from, before anything is made ready for it.
+
+    Args:
+        folder, need: see `load_model`.
+
+    Raises:
+        CheckpointError: no checkpoint, or one of an earlier stage than needed.
+    """
+    _check_kind(folder, read_configuration(folder), need)
+
+
+def _check_kind(folder: Path, config: Mapping[str, Any], need: str | None) -> None:
     kind = config.get("kind")
     order = ["backbone", "map", "compose"]
     if kind not in order or (need is not None and order.index(kind) < order.index(need)):
@@ -199,13 +222,6 @@ def load_model(folder: Path, *, need: str | None = None) -> tuple[ComposedModel,
             f"{folder} holds the state of a backbone run that is not finished; "
             "run `ztcir train backbone` again, which goes on where it was, to the end."
         )
-    backbone = create_backbone(BackboneConfig(**config["backbone"]))
-    _load_backbone_weights(backbone, tensors.get("backbone"), folder, config)
-    model = ComposedModel(backbone, model_config(config.get("model", {})))
-    if kind != "backbone":
-        _check_weights(model.parts(), tensors.get("model", {}), folder)
-        model.load_state_dict(tensors["model"], strict=False)
-    return model.eval(), config
 
 
 def load_backbone(spec: str) -> tuple[Backbone, dict[str, Any]]:
