@@ -39,7 +39,10 @@ from ztcir_sdk.runtime.tensorrt_package import TensorRt, import_tensorrt
 ROOT = Path(__file__).resolve().parents[1]
 SUPPORTED = json.loads((Path(__file__).parent / "tensorrt_10_3_operators.json").read_text())
 TYPES = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "int32": "INT32", "bool": "BOOL"}
-BUILT_WITH_TORCH = ("tiny-vit", "tiny-convnet", "tiny-vit, small")
+BUILT_WITH_TORCH = (
+    *("tiny-vit", "tiny-convnet", "tiny-vit, small"),
+    *("tiny-vit, fp16", "tiny-convnet, fp16"),
+)
 IN_THE_PACKAGE = tuple(embedded_names())
 
 
@@ -73,14 +76,15 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str
         pytest.importorskip("torch", reason="PyTorch exports: pip install 'ztcir[train]'")
         from tiny_training import tiny_model
 
-        from export.graphs import export_graph, graph_modules, sample_inputs
+        from export.graphs import export_graph, graph_modules, half_graphs, sample_inputs
         from export.storage import compress, round_weights
 
-        name, _, small = name.partition(", ")
+        name, _, way = name.partition(", ")
+        small = way == "small"
         model, folder = tiny_model(name), tmp_path_factory.mktemp(name)
         model = round_weights(model) if small else model
         exported = {}
-        for graph in graph_modules(model):
+        for graph in half_graphs(model) if way == "fp16" else graph_modules(model):
             inputs = sample_inputs(model, graph.name, references=3, texts=4, length=9, seed=0)
             exported[graph.name] = file = folder / f"{graph.name}.onnx"
             proto = export_graph(graph, inputs, file)
