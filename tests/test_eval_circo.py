@@ -29,7 +29,14 @@ from tiny_bundle import write_tiny_bundle
 from ztcir_sdk import Retriever
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.benchmark_images import UnusableImagesError
-from ztcir_sdk.evaluation.circo import SUBMISSION, _said, _without_concept, evaluate_circo
+from ztcir_sdk.evaluation.circo import (
+    SUBMISSION,
+    _read_queries,
+    _said,
+    _score,
+    _without_concept,
+    evaluate_circo,
+)
 from ztcir_sdk.evaluation.embedding_run import Method
 
 KS = (5, 10, 25, 50)
@@ -201,6 +208,30 @@ def test_the_published_example_is_valid_by_the_same_measure(shared_data: Path) -
     ids = {str(one["id"]) for one in json.loads((folder / "annotations/test.json").read_text())}
     example = json.loads((folder / "submission_examples/submission_test.json").read_text())
     assert_valid_submission(example, ids, 50)
+
+
+def test_the_published_predictions_score_as_the_published_code_has_it(shared_data: Path) -> None:
+    """CIRCO's ``evaluation.py``, plainly, on its example for the validation split."""
+    folder = shared_data / "cir-annotations" / "circo"
+    example = json.loads((folder / "submission_examples/submission_val.json").read_text())
+    asked = json.loads((folder / "annotations/val.json").read_text())
+    queries = _read_queries(folder, "val")
+    ids = {one for found in example.values() for one in found}
+    ids |= {target for query in queries for target in query.targets}
+    row = {one: place for place, one in enumerate(sorted(ids))}
+    rows = np.array([[row[one] for one in example[query.id]] for query in queries])
+    scores = _score(queries, (rows, np.zeros(rows.shape, np.float32)), row)
+    for k in KS:
+        each = [
+            plain_average_precision(example[str(one["id"])], one["gt_img_ids"], k) for one in asked
+        ]
+        assert scores["all",][f"mAP@{k}"] == pytest.approx(np.mean(each))
+        hits = [one["target_img_id"] in example[str(one["id"])][:k] for one in asked]
+        assert scores["all",][f"R@{k}"] == pytest.approx(np.mean(hits))
+        for aspect in {aspect for one in asked for aspect in one["semantic_aspects"]}:
+            own = [value for value, one in zip(each, asked, strict=True)
+                   if aspect in one["semantic_aspects"]]  # fmt: skip
+            assert scores["aspect", aspect][f"mAP@{k}"] == pytest.approx(np.mean(own))
 
 
 def test_a_submission_is_the_rankings(drawn: Path, bundle: Path, tmp_path: Path) -> None:
