@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -10,6 +14,10 @@ from hypothesis import settings
 # An example's time says nothing of the code where several tests share few cores.
 settings.register_profile("ztcir", deadline=None)
 settings.load_profile("ztcir")
+
+BUILDING = "seconds of building engines"
+FIVE_MINUTES = 300
+"""What the engines of a bundle may take to be built for sm_86 and sm_89."""
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -21,3 +29,28 @@ def shared_data() -> Path:
     if not data.is_dir():
         pytest.skip(f"{data} is absent: the catalogue photos and annotations are not committed")
     return data
+
+
+@pytest.fixture
+def building(
+    record_property: Callable[[str, object], None],
+) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Bounds what stands in its ``with``, the building of engines, and tells the summary of it."""
+
+    @contextlib.contextmanager
+    def timed() -> Iterator[None]:
+        start, used = time.perf_counter(), time.process_time()
+        yield
+        record_property(BUILDING, time.perf_counter() - start)
+        # a processor's time: it does not depend on what else the machine is doing
+        assert time.process_time() - used < FIVE_MINUTES
+
+    return timed
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what TensorRT's engines took, over all processes of the run."""
+    passed = terminalreporter.stats.get("passed", ())
+    spent = [value for one in passed for name, value in one.user_properties if name == BUILDING]
+    if spent:
+        terminalreporter.write_line(f"TensorRT's engines were built in {sum(spent):.1f} s.")

@@ -6,11 +6,13 @@ held to its logic in `test_tensorrt_runtime`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 
@@ -44,6 +46,7 @@ BUILT_WITH_TORCH = (
     *("tiny-vit, fp16", "tiny-convnet, fp16"),
 )
 IN_THE_PACKAGE = tuple(embedded_names())
+Building = Callable[[], AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +110,10 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("architecture", ["sm_86", "sm_89"])
 def test_the_three_engines_are_compiled_and_kept(
-    rtx: TensorRt, tiny: Bundle, architecture: str, engines: Path
+    rtx: TensorRt, tiny: Bundle, architecture: str, engines: Path, building: Building
 ) -> None:
-    reports = build_engines(tiny, gpu=architecture)
+    with building():
+        reports = build_engines(tiny, gpu=architecture)
     assert [report.graph for report in reports] == list(tiny.manifest.graphs)
     for report in reports:
         assert report.built
@@ -129,13 +133,13 @@ def test_the_three_engines_are_compiled_and_kept(
 
 @pytest.mark.parametrize("name", [*BUILT_WITH_TORCH, *IN_THE_PACKAGE])
 def test_the_engines_of_real_graphs_are_compiled(
-    rtx: TensorRt, graphs: Callable[[str], dict[str, Path]], name: str
+    rtx: TensorRt, graphs: Callable[[str], dict[str, Path]], name: str, building: Building
 ) -> None:
     ranges = {axis: ShapeRange(1, 2, 8) for axis in "RB"} | {"T": ShapeRange(1, 11, 77)}
     files = graphs(name)
     assert len(files) >= 3
-    for architecture in ("sm_86", "sm_89"):
-        for where, file in files.items():
+    with building():
+        for architecture, (where, file) in itertools.product(("sm_86", "sm_89"), files.items()):
             source = GraphSource(file, "digest", ranges=ranges)
             built = build_engine(source, rtx, architecture=architecture)
             assert len(built.plan) > 1000, where
