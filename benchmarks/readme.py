@@ -24,6 +24,8 @@ __all__ = ["REGIONS", "fill", "main", "region_texts"]
 ROOT = Path(__file__).resolve().parents[1]
 SCORES = ("R@1", "R@5", "R@10", "mAP@10")
 METHODS = ("composed", "mapped", "stage1", "image", "text", "sum", "sum_best", "oracle")
+NOT_MEASURED = "Not measured yet."
+"""What may stand in a region whose file is missing."""
 
 Values = Mapping[str, Any]
 
@@ -95,7 +97,7 @@ def _check(before: str, after: str, results: Path, regions: Mapping[str, str]) -
     """Refuse figures that differ from their file, or that have none."""
     for name, (file, command, _) in REGIONS.items():
         inside = [found.strip() for found in _pattern(name).findall(before)]
-        if name not in regions and any(inside):
+        if name not in regions and set(inside) - {"", NOT_MEASURED}:
             raise ZtcirError(
                 f"The README has figures in {name!r} without {results / file}: make it with "
                 f"`{command}`."
@@ -191,6 +193,40 @@ def _ratios(values: Values) -> str:
     )
 
 
+def _precision(values: Values) -> str:
+    """Every way of quantizing beside float32, from `benchmarks.precision`."""
+    rows = []
+    for model in values["models"]:
+        for graph, measured in model["graphs"].items():
+            for size, sides in measured["comparisons"].items():
+                for key, ratio in sides["ratios"].items():
+                    kind, _, way = key.partition("-")
+                    if kind != "int8" or size == "batch":
+                        continue
+                    what, bits = way.split("-")
+                    rows.append(
+                        (
+                            model["name"],
+                            f"{graph.replace('_', ' ')}, {size}",
+                            f"{what}, {bits} bits",
+                            _milliseconds(sides["timings"][key]["p50_ms"]),
+                            _milliseconds(sides["timings"]["fp32"]["p50_ms"]),
+                            f"{ratio['median']:.2f} ({ratio['p25']:.2f} to {ratio['p75']:.2f})",
+                            f"{measured['variants'][key]['cosine']['mean']:.4f}",
+                            f"{measured['share_of_products'][size]:.0%}",
+                        )
+                    )
+    columns = ("model", "graph", "int8", "int8, p50 ms", "fp32, p50 ms", "times as fast")
+    return "\n\n".join(
+        (
+            _table((*columns, "cosine", "products"), rows, text_columns=3),
+            "Cosine: of int8's vectors with fp32's, on average. Products: their share, and that of "
+            "convolutions, of fp32's time; the rest gains nothing. "
+            f"{_machine(values, 'onnxruntime')}.",
+        )
+    )
+
+
 _COMPARED = (
     ("image_encoder", "image encoder", "sdk"),
     ("token_learner", "token learner", "sdk"),
@@ -206,6 +242,7 @@ REGIONS: Mapping[str, Region] = {
     "quality": ("val-triplets.json", "ztcir eval triplets --method all --json", _quality),
     "latency": ("bench.json", "ztcir bench --json", _latency),
     "ratios": ("latency.json", "python -m benchmarks.latency", _ratios),
+    "precision": ("precision.json", "python -m benchmarks.precision", _precision),
 }
 """Region -> its file, the command that writes that, and the text that it becomes."""
 

@@ -395,6 +395,32 @@ class TestCommand:
         assert "Traceback" not in done.stderr
 
 
+class TestPrecision:
+    def test_every_way_of_quantizing_is_measured(self, tmp_path: Path, torch: Any) -> None:
+        from tiny_training import SHALLOW
+
+        from benchmarks import precision
+
+        out = tmp_path / "precision.json"
+        few = ["--threads=1", "--rounds=2", "--runs=1", f"--out={out}"]
+        assert precision.main(["--models", SHALLOW, *few]) == 0
+        result = json.loads(out.read_text())
+        [model] = result["models"]
+        assert (model["name"], result["threads"]) == (SHALLOW, 1)
+        for graph, measured in model["graphs"].items():
+            ways = {"image_encoder": "static", "text_encoder": "dynamic"}
+            wanted = {f"int8-{ways[graph]}-{bits}" for bits in (7, 8)}
+            assert wanted <= measured["variants"].keys()
+            for sides in measured["comparisons"].values():
+                assert wanted <= sides["ratios"].keys()
+                assert all(0 < ratio["median"] < 100 for ratio in sides["ratios"].values())
+            assert measured["share_of_products"].keys() == measured["comparisons"].keys()
+            assert all(0 < share <= 1 for share in measured["share_of_products"].values())
+            for key in wanted:
+                assert 0.9 < measured["variants"][key]["cosine"]["mean"] <= 1
+        assert "int8" in readme.region_texts(tmp_path)["precision"]
+
+
 TIMING = {"p50_ms": 12.345, "p90_ms": 0.125, "p99_ms": 234.5, "mean_ms": 1, "min_ms": 1, "runs": 9}
 RATIO = {"median": 2.5, "p25": 2.25, "p75": 3.0, "min": 1, "max": 9, "rounds": 4}
 WHERE = {
@@ -431,6 +457,25 @@ MODEL = {
 }
 
 
+QUANTIZED = {
+    "name": "ViT-B-32",
+    "weights": "random",
+    "graphs": {
+        "image_encoder": {
+            "variants": {"int8-dynamic-7": {"cosine": {"mean": 0.9995, "least": 0.99}}},
+            "comparisons": {
+                size: {
+                    "timings": {"fp32": TIMING, "fp32-fused": TIMING, "int8-dynamic-7": TIMING},
+                    "ratios": {"fp32-fused": RATIO, "int8-dynamic-7": RATIO},
+                }
+                for size in ("1 picture", "batch")
+            },
+            "share_of_products": {"1 picture": 0.875, "batch": 0.9},
+        }
+    },
+}
+
+
 def result_files() -> dict[str, Any]:
     return {
         "val-triplets.json": {
@@ -460,6 +505,7 @@ def result_files() -> dict[str, Any]:
             **WHERE,
             "models": [MODEL],
         },
+        "precision.json": {**WHERE, "models": [QUANTIZED]},
     }
 
 
@@ -485,8 +531,13 @@ class TestReadme:
         text = (checkout / "README.md").read_text()
         assert text.startswith("# Title\n<!-- quality -->\n\n| method | R@1 |")
         assert text.endswith("end\n")
-        assert text.count("between\n") == 3
+        assert text.count("between\n") == len(readme.REGIONS) == 4
         lines = text.splitlines()
+        assert (
+            "| ViT-B-32 | image encoder, 1 picture | dynamic, 7 bits | 12.3 | 12.3 "
+            "| 2.50 (2.25 to 3.00) | 0.9995 | 88% |" in lines
+        )
+        assert sum("dynamic, 7 bits" in line for line in lines) == 1
         assert "| `composed` | 0.200 | 0.500 | 0.750 | 0.200 |" in lines
         assert "| `sum`, best weight of the text (0.35) | 0.100 | 0.500 | 0.750 | 0.100 |" in lines
         assert sum(line.startswith("| `") for line in lines) == 8
@@ -519,6 +570,7 @@ class TestReadme:
             ("quality", "| 0.200 |", "| 0.210 |"),
             ("latency", "12.3", "11.3"),
             ("ratios", "7.12", "8.12"),
+            ("precision", "0.9995", "0.9999"),
         ):
             start = whole.index(f"<!-- {name} -->")
             file.write_text(whole[:start] + whole[start:].replace(old, new, 1))
@@ -535,6 +587,8 @@ class TestReadme:
             values["methods"]["stage1"]["overall"]["R@5"] = 0.25
         elif file == "bench.json":
             values["query"]["second_text"] = {**TIMING, "p99_ms": 1}
+        elif file == "precision.json":
+            values["models"][0]["graphs"]["image_encoder"]["share_of_products"] = {"1 picture": 0.5}
         else:
             values["models"][0]["comparisons"]["first_text"]["ratios"]["sdk"] |= {"p75": 8}
         (checkout / file).write_text(json.dumps(values))
@@ -547,6 +601,13 @@ class TestReadme:
     ) -> None:
         (checkout / "bench.json").rename(checkout / "aside.json")
         assert run(checkout) == 0
+        said = (checkout / "README.md").read_text()
+        marked = f"<!-- latency -->\n{readme.NOT_MEASURED}\n<!-- /latency -->"
+        (checkout / "README.md").write_text(
+            said.replace("<!-- latency -->\n<!-- /latency -->", marked)
+        )
+        assert run(checkout, "--check") == 0
+        (checkout / "README.md").write_text(said)
         assert "<!-- latency -->\n<!-- /latency -->" in (checkout / "README.md").read_text()
         assert run(checkout, "--check") == 0
         (checkout / "aside.json").rename(checkout / "bench.json")
