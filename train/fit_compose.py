@@ -100,6 +100,7 @@ def fit_compose(
     compute: Compute | None = None,
     patches: bool | None = None,
     tensorboard: bool | None = False,
+    steps: int | None = None,
     stop_after: int | None = None,
 ) -> ComposedModel:
     """Train the adapters alone: ``f_t("a photo of $ that {text}")`` is pulled to the targets.
@@ -117,6 +118,7 @@ def fit_compose(
         compute: device, precision, micro-batches; several processes where they were started.
         patches: whether patch features are kept in the cache; ``None``: where the disk has room.
         tensorboard: whether TensorBoard's events are written; ``None``: where it is installed.
+        steps: length of the run in place of ``config.epochs``, evaluated after each quarter.
         stop_after: stop at this step (for tests).
     """
     torch.manual_seed(config.seed)
@@ -145,7 +147,7 @@ def fit_compose(
         parameter_groups([model.adapters], config.lr, config.weight_decay), betas=(0.9, 0.98)
     )
     order = Batches(len(rows), config.batch_size, config.seed)
-    steps = config.epochs * order.per_epoch
+    total = config.epochs * order.per_epoch if steps is None else steps
 
     def encode(some: NDArray[np.int64]) -> Tensor:
         return encode_composed(model, features, rows, some, scale=1.0, precision=precision)
@@ -175,13 +177,14 @@ def fit_compose(
         {
             **describe_model(model, "compose"),
             "training": {**asdict(config), "triplets": len(triplets), "images": len(images)},
+            **({} if steps is None else {"steps": steps}),
             "map_training": origin.get("training"),
             "backbone_training": origin.get("backbone_training"),
             "seed": config.seed,
         },
         {"model": model},
         optimizer,
-        Schedule(steps, warmup=min(50, steps // 10 + 1)),
+        Schedule(total, warmup=min(50, total // 10 + 1)),
         fixed=own_weights(model),
         engine=engine,
         data={
@@ -205,7 +208,7 @@ def fit_compose(
         step,
         evaluate=evaluate,
         select_by="dev_mAP@10",
-        evaluate_every=max(1, order.per_epoch // 2),
+        evaluate_every=max(1, order.per_epoch // 2) if steps is None else -(-steps // 4),
         samples=order.size,
         stop_after=stop_after,
     )

@@ -58,6 +58,7 @@ def fit_map(
     compute: Compute | None = None,
     patches: bool | None = None,
     tensorboard: bool | None = False,
+    steps: int | None = None,
     stop_after: int | None = None,
 ) -> ComposedModel:
     """Train TL and VSI so that "a photo of $" finds its own image.
@@ -74,6 +75,7 @@ def fit_map(
         compute: device, precision, micro-batches; several processes where they were started.
         patches: whether patch features are kept in the cache; ``None``: where the disk has room.
         tensorboard: whether TensorBoard's events are written; ``None``: where it is installed.
+        steps: length of the run in place of ``config.epochs``, evaluated after each quarter.
         stop_after: stop at this step (for tests).
     """
     torch.manual_seed(config.seed)
@@ -102,7 +104,7 @@ def fit_map(
         betas=(0.9, 0.98),
     )
     order = Batches(len(images), config.batch_size, config.seed)
-    steps = config.epochs * order.per_epoch
+    total = config.epochs * order.per_epoch if steps is None else steps
     ids = mapped_ids(order.size, tokens=parts.tokens, tower=model.backbone.tower)
 
     def encode(some: NDArray[np.int64]) -> Tensor:
@@ -126,13 +128,14 @@ def fit_map(
         {
             **describe_model(model, "map"),
             "training": {**asdict(config), "images": len(images)},
+            **({} if steps is None else {"steps": steps}),
             "backbone_training": origin.get("training"),
             "seed": config.seed,
             **({} if word_bank is None else {"word_bank": word_bank.describe()}),
         },
         {"model": model},
         optimizer,
-        Schedule(steps, warmup=min(100, steps // 10 + 1)),
+        Schedule(total, warmup=min(100, total // 10 + 1)),
         fixed=own_weights(model),
         engine=engine,
         data={
@@ -145,7 +148,7 @@ def fit_map(
         step,
         evaluate=lambda: evaluate_mapped(model, held_out, precision=engine.compute.precision),
         select_by="dev_self_R@1",
-        evaluate_every=2 * order.per_epoch,
+        evaluate_every=2 * order.per_epoch if steps is None else -(-steps // 4),
         samples=order.size,
         stop_after=stop_after,
     )
