@@ -1,9 +1,10 @@
-"""The README's figures, from the files that commands wrote.
+"""The documents' figures, from the files that commands wrote.
 
     python -m benchmarks.readme            write them
-    python -m benchmarks.readme --check    exit 1 if the README says anything else
+    python -m benchmarks.readme --check    exit 1 if the README or docs/method.md says anything else
 
-A region of the README stands between two marks, ``<!-- quality -->`` and ``<!-- /quality -->``.
+A region of a document stands between two marks, ``<!-- quality -->`` and ``<!-- /quality -->``. The
+plot of docs/method.md is drawn too, where it shows other figures.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ablation import plot
+from benchmarks.ablation.report import FILE as ABLATION
+from benchmarks.ablation.report import REGIONS as METHOD_REGIONS
 from cli.output import note, write_file
 from ztcir_sdk.errors import ZtcirError
 
-__all__ = ["REGIONS", "fill", "main", "region_texts"]
+__all__ = ["DOCUMENTS", "REGIONS", "fill", "main", "region_texts"]
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORES = ("R@1", "R@5", "R@10", "mAP@10")
@@ -31,39 +35,65 @@ Values = Mapping[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fill the README, or check it; gives the exit code."""
+    """Fill the documents, or check them; gives the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.readme",
-        description="Fill the README's figures from the result files.",
+        description="Fill the figures of the README and docs/method.md from the result files.",
     )
-    parser.add_argument("--check", action="store_true", help="only compare; exit 1 if it differs")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--check", action="store_true", help="only compare; exit 1 if they differ")
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder of the documents")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args(arguments)
     try:
-        before = _read(options.readme)
-        regions = region_texts(options.results)
-        after = fill(before, regions)
-        if options.check:
-            _check(before, after, options.results, regions)
-        elif after != before:
-            write_file(options.readme, after.encode())
-        for name in REGIONS.keys() - regions.keys():
-            note(f"{name} is left as it is: {options.results / REGIONS[name][0]} is missing.")
+        for name, regions in DOCUMENTS.items():
+            _bring_up_to_date(options.root / name, regions, options.results, check=options.check)
+        _draw(options.root / PLOT, options.results / ABLATION, check=options.check)
     except ZtcirError as error:
         note(f"Error: {error}")
         return error.exit_code
     return 0
 
 
-def region_texts(results: Path) -> dict[str, str]:
+def _bring_up_to_date(
+    document: Path, regions: Mapping[str, Region], results: Path, *, check: bool
+) -> None:
+    """Fill a document, or check it."""
+    before = _read(document)
+    texts = region_texts(results, regions)
+    after = fill(before, texts, document.name)
+    if check:
+        _check(document.name, before, after, results, regions, texts)
+    elif after != before:
+        write_file(document, after.encode())
+    for name in regions.keys() - texts.keys():
+        note(f"{name} is left as it is: {results / regions[name][0]} is missing.")
+
+
+def _draw(path: Path, results: Path, *, check: bool) -> None:
+    """Draw the plot of an ablation, or check which figures it shows."""
+    if not results.is_file():
+        if check and path.is_file():
+            raise ZtcirError(f"There is a plot {path} without {results}: make that again.")
+        return
+    values = json.loads(_read(results))
+    if plot.is_current(path, values):
+        return
+    if check:
+        raise ZtcirError(
+            f"The plot {path} does not show the figures of {results}: run "
+            "`python -m benchmarks.readme`."
+        )
+    plot.draw_plot(path, values)
+
+
+def region_texts(results: Path, regions: Mapping[str, Region]) -> dict[str, str]:
     """Return what belongs in each region whose file is there.
 
     Raises:
         ZtcirError: a file is not what its command writes.
     """
     texts: dict[str, str] = {}
-    for name, (file, _, describe) in REGIONS.items():
+    for name, (file, _, describe) in regions.items():
         if (path := results / file).is_file():
             try:
                 texts[name] = describe(json.loads(_read(path)))
@@ -74,41 +104,50 @@ def region_texts(results: Path) -> dict[str, str]:
     return texts
 
 
-def fill(readme: str, regions: Mapping[str, str]) -> str:
-    """Return a README with other texts in its regions; regions that are not named stay.
+def fill(document: str, regions: Mapping[str, str], called: str = "README.md") -> str:
+    """Return a document with other texts in its regions; regions that are not named stay.
 
     Raises:
-        ZtcirError: the README has no such region, or has it twice.
+        ZtcirError: the document, which is ``called`` so, has no such region, or has it twice.
     """
     for name, text in regions.items():
-        found = list(_pattern(name).finditer(readme))
+        found = list(_pattern(name).finditer(document))
         if len(found) != 1:
             raise ZtcirError(
-                f"The README has {len(found)} regions {name!r}, not one: mark its place with "
+                f"{called} has {len(found)} regions {name!r}, not one: mark its place with "
                 f"<!-- {name} --> and <!-- /{name} -->."
             )
         start, end = found[0].span()
         whole = f"<!-- {name} -->\n\n{text}\n\n<!-- /{name} -->"
-        readme = f"{readme[:start]}{whole}{readme[end:]}"
-    return readme
+        document = f"{document[:start]}{whole}{document[end:]}"
+    return document
 
 
-def _check(before: str, after: str, results: Path, regions: Mapping[str, str]) -> None:
+def _check(
+    document: str,
+    before: str,
+    after: str,
+    results: Path,
+    regions: Mapping[str, Region],
+    texts: Mapping[str, str],
+) -> None:
     """Refuse figures that differ from their file, or that have none."""
-    for name, (file, command, _) in REGIONS.items():
+    for name, (file, command, _) in regions.items():
         inside = [found.strip() for found in _pattern(name).findall(before)]
-        if name not in regions and set(inside) - {"", NOT_MEASURED}:
+        if name not in texts and set(inside) - {"", NOT_MEASURED}:
             raise ZtcirError(
-                f"The README has figures in {name!r} without {results / file}: make it with "
+                f"{document} has figures in {name!r} without {results / file}: make it with "
                 f"`{command}`."
             )
-        if name in regions and inside != [regions[name]]:
+        if name in texts and inside != [texts[name]]:
             raise ZtcirError(
-                f"The README's {name!r} differs from {results / file}: run "
+                f"In {document}, {name!r} differs from {results / file}: run "
                 "`python -m benchmarks.readme`."
             )
     if before != after:
-        raise ZtcirError("The README's marks are out of form: run `python -m benchmarks.readme`.")
+        raise ZtcirError(
+            f"The marks of {document} are out of form: run `python -m benchmarks.readme`."
+        )
 
 
 def _pattern(name: str) -> re.Pattern[str]:
@@ -245,6 +284,12 @@ REGIONS: Mapping[str, Region] = {
     "precision": ("precision.json", "python -m benchmarks.precision", _precision),
 }
 """Region -> its file, the command that writes that, and the text that it becomes."""
+
+DOCUMENTS: Mapping[str, Mapping[str, Region]] = {
+    "README.md": REGIONS,
+    "docs/method.md": METHOD_REGIONS,
+}
+PLOT = "docs/ablation-triplets.png"
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:

@@ -418,7 +418,7 @@ class TestPrecision:
             assert all(0 < share <= 1 for share in measured["share_of_products"].values())
             for key in wanted:
                 assert 0.9 < measured["variants"][key]["cosine"]["mean"] <= 1
-        assert "int8" in readme.region_texts(tmp_path)["precision"]
+        assert "int8" in readme.region_texts(tmp_path, readme.REGIONS)["precision"]
 
 
 TIMING = {"p50_ms": 12.345, "p90_ms": 0.125, "p99_ms": 234.5, "mean_ms": 1, "min_ms": 1, "runs": 9}
@@ -510,18 +510,23 @@ def result_files() -> dict[str, Any]:
 
 
 MARKS = "".join(f"<!-- {name} -->\n<!-- /{name} -->\nbetween\n" for name in readme.REGIONS)
+METHOD_MARKS = "".join(
+    f"<!-- {name} -->\n<!-- /{name} -->\n" for name in readme.DOCUMENTS["docs/method.md"]
+)
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     (tmp_path / "README.md").write_text(f"# Title\n{MARKS}end\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "method.md").write_text(METHOD_MARKS)
     for name, values in result_files().items():
         (tmp_path / name).write_text(json.dumps(values))
     return tmp_path
 
 
 def run(checkout: Path, *arguments: str) -> int:
-    where = ["--readme", str(checkout / "README.md"), "--results", str(checkout)]
+    where = ["--root", str(checkout), "--results", str(checkout)]
     return readme.main([*where, *arguments])
 
 
@@ -575,7 +580,7 @@ class TestReadme:
             start = whole.index(f"<!-- {name} -->")
             file.write_text(whole[:start] + whole[start:].replace(old, new, 1))
             assert run(checkout, "--check") == 1
-            assert f"The README's '{name}' differs from" in capsys.readouterr().err
+            assert f"In README.md, '{name}' differs from" in capsys.readouterr().err
         file.write_text(whole)
         assert run(checkout, "--check") == 0
 

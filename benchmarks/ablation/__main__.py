@@ -1,0 +1,207 @@
+"""Measure every row of the ablation with some seeds, and write the result file.
+
+    python -m benchmarks.ablation --catalogue catalogue
+
+Needs the backbone that `python -m export.default` trains, and its feature cache where there is one.
+Each row's result is kept as soon as it is there, and each training goes on where it was killed:
+calling it again goes on. `python -m benchmarks.readme` then puts the figures into docs/method.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import logging
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.ablation.report import summarise
+from benchmarks.ablation.rows import FROZEN, ROWS, Row, Settings, choose_rows
+from benchmarks.ablation.store import Store
+from benchmarks.ablation.training import Workshop
+from benchmarks.ablation.validation import read_validation
+from benchmarks.comparison import positive
+from benchmarks.surroundings import ROOT, load_average, surroundings
+from cli.output import note, table, write_file
+from train.collections.source import read_sources
+from train.data import read_collection
+from ztcir_sdk.environment import now
+from ztcir_sdk.errors import ZtcirError
+
+__all__ = ["main", "measure_rows"]
+
+OUT = ROOT / "benchmarks" / "results" / "ablation.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, measure and write the result file; gives the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that weights are random: so here
+    try:
+        values = run(options)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_file(options.out, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
+    except ZtcirError as error:
+        note(f"Error: {error}")
+        return error.exit_code
+    rows = [(name, f"{row['mean']['mAP@10']:.4f}") for name, row in values["rows"].items()]
+    table(("row", "mAP@10"), rows)
+    note(f"{options.out} is written; `python -m benchmarks.readme` puts it into the documents.")
+    return 0
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what is asked for; gives the JSON values, of all that is known under the settings.
+
+    Raises:
+        ZtcirError: a file is missing, or a row is unknown.
+    """
+    rows = choose_rows(options.rows)
+    started, load = now(), load_average()
+    settings = Settings(
+        map_steps=options.steps[0],
+        compose_steps=options.steps[1],
+        triplets=options.triplets,
+        drawings=options.drawings,
+        inverted=options.inversion[0],
+        inversion_steps=options.inversion[1],
+    )
+    catalogue = options.catalogue
+    images, development = read_collection(
+        [str(catalogue / "train-*.tar")], drawings=settings.drawings
+    )
+    workshop = Workshop(
+        str(options.backbone),
+        images,
+        development,
+        settings,
+        options.runs,
+        options.features,
+        keep=options.keep,
+    )
+    gallery, _ = read_sources([str(catalogue / "val-*.tar")])
+    queries = catalogue / "val-triplets.jsonl"
+    validation = read_validation(workshop.frozen, gallery, queries, options.runs)
+    store = Store(options.runs / "results", validation.fingerprint)
+    seeds = tuple(dict.fromkeys(options.seeds))
+    measure_rows(workshop, store, rows, seeds, validation)
+    return {
+        **surroundings(started, torch.get_num_threads(), load),
+        "settings": {**asdict(settings), "seeds": list(seeds)},
+        "data": {
+            **workshop.fingerprints,
+            "validation": validation.fingerprint,
+            "images": len(images),
+            "development": len(development),
+            "queries": len(validation.texts),
+            "gallery": len(validation.gallery),
+        },
+        **summarise(collect(workshop, store, seeds)),
+    }
+
+
+def measure_rows(
+    workshop: Workshop,
+    store: Store,
+    rows: Sequence[Row],
+    seeds: Sequence[int],
+    validation: Any,
+) -> None:
+    """Measure what is not known yet: all rows of the first seed, then of the next."""
+    asked = [(row, seed) for seed in seeds for row in rows if row != FROZEN or seed == seeds[0]]
+    waiting = [
+        (row, seed)
+        for row, seed in asked
+        if store.read(row, _seed(row, seed), workshop.identity(row, seed)) is None
+    ]
+    note(f"{len(asked)} results are asked for, {len(asked) - len(waiting)} of them are there.")
+    spent: dict[str, list[float]] = defaultdict(list)
+    for place, (row, seed) in enumerate(waiting):
+        note(f"{row.name}, seed {seed} ({place + 1} of {len(waiting)})")
+        begun = time.monotonic()
+        scores = workshop.measure(row, seed, validation)
+        seconds = time.monotonic() - begun
+        store.write(row, _seed(row, seed), workshop.identity(row, seed), scores, seconds)
+        spent[row.rival or row.stage].append(seconds)
+        note(f"{row.name}, seed {seed}: {seconds:.0f} s{_end(spent, waiting[place + 1 :])}")
+
+
+def collect(
+    workshop: Workshop, store: Store, seeds: Sequence[int]
+) -> Mapping[Row, Mapping[int, dict[str, Any]]]:
+    """All results that are there under the settings: row -> seed -> result."""
+    found: dict[Row, dict[int, dict[str, Any]]] = {}
+    for row in ROWS:
+        for seed in seeds:
+            result = store.read(row, _seed(row, seed), workshop.identity(row, seed))
+            if result is not None:
+                found.setdefault(row, {})[_seed(row, seed)] = result
+    return found
+
+
+def _seed(row: Row, seed: int) -> int:
+    """Where nothing is trained, no seed changes anything."""
+    return 0 if row == FROZEN else seed
+
+
+def _end(spent: Mapping[str, Sequence[float]], left: Sequence[tuple[Row, int]]) -> str:
+    """When the rest ends, by what such rows have taken so far."""
+    if not left:
+        return ""
+    means = {stage: sum(times) / len(times) for stage, times in spent.items()}
+    rest = sum(means.get(row.rival or row.stage, max(means.values())) for row, _ in left)
+    end = datetime.datetime.now().astimezone() + datetime.timedelta(seconds=rest)
+    return f"; {len(left)} left, end expected about {end:%Y-%m-%d %H:%M}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ablation",
+        description="Measure what each part of the method adds, beside rival methods.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--catalogue",
+        type=Path,
+        default=Path("catalogue"),
+        help="folder of train-*.tar, val-*.tar and val-triplets.jsonl",
+    )
+    add("--backbone", type=Path, default=Path("runs/backbone/clip"), help="checkpoint of it")
+    add("--features", type=Path, default=Path("runs/features"), help="cache of image features")
+    add("--runs", type=Path, default=Path("runs/ablation"), help="folder of runs and results")
+    add("--out", type=Path, default=OUT, help="the result file")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of trainings and triplets")
+    add("--rows", nargs="+", metavar="ROW", help=f"of {', '.join(row.name for row in ROWS)}")
+    add(
+        "--steps",
+        type=positive,
+        nargs=2,
+        metavar=("STAGE_I", "STAGE_II"),
+        default=[Settings.map_steps, Settings.compose_steps],
+        help="optimizer steps; a rival has as many as both",
+    )
+    add("--triplets", type=positive, default=Settings.triplets, help='how many "all" are')
+    add("--drawings", type=int, default=Settings.drawings, help="drawn pictures to train on")
+    add(
+        "--inversion",
+        type=positive,
+        nargs=2,
+        metavar=("IMAGES", "STEPS"),
+        default=[Settings.inverted, Settings.inversion_steps],
+        help="of SEARLE's rival",
+    )
+    add("--keep", action="store_true", help="keep Stage II's checkpoints, 0.2 GB a row and seed")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,334 @@
+"""Trains a rival: a run that can be killed, like those of the stages."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.ablation.rivals import (
+    INVERSION_DECAY,
+    INVERSION_EMA,
+    INVERSION_LR,
+    INVERSION_PROMPTS,
+    LAMBDA_COSINE,
+    LAMBDA_DISTILLATION,
+    LAMBDA_INVERSION,
+    LAMBDA_REGULARISER,
+    NEAREST,
+    TEMPERATURE,
+    concept_phrases,
+    cosine_loss,
+    masked_caption,
+    masked_ids,
+    noisy_text,
+    projection_model,
+    self_masking_loss,
+    token_distillation,
+    tokenizer_of,
+)
+from benchmarks.ablation.rows import Settings
+from train.data import Batches, TrainingImage
+from train.engine import Compute, Engine
+from train.features import image_features, text_features
+from train.fit_map import MapTraining, encode_captions
+from train.losses import info_nce
+from train.model import ComposedModel, load_backbone
+from train.prompts import MAPPED_PROMPT
+from train.record import data_fingerprint
+from train.run import Run, Schedule, parameter_groups
+from train.triplets import is_known
+from train.wordings import describe
+from ztcir_sdk.errors import ZtcirError
+
+__all__ = ["fit_rival"]
+
+Step = Callable[[int, np.random.Generator], tuple[Tensor, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What the rivals' steps have in common."""
+
+    model: ComposedModel
+    engine: Engine
+    images: Sequence[TrainingImage]
+    embeds: Tensor
+    """``v`` of the images (M, D), on the CPU."""
+    config: MapTraining
+    settings: Settings
+    folder: Path
+    cache: Path
+
+    def pseudo_words(self, embeds: Tensor) -> Tensor:
+        """Pseudo-words (B, 1, d_t) of embeddings (B, D)."""
+        word: Tensor = self.model.token_learner(embeds, embeds)
+        return word
+
+    def encode(self, ids: Sequence[Sequence[int]], words: Tensor) -> Tensor:
+        """``f_t`` (B, D) float32 of prompts, each with its own pseudo-word (B, 1, d_t)."""
+        device, count = self.engine.device, len(ids)
+        nothing = torch.zeros(count, 0, 1, 1, device=device)
+        padded = torch.from_numpy(tokenizer_of(self.model).pad(ids)).to(device)
+        with self.engine.autocast():
+            queries = self.model.encode_query(
+                padded,
+                torch.arange(count, device=device),
+                torch.zeros(count, device=device),
+                words,
+                nothing,
+                nothing,
+            )
+        return queries.float()
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Frozen embeddings of texts, kept for the other seeds."""
+        return text_features(
+            self.model.backbone, texts, self.cache, lambda: encode_captions(self.model, texts)
+        )
+
+
+def fit_rival(
+    rival: str,
+    backbone: str,
+    images: Sequence[TrainingImage],
+    config: MapTraining,
+    settings: Settings,
+    out: Path,
+    *,
+    features: Path,
+    cache: Path,
+    compute: Compute | None = None,
+    stop_after: int | None = None,
+) -> ComposedModel:
+    """Train a rival's projection on frozen features.
+
+    Args:
+        rival: of `RIVALS`.
+        backbone: what `load_backbone` takes.
+        images: what Stage I is trained on too.
+        config: Stage I's batch size, learning rate, weight decay and seed.
+        settings: steps.
+        out: the run's folder; a killed run goes on.
+        features: folder of image features. cache: of embeddings of texts.
+        compute: device and precision.
+        stop_after: stop at this step (for tests).
+
+    Returns:
+        The model in evaluation mode, on the CPU.
+    """
+    torch.manual_seed(config.seed)
+    frozen, _ = load_backbone(backbone)
+    model = projection_model(frozen, rival)
+    engine = Engine(compute)
+    engine.prepare(model)
+    found = image_features(frozen, images, features)
+    bench = _Bench(
+        model, engine, images, torch.from_numpy(found.embeds), config, settings, out, cache
+    )
+    made = _STEPS[rival](bench)
+    optimizer = torch.optim.AdamW(
+        parameter_groups([model.token_learner], config.lr, config.weight_decay), betas=(0.9, 0.98)
+    )
+    steps = settings.map_steps + settings.compose_steps
+
+    def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        torch.manual_seed(int(rng.integers(2**31)))  # of dropout: a resumed run repeats it
+        model.token_learner.train()
+        return made(number, rng)
+
+    run = Run(
+        out,
+        {
+            "kind": "rival",
+            "rival": rival,
+            "training": {**asdict(config), "images": len(images)},
+            "settings": asdict(settings),
+            "seed": config.seed,
+        },
+        {"projection": model.token_learner},
+        optimizer,
+        Schedule(steps, warmup=min(100, steps // 10 + 1)),
+        engine=engine,
+        data={"training": data_fingerprint(images)},
+    )
+    run.train(step, samples=min(config.batch_size, len(images)), stop_after=stop_after)
+    return model.to("cpu").eval()
+
+
+def _pic2word(bench: _Bench) -> Step:
+    """ "a photo of $" and its image, contrasted both ways (Saito et al. 2023, sec. 3.2)."""
+    order = Batches(len(bench.images), bench.config.batch_size, bench.config.seed)
+    prompt = tokenizer_of(bench.model).encode_prompt(MAPPED_PROMPT)
+    scale = min(float(bench.model.backbone.clip.logit_scale.exp()), 100.0)
+
+    def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        v = bench.embeds[order[number]].to(bench.engine.device)
+        queries = bench.encode([prompt] * len(v), bench.pseudo_words(v))
+        return info_nce(queries, v, scale), {}
+
+    return step
+
+
+def _lincir(bench: _Bench) -> Step:
+    """A text's keywords give way to its own noisy projection (Gu et al. 2024, sec. 3.2)."""
+    texts = _texts(bench.images)
+    tokenizer, device = tokenizer_of(bench.model), bench.engine.device
+    whole = bench.embed_texts(texts)
+    masked = [masked_ids(tokenizer, masked_caption(text)) for text in texts]
+    order = Batches(len(texts), bench.config.batch_size, bench.config.seed)
+
+    def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        rows = np.sort(order[number])
+        own = torch.from_numpy(np.array(whole[rows])).to(device)
+        words = bench.pseudo_words(noisy_text(own, rng))
+        return self_masking_loss(bench.encode([masked[row] for row in rows], words), own), {}
+
+    return step
+
+
+def _texts(images: Sequence[TrainingImage]) -> list[str]:
+    """Each image's caption, and a description of its attributes, where there are such."""
+    rng = np.random.default_rng(0)
+    texts: list[str] = []
+    for image in images:
+        item = image.item
+        known = {"colour": item.colour, "type": item.type, "gender": item.gender}
+        texts += [item.caption] if item.caption.strip() else []
+        if any(is_known(value) for value in known.values()):
+            texts.append(describe(known, rng))
+    if not texts:
+        raise ZtcirError("LinCIR's rival needs images with captions or attributes.")
+    return texts
+
+
+def _searle(bench: _Bench) -> Step:
+    """Phi learns pseudo-words that were optimised one by one (Baldrati et al. 2023, sec. 3.2)."""
+    regulariser = _Regulariser(bench)
+    drawn = np.random.default_rng(bench.config.seed).permutation(len(bench.images))
+    chosen = np.sort(drawn[: bench.settings.inverted])
+    inverted = _invert(bench, regulariser, chosen)
+    order = Batches(len(chosen), bench.config.batch_size, bench.config.seed)
+
+    def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        batch = order[number]
+        words = bench.pseudo_words(bench.embeds[chosen[batch]].to(bench.engine.device))
+        target = inverted[batch].to(bench.engine.device)
+        distilled = token_distillation(target, words[:, 0], TEMPERATURE)
+        regular = regulariser.loss(words, chosen[batch], rng)
+        loss = LAMBDA_DISTILLATION * distilled + LAMBDA_REGULARISER * regular
+        return loss, {"distillation": distilled.item(), "regulariser": regular.item()}
+
+    return step
+
+
+class _Regulariser:
+    """Sentences of a concept near the image, with the pseudo-word in its place (sec. 3.1, eq. 2).
+
+    An image's concepts are those whose "a photo of {concept}" is nearest to it.
+    """
+
+    def __init__(self, bench: _Bench) -> None:
+        concepts = _concepts(bench.images)
+        whole, frames = concept_phrases(concepts)
+        self.bench, self.frames = bench, len(frames)
+        self.phrases = torch.from_numpy(np.array(bench.embed_texts(whole)))
+        tokenizer = tokenizer_of(bench.model)
+        self.ids = [tokenizer.encode_prompt(frame) for frame in frames]
+        names = bench.embed_texts([f"a photo of {concept}" for concept in concepts])
+        near = min(NEAREST, len(concepts))
+        self.nearest = torch.cat(
+            [
+                (some @ torch.from_numpy(np.array(names)).T).topk(near).indices
+                for some in torch.split(bench.embeds, 4096)
+            ]
+        ).numpy()
+
+    def loss(self, words: Tensor, rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+        """Of pseudo-words (B, 1, d_t) of some images (B,); a concept and a frame are drawn each."""
+        place = rng.integers(self.nearest.shape[1], size=len(rows))
+        frames = rng.integers(self.frames, size=len(rows))
+        concepts = self.nearest[rows, place]
+        said = self.bench.encode([self.ids[frame] for frame in frames], words)
+        meant = self.phrases[concepts * self.frames + frames].to(said)
+        return cosine_loss(said, meant)
+
+
+def _concepts(images: Sequence[TrainingImage]) -> list[str]:
+    """The types of the catalogue, and its types in their colours."""
+    found: dict[str, None] = {}
+    for image in images:
+        kind, colour = image.item.type.lower(), image.item.colour.lower()
+        if is_known(kind):
+            found[kind] = None
+            if is_known(colour):
+                found[f"{colour} {kind}"] = None
+    if not found:
+        raise ZtcirError("SEARLE's rival needs images with types, for its concepts.")
+    return sorted(found)
+
+
+def _invert(bench: _Bench, regulariser: _Regulariser, chosen: NDArray[np.int64]) -> Tensor:
+    """Pseudo-words (K, d_t) of some images, optimised one by one (sec. 3.1, OTI).
+
+    Each batch is kept when it is done, so that a killed run goes on with the next.
+    """
+    size, steps = bench.config.batch_size, bench.settings.inversion_steps
+    tokenizer = tokenizer_of(bench.model)
+    prompts = [tokenizer.encode_prompt(prompt) for prompt in INVERSION_PROMPTS]
+    identity = f"{chosen.tolist()}, {steps} steps, seed {bench.config.seed}, batches of {size}"
+    folder = bench.folder / f"inverted-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    done = []
+    for number, start in enumerate(tqdm(range(0, len(chosen), size), desc="inversion")):
+        path = folder / f"{number}.npy"
+        if not path.is_file():
+            rng = np.random.default_rng([bench.config.seed, number, 2])
+            words = _invert_batch(bench, regulariser, prompts, chosen[start : start + size], rng)
+            fresh = folder / ".new.npy"
+            np.save(fresh, words.cpu().numpy())
+            fresh.replace(path)
+        done.append(torch.from_numpy(np.load(path)))
+    return torch.cat(done)
+
+
+def _invert_batch(
+    bench: _Bench,
+    regulariser: _Regulariser,
+    prompts: Sequence[Sequence[int]],
+    rows: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> Tensor:
+    """Pseudo-words (B, d_t) of some images: the running average over the steps, as in the paper."""
+    device, width = bench.engine.device, bench.model.backbone.text_width
+    begin = 0.02 * rng.standard_normal((len(rows), 1, width), dtype=np.float32)
+    words = torch.from_numpy(begin).to(device).requires_grad_(True)
+    average = words.detach().clone()
+    optimizer = torch.optim.AdamW([words], lr=INVERSION_LR, weight_decay=INVERSION_DECAY)
+    v = bench.embeds[rows].to(device)
+    # An average over 350 steps forgets its start; over fewer it must forget sooner.
+    decay = min(INVERSION_EMA, 1 - 3.5 / bench.settings.inversion_steps)
+    for _ in range(bench.settings.inversion_steps):
+        drawn = rng.integers(len(prompts), size=len(rows))
+        found = bench.encode([prompts[prompt] for prompt in drawn], words)
+        loss = LAMBDA_COSINE * cosine_loss(found, v)
+        loss = loss + LAMBDA_INVERSION * regulariser.loss(words, rows, rng)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        average.lerp_(words.detach(), 1 - max(decay, 0.0))
+    return average[:, 0]
+
+
+_STEPS: Mapping[str, Callable[[_Bench], Step]] = {
+    "pic2word": _pic2word,
+    "searle": _searle,
+    "lincir": _lincir,
+}

@@ -1,0 +1,111 @@
+"""The plot of mAP@10 against the number of triplets; the file says which figures it shows."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cli.output import write_file
+from ztcir_sdk.errors import MissingDependencyError
+
+__all__ = ["draw_plot", "is_current", "points"]
+
+NUMBERS: Mapping[str, int | None] = {
+    "stage1": 0,
+    "triplets-100": 100,
+    "triplets-1000": 1000,
+    "triplets-10000": 10000,
+    "composed": None,
+}
+"""Row -> its number of triplets; None is all of them."""
+LEVELS: Mapping[str, str] = {
+    "oracle": "oracle",
+    "sum-best": "sum of image and text, best weight",
+}
+METADATA = "ztcir-figures"
+Values = Mapping[str, Any]
+
+
+def points(values: Values) -> list[tuple[int, float, float]]:
+    """Number of triplets, mean and spread of mAP@10, of the rows that are there."""
+    rows, everything = values["rows"], int(values["settings"]["triplets"])
+    return [
+        (
+            everything if number is None else number,
+            rows[name]["mean"]["mAP@10"],
+            rows[name]["spread"]["mAP@10"],
+        )
+        for name, number in NUMBERS.items()
+        if name in rows
+    ]
+
+
+def _levels(values: Values) -> list[tuple[str, float]]:
+    rows = values["rows"]
+    return [(LEVELS[name], rows[name]["mean"]["mAP@10"]) for name in LEVELS if name in rows]
+
+
+def _digest(values: Values) -> str:
+    shown = json.dumps([points(values), _levels(values)])
+    return hashlib.sha256(shown.encode()).hexdigest()
+
+
+def is_current(path: Path, values: Values) -> bool:
+    """Whether a PNG shows the figures of a result file: other bytes may still be the same plot."""
+    try:
+        with Image.open(path) as image:
+            found: object = image.info.get(METADATA)
+    except OSError:
+        return False
+    return found == _digest(values)
+
+
+def draw_plot(path: Path, values: Values) -> None:
+    """Draw it as a PNG, 0 triplets on an axis that is otherwise logarithmic.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        ZtcirError: the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError(
+            "The plot needs matplotlib; install the extra `ztcir[dev]`."
+        ) from error
+    found = points(values)
+    places = [_place(number) for number, _, _ in found]
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.errorbar(
+        places,
+        [mean for _, mean, _ in found],
+        yerr=[spread for _, _, spread in found],
+        marker="o",
+        capsize=3,
+        color="#1f5fa8",
+        label="Stage I and II, mean and standard deviation over seeds",
+    )
+    for style, (label, level) in zip(("--", ":"), _levels(values), strict=False):
+        axes.axhline(level, linestyle=style, color="#666666", label=label)
+    axes.set_xticks(places, [f"{number:,}".replace(",", " ") for number, _, _ in found])
+    axes.set_xlabel("synthetic triplets of Stage II (logarithmic, and 0)")
+    axes.set_ylabel("mAP@10, validation queries")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=130, metadata={METADATA: _digest(values)})
+    write_file(path, stream.getvalue())
+
+
+def _place(number: int) -> float:
+    """Decades from 10 triplets on; 0 triplets stand at 10."""
+    return math.log10(max(number, 10))

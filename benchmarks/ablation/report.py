@@ -1,0 +1,266 @@
+"""What the results say: means and spreads, verdicts, and the tables of docs/method.md."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.ablation.rows import FROZEN, Row
+
+__all__ = ["REGIONS", "Claim", "claims", "judge", "summarise"]
+
+Values = Mapping[str, Any]
+MAP = "mAP@10"
+OWN = "self_R@1"
+COMMAND = "python -m benchmarks.ablation"
+FILE = "ablation.json"
+PICTURE = "![mAP@10 against the number of synthetic triplets](ablation-triplets.png)"
+
+FROZEN_LABELS: Mapping[str, str] = {
+    "image": "image alone",
+    "text": "text alone",
+    "sum": "sum of image and text",
+    "sum-best": "sum, at its best weight",
+    "oracle": "oracle: the answer's attributes as text",
+}
+T_QUANTILES: Mapping[int, float] = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015}
+"""Degrees of freedom -> Student's t at a one-sided 95 %; beyond, 2.02 errs on the safe side."""
+
+
+def summarise(found: Mapping[Row, Mapping[int, Values]]) -> dict[str, Any]:
+    """Results by row and seed as JSON values: each figure's values, mean and standard deviation."""
+    rows: dict[str, Any] = {}
+    for row, by_seed in found.items():
+        seeds = list(by_seed)
+        names = FROZEN_LABELS if row == FROZEN else {row.name: row.label}
+        for name, label in names.items():
+            scores = [by_seed[seed]["scores"][name] for seed in seeds]
+            values = {metric: [one[metric] for one in scores] for metric in scores[0]}
+            rows[name] = {
+                "label": label,
+                "changes": row.changes(),
+                "seeds": [] if row == FROZEN else seeds,
+                "values": values,
+                "mean": {metric: statistics.fmean(some) for metric, some in values.items()},
+                "spread": {
+                    metric: statistics.stdev(some) if len(some) > 1 else 0.0
+                    for metric, some in values.items()
+                },
+                "seconds": [by_seed[seed]["seconds"] for seed in seeds],
+            }
+    return {"rows": rows}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper as a number that must be positive.
+
+    Attributes:
+        says: the claim. compared: what stands for it here.
+        terms: row -> weight; the number is the weighted sum of the rows' ``metric``.
+    """
+
+    says: str
+    compared: str
+    terms: Mapping[str, float]
+    metric: str = MAP
+
+
+BASELINES = ("image", "text", "sum", "sum-best", "pic2word", "searle", "lincir", "stage1")
+HALF = 0.5  # of the gain over Stage I that the full method makes
+
+
+def claims(rows: Values) -> list[Claim]:
+    """The paper's claims, in the order of method.md; the best baseline is that of ``rows``."""
+    vsi, soft = "VSI gives the token more of the image", "soft alignment ties it to real words"
+    quality = "works with low- and high-quality triplets"
+    measured = [name for name in BASELINES if name in rows]
+    best = max(measured, key=lambda name: rows[name]["mean"][MAP], default=BASELINES[0])
+    label = rows[best]["label"] if best in rows else best
+    return [
+        Claim(
+            vsi,
+            '"a photo of $" finds its own image: with VSI above without',
+            {"stage1": 1, "stage1-without-vsi": -1},
+            OWN,
+        ),
+        Claim(vsi, "composed: with VSI above without", {"composed": 1, "without-vsi": -1}),
+        Claim(
+            soft,
+            "Stage I with the modification: with alignment above without",
+            {"stage1": 1, "stage1-without-alignment": -1},
+        ),
+        Claim(
+            soft, "composed: with alignment above without", {"composed": 1, "without-alignment": -1}
+        ),
+        Claim(
+            "composing must be trained",
+            "composed above Stage I alone",
+            {"composed": 1, "stage1": -1},
+        ),
+        _keeps_half("little synthetic data is enough", "1 000 triplets", "triplets-1000"),
+        _keeps_half(quality, "triplets from captions", "captions"),
+        _keeps_half(quality, "triplets with noise", "noisy"),
+        _keeps_half(quality, "triplets from captions with noise", "captions-noisy"),
+        Claim(
+            "hard negatives help",
+            "mined above in-batch only",
+            {"composed": 1, "in-batch": -1},
+        ),
+        Claim(
+            "better than mapping alone",
+            f"composed above the best of all others, here: {label}",
+            {"composed": 1, best: -1},
+        ),
+    ]
+
+
+def _keeps_half(says: str, what: str, row: str) -> Claim:
+    """A row keeps more than half of what the full method gains over Stage I."""
+    compared = f"{what} give more than half of the gain over Stage I that all clean ones give"
+    return Claim(says, compared, {row: 1, "stage1": HALF - 1, "composed": -HALF})
+
+
+def judge(claim: Claim, rows: Values) -> tuple[list[float], str]:
+    """The claim's number for each seed, and its verdict.
+
+    "holds" where the mean over the seeds exceeds t standard errors of that mean, t being Student's
+    one-sided 95 % quantile: so much above zero by chance happens once in twenty times. Rows that
+    no seed changes count with every seed. "not measured" and "not judged" where a row is missing,
+    or there is one seed.
+    """
+    if any(name not in rows for name in claim.terms):
+        return [], "not measured"
+    seeded = [set(rows[name]["seeds"]) for name in claim.terms if rows[name]["seeds"]]
+    seeds = sorted(set.intersection(*seeded)) if seeded else []
+    numbers = [
+        sum(weight * _value(rows[name], claim.metric, seed) for name, weight in claim.terms.items())
+        for seed in seeds
+    ]
+    if len(numbers) < 2:
+        return numbers, "not judged"
+    t = T_QUANTILES.get(len(numbers) - 1, 2.02)
+    error = statistics.stdev(numbers) / math.sqrt(len(numbers))
+    return numbers, "holds" if statistics.fmean(numbers) > t * error else "does not hold here"
+
+
+def _value(row: Values, metric: str, seed: int) -> float:
+    values: Sequence[float] = row["values"][metric]
+    return values[row["seeds"].index(seed)] if row["seeds"] else values[0]
+
+
+def _parts(values: Values) -> str:
+    """The method with parts switched off."""
+    names = (
+        *("composed", "without-vsi", "without-alignment", "in-batch"),
+        *("stage1", "stage1-without-vsi", "stage1-without-alignment"),
+    )
+    return _scores(values, names)
+
+
+def _triplets(values: Values) -> str:
+    """How many triplets, and of what quality."""
+    names = (
+        *("stage1", "triplets-100", "triplets-1000", "triplets-10000", "composed"),
+        *("noisy", "captions", "captions-noisy"),
+    )
+    rows, settings = values["rows"], values["settings"]
+    labels = {
+        "stage1": "no triplet: Stage I alone",
+        "composed": f"all {_count(settings['triplets'])}, from attributes",
+        "noisy": f"all, {settings['noise']:.0%} of them with a wrong target",
+    }
+    for name, noise in (("captions", ""), ("captions-noisy", f", {settings['noise']:.0%} wrong")):
+        if name in rows:
+            made = _count(round(rows[name]["mean"]["triplets"]))
+            labels[name] = f"{made} from captions{noise}"
+    return f"{PICTURE}\n\n{_scores(values, names, labels)}"
+
+
+def _rivals(values: Values) -> str:
+    """The method beside others on the same features."""
+    labels = {"stage1": "Stage I alone (TL, VSI and soft alignment)"}
+    weight = values["rows"].get("sum-best", {}).get("mean", {}).get("weight")
+    if weight is not None:
+        labels["sum-best"] = f"sum, at its best weight of the text ({weight:g})"
+    names = ("composed", "stage1", "pic2word", "searle", "lincir", "sum-best", "sum")
+    return _scores(values, (*names, "text", "image"), labels)
+
+
+def _claims(values: Values) -> str:
+    """The claims, their numbers and verdicts."""
+    rows = []
+    for claim in claims(values["rows"]):
+        numbers, verdict = judge(claim, values["rows"])
+        number = "-" if not numbers else f"{statistics.fmean(numbers):+.3f}"
+        spread = f" ± {statistics.stdev(numbers):.3f}" if len(numbers) > 1 else ""
+        metric = "own image R@1" if claim.metric == OWN else claim.metric
+        rows.append((claim.says, claim.compared, metric, f"{number}{spread}", verdict))
+    return _table(("claim", "compared here", "by", "difference", "verdict"), rows, text_columns=3)
+
+
+def _settings(values: Values) -> str:
+    """How it was measured."""
+    settings, data = values["settings"], values["data"]
+    seconds = sum(sum(row["seconds"]) for row in _once(values["rows"]))
+    versions = values["versions"]
+    count = len(settings["seeds"])
+    return (
+        f"{count} seed{'' if count == 1 else 's'} of trainings and triplets, "
+        f"{settings['map_steps']} steps of Stage I, {settings['compose_steps']} of Stage II, "
+        f"{settings['map_steps'] + settings['compose_steps']} of each rival (SEARLE's inversion, "
+        f"{settings['inverted']} images in {settings['inversion_steps']} steps each, not counted). "
+        f"{_count(data['images'])} training images, {_count(data['queries'])} queries over "
+        f"{_count(data['gallery'])} pictures. {values['machine']['cpu']}, "
+        f"{values['threads']} threads, torch {versions['torch']}, {values['date'][:10]}; "
+        f"{seconds / 3600:.1f} hours in all."
+    )
+
+
+def _once(rows: Values) -> Iterable[Values]:
+    """Rows with their time, which the frozen ones share."""
+    return (row for name, row in rows.items() if name not in FROZEN_LABELS or name == "oracle")
+
+
+def _scores(values: Values, names: Sequence[str], labels: Mapping[str, str] | None = None) -> str:
+    """A table of some rows, and of the oracle, which is its last row."""
+    rows, said = values["rows"], labels or {}
+    oracle = rows["oracle"]["mean"][MAP]
+    lines = []
+    for name in (*names, "oracle"):
+        if name in rows:
+            row = rows[name]
+            scores = [_figure(row, metric) for metric in ("R@1", "R@10", MAP, OWN)]
+            share = f"{row['mean'][MAP] / oracle:.0%}"
+            lines.append((said.get(name, row["label"]), *scores, share))
+    columns = ("", "R@1", "R@10", MAP, "own image R@1", "of oracle's mAP@10")
+    return _table(columns, lines)
+
+
+def _figure(row: Values, metric: str) -> str:
+    if metric not in row["mean"]:
+        return ""
+    mean = f"{row['mean'][metric]:.3f}"
+    return f"{mean} ± {row['spread'][metric]:.3f}" if len(row["seeds"]) > 1 else mean
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
+    marks = ["---" if place < text_columns else "---:" for place in range(len(columns))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, marks, *rows))
+
+
+def _count(number: int) -> str:
+    return f"{number:,}".replace(",", " ")
+
+
+REGIONS: Mapping[str, tuple[str, str, Callable[[Values], str]]] = {
+    "ablation-claims": (FILE, COMMAND, _claims),
+    "ablation-parts": (FILE, COMMAND, _parts),
+    "ablation-triplets": (FILE, COMMAND, _triplets),
+    "ablation-rivals": (FILE, COMMAND, _rivals),
+    "ablation-settings": (FILE, COMMAND, _settings),
+}
+"""Regions of docs/method.md, as `benchmarks.readme` fills them."""

@@ -1,0 +1,115 @@
+"""The rows of the ablation: each is the full method with what it names changed, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ztcir_sdk.errors import UsageError
+
+__all__ = ["FROZEN", "FULL", "ROWS", "Row", "Settings", "choose_rows"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is trained and how it is asked.
+
+    Attributes:
+        name: in the result file; label: in the tables.
+        stage: "compose" (both stages), "map" (Stage I alone), "rival" (another method), or
+            "frozen" (nothing is trained).
+        vsi, alignment: of Stage I; switched off by ``vsi_layers=()`` and a weight of 0.
+        source: "attributes" or "captions": what Stage II's triplets are made from.
+        triplets: at most so many of them; None for all.
+        noisy: whether a share of them (`Settings.noise`) has one wrong target instead.
+        mined: whether hard negatives are mined beside the batch's own targets and references.
+        rival: of `benchmarks.ablation.rivals.RIVALS`.
+    """
+
+    name: str
+    label: str
+    stage: str = "compose"
+    vsi: bool = True
+    alignment: bool = True
+    source: str = "attributes"
+    triplets: int | None = None
+    noisy: bool = False
+    mined: bool = True
+    rival: str = ""
+
+    def changes(self) -> dict[str, Any]:
+        """What differs from the full method."""
+        full = asdict(FULL)
+        own = {key: value for key, value in asdict(self).items() if key not in {"name", "label"}}
+        return {key: value for key, value in own.items() if value != full[key]}
+
+
+FULL = Row("composed", "full method")
+FROZEN = Row("frozen", "frozen backbone", stage="frozen")
+"""Gives the rows image, text, sum, sum-best and oracle, which no seed changes."""
+
+ROWS: tuple[Row, ...] = (
+    FROZEN,
+    Row("stage1", "Stage I alone, the same prompt", stage="map"),
+    Row("stage1-without-vsi", "Stage I alone, without VSI", stage="map", vsi=False),
+    Row(
+        "stage1-without-alignment",
+        "Stage I alone, without soft alignment",
+        stage="map",
+        alignment=False,
+    ),
+    FULL,
+    Row("without-vsi", "without VSI", vsi=False),
+    Row("without-alignment", "without soft alignment", alignment=False),
+    Row("in-batch", "in-batch negatives only", mined=False),
+    Row("triplets-100", "100 triplets", triplets=100),
+    Row("triplets-1000", "1 000 triplets", triplets=1000),
+    Row("triplets-10000", "10 000 triplets", triplets=10000),
+    Row("noisy", "triplets with noise", noisy=True),
+    Row("captions", "triplets from captions", source="captions"),
+    Row("captions-noisy", "triplets from captions with noise", source="captions", noisy=True),
+    Row("pic2word", "Pic2Word-like", stage="rival", rival="pic2word"),
+    Row("searle", "SEARLE-like", stage="rival", rival="searle"),
+    Row("lincir", "LinCIR-like", stage="rival", rival="lincir"),
+)
+
+
+def choose_rows(names: Sequence[str] | None) -> tuple[Row, ...]:
+    """The rows of some names, in the order of `ROWS`; all without names.
+
+    Raises:
+        UsageError: a name is none of a row.
+    """
+    known = [row.name for row in ROWS]
+    for name in names or ():
+        if name not in known:
+            raise UsageError(f"There is no row {name!r}: choose from {', '.join(known)}.")
+    return ROWS if names is None else tuple(row for row in ROWS if row.name in names)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all rows share; it is recorded with the results.
+
+    Attributes:
+        map_steps, compose_steps: optimizer steps of the stages. A rival has as many as both.
+        triplets: how many "all" are.
+        noise: share of triplets with a wrong target in the noisy rows.
+        drawings: code-drawn pictures among the training images.
+        inverted: images whose pseudo-words SEARLE's rival optimises one by one,
+        inversion_steps: in so many steps each.
+    """
+
+    map_steps: int = 200
+    compose_steps: int = 150
+    triplets: int = 40000
+    noise: float = 0.3
+    drawings: int = 6000
+    inverted: int = 2048
+    inversion_steps: int = 60
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Settings:
+        """Settings from a result file."""
+        return cls(**{entry.name: values[entry.name] for entry in fields(cls)})

@@ -1,0 +1,69 @@
+"""Results by row and seed, each written as soon as it is there; a killed ablation goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ablation.rows import Row
+from ztcir_sdk.environment import now
+
+__all__ = ["FORMAT", "Store"]
+
+FORMAT = 1
+"""Raised when what a result means has changed."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of results.
+
+    Attributes:
+        folder: one file a result.
+        validation: fingerprint of the queries that were measured on.
+    """
+
+    folder: Path
+    validation: str
+
+    def path(self, row: Row, seed: int, identity: Mapping[str, Any]) -> Path:
+        """The file of a row, a seed and all that the result depends on."""
+        whole = {"format": FORMAT, "validation": self.validation, **identity}
+        digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+        return self.folder / f"{row.name}-{seed}-{digest}.json"
+
+    def read(self, row: Row, seed: int, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A result, or None where there is none yet."""
+        path = self.path(row, seed, identity)
+        if not path.is_file():
+            return None
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def write(
+        self,
+        row: Row,
+        seed: int,
+        identity: Mapping[str, Any],
+        scores: Mapping[str, Mapping[str, float]],
+        seconds: float,
+    ) -> None:
+        """Keep a result; the file appears whole or not at all."""
+        path = self.path(row, seed, identity)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = {
+            "row": row.name,
+            "seed": seed,
+            "scores": scores,
+            "seconds": round(seconds, 1),
+            "date": now(),
+            "validation": self.validation,
+            "identity": identity,
+        }
+        fresh = path.with_name(f".{path.name}.new")
+        fresh.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        fresh.replace(path)

@@ -1,0 +1,224 @@
+"""Trains what a row asks for, each once: rows with one Stage I share its run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ablation.fit_rival import fit_rival
+from benchmarks.ablation.rivals import RIVALS
+from benchmarks.ablation.rows import Row, Settings
+from benchmarks.ablation.validation import Scores, Validation
+from export.default import Recipe
+from train.backbone import Backbone
+from train.caption_triplets import mine_captions
+from train.checkpoint import hash_tensors
+from train.data import TrainingImage
+from train.engine import Compute
+from train.fit_compose import ComposeTraining, fit_compose
+from train.fit_map import MapTraining, fit_map
+from train.model import ComposedModel, ModelConfig, load_backbone, load_model
+from train.record import data_fingerprint
+from train.stage_two_data import StageTwoData, stage_two_data
+from train.triplets import Triplet, read_triplets, write_triplets
+
+__all__ = ["Workshop", "caption_triplets", "repeated"]
+
+
+@dataclass
+class Workshop:
+    """Data, backbone and folders of an ablation.
+
+    Attributes:
+        backbone: what `load_backbone` takes.
+        images: what all rows train on. development: what selects Stage II's checkpoint.
+        settings: of all rows. recipe: the configurations that rows change.
+        folder: of what is made here. features: of image features, which may be there already.
+        compute: device and precision.
+        keep: whether Stage II's checkpoints stay when they have been measured.
+    """
+
+    backbone: str
+    images: Sequence[TrainingImage]
+    development: Sequence[TrainingImage]
+    settings: Settings
+    folder: Path
+    features: Path
+    recipe: Recipe = field(default_factory=Recipe)
+    compute: Compute | None = None
+    keep: bool = False
+
+    @cached_property
+    def frozen(self) -> Backbone:
+        """The backbone, for what is measured."""
+        return load_backbone(self.backbone)[0]
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """What every result depends on beside its row and the settings."""
+        digest = hashlib.sha256()
+        hash_tensors(digest, self.frozen.clip.state_dict().items())
+        return {
+            "backbone": digest.hexdigest()[:16],
+            "training": data_fingerprint(self.images)["sha256"][:16],
+            "development": data_fingerprint(self.development)["sha256"][:16],
+        }
+
+    def parts(self, row: Row) -> ModelConfig:
+        """The model's parts in a row."""
+        return self.recipe.parts if row.vsi else replace(self.recipe.parts, vsi_layers=())
+
+    def mapping(self, row: Row, seed: int) -> MapTraining:
+        """Stage I's configuration in a row; a rival's as well."""
+        changes: dict[str, Any] = {} if row.alignment else {"alignment": 0.0}
+        return replace(self.recipe.mapping, seed=seed, **changes)
+
+    def composing(self, row: Row, seed: int) -> ComposeTraining:
+        """Stage II's configuration in a row."""
+        changes: dict[str, Any] = {} if row.mined else {"mined": 0}
+        return replace(self.recipe.composing, seed=seed, **changes)
+
+    def identity(self, row: Row, seed: int) -> dict[str, Any]:
+        """All that a row's result depends on, the validation queries apart; JSON values."""
+        values: dict[str, Any] = {"stage": row.stage, **self.fingerprints}
+        if row.stage == "frozen":
+            return {**values, "drawings": None}
+        settings = asdict(self.settings)
+        inversion = {name: settings.pop(name) for name in ("inverted", "inversion_steps")}
+        values |= {"mapping": asdict(self.mapping(row, seed)), "map_steps": settings["map_steps"]}
+        if row.stage == "rival":
+            steps = {"rival": row.rival, "compose_steps": settings["compose_steps"]}
+            return {**values, **steps, **(inversion if row.rival == "searle" else {})}
+        values["parts"] = asdict(self.parts(row))
+        if row.stage == "map":
+            return values
+        noise = settings["noise"] if row.noisy else 0.0
+        data = {"source": row.source, "triplets": self._count(row), "noise": noise}
+        steps = {"compose_steps": settings["compose_steps"]}
+        return {**values, "composing": asdict(self.composing(row, seed)), **steps, **data}
+
+    def measure(self, row: Row, seed: int, validation: Validation) -> dict[str, Scores]:
+        """Train a row with a seed, or go on with it, and measure it: scores by row of the table."""
+        if row.stage == "frozen":
+            model = ComposedModel(self.frozen, ModelConfig(vsi_layers=(), adapter_bottleneck=0))
+            return validation.frozen(model.eval())
+        if row.stage == "rival":
+            folder = self._folder("rival", row, seed)
+            model = self._fit_rival(row, seed, folder)
+            prompt = RIVALS[row.rival].prompt
+            scores = validation.composed(model, prompt=prompt, scale=0.0)
+            scores |= validation.own_image(model)
+        elif row.stage == "map":
+            model, _ = load_model(self._fit_map(row, seed), need="map")
+            scores = validation.composed(model, scale=0.0) | validation.own_image(model)
+            return {row.name: scores}
+        else:
+            folder = self._folder("compose", row, seed)
+            count = self._fit_compose(row, seed, folder)
+            model, _ = load_model(folder, need="compose")
+            scores = {**validation.composed(model), "triplets": float(count)}
+        if not self.keep:
+            shutil.rmtree(folder)
+        return {row.name: scores}
+
+    def _folder(self, stage: str, row: Row, seed: int) -> Path:
+        """Where a row's run of a stage lies; rows with the same one share it."""
+        identity = self.identity(replace(row, stage=stage), seed)
+        text = json.dumps(identity, sort_keys=True)
+        return self.folder / stage / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _fit_map(self, row: Row, seed: int) -> Path:
+        folder = self._folder("map", row, seed)
+        fit_map(
+            self.backbone,
+            self.images,
+            self.development,
+            self.mapping(row, seed),
+            self.parts(row),
+            folder,
+            cache=self.features,
+            compute=self.compute,
+            steps=self.settings.map_steps,
+        )
+        return folder
+
+    def _fit_compose(self, row: Row, seed: int, folder: Path) -> int:
+        mapped = self._fit_map(row, seed)
+        data = self.triplets(row, seed)
+        config = self.composing(row, seed)
+        fit_compose(
+            mapped,
+            self.images,
+            repeated(data.triplets, config.batch_size),
+            data.development,
+            data.development_triplets,
+            config,
+            folder,
+            cache=self.features,
+            compute=self.compute,
+            steps=self.settings.compose_steps,
+        )
+        return len(data.triplets)
+
+    def _fit_rival(self, row: Row, seed: int, folder: Path) -> ComposedModel:
+        return fit_rival(
+            row.rival,
+            self.backbone,
+            self.images,
+            self.mapping(row, seed),
+            self.settings,
+            folder,
+            features=self.features,
+            cache=self.folder / "texts",
+            compute=self.compute,
+        )
+
+    def _count(self, row: Row) -> int:
+        everything = self.settings.triplets
+        return everything if row.triplets is None else min(row.triplets, everything)
+
+    def triplets(self, row: Row, seed: int) -> StageTwoData:
+        """What a row's Stage II trains on. Whatever that is, the same triplets select."""
+        noise = self.settings.noise if row.noisy else 0.0
+        count = self._count(row)
+        made = 2 if row.source == "captions" else count
+        data = stage_two_data(self.images, self.development, count=made, seed=seed, noise=noise)
+        if row.source == "attributes":
+            return data
+        key = f"captions-{self.fingerprints['training']}-{count}-{noise:g}-{seed}.jsonl"
+        path = self.folder / "triplets" / key
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mined = caption_triplets(self.images, count=count, seed=seed, noise=noise)
+            write_triplets(path, mined)
+        return replace(data, triplets=read_triplets(path))
+
+
+def caption_triplets(
+    images: Sequence[TrainingImage], *, count: int, seed: int, noise: float
+) -> list[Triplet]:
+    """Triplets from captions; photos and drawings never answer each other.
+
+    Pictures that look the same are told apart for photos alone: drawings would have to be drawn.
+    """
+    triplets: list[Triplet] = []
+    for drawn in (False, True):
+        some = [image for image in images if image.is_drawing == drawn]
+        share = round(count * len(some) / len(images))
+        if share:
+            pictures = {} if drawn else {image.item.id: image.load for image in some}
+            items = [image.item for image in some]
+            found, _ = mine_captions(items, seed=seed, limit=share, noise=noise, pictures=pictures)
+            triplets += found
+    return triplets
+
+
+def repeated(triplets: Sequence[Triplet], batch: int) -> Sequence[Triplet]:
+    """A set smaller than a batch, over and over until it fills one: all rows' batches are equal."""
+    return list(triplets) * max(1, -(-batch // len(triplets)))

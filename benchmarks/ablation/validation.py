@@ -1,0 +1,217 @@
+"""The validation queries: frozen features once, then any model's scores, in PyTorch and float32.
+
+They only measure. The figures are those of `ztcir eval triplets`, which a test holds them to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.ablation.rivals import tokenizer_of
+from train.backbone import Backbone
+from train.checkpoint import hash_tensors
+from train.data import TrainingImage
+from train.features import BATCH
+from train.fit_map import encode_captions
+from train.model import ComposedModel
+from train.prompts import COMPOSED_PROMPT, MAPPED_PROMPT
+from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, recall_at_k, relevance
+from ztcir_sdk.evaluation.oracle import attribute_caption
+from ztcir_sdk.evaluation.triplet_evaluation import RECALLS, SUM_WEIGHTS
+from ztcir_sdk.evaluation.triplets import read_triplets
+from ztcir_sdk.preprocess import Preprocessing
+
+__all__ = ["Scores", "Validation", "read_validation"]
+
+Scores = dict[str, float]
+DEPTH = 10
+ALIKE = 64  # queries that are encoded together, of like length
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Queries over a gallery whose features are frozen.
+
+    Attributes:
+        gallery: ``v`` (N, D) float32, L2-normalised.
+        patches: ``P`` (R, N_p, d_v) float32 of the references, each once.
+        reference_rows: (R,), where they are in the gallery.
+        reference_of: (Q,), which of them a query is about.
+        texts: (Q) modification texts. captions: (Q) the first targets' attributes in words.
+        targets: rows of the gallery, of each query.
+        fingerprint: of all of it.
+    """
+
+    gallery: NDArray[np.float32]
+    patches: NDArray[np.float32]
+    reference_rows: NDArray[np.int64]
+    reference_of: NDArray[np.int64]
+    texts: Sequence[str]
+    captions: Sequence[str]
+    targets: Sequence[Sequence[int]]
+    fingerprint: str
+
+    def score(self, queries: NDArray[np.float32]) -> Scores:
+        """Recalls and mAP@10 of query embeddings (Q, D); references left out of their rankings."""
+        excluded = [[row] for row in self.reference_rows[self.reference_of].tolist()]
+        relevant = relevance(rank(queries, self.gallery, DEPTH, excluded=excluded), self.targets)
+        counts = [len(own) for own in self.targets]
+        scores = {f"R@{k}": float(recall_at_k(relevant, k).mean()) for k in RECALLS}
+        precision = average_precision_at_k(relevant, counts, DEPTH)
+        return {**scores, f"mAP@{DEPTH}": float(precision.mean())}
+
+    def composed(
+        self, model: ComposedModel, *, prompt: str = COMPOSED_PROMPT, scale: float = 1.0
+    ) -> Scores:
+        """Scores of a prompt with the adapters at ``scale``; "stage1" is at 0."""
+        return self.score(self._encode(model, prompt, self.reference_of, self.texts, scale))
+
+    def own_image(self, model: ComposedModel) -> Scores:
+        """How often "a photo of $", adapters off, finds the very image among all (`mapped`)."""
+        references = np.arange(len(self.reference_rows))
+        queries = self._encode(model, MAPPED_PROMPT, references, None, 0.0)
+        ranking = rank(queries, self.gallery, DEPTH)
+        found = relevance(ranking, [[row] for row in self.reference_rows.tolist()])
+        return {f"self_R@{k}": float(recall_at_k(found, k).mean()) for k in (1, DEPTH)}
+
+    def frozen(self, model: ComposedModel) -> dict[str, Scores]:
+        """Scores of what needs no training: image, text, sum, sum-best and oracle.
+
+        The best weight of the sum is the best on these very queries, which favours the sum.
+        """
+        image = self.gallery[self.reference_rows[self.reference_of]]
+        text, said = (
+            encode_captions(model, some, precision="fp32").numpy()
+            for some in (self.texts, self.captions)
+        )
+        sums = {weight: self.score(_mix(image, text, weight)) for weight in SUM_WEIGHTS}
+        best = max(sums, key=lambda weight: sums[weight][f"mAP@{DEPTH}"])
+        return {
+            "image": self.score(image),
+            "text": self.score(text),
+            "sum": sums[0.5],
+            "sum-best": {**sums[best], "weight": best},
+            "oracle": self.score(said),
+        }
+
+    @torch.inference_mode()
+    def _encode(
+        self,
+        model: ComposedModel,
+        prompt: str,
+        references: NDArray[np.int64],
+        texts: Sequence[str] | None,
+        scale: float,
+    ) -> NDArray[np.float32]:
+        """Query embeddings (B, D), in the order of ``references``."""
+        tokenizer, tokens = tokenizer_of(model), model.config.tokens
+        own: Sequence[str | None] = [None] * len(references) if texts is None else texts
+        ids = [tokenizer.encode_prompt(prompt, text, n_tokens=tokens) for text in own]
+        order = np.argsort([len(one) for one in ids], kind="stable")
+        queries = np.empty((len(ids), self.gallery.shape[1]), np.float32)
+        model.eval()
+        for rows in np.array_split(order, -(-len(order) // ALIKE)):
+            which = references[rows]
+            v = torch.from_numpy(self.gallery[self.reference_rows[which]])
+            said = model.learn_token(v, torch.from_numpy(self.patches[which]))
+            found: Tensor = model.encode_query(
+                torch.from_numpy(tokenizer.pad([ids[row] for row in rows])),
+                torch.arange(len(rows)),
+                torch.full((len(rows),), scale),
+                *said,
+            )
+            queries[rows] = found.numpy()
+        return queries
+
+
+def _mix(
+    image: NDArray[np.float32], text: NDArray[np.float32], weight: float
+) -> NDArray[np.float32]:
+    mixed = (1 - weight) * image.astype(np.float64) + weight * text
+    unit: NDArray[np.float32] = (mixed / np.linalg.norm(mixed, axis=1, keepdims=True)).astype(
+        np.float32
+    )
+    return unit
+
+
+def read_validation(
+    backbone: Backbone, images: Sequence[TrainingImage], triplets: Path, cache: Path
+) -> Validation:
+    """Encode the gallery, or read what an earlier run left.
+
+    Args:
+        backbone: frozen.
+        images: the gallery, all of it.
+        triplets: the queries, in the format of `read_triplets`.
+        cache: folder of the features.
+
+    Raises:
+        ZtcirError: the file cannot be read, or names an image that is not in the gallery.
+    """
+    place = {image.item.id: row for row, image in enumerate(images)}
+    queries = read_triplets(triplets, gallery=place.keys())
+    rows, reference_of = np.unique(
+        [place[query.reference] for query in queries], return_inverse=True
+    )
+    firsts = [images[place[query.targets[0]]].item for query in queries]
+    digest = hashlib.sha256(triplets.read_bytes())
+    hash_tensors(digest, backbone.clip.visual.state_dict().items())
+    digest.update(json.dumps([backbone.preprocess_cfg, list(place)], sort_keys=True).encode())
+    fingerprint = digest.hexdigest()[:16]
+    gallery, patches = _kept(
+        cache / f"validation-{fingerprint}", lambda: _encode_images(backbone, images, rows)
+    )
+    return Validation(
+        gallery,
+        patches,
+        rows,
+        reference_of.reshape(-1),
+        [query.text for query in queries],
+        [attribute_caption(item.colour, item.type, item.gender) for item in firsts],
+        [[place[name] for name in query.targets] for query in queries],
+        fingerprint,
+    )
+
+
+Features = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+def _kept(folder: Path, encode: Callable[[], Features]) -> Features:
+    """Arrays from a folder that is there whole or not at all."""
+    names = ("gallery.npy", "patches.npy")
+    if not (folder / "complete.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        found = encode()
+        for name, array in zip(names, found, strict=True):
+            fresh = folder / f".{name}.{os.getpid()}.npy"
+            np.save(fresh, array)
+            fresh.replace(folder / name)
+        (folder / "complete.json").write_text(json.dumps({"images": len(found[0])}))
+    gallery, patches = (np.load(folder / name) for name in names)
+    return gallery, patches
+
+
+@torch.inference_mode()
+def _encode_images(
+    backbone: Backbone, images: Sequence[TrainingImage], references: NDArray[np.int64]
+) -> Features:
+    """``v`` of all images, and ``P`` of the references, in float32 as the exported graph has it."""
+    preprocess = Preprocessing.from_open_clip(backbone.preprocess_cfg)
+    embeds, patches, wanted = [], [], np.zeros(len(images), dtype=np.bool_)
+    wanted[references] = True
+    for rows in np.array_split(np.arange(len(images)), -(-len(images) // BATCH)):
+        pixels = preprocess([images[row].load() for row in rows])
+        v, p = backbone.encode_image(torch.from_numpy(pixels).to(backbone.device))
+        embeds.append(v.cpu().numpy())
+        patches.append(p.cpu().numpy()[wanted[rows]])
+    return np.concatenate(embeds), np.concatenate(patches)
