@@ -175,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("catalogue"),
         help="folder of train-*.tar, val-*.tar and val-triplets.jsonl",
     )
-    add("--backbone", type=Path, default=Path("runs/backbone/clip"), help="checkpoint of it")
+    add("--backbone", type=Path, default=Path("runs/instances/clip"), help="its checkpoint")
     add("--features", type=Path, default=Path("runs/features"), help="cache of image features")
     add("--runs", type=Path, default=Path("runs/ablation"), help="folder of runs and results")
     add("--out", type=Path, default=OUT, help="the result file")
