@@ -299,6 +299,7 @@ def export_graph(graph: GraphModule, inputs: dict[str, Tensor], path: Path) -> o
         )
     assert program is not None
     program.save(str(path), external_data=False)
+    del program  # which holds its own copies of weights
     return onnx.load(str(path))
 
 

@@ -76,19 +76,19 @@ class HalfGraph(nn.Module):
 
 def halved(module: Module) -> Module:
     """A copy of a model with its weights in fp16, but for those of its norms."""
-    half = copy.deepcopy(module)
-    for part in half.modules():
-        if isinstance(part, _NORMS):
+    halves: dict[int, Any] = {}  # what the copy takes in place of a float32 one, made nowhere
+    for part in module.modules():
+        if isinstance(part, (*_NORMS, Int8Embedding)):
             continue
+        for parameter in part.parameters(recurse=False):
+            halves[id(parameter)] = nn.Parameter(parameter.detach().half(), requires_grad=False)
+        for buffer in part.buffers(recurse=False):
+            if buffer.is_floating_point():
+                halves[id(buffer)] = buffer.half()
+    half = copy.deepcopy(module, halves)
+    for part in half.modules():
         if isinstance(part, Int8Embedding):
             part.dtype = torch.float16
-            continue
-        for name, parameter in part._parameters.items():
-            if parameter is not None:
-                part._parameters[name] = nn.Parameter(parameter.half(), requires_grad=False)
-        for name, buffer in part._buffers.items():
-            if buffer is not None and buffer.is_floating_point():
-                part._buffers[name] = buffer.half()
     return half
 
 

@@ -76,18 +76,16 @@ def write_variants(
         ZtcirError: a graph cannot be exported.
     """
     variants = Variants(folder)
-    halves: Sequence[GraphModule | None] = [None] * 3
-    if "fp16" in precisions:
-        halves = half_graphs(model)
-    for graph, half in zip(graph_modules(model), halves, strict=False):
-        raw = folder / "raw.onnx"
+    graphs, raw = graph_modules(model), folder / "raw.onnx"
+    for graph in graphs:
         own = variants.graphs.setdefault(graph.name, {})
         own["fp32"] = _fp32(model, graph, raw, folder, small, report)
-        if half is not None:
-            _half(model, graph, half, variants, report)
         if "int8" in precisions:
             _quantized(graph.name, raw, variants, calibration, report)
     raw.unlink()
+    if "fp16" in precisions:  # a second model, for no longer than it is needed
+        for graph, half in zip(graphs, half_graphs(model), strict=True):
+            _half(model, graph, half, variants, report)
     return variants
 
 
@@ -119,6 +117,7 @@ def _fp32(
         proto = compress(proto)
     path = folder / f"{graph.name}.onnx"
     _save(proto, path)
+    del proto  # of a large model as many bytes as its weights
     results = check_parity(model, graph, path)
     for result in results:
         report(f"{graph.name}: {result.output} within {result.difference:.1e} of PyTorch")
@@ -141,6 +140,7 @@ def _half(
         reason = f"it cannot be traced in half precision ({_cause(error)})"
     else:
         _save(proto, path)
+        del proto
         results = check_half(model, graph, half, path)
         for result in results:
             if not result.difference <= HALF_TOLERANCE:  # NaN too

@@ -27,7 +27,7 @@ from tiny_training import CONVNET, VIT, tiny_model
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from export import agreement, precision, variants
+from export import agreement, int8, precision, variants
 from export.agreement import Agreement, Judge, Probe, calibration_pictures, folder_probe
 from export.attention import attend, written_out_attention
 from export.bundle import export_bundle
@@ -429,6 +429,37 @@ def test_an_image_graph_of_convolutions_is_quantized_by_pictures(
     )
     cosines = (exact * found).sum(axis=1) / np.linalg.norm(found, axis=1)
     assert 1e-9 < float((1 - cosines).max()) < 0.02
+
+
+def test_pictures_are_seen_one_by_one_and_their_ranges_are_those_of_all(
+    convnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run keeps all activations, of a large transformer more than a gigabyte a picture."""
+    sizes: list[int] = []
+    real = int8._Calibration.get_next
+
+    def seen(self: Any) -> Any:
+        batch = real(self)
+        sizes.extend([] if batch is None else [len(batch["pixel_values"])])
+        return batch
+
+    monkeypatch.setattr(int8._Calibration, "get_next", seen)
+    pixels = np.random.default_rng(0).standard_normal((5, 3, 96, 64)).astype(np.float32)
+    stored = []
+    for at_once in (None, 5):
+        if at_once is not None:
+            monkeypatch.setattr(int8, "PICTURES_AT_ONCE", at_once)
+        quantize_by_pictures(convnet, tmp_path / "q.onnx", pixels, bits=7)
+        stored.append(initializers(onnx.load(str(tmp_path / "q.onnx"))))
+    assert sizes == [1, 1, 1, 1, 1, 5]
+    one_by_one, together = stored
+    assert one_by_one.keys() == together.keys()
+    for name in one_by_one:
+        a, b = (numpy_helper.to_array(side[name]) for side in stored)
+        rounded = np.issubdtype(a.dtype, np.integer)  # a zero point may fall between two
+        np.testing.assert_allclose(
+            a.astype(float), b.astype(float), rtol=1e-4, atol=int(rounded), err_msg=name
+        )
 
 
 def test_eight_bits_are_nearer_than_seven(

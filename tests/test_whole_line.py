@@ -18,6 +18,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 from tiny_training import CONVNET, PARTS, VIT, tiny_model, unflushed
@@ -206,7 +207,16 @@ def test_every_graph_has_every_precision(line: Line) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", configuration_names())
-def test_every_configuration_answers_as_pytorch_does(name: str, tmp_path: Path) -> None:
+def test_every_configuration_answers_as_pytorch_does(
+    name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> None:
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared if worker_id == "master" else shared.parent
+    with FileLock(shared / "large-models.lock"):  # the largest take gigabytes: one at a time
+        _hold_configuration(name, tmp_path)
+
+
+def _hold_configuration(name: str, tmp_path: Path) -> None:
     configuration = load_configuration(name)
     # a recipe whose backbone is trained first has the configuration of its own name
     backbone = (configuration.backbone or name).partition(":")[0]
