@@ -33,12 +33,13 @@ from export.bundle import export_bundle, image_tower_fingerprint
 from export.graphs import export_graph, graph_modules, sample_inputs
 from export.parity import ParityError, check_parity, randomised
 from export.storage import compress, fold_norms, round_weights
+from export.variants import export_fp32
 from train.checkpoint import write_checkpoint
 from train.model import ComposedModel, describe_model, own_weights
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle import METHODS, Bundle
 from ztcir_sdk.drawings import draw, training_drawings
-from ztcir_sdk.errors import UsageError
+from ztcir_sdk.errors import UsageError, ZtcirError
 
 Array = NDArray[Any]
 Spoil = Callable[[onnx.ModelProto], None]
@@ -446,6 +447,18 @@ def test_a_graph_that_differs_is_not_exported(
     ):
         export_bundle(vit.model, folder, name="tiny", model_card={})
     assert not folder.parent.exists() or list(folder.parent.iterdir()) == []
+
+
+def test_an_operator_that_has_no_graph_is_named(vit: Exported, tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            return torch.special.bessel_j0(pixel_values)
+
+    graph = dataclasses.replace(graph_modules(vit.model)[0], module=Odd(), outputs=("y",))
+    with pytest.raises(ZtcirError, match=r"image_encoder graph cannot .*bessel.*another") as caught:
+        export_fp32(vit.model, graph, tmp_path / "odd.onnx")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "odd.onnx").exists()
 
 
 def test_a_failed_export_leaves_the_bundle_that_was_there(vit: Exported, tmp_path: Path) -> None:

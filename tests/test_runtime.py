@@ -160,6 +160,22 @@ def test_a_graph_that_fails_while_running_says_so_in_a_sentence(text_encoder: On
     with pytest.raises(ZtcirError, match="text_encoder failed on CPUExecutionProvider") as caught:
         text_encoder.run(inputs)
     assert "\n" not in str(caught.value)
+    assert "check what it was given" in str(caught.value)
+    text_encoder.run(text_inputs(2, 5, 1))  # and it goes on
+
+
+def test_an_operator_that_is_not_supported_is_named(tmp_path: Path) -> None:
+    sides = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in "xy"]
+    node = onnx.helper.make_node("Frobnicate", ["x"], ["y"], domain="com.example")
+    graph = onnx.helper.make_graph([node], "graph", sides[:1], sides[1:])
+    opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("com.example", 1)]
+    path = tmp_path / "strange.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    with pytest.raises(
+        BundleError, match=r"strange\.onnx cannot be .*Frobnicate.*upgrade"
+    ) as caught:
+        OnnxGraph(path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kept", [0, 0.5, 0.99])

@@ -191,7 +191,10 @@ class OnnxGraph:
                 f"({why}): ask for less at once, close what else uses the memory, or let less of "
                 "it be kept with low_memory."
             )
-        return ZtcirError(f"The graph {self.name} failed on {self._provider} ({why}).")
+        return ZtcirError(
+            f"The graph {self.name} failed on {self._provider} ({why}): check what it was given, "
+            "or choose another backend or device."
+        )
 
 
 def _spec(node: Any) -> TensorSpec:
