@@ -525,6 +525,13 @@ class TestVerdicts:
             assert found == verdict
             assert numbers == pytest.approx([level - 0.2] * 3)
 
+    def test_half_of_no_gain_is_no_mark(self) -> None:
+        values = canned(composed=(0.10, 0.11, 0.12), stage1=(0.30, 0.31, 0.32))
+        found = [judge(one, values["rows"]) for one in claims(values["rows"]) if one.given]
+        assert len(found) == 4
+        assert all(min(numbers) >= -1e-9 for numbers, _ in found)
+        assert {verdict for _, verdict in found} == {"does not hold here"}
+
     def test_the_method_is_held_against_the_best_of_the_others(self) -> None:
         values = canned(composed=(0.30, 0.31, 0.32), searle=(0.25, 0.26, 0.27))
         claim = claims(values["rows"])[-1]
