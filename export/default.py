@@ -29,7 +29,8 @@ from train.fit_compose import ComposeTraining, fit_compose
 from train.fit_map import MapTraining, fit_map
 from train.model import ModelConfig, load_model
 from train.stage_two_data import stage_two_data
-from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.bundle import Bundle, require_free
+from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.evaluation.triplet_evaluation import (
     ALL_METHODS,
     TripletEvaluation,
@@ -127,7 +128,12 @@ def build_default(
         runs: folder of the three runs and their caches.
         out: the bundle to make; recipe: of what.
         overwrite: replace the bundle that is there.
+
+    Raises:
+        UsageError: there is one, and it is not to be replaced.
+        ClickException: it became too large to travel in the wheel.
     """
+    require_free(out, overwrite=overwrite)
     images, development = read_collection(data, drawings=recipe.drawings)
     first, backbone = runs / "backbone" / "clip", runs / "instances" / "clip"
     stages = runs / "lower-stages"
@@ -256,9 +262,12 @@ def main(
     """Train, export and measure the default bundle; about two hours on two CPU cores."""
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that weights are random: so here
     gallery = [Path(path) for pattern in validation_images for path in expand_urls(pattern)]
-    bundle, measured = build_default(
-        data, gallery, validation_triplets, runs, out, Recipe(), overwrite=overwrite
-    )
+    try:
+        bundle, measured = build_default(
+            data, gallery, validation_triplets, runs, out, Recipe(), overwrite=overwrite
+        )
+    except ZtcirError as error:
+        raise click.ClickException(str(error)) from error
     for name, scores in measured.methods.items():
         click.echo(f"{name}: mAP@10 {scores.overall['mAP@10']:.4f}")
     size = sum(record.bytes for record in bundle.manifest.files.values())

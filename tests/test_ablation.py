@@ -16,7 +16,12 @@ import pytest
 import torch
 from PIL import Image
 from tiny_runs import PARTS, write_backbone
-from tiny_training import SHALLOW, catalogue, members_of, unflushed, write_collection, write_shard
+from tiny_training import (
+    SHALLOW,
+    unflushed,
+    write_collection,
+    write_validation,
+)
 
 from benchmarks import readme
 from benchmarks.ablation import plot, report
@@ -75,27 +80,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_collection(folder)
     write_validation(folder)
     return folder
-
-
-def write_validation(folder: Path) -> None:
-    products = [{**fields, "id": fields["id"] + 5000} for fields in catalogue(5)]
-    write_shard(
-        folder / "val-0000.tar", [member for fields in products for member in members_of(fields)]
-    )
-    ids = [str(fields["id"]) for fields in products]
-    texts = ("make it blue", "for women", "in black, please")
-    lines = [
-        {
-            "id": f"colour-{number}",
-            "kind": "colour",
-            "reference": ids[number],
-            "text": texts[number % 3],
-            "targets": [ids[-1 - number], ids[-2 - number]],
-        }
-        for number in range(8)
-    ]
-    lines[3]["reference"] = ids[0]  # two texts about one picture
-    (folder / "val-triplets.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
 
 
 def workshop(data: Path, folder: Path, **changes: Any) -> Workshop:

@@ -149,6 +149,28 @@ def write_collection(folder: Path) -> list[str]:
     ]
 
 
+def write_validation(folder: Path) -> None:
+    """Write ``val-0000.tar`` with 40 products and ``val-triplets.jsonl`` with eight queries."""
+    products = [{**fields, "id": fields["id"] + 5000} for fields in catalogue(5)]
+    write_shard(
+        folder / "val-0000.tar", [member for fields in products for member in members_of(fields)]
+    )
+    ids = [str(fields["id"]) for fields in products]
+    texts = ("make it blue", "for women", "in black, please")
+    lines = [
+        {
+            "id": f"colour-{number}",
+            "kind": "colour",
+            "reference": ids[number],
+            "text": texts[number % 3],
+            "targets": [ids[-1 - number], ids[-2 - number]],
+        }
+        for number in range(8)
+    ]
+    lines[3]["reference"] = ids[0]  # two texts about one picture
+    (folder / "val-triplets.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+
+
 def fit(stage: str, out: Path, data: Sequence[str], start: str = "", **changes: Any) -> None:
     """Train a stage for twelve steps, on the CPU; ``changes`` are of its configuration."""
     images, development = read_collection(data)

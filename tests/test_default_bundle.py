@@ -1,0 +1,108 @@
+"""`python -m export.default`: from shards to a measured bundle, and on from where it was killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from tiny_training import (
+    PARTS,
+    tiny_fashion_lite,
+    unflushed,
+    write_collection,
+    write_validation,
+)
+
+import export.default
+from export.default import Recipe, main
+from train.checkpoint import read_checkpoint
+from train.fit_backbone import BackboneTraining
+from train.fit_compose import ComposeTraining
+from train.fit_map import MapTraining
+from ztcir_sdk import Retriever
+from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.evaluation.triplet_evaluation import ALL_METHODS, evaluate_triplets
+
+SHORT = {"epochs": 1, "batch_size": 16}
+BACKBONE = BackboneTraining(**SHORT, word_vectors="none", views=2, descriptions=2)
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    recipe = Recipe(
+        drawings=0,
+        triplets=32,
+        parts=PARTS,
+        backbone=BACKBONE,
+        instances=BackboneTraining(**SHORT, views=2, descriptions=2, instances=1.0),
+        mapping=MapTraining(**SHORT),
+        composing=ComposeTraining(**SHORT, mined=4),
+    )
+    monkeypatch.setattr(export.default, "Recipe", lambda: recipe)
+    monkeypatch.setattr("train.stage_two_data.DEVELOPMENT_TRIPLETS", 8)
+    with tiny_fashion_lite(), unflushed():
+        yield
+
+
+def build(folder: Path, *options: str) -> Result:
+    return CliRunner().invoke(
+        main,
+        [
+            *("--data", str(folder / "train-{0000..0001}.tar")),
+            *("--validation-images", str(folder / "val-0000.tar")),
+            *("--validation-triplets", str(folder / "val-triplets.jsonl")),
+            *("--runs", str(folder / "runs"), "--out", str(folder / "bundle"), *options),
+        ],
+    )
+
+
+def test_one_command_makes_the_bundle_and_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_collection(tmp_path)
+    write_validation(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export.default, "fit_map", fail)
+        assert str(build(tmp_path).exception) == "killed"
+    runs = tmp_path / "runs"
+    trained = [runs / name / "clip" / "backbone.safetensors" for name in ("backbone", "instances")]
+    written = [path.stat().st_mtime_ns for path in trained]
+
+    result = build(tmp_path)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert [path.stat().st_mtime_ns for path in trained] == written
+    config, _ = read_checkpoint(runs / "compose" / "best")
+    assert config["backbone_training"]["start"] == str(runs / "backbone" / "clip")
+    assert config["backbone_training"]["instances"] == 1.0
+
+    bundle = Bundle.load(tmp_path / "bundle")
+    measured = evaluate_triplets(
+        Retriever(bundle),
+        [tmp_path / "val-0000.tar"],
+        tmp_path / "val-triplets.jsonl",
+        methods=ALL_METHODS,
+        best_sum=True,
+    )
+    told = bundle.manifest.model_card["quality"]["methods"]
+    assert told.keys() == {*ALL_METHODS, "sum_best"}
+    for name, scores in measured.methods.items():
+        assert told[name] == json.loads(json.dumps(scores.to_dict()))
+        assert f"{name}: mAP@10 {scores.overall['mAP@10']:.4f}" in result.stdout
+
+
+def test_a_bundle_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path: Path) -> None:
+    write_collection(tmp_path)
+    write_validation(tmp_path)
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "bundle.json").write_text("{}")
+    result = build(tmp_path)
+    assert result.exit_code == 1
+    assert "is a bundle already" in result.stderr
+    assert not (tmp_path / "runs").exists()  # told before an hour of training
