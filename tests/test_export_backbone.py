@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from tiny_training import CONVNET, PARTS, QUICK, VIT, tiny_model
 
 from cli.main import main
+from export import agreement
 from export.bundle import export_bundle, image_tower_fingerprint
 from export.graphs import export_graph, graph_modules, sample_inputs
 from export.parity import check_frozen_text, check_parity
@@ -102,6 +103,26 @@ def test_a_bundle_is_made_without_a_checkpoint(exported: Mapping[str, Any], bund
 
 
 @torch.no_grad()
+def test_engines_are_built_of_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'ztcir[trt-rtx]'")
+    for name, few in (("EACH_COMBINATION", 2), ("QUERIES", 20), ("CALIBRATED_BY", 4)):
+        monkeypatch.setattr(agreement, name, few)
+    engines = ("--trt", "--gpu", "sm_86", "--engines", tmp_path / "engines")
+    call = ("export", "--backbone", VIT, "--to", tmp_path / "b", *engines, "--json")
+    refused = ztcir(*call, "--precision", "int8")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert not (tmp_path / "b").exists()  # told before any work
+    result = ztcir(*call, "--precision", "fp16,int8")
+    assert result.exit_code == 0, (result.output, result.exception)
+    said = json.loads(result.stdout)
+    assert list(said["precisions"]) == ["fp16", "int8"]
+    built = [(one["graph"], one["precision"]) for one in said["engines"]]
+    assert built == [("image_encoder", "fp16"), ("text_encoder", "fp16")]
+    assert "int8 graphs are for processors: no engines are built of them." in result.stderr
+
+
 def test_it_says_what_open_clip_says(bundle: Bundle, clip: Any, photos: list[Path]) -> None:
     retriever = Retriever(bundle, device="cpu", threads=1)
     transform = open_clip.transform.image_transform_v2(
