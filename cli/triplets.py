@@ -181,6 +181,7 @@ def _read(
     columns: dict[str, str] | None,
 ) -> tuple[list[Item], Mapping[str, Callable[[], Any]]]:
     """The items that triplets are made from, and the pictures of those that have one."""
+    from train.collections.image import DataError
     from train.collections.source import read_sources
     from train.collections.tabular import open_table
     from train.triplets import DEFAULT_COLUMNS, read_catalogue
@@ -192,6 +193,8 @@ def _read(
         images, report = read_sources(data, columns=of_tables)
         for sentence in report.sentences():
             note(sentence)
+        if not images:
+            raise DataError(f"No usable sample in {', '.join(data)}.")
         items = [image.item for image in images]
         pictures = {image.item.id: image.load for image in images}
     if metadata is not None:
@@ -219,7 +222,9 @@ def _make(
 ) -> tuple[list[Triplet], Mapping[str, int], Mapping[str, int]]:
     """The triplets, why items took no part, and why pairs of captions gave none."""
     from train.caption_triplets import mine_captions
+    from train.looks import SAME_LOOK, without_near_duplicates
     from train.triplets import UNKNOWN, synthesise
+    from ztcir_sdk.errors import ZtcirError
 
     if source == "captions":
         found, mining = mine_captions(
@@ -236,7 +241,13 @@ def _make(
         if getattr(item, kind) == UNKNOWN
     )
     found = synthesise(items, seed=seed, limit=limit, held_out=held_out, noise=noise)
-    return found, unknown, {}
+    found, duplicates = without_near_duplicates(found, pictures)
+    if not found:
+        raise ZtcirError(
+            f"In each of {duplicates} triplets {SAME_LOOK}, so there is nothing to ask; use a "
+            "larger catalogue."
+        )
+    return found, unknown, {SAME_LOOK: duplicates} if duplicates else {}
 
 
 def _in_words(path: str, report: TripletReport) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from cli.main import main
 from cli.triplets import triplets as triplets_command
 from train.caption_pairs import CaptionPairs, Tokens, tokens
 from train.caption_triplets import mine_captions
@@ -320,3 +322,34 @@ def test_attributes_come_from_any_table_with_pictures(tmp_path: Path) -> None:
     assert {t.kind for t in made} == {"colour", "type"}
     assert {t.reference for t in made} <= {f"{n}.png" for n in range(4)}
     assert sheet.is_file()
+
+    # a ring in tan that is the picture of the one in red, again
+    (tmp_path / "2.png").write_bytes((tmp_path / "0.png").read_bytes())
+    done = CliRunner().invoke(
+        triplets_command, [*call, "--columns", named, "--count", "40", "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)["files"][str(output)]
+    left = read_triplets(output)
+    assert left
+    assert len(left) == report["count"] == 40 - report["rejected"]["the pictures look the same"]
+    assert not any({t.reference, *t.targets} == {"0.png", "2.png"} for t in left)
+
+
+@pytest.mark.parametrize("source", ["captions", "attributes"])
+def test_a_collection_without_usable_pictures_leaves_the_file_as_it_was(
+    tmp_path: Path, source: str
+) -> None:
+    """As a folder of shards is, which are to be named themselves."""
+    (tmp_path / "cc3m").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with tarfile.open(tmp_path / "cc3m" / "00000.tar", "w") as shard:
+        shard.add(tmp_path / "a.png", "a.png")
+    output = tmp_path / "t.jsonl"
+    output.write_text("made before")
+    call = ["triplets", "--from", source, "--data", str(tmp_path / "cc3m"), "-o", str(output)]
+    done = CliRunner().invoke(main, call)
+    assert done.exit_code == 1
+    assert f"name them themselves, as '{tmp_path / 'cc3m'}/*.tar'" in done.stderr
+    assert "No usable sample in" in done.stderr
+    assert output.read_text() == "made before"

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from train.caption_pairs import CaptionPairs, Edit, Tokens, tokens
 from train.collections.report import script_of
+from train.looks import SAME_LOOK, Looks
 from train.phrase_wordings import reword
 from train.triplets import Item, spoil
-from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
+from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet
 
 __all__ = ["CaptionMining", "mine_captions"]
@@ -27,7 +27,6 @@ __all__ = ["CaptionMining", "mine_captions"]
 _MOST_IMAGES = 20  # images with one caption; more, and it says too little of any
 _USES = 3  # of one pair of captions, each in other words
 _TRIES = 40  # draws a triplet, before there are taken to be no more
-_ALIKE = 2.0  # mean difference of two thumbnails' 8-bit channels below which they are one picture
 _EXTENDED_SHARE = 0.5
 _RARE, _PER_CAPTIONS = 5, 2000  # a word in fewer captions is a name; in a small set none is
 _ROMAN = frozenset(["ii", "iii", "iv", "vi", "vii", "viii", "ix", "xi", "xii"])
@@ -96,7 +95,7 @@ def mine_captions(
     drawing, spoiling = (
         np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(2)
     )
-    looks = _Looks(pictures or {})
+    looks = Looks(pictures or {})
     rare = _rare_words(captions)
     wanted = len(items) if limit is None else limit
     triplets: list[Triplet] = []
@@ -122,7 +121,7 @@ def mine_captions(
             if name != reference and not looks.alike(reference, name)
         )
         if not targets:
-            mining.rejected["the pictures look the same"] += 1
+            mining.rejected[SAME_LOOK] += 1
             continue
         change, shape, old, new = _phrases(edit, drawing)
         text = reword(change, shape, old, new, drawing, held_out=held_out).text
@@ -263,26 +262,3 @@ def _article(phrase: str) -> str:
     if first in ("a", "an") and rest:
         return f"{'an' if rest[0] in 'aeiou' else 'a'} {rest}"
     return phrase
-
-
-class _Looks:
-    """Tells pictures that look the same by their thumbnails, each made once."""
-
-    def __init__(self, pictures: Mapping[str, Callable[[], Image.Image]]) -> None:
-        self._pictures = pictures
-        self._thumbnails: dict[str, NDArray[np.float32] | None] = {}
-
-    def alike(self, first: str, second: str) -> bool:
-        a, b = self._thumbnail(first), self._thumbnail(second)
-        return a is not None and b is not None and float(np.abs(a - b).mean()) < _ALIKE
-
-    def _thumbnail(self, name: str) -> NDArray[np.float32] | None:
-        if name not in self._thumbnails:
-            self._thumbnails[name] = None
-            if name in self._pictures:
-                try:
-                    small = self._pictures[name]().convert("RGB").resize((16, 16))
-                except ImageError:
-                    return None
-                self._thumbnails[name] = np.asarray(small, np.float32)
-        return self._thumbnails[name]

@@ -50,7 +50,7 @@ def read_sources(
         columns: field -> column of the tables; see `read_table`.
 
     Raises:
-        DataError: a source is missing, of no known kind, or none has a usable image.
+        DataError: a source is missing, or of no known kind.
     """
     report = ReadReport()
     images: list[TrainingImage] = []
