@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import sys
 import warnings
@@ -63,6 +64,10 @@ EXTRAS: Mapping[str, str] = {
 """Optional package -> the extra that installs it."""
 
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What a full disk, or a used-up share of one, says."""
+
+
 class Failure(click.ClickException):
     """The work failed: a sentence for the user."""
 
@@ -107,6 +112,14 @@ class LazyGroup(click.Group):
                 raise Failure(
                     f"This needs the package {package}, which is not installed; "
                     f"install it with `pip install 'ztcir[{EXTRAS[package]}]'`."
+                ) from error
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                raise Failure(
+                    f"There is no room left to write {error.filename or 'a file'} "
+                    f"({error.strerror}); what was written before is untouched. Free some space "
+                    "and call it again."
                 ) from error
             except Exception as error:
                 from ztcir_sdk.errors import ZtcirError  # only now: --help needs none of it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import functools
 import html
 import io
@@ -186,6 +187,15 @@ def test_what_is_our_fault_keeps_its_traceback(
 ) -> None:
     for error in (RuntimeError("a bug"), ModuleNotFoundError("no", name="ztcir_sdk.nowhere")):
         assert failing(error).exception is error
+
+
+def test_a_full_disk_is_a_sentence_wherever_it_is_met(
+    failing: Callable[[BaseException], Result],
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/map/log.jsonl")
+    assert_sentence(failing(full), 1, "No space left", "runs/map/log.jsonl", "Free some space")
+    other = failing(OSError(errno.EBADF, os.strerror(errno.EBADF)))
+    assert isinstance(other.exception, OSError)
 
 
 def test_an_interrupt_ends_cleanly(failing: Callable[[BaseException], Result]) -> None:

@@ -199,3 +199,16 @@ def test_texts_are_embedded_once_for_the_same_tower_and_the_same_texts(
     with torch.no_grad():
         backbone.text.positional_embedding -= 1
     assert len(calls) == 3
+
+
+def test_a_disk_that_fills_up_within_texts_is_told(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, array: np.ndarray) -> None:
+        path.write_bytes(b"part of it")
+        raise OSError("34400 requested and 15328 written")  # as NumPy says it, without a number
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(DiskFullError, match=r"15328 written\); free some space, or name another"):
+        text_features(backbone, ["a"], tmp_path, lambda: torch.ones(1, 3))
+    assert not list(tmp_path.iterdir())

@@ -145,6 +145,9 @@ def text_features(
         texts: in the order of the rows.
         cache: folder.
         encode: computes them.
+
+    Raises:
+        DiskFullError: there is no room for them.
     """
     digest = hashlib.sha256()
     state = backbone.clip.state_dict().items()
@@ -154,8 +157,16 @@ def text_features(
     path = cache / f"texts-{digest.hexdigest()[:16]}.npy"
     if not path.is_file():
         fresh = path.with_name(f".{path.name}.{os.getpid()}.npy")
-        np.save(fresh, encode().numpy())
-        fresh.replace(path)
+        embeds = encode().numpy()
+        try:
+            np.save(fresh, embeds)
+            fresh.replace(path)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            raise DiskFullError(
+                f"{path} cannot be written ({error.strerror or error}); free some space, or name "
+                "another --cache."
+            ) from error
     found: NDArray[np.float32] = np.load(path, mmap_mode="r")
     return found
 
