@@ -174,8 +174,10 @@ def train_map(
     """
     from train.data import read_collection
     from train.fit_map import fit_map
+    from train.model import check_backbone
     from train.word_bank import WordBank, read_words
 
+    check_backbone(backbone)  # before minutes of reading
     images, development = read_collection(data, drawings=drawings, columns=columns)
     config = configuration.mapping(
         epochs=epochs, batch_size=batch_size, lr=lr, alignment=alignment, seed=seed
@@ -276,7 +278,9 @@ def compose(
     from train.stage_two_data import stage_two_data
     from train.triplet_formats import read_training_triplets
 
-    check_stage(mapping, "map")  # before minutes of reading and of making triplets
+    check_stage(
+        mapping, "map", backbone=configuration.backbone
+    )  # before minutes of reading and of making triplets
     images, development = read_collection(data, drawings=drawings, columns=columns)
     given = [
         triplet

@@ -159,7 +159,7 @@ def test_a_recipe_is_what_the_options_default_to(called: dict[str, Any]) -> None
 
 
 def test_without_a_recipe_the_defaults_are_the_options_own(called: dict[str, Any]) -> None:
-    result = invoke("--backbone", "clip", "--precision", "fp32", "--micro-batches", "4")
+    result = invoke("--backbone", "ViT-B-32", "--precision", "fp32", "--micro-batches", "4")
     assert result.exit_code == 0, result.output
     assert called["compute"].precision == "fp32"
     assert called["compute"].micro_batches == 4

@@ -126,6 +126,16 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
         run(tmp_path, data=others)
 
 
+def test_a_run_does_not_go_on_with_features_of_a_retrained_backbone(tmp_path: Path) -> None:
+    data = {"training": {**data_fingerprint(drawings(5)[0]), "features": {"key": "ab"}}}
+    run(tmp_path, stop_after=5, data=data)
+    elsewhere = {"key": "ab", "patches": "live"}
+    run(tmp_path, stop_after=6, data={"training": {**data["training"], "features": elsewhere}})
+    with pytest.raises(CheckpointError, match=r"other data \(different: training\)"):
+        run(tmp_path, data={"training": {**data["training"], "features": {"key": "cd"}}})
+    run(tmp_path, data={"training": data_fingerprint(drawings(5)[0])})  # as an earlier version
+
+
 @pytest.mark.parametrize("told", [None, "{}", "not JSON"])
 def test_a_run_that_did_not_say_its_data_goes_on(tmp_path: Path, told: str | None) -> None:
     run(tmp_path, stop_after=5)

@@ -157,6 +157,10 @@ def test_a_folder_with_captions_trains_both_stages_from_the_command_line(tmp_pat
     assert set(figures) == {"dev_mAP@10"}
 
 
+def too_early(*args: object, **options: object) -> None:
+    raise AssertionError("the collection is read")
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [(None, "is no checkpoint"), ("backbone", "'backbone' checkpoint, but a 'map' one is needed")],
@@ -164,9 +168,6 @@ def test_a_folder_with_captions_trains_both_stages_from_the_command_line(tmp_pat
 def test_stage_one_is_looked_at_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str | None, said: str
 ) -> None:
-    def too_early(*args: object, **options: object) -> None:
-        raise AssertionError("the collection is read")
-
     monkeypatch.setattr("train.data.read_collection", too_early)
     if kind is not None:
         write_checkpoint(tmp_path / "map", {"kind": kind, "backbone": {}}, {})
@@ -175,3 +176,35 @@ def test_stage_one_is_looked_at_before_anything_is_read(
     assert (result.exit_code, result.stdout) == (1, "")
     assert said in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_stage_one_of_another_backbone_than_the_recipes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.data.read_collection", too_early)
+    backbone = {"model": "ViT-B-32-quickgelu", "pretrained": "openai"}
+    write_checkpoint(tmp_path / "map", {"kind": "map", "backbone": backbone}, {})
+    call = ("train", "compose", "--data", "photos.tar", "--map", tmp_path / "map", "--config")
+    result = ztcir(*call, "vit-l-14-openai")
+    assert result.exit_code == 1
+    assert (
+        "on the backbone ViT-B-32-quickgelu:openai, not on ViT-L-14-quickgelu:openai"
+        in result.stderr
+    )
+    for fitting in ("vit-b-32-openai", "fashion-lite"):  # the latter is of no published backbone
+        assert isinstance(ztcir(*call, fitting).exception, AssertionError)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "said"),
+    [("ViT-B-23:openai", "ViT-B-23 is no open_clip model"), (".", "is no checkpoint")],
+)
+def test_a_backbone_is_looked_at_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("train.data.read_collection", too_early)
+    result = ztcir("train", "map", "--data", "photos.tar", "--backbone", backbone)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert not list(tmp_path.iterdir())

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from train.text_tower import TextTower, UnsupportedBackboneError, read_text_tower
 
-__all__ = ["Backbone", "BackboneConfig", "UnsupportedBackboneError", "create_backbone"]
+__all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "UnsupportedBackboneError",
+    "check_name",
+    "create_backbone",
+]
 
 CONFIGS = Path(__file__).parent / "configs"
 OWN_CONFIG = "open_clip_config.json"
@@ -213,6 +219,19 @@ def _timm_patches(trunk: Any, features: Tensor) -> Tensor:
     )
 
 
+def check_name(model: str) -> None:
+    """Refuse a name that is neither open_clip's nor a folder's with a configuration.
+
+    Raises:
+        UnsupportedBackboneError: it is none.
+    """
+    if not (CONFIGS / model / OWN_CONFIG).is_file() and model not in open_clip.list_models():
+        raise UnsupportedBackboneError(
+            f"{model} is no open_clip model and no configuration of train/configs; "
+            "`python -c 'import open_clip; print(open_clip.list_models())'` lists the names."
+        )
+
+
 def create_backbone(config: BackboneConfig) -> Backbone:
     """Build the open_clip model and wrap it; in evaluation mode, float32, on the CPU.
 
@@ -220,6 +239,7 @@ def create_backbone(config: BackboneConfig) -> Backbone:
         UnsupportedBackboneError: unknown name or weights, or a tower that the method cannot be
             applied to.
     """
+    check_name(config.model)
     own = CONFIGS / config.model
     if (own / OWN_CONFIG).is_file():
         clip = open_clip.create_model(f"local-dir:{own}", load_weights=False)
@@ -227,14 +247,9 @@ def create_backbone(config: BackboneConfig) -> Backbone:
         vocabulary = own / str(fields["text_cfg"].get("hf_tokenizer_name"))
         if vocabulary.is_dir():  # it may lie beside the configuration
             fields["text_cfg"]["hf_tokenizer_name"] = str(vocabulary)
-    elif config.model in open_clip.list_models():
+    else:
         clip = _open_clip_model(config)
         fields = open_clip.get_model_config(config.model)
-    else:
-        raise UnsupportedBackboneError(
-            f"{config.model} is no open_clip model and no configuration of train/configs; "
-            "`python -c 'import open_clip; print(open_clip.list_models())'` lists the names."
-        )
     clip.eval()
     return Backbone(clip, config, fields["text_cfg"])
 

@@ -11,13 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from train.backbone import Backbone, BackboneConfig, create_backbone
+from train.backbone import Backbone, BackboneConfig, check_name, create_backbone
 from train.checkpoint import CheckpointError, read_checkpoint, read_configuration
 from train.composing_adapter import ComposingAdapter
 from train.token_learner import TokenLearner
 from train.visual_semantic_injection import VisualSemanticInjection
 
-__all__ = ["PLACEHOLDER_ID", "ComposedModel", "ModelConfig", "check_stage", "load_model"]
+__all__ = [
+    "PLACEHOLDER_ID",
+    "ComposedModel",
+    "ModelConfig",
+    "check_backbone",
+    "check_stage",
+    "load_model",
+]
 
 PLACEHOLDER_ID = -1  # replaced before the embedding look-up; no text can produce it
 
@@ -197,16 +204,39 @@ def load_model(folder: Path, *, need: str | None = None) -> tuple[ComposedModel,
     return model.eval(), config
 
 
-def check_stage(folder: Path, need: str) -> None:
+def check_stage(folder: Path, need: str, *, backbone: str | None = None) -> None:
     """Refuse a checkpoint that a stage cannot start from, before anything is made ready for it.
 
     Args:
         folder, need: see `load_model`.
+        backbone: "NAME:PRETRAINED" of the open_clip model that it has to be of; ``None``: any.
 
     Raises:
-        CheckpointError: no checkpoint, or one of an earlier stage than needed.
+        CheckpointError: no checkpoint, one of an earlier stage than needed, or of another backbone.
     """
-    _check_kind(folder, read_configuration(folder), need)
+    config = read_configuration(folder)
+    _check_kind(folder, config, need)
+    if backbone is not None and not Path(backbone).exists():
+        name, _, pretrained = backbone.partition(":")
+        found = BackboneConfig(**config["backbone"])
+        if found != BackboneConfig(name, pretrained or None):
+            has = ":".join(part for part in (found.model, found.pretrained) if part)
+            raise CheckpointError(
+                f"{folder} was trained on the backbone {has}, not on {backbone}; name a checkpoint "
+                "of the same backbone, or leave out --config."
+            )
+
+
+def check_backbone(spec: str) -> None:
+    """Refuse what `load_backbone` cannot make a backbone of, before anything is read for it.
+
+    Raises:
+        CheckpointError, UnsupportedBackboneError: see `load_backbone`.
+    """
+    if Path(spec).exists():
+        check_stage(Path(spec), "backbone")
+    else:
+        check_name(spec.partition(":")[0])
 
 
 def _check_kind(folder: Path, config: Mapping[str, Any], need: str | None) -> None:

@@ -52,6 +52,11 @@ def triplets_fingerprint(triplets: Sequence[Triplet]) -> dict[str, Any]:
     return {"triplets": len(triplets), "sha256": _checksum(map(astuple, triplets))}
 
 
+def _features_key(data: Mapping[str, Any]) -> str:
+    """What the image features of some data were made by; empty where there are none."""
+    return str(data.get("features", {}).get("key", ""))
+
+
 def _checksum(rows: Iterable[tuple[Any, ...]]) -> str:
     digest = hashlib.sha256()
     for row in rows:
@@ -206,12 +211,16 @@ class Record:
         return "figures" in self._told()
 
     def other_data(self) -> list[str]:
-        """What the data are for that the folder's run began on, and that are others now."""
+        """What the data are for that the folder's run began on, and that are others now.
+
+        Image features of another backbone, or of a retrained one, are other data as well.
+        """
         before, now = self._told().get("data", {}), self._known["data"]
         return sorted(
             name
             for name in before.keys() & now.keys()
             if before[name].get("sha256") != now[name].get("sha256")
+            or len({_features_key(one[name]) for one in (before, now)} - {""}) > 1
         )
 
     def _told(self) -> dict[str, Any]:
