@@ -87,7 +87,8 @@ def _flush(path: Path) -> None:
 
 def find_checkpoint(folder: Path) -> Path | None:
     """The checkpoint at ``folder``, or the one it was replacing when the writer was killed."""
-    for candidate in (folder, folder.with_name(f".{folder.name}.old")):
+    # "." has no name to add to
+    for candidate in (folder, folder.parent / f".{folder.name}.old"):
         if (candidate / CONFIG).is_file():
             return candidate
     return None
