@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_runs import write_backbone
 from tiny_training import VIT, assert_equal_tensors, tiny_model, unflushed
 
 import train.checkpoint
@@ -338,6 +339,13 @@ def test_a_model_comes_back_as_it_was(model: ComposedModel, tmp_path: Path) -> N
     assert read.config == model.config
     assert not read.training
     assert_equal_tensors({"all": read.state_dict()}, {"all": model.state_dict()})
+
+
+def test_weights_of_a_checkpoint_are_not_called_random(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_backbone(str(write_backbone(tmp_path)))
+    assert not caplog.records
 
 
 def test_a_backbone_comes_from_a_folder_or_by_name(model: ComposedModel, tmp_path: Path) -> None:

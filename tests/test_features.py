@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import shutil
+import threading
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,23 @@ def test_live_patches_are_the_kept_ones(
         torch.testing.assert_close(got, wanted, atol=2e-2, rtol=0)  # bf16, another batch
     np.testing.assert_array_equal(kept.embeds, live.embeds)
     assert kept.rows(rows)[1].std() > 0.1
+
+
+def test_live_pictures_are_decoded_side_by_side(
+    backbone: Backbone, images: list[TrainingImage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU would wait for them; a thread alone at the barrier breaks it."""
+    monkeypatch.setattr(module, "available_cores", lambda: 2)
+    barrier = threading.Barrier(2)
+
+    def together(image: TrainingImage) -> Image.Image:
+        barrier.wait(timeout=20)
+        return image.load()
+
+    some = [
+        dataclasses.replace(image, load=functools.partial(together, image)) for image in images[:4]
+    ]
+    assert len(module.LivePatches(backbone, some)(np.arange(4))) == 4
 
 
 def test_what_is_complete_is_never_computed_again(

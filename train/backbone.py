@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -242,7 +244,8 @@ def create_backbone(config: BackboneConfig) -> Backbone:
     check_name(config.model)
     own = CONFIGS / config.model
     if (own / OWN_CONFIG).is_file():
-        clip = open_clip.create_model(f"local-dir:{own}", load_weights=False)
+        with _weights_come_later():
+            clip = open_clip.create_model(f"local-dir:{own}", load_weights=False)
         fields = json.loads((own / OWN_CONFIG).read_text(encoding="utf-8"))["model_cfg"]
         vocabulary = own / str(fields["text_cfg"].get("hf_tokenizer_name"))
         if vocabulary.is_dir():  # it may lie beside the configuration
@@ -252,6 +255,18 @@ def create_backbone(config: BackboneConfig) -> Backbone:
         fields = open_clip.get_model_config(config.model)
     clip.eval()
     return Backbone(clip, config, fields["text_cfg"])
+
+
+@contextlib.contextmanager
+def _weights_come_later() -> Iterator[None]:
+    """open_clip warns that weights are random, which a checkpoint is about to replace."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _open_clip_model(config: BackboneConfig) -> Any:

@@ -54,10 +54,15 @@ class LivePatches:
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.float16]:
         """``P`` (b, N, d_v) of some images."""
         preprocess = Preprocessing.from_open_clip(self.backbone.preprocess_cfg)
+
+        def prepare(row: np.int64) -> NDArray[np.float32]:
+            return preprocess([self.images[row].load()])
+
         found = []
-        for rows in np.array_split(positions, -(-len(positions) // BATCH)):
-            pixels = preprocess([self.images[row].load() for row in rows])
-            found.append(_encode(self.backbone, pixels)[1])
+        with ThreadPoolExecutor(available_cores()) as pool:
+            for rows in np.array_split(positions, -(-len(positions) // BATCH)):
+                pixels = np.concatenate(list(pool.map(prepare, rows)))
+                found.append(_encode(self.backbone, pixels)[1])
         return np.concatenate(found)
 
 
