@@ -26,6 +26,8 @@ from ztcir_sdk.errors import ZtcirError
 __all__ = ["Variants", "export_fp32", "write_variants"]
 
 TRACED = {"references": 3, "texts": 4, "length": 9}  # no dimension 1: it would be a constant
+MOST_BYTES = (1 << 31) - 1
+"""Of one ONNX file: protobuf takes no more."""
 WEIGHT_BITS = (7, 8)
 """Of int8, the faster first."""
 
@@ -186,6 +188,12 @@ def _quantized(
 
 
 def _save(proto: onnx.ModelProto, path: Path) -> None:
+    size = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+    if size > MOST_BYTES:
+        raise ZtcirError(
+            f"The graph {path.stem} has {size / 1e9:.1f} GB of weights, more than the 2 GB that "
+            "one ONNX file holds, so nothing was exported: take a smaller backbone."
+        )
     _strip(proto)
     onnx.checker.check_model(proto)
     onnx.save(proto, str(path))

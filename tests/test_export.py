@@ -461,6 +461,15 @@ def test_an_operator_that_has_no_graph_is_named(vit: Exported, tmp_path: Path) -
     assert not (tmp_path / "odd.onnx").exists()
 
 
+def test_a_graph_that_is_too_large_for_one_file_is_named(
+    vit: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.variants.MOST_BYTES", 1000)
+    with vit.recording.replay(), pytest.raises(ZtcirError, match=r"image_encoder has .* smaller"):
+        export_bundle(vit.model, tmp_path / "b", name="tiny", model_card={})
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_failed_export_leaves_the_bundle_that_was_there(vit: Exported, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     with vit.recording.replay():
