@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.export_precision import PrecisionChoice, precision_options
+from cli.export_precision import TRIED_ON, PrecisionChoice, precision_options
 from cli.export_trt import (
     TensorRtChoice,
     engine_precisions,
@@ -99,6 +99,15 @@ def export(
                 "Name a checkpoint or --backbone to export, or add --trt to build a bundle's "
                 "engines."
             )
+        for option, value in {
+            **{"--to": folder, "--name": name, "--small": small, "--overwrite": overwrite},
+            **{f"--{option}": getattr(precisions, option) for option in TRIED_ON},
+        }.items():
+            if value:
+                raise click.UsageError(
+                    f"{option} is about exporting a checkpoint or --backbone: leave it out to "
+                    "build a bundle's engines."
+                )
         bundle = load_bundle(checkpoint)
         _export_engines(bundle, tensorrt, in_engines, as_json=as_json)
         return

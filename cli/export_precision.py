@@ -20,6 +20,9 @@ __all__ = ["PrecisionChoice", "precision_options"]
 PRECISIONS = ("fp32", "fp16", "int8")
 """As in `export.precision`, which --help does without."""
 
+TRIED_ON = {"calibration": ("int8",), "gallery": ("fp16", "int8"), "triplets": ("fp16", "int8")}
+"""Option -> the precisions that it is about."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -60,8 +63,13 @@ def precision_options(command: Command) -> Callable[..., Any]:
                 raise click.UsageError(
                     f"There is no precision {name!r}: choose from {', '.join(PRECISIONS)}."
                 )
-        rest = ("calibration", "gallery", "triplets")
-        choice = PrecisionChoice(named, **{name: others.pop(name) for name in rest})
+        given = {option: others.pop(option) for option in TRIED_ON}
+        for option, about in TRIED_ON.items():
+            if given[option] and not set(about) & set(named):
+                raise click.UsageError(
+                    f"--{option} is about {' and '.join(about)}: add --precision {about[0]}."
+                )
+        choice = PrecisionChoice(named, **given)
         return command(*args, precisions=choice, **others)
 
     decorated: Callable[..., Any] = called

@@ -267,7 +267,13 @@ def test_a_bundle_answers_by_what_was_trained(
         (["--pretrained", "openai"], 2, "--pretrained names the weights of --backbone"),
         ([], 2, "Name a checkpoint or --backbone"),
         (["--backbone", VIT, "--precision", "fp64"], 2, "There is no precision 'fp64'"),
-        (["--backbone", VIT, "--triplets", "FILE"], 2, "need the gallery"),
+        (["--backbone", VIT, "--precision", "fp16", "--triplets", "FILE"], 2, "need the gallery"),
+        (["--backbone", VIT, "--gallery", "FOLDER"], 2, "fp16 and int8: add --precision fp16"),
+        (
+            *(["--backbone", VIT, "--precision", "fp16", "--calibration", "FOLDER"], 2),
+            "--calibration is about int8: add --precision int8",
+        ),
+        (["--trt", "--gpu", "sm_86"], 2, "--to is about exporting a checkpoint or --backbone"),
     ],
 )
 def test_what_is_wrong_is_a_sentence(
