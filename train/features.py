@@ -56,7 +56,7 @@ class LivePatches:
         preprocess = Preprocessing.from_open_clip(self.backbone.preprocess_cfg)
 
         def prepare(row: np.int64) -> NDArray[np.float32]:
-            return preprocess([self.images[row].load()])
+            return preprocess([self.images[int(row)].load()])
 
         found = []
         with ThreadPoolExecutor(available_cores()) as pool:
