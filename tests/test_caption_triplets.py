@@ -182,6 +182,9 @@ def test_images_without_a_usable_caption_take_no_part() -> None:
     assert mining.left_out == {"no caption": 2, "another script": 1}
     with pytest.raises(ZtcirError, match="no two differ in one phrase that can be asked for"):
         mine_captions(pool[:2], seed=0, limit=2)
+    foreign = items("красная машина на снегу", "синяя машина на снегу", "")
+    with pytest.raises(ZtcirError, match=r"left out: 2 \(another script\), 1 \(no caption\),"):
+        mine_captions(foreign, seed=0, limit=2)
     with pytest.raises(UsageError, match="from 0 to 1"):
         mine_captions(pool, seed=0, limit=2, noise=2)
     with pytest.raises(UsageError, match="cannot be negative"):

@@ -131,9 +131,11 @@ def mine_captions(
         uses[before, after] += 1
         triplets.append(Triplet(f"{change}-{len(triplets):06d}", change, reference, text, targets))
     if wanted and not triplets:
+        left_out = ", ".join(f"{number} ({why})" for why, number in mining.left_out.items())
+        beside = f", beside images left out: {left_out}," if left_out else ""
         raise ZtcirError(
-            f"Of {mining.captions} captions no two differ in one phrase that can be asked for, so "
-            "there is nothing to ask; use more captions, or --from attributes."
+            f"Of {mining.captions} captions{beside} no two differ in one phrase that can be asked "
+            "for, so there is nothing to ask; use more captions, or --from attributes."
         )
     named = [name for names in groups.values() for name in names]
     return spoil(triplets, named, noise, spoiling), mining

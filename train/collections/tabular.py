@@ -120,7 +120,7 @@ def open_table(path: Path) -> Table:
             with _parquet(path) as file:
                 schema = file.schema_arrow
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} is not a Parquet file, or is cut short: {error}.") from error
+            raise DataError(f"{path} is not a Parquet file, or is cut short ({error}).") from error
         pictures = frozenset(field.name for field in schema if _holds_bytes(field.type))
         return _ParquetTable(path, schema.names, pictures)
     try:
