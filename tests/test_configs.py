@@ -12,7 +12,7 @@ import open_clip
 import pytest
 import torch
 from click.testing import CliRunner
-from test_text_towers import write_vocabulary
+from tiny_siglip import write_vocabulary
 
 from cli.train import train
 from train.backbone import BackboneConfig, create_backbone
