@@ -44,6 +44,7 @@ TYPES = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "int32": "INT32
 BUILT_WITH_TORCH = (
     *("tiny-vit", "tiny-convnet", "tiny-vit, small"),
     *("tiny-vit, fp16", "tiny-convnet, fp16"),
+    *("tiny-siglip", "tiny-siglip, fp16"),
 )
 IN_THE_PACKAGE = tuple(embedded_names())
 Building = Callable[[], AbstractContextManager[None]]
@@ -77,6 +78,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str
                 if precision != "int8"
             }
         pytest.importorskip("torch", reason="PyTorch exports: pip install 'ztcir[train]'")
+        from tiny_siglip import write_siglip
         from tiny_training import tiny_model
 
         from export.graphs import export_graph, graph_modules, half_graphs, sample_inputs
@@ -84,7 +86,8 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str
 
         name, _, way = name.partition(", ")
         small = way == "small"
-        model, folder = tiny_model(name), tmp_path_factory.mktemp(name)
+        folder = tmp_path_factory.mktemp(name)
+        model = tiny_model(str(write_siglip(folder, "t5")) if name == "tiny-siglip" else name)
         model = round_weights(model) if small else model
         exported = {}
         for graph in half_graphs(model) if way == "fp16" else graph_modules(model):
