@@ -102,7 +102,7 @@ class Recipe:
     backbone: BackboneTraining = field(default_factory=BackboneTraining)
     instances: BackboneTraining = field(
         default_factory=partial(
-            BackboneTraining, epochs=3, image_lr=4e-4, text_lr=4e-4, instances=1.5
+            BackboneTraining, epochs=6, image_lr=4e-4, text_lr=4e-4, instances=1.5
         )
     )
     mapping: MapTraining = field(default_factory=MapTraining)
