@@ -22,6 +22,7 @@ from benchmarks.readme import REGIONS
 from cli.main import EXTRAS, main
 from cli.options import METHODS
 from ztcir_sdk import Retriever
+from ztcir_sdk.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -256,6 +257,16 @@ def test_every_measurement_is_in_the_readme() -> None:
         rows[name] = re.findall(r"^\| *`?([\w-]+)`?.*\d.* \|$", inside, re.MULTILINE)
     assert {*METHODS, "oracle"} <= set(rows["quality"])
     assert min(len(found) for found in rows.values()) > 1  # more than the head of a table
+
+
+def test_the_readme_says_what_unseen_wordings_cost() -> None:
+    """The figures of the default bundle's own card, and no more than a tenth lost."""
+    card = Bundle.embedded().manifest.model_card["quality"]["development"]
+    seen, unseen = card["dev_mAP@10"], card["dev_unseen_wordings_mAP@10"]
+    assert unseen >= 0.9 * seen
+    said = f"{seen:.3f} in wordings that were trained on and {unseen:.3f} in whole phrasings"
+    assert said in " ".join(README.split())
+    assert f"never were, {1 - unseen / seen:.1%} less.".replace("%", " %") in README
 
 
 @pytest.fixture
