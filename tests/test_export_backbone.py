@@ -102,7 +102,6 @@ def test_a_bundle_is_made_without_a_checkpoint(exported: Mapping[str, Any], bund
         assert {own.domain for own in proto.opset_import} == {""}
 
 
-@torch.no_grad()
 def test_engines_are_built_of_what_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +122,7 @@ def test_engines_are_built_of_what_was_asked_for(
     assert "int8 graphs are for processors: no engines are built of them." in result.stderr
 
 
+@torch.no_grad()
 def test_it_says_what_open_clip_says(bundle: Bundle, clip: Any, photos: list[Path]) -> None:
     retriever = Retriever(bundle, device="cpu", threads=1)
     transform = open_clip.transform.image_transform_v2(
