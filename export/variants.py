@@ -169,14 +169,14 @@ def _quantized(
 ) -> None:
     """Write the int8 variants, which are judged later, in the order in which they are preferred."""
     ways: dict[str, Callable[[Path], dict[str, Any]]] = {}
-    if graph == "image_encoder":
-        pixel_values = calibration()
-        for bits in WEIGHT_BITS:
+    pixel_values = calibration() if graph == "image_encoder" else None
+    by_run = pixel_values is None or _mostly_products(raw)
+    for bits in WEIGHT_BITS:  # outermost: seven bits are the faster ones either way
+        if pixel_values is not None:
             ways[f"static-{bits}"] = partial(
                 quantize_by_pictures, raw, pixel_values=pixel_values, bits=bits
             )
-    if graph != "image_encoder" or _mostly_products(raw):
-        for bits in WEIGHT_BITS:
+        if by_run:
             ways[f"dynamic-{bits}"] = partial(quantize_by_run, raw, bits=bits)
     for way, quantize in ways.items():
         key = f"int8-{way}"

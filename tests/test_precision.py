@@ -370,6 +370,12 @@ def test_a_text_graph_multiplies_integers(bundle: Bundle) -> None:
             assert np.abs(numpy_helper.to_array(tensor).astype(int)).max() <= 64  # 7 bits
 
 
+def test_the_faster_bits_are_tried_first(bundle: Bundle, said: list[str]) -> None:
+    lines = [line for line in said if "image_encoder: " in line and "quantized" in line]
+    tried = ["int8-static-7", "int8-dynamic-7", "int8-static-8", "int8-dynamic-8"]
+    assert [line.split()[0] for line in lines] == tried
+
+
 @pytest.fixture(scope="module")
 def convnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The image encoder of a convnet, in float32."""
