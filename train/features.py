@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -54,15 +55,11 @@ class LivePatches:
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.float16]:
         """``P`` (b, N, d_v) of some images."""
         preprocess = Preprocessing.from_open_clip(self.backbone.preprocess_cfg)
-
-        def prepare(row: np.int64) -> NDArray[np.float32]:
-            return preprocess([self.images[int(row)].load()])
-
+        prepared = _ahead(lambda row: preprocess([self.images[int(row)].load()]), positions)
         found = []
-        with ThreadPoolExecutor(available_cores()) as pool:
-            for rows in np.array_split(positions, -(-len(positions) // BATCH)):
-                pixels = np.concatenate(list(pool.map(prepare, rows)))
-                found.append(_encode(self.backbone, pixels)[1])
+        for rows in np.array_split(positions, -(-len(positions) // BATCH)):
+            pixels = np.concatenate(list(itertools.islice(prepared, len(rows))))
+            found.append(_encode(self.backbone, pixels)[1])
         return np.concatenate(found)
 
 
