@@ -99,13 +99,12 @@ def export(
                 "Name a checkpoint or --backbone to export, or add --trt to build a bundle's "
                 "engines."
             )
-        for option, value in {
-            **{"--to": folder, "--name": name, "--small": small, "--overwrite": overwrite},
-            **{f"--{option}": getattr(precisions, option) for option in TRIED_ON},
-        }.items():
+        others = {"to": folder, "name": name, "small": small, "overwrite": overwrite}
+        others |= {option: getattr(precisions, option) for option in TRIED_ON}
+        for option, value in others.items():
             if value:
                 raise click.UsageError(
-                    f"{option} is about exporting a checkpoint or --backbone: leave it out to "
+                    f"--{option} is about exporting a checkpoint or --backbone: leave it out to "
                     "build a bundle's engines."
                 )
         bundle = load_bundle(checkpoint)

@@ -278,9 +278,8 @@ def compose(
     from train.stage_two_data import stage_two_data
     from train.triplet_formats import read_training_triplets
 
-    check_stage(
-        mapping, "map", backbone=configuration.backbone
-    )  # before minutes of reading and of making triplets
+    # before minutes of reading and of making triplets
+    check_stage(mapping, "map", backbone=configuration.backbone)
     images, development = read_collection(data, drawings=drawings, columns=columns)
     given = [
         triplet

@@ -16,12 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_runs import PARTS, write_backbone
-from tiny_training import (
-    SHALLOW,
-    unflushed,
-    write_collection,
-    write_validation,
-)
+from tiny_training import SHALLOW, unflushed, write_collection, write_validation
 
 from benchmarks import readme
 from benchmarks.ablation import plot, report

@@ -8,13 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tiny_training import (
-    PARTS,
-    tiny_fashion_lite,
-    unflushed,
-    write_collection,
-    write_validation,
-)
+from tiny_training import PARTS, tiny_fashion_lite, unflushed, write_collection, write_validation
 
 import export.default
 from export.default import Recipe, main
