@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from train.hard_negatives import candidate_pool, likely_right, mine
+from train.hard_negatives import Answers, candidate_pool, mine
 from train.losses import any_positive_nce, info_nce, multi_positive_nce, soft_text_alignment
 
 seeds = st.integers(0, 10_000)
@@ -233,40 +233,60 @@ def test_soft_alignment_falls_as_a_query_nears_its_target() -> None:
 # --- hard negatives -----------------------------------------------------------------------------
 
 
+def answers_of(
+    seed: int, rows: int, gallery: Tensor, threshold: float
+) -> tuple[Answers, list[set[int]]]:
+    """Answers, and what must be spared of the whole gallery, found one number at a time."""
+    generator = torch.Generator().manual_seed(seed)
+    known = torch.rand(rows, len(gallery), generator=generator) < 0.3
+    targets = unit(seed + 1, rows, 3)
+    references = torch.randint(len(gallery), (rows,), generator=generator)
+    pairs = known.nonzero()
+    answers = Answers(pairs[:, 0], pairs[:, 1], targets, references, threshold)
+    spared = [
+        {
+            place
+            for place, image in enumerate(gallery.tolist())
+            if (
+                known[row, place]
+                or sum(a * b for a, b in zip(target, image, strict=True)) >= threshold
+            )
+            and place != references[row]
+        }
+        for row, target in enumerate(targets.tolist())
+    ]
+    assume(((targets @ gallery.T - threshold).abs() > 1e-9).all())
+    return answers, spared
+
+
 @many
-@given(seeds, sizes, st.integers(1, 12), st.floats(-0.5, 1))
-def test_likely_right_is_known_or_nearly_the_target(
-    seed: int, rows: int, gallery_size: int, threshold: float
+@given(seeds, sizes, st.integers(1, 12), st.floats(-0.5, 1), st.data())
+def test_spared_is_known_or_nearly_the_target_and_never_the_reference(
+    seed: int, rows: int, gallery_size: int, threshold: float, data: st.DataObject
 ) -> None:
     gallery = unit(seed, gallery_size, 3)
-    targets = unit(seed + 1, rows, 3)
-    known = torch.rand(rows, gallery_size, generator=torch.Generator().manual_seed(seed)) < 0.3
-    near = [
-        [
-            float(sum(a * b for a, b in zip(t, g, strict=True))) >= threshold
-            for g in gallery.tolist()
-        ]
-        for t in targets.tolist()
-    ]
-    expected = torch.tensor(near)
-    margin = (targets @ gallery.T - threshold).abs() > 1e-9
-    alone = likely_right(targets, gallery, None, near_duplicate=threshold)
-    both = likely_right(targets, gallery, known, near_duplicate=threshold)
-    assert torch.equal(alone[margin], expected[margin])
-    assert torch.equal(both[margin], (expected | known)[margin])
+    answers, spared = answers_of(seed, rows, gallery, threshold)
+    some = data.draw(st.sets(st.integers(0, gallery_size - 1), min_size=1))
+    columns = torch.tensor(sorted(some))
+    right, found = answers.right(columns), answers.spared(gallery, columns)
+    known = set(zip(answers.queries.tolist(), answers.positions.tolist(), strict=True))
+    for row in range(rows):
+        for column, place in enumerate(columns.tolist()):
+            assert bool(right[row, column]) == ((row, place) in known)
+            assert bool(found[row, column]) == (place in spared[row])
 
 
 @many
-@given(seeds, sizes, st.integers(2, 12), st.integers(1, 15))
-def test_mine_gives_the_nearest_wrong_images(
-    seed: int, rows: int, gallery_size: int, count: int
+@given(seeds, sizes, st.integers(2, 12), st.integers(1, 15), st.integers(1, 13))
+def test_mine_gives_the_nearest_wrong_images_whatever_the_chunk(
+    seed: int, rows: int, gallery_size: int, count: int, chunk: int
 ) -> None:
-    queries, gallery = unit(seed, rows, 3), unit(seed + 1, gallery_size, 3)
-    right = torch.rand(rows, gallery_size, generator=torch.Generator().manual_seed(seed)) < 0.4
-    mined = mine(queries, gallery, right, count)
+    queries, gallery = unit(seed, rows, 3), unit(seed + 2, gallery_size, 3)
+    answers, spared = answers_of(seed, rows, gallery, 0.7)
+    mined = mine(queries, gallery, answers, count, chunk=chunk)
     assert mined.shape == (rows, min(count, gallery_size))
     for row in range(rows):
-        wrong = [place for place in range(gallery_size) if not right[row, place]]
+        wrong = [place for place in range(gallery_size) if place not in spared[row]]
         wrong.sort(key=lambda place: -float(queries[row] @ gallery[place]))
         # where there are fewer wrong images than asked for, the right ones come last
         assert mined[row, : len(wrong)].tolist() == wrong[:count]
@@ -274,7 +294,10 @@ def test_mine_gives_the_nearest_wrong_images(
 
 def test_mining_leaves_no_trace_in_the_gradient() -> None:
     queries = unit(0, 2, 3).requires_grad_()
-    assert not mine(queries, unit(1, 5, 3), torch.zeros(2, 5, dtype=torch.bool), 3).requires_grad
+    gallery = unit(1, 5, 3)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    answers = Answers(nothing, nothing, unit(2, 2, 3), torch.tensor([0, 1]))
+    assert not mine(queries, gallery, answers, 3).requires_grad
 
 
 @many

@@ -14,7 +14,7 @@ from torch import Tensor
 from train.data import Batches, DataError, TrainingImage
 from train.engine import Compute, Engine
 from train.features import ImageFeatures, image_features
-from train.hard_negatives import candidate_pool, likely_right, mine
+from train.hard_negatives import Answers, candidate_pool, mine
 from train.losses import multi_positive_nce
 from train.model import ComposedModel, describe_model, load_model, own_weights
 from train.precision import autocast
@@ -78,12 +78,24 @@ class TripletRows:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def right(self, rows: NDArray[np.int64], gallery: int) -> Tensor:
-        """(B, gallery) bool: which images answer which of some triplets."""
-        mask = torch.zeros(len(rows), gallery, dtype=torch.bool)
-        for number, row in enumerate(rows):
-            mask[number, self.targets[row]] = True
-        return mask
+    def answers(
+        self, batch: NDArray[np.int64], first: NDArray[np.int64], gallery: Tensor, threshold: float
+    ) -> Answers:
+        """What answers some triplets.
+
+        Args:
+            batch: (B,) which triplets. first: (B,) gallery rows, one target of each.
+            gallery: (M, D) embeddings; threshold: cosine similarity of near-duplicates.
+        """
+        device, targets = gallery.device, [self.targets[row] for row in batch]
+        counts = [len(some) for some in targets]
+        return Answers(
+            torch.from_numpy(np.repeat(np.arange(len(batch)), counts)).to(device),
+            torch.from_numpy(np.concatenate(targets)).to(device),
+            gallery[torch.from_numpy(first).to(device)],
+            torch.from_numpy(self.references[batch]).to(device),
+            threshold,
+        )
 
 
 def fit_compose(
@@ -154,22 +166,18 @@ def fit_compose(
 
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = order[number]
-        references = torch.from_numpy(rows.references[batch]).to(device)
         queries = engine.encode(encode, batch)
         some = [
             rng.choice(rows.targets[row], min(config.targets, len(rows.targets[row])), False)
             for row in batch
         ]
         wanted = torch.from_numpy(np.concatenate(some)).to(device)
-        first = torch.from_numpy(np.array([chosen[0] for chosen in some])).to(device)
-        right = rows.right(batch, len(gallery)).to(device)
-        spared = likely_right(gallery[first], gallery, right, near_duplicate=config.near_duplicate)
-        # the reference is never an answer, however near it is to one
-        spared[torch.arange(len(batch), device=device), references] = False
-        mined = mine(queries, gallery, spared, config.mined) if config.mined else None
-        pool = candidate_pool(wanted, references, mined)
+        first = np.array([chosen[0] for chosen in some])
+        answers = rows.answers(batch, first, gallery, config.near_duplicate)
+        mined = mine(queries, gallery, answers, config.mined) if config.mined else None
+        pool = candidate_pool(wanted, answers.references, mined)
         logits = queries @ gallery[pool].T / config.temperature
-        loss = multi_positive_nce(logits, right[:, pool], spared[:, pool])
+        loss = multi_positive_nce(logits, answers.right(pool), answers.spared(gallery, pool))
         return loss, {"pool": float(len(pool))}
 
     run = Run(
