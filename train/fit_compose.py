@@ -217,6 +217,7 @@ def fit_compose(
         evaluate=evaluate,
         select_by="dev_mAP@10",
         evaluate_every=max(1, order.per_epoch // 2) if steps is None else -(-steps // 4),
+        from_start=True,  # where triplets are few or wrong, Stage I alone is better
         samples=order.size,
         stop_after=stop_after,
     )

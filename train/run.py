@@ -160,6 +160,7 @@ class Run:
         evaluate: Callable[[], dict[str, float]] | None = None,
         select_by: str = "",
         evaluate_every: int = 0,
+        from_start: bool = False,
         samples: int = 1,
         stop_after: int | None = None,
     ) -> dict[str, float]:
@@ -172,6 +173,7 @@ class Run:
             evaluate: figures on held-out data; the checkpoint with the highest ``select_by``
                 becomes ``best/``.
             evaluate_every: steps between evaluations; one is made at the end in any case.
+            from_start: what the run begins with may be the best, too.
             samples: that one step sees, over all processes; for the cost.
             stop_after: stop early at this step, as a kill would (for tests).
 
@@ -195,6 +197,8 @@ class Run:
         )
         log = Log(self.folder, first, tensorboard=self.tensorboard) if workers.is_main else None
         with contextlib.nullcontext() if log is None else log, bar:
+            if from_start and first == 0 and evaluate is not None and workers.is_main:
+                self._select(evaluate(), select_by, 0, bar)
             for number in range(first, total):
                 for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
                     group["lr"] = peak * self.schedule.factor(number)
@@ -213,10 +217,7 @@ class Run:
                     if evaluate is not None and evaluated:
                         figures = evaluate()
                         record.update(figures)
-                        bar.write(f"step {done}: {_readable(figures)}", file=sys.stderr)
-                        if figures[select_by] > self.best:
-                            self.best = figures[select_by]
-                            self._save("best", done, with_optimizer=False)
+                        self._select(figures, select_by, done, bar)
                     if evaluated or cost.done == FIRST_ESTIMATE:
                         bar.write(cost.sentence(), file=sys.stderr)
                     log.write(record, lr=self.optimizer.param_groups[0]["lr"])
@@ -233,6 +234,15 @@ class Run:
             )
         workers.wait()
         return figures
+
+    def _select(
+        self, figures: Mapping[str, float], select_by: str, step: int, bar: tqdm[Any]
+    ) -> None:
+        """Tell an evaluation's figures, and keep the weights as ``best/`` if they are."""
+        bar.write(f"step {step}: {_readable(figures)}", file=sys.stderr)
+        if figures[select_by] > self.best:
+            self.best = figures[select_by]
+            self._save("best", step, with_optimizer=False)
 
     def _descend(self, number: int, loss: Tensor) -> float:
         """One step down the gradient of a loss, which every process has whole; gives its norm."""
