@@ -338,10 +338,9 @@ def fit_backbone(
         is_caption = rng.random(len(rows)) < config.caption_share
         columns = np.where(is_caption, 0, rng.integers(1, 1 + config.descriptions, len(rows)))
         ids = texts.ids[rows, columns]
-        ids = ids[:, : int(ids.argmax(-1).max()) + 1]
         image_embeds = see(views, rows)
         with torch.autocast("cpu", torch.bfloat16):
-            text_embeds = encode_text(backbone, ids, tokens)
+            text_embeds = encode_texts(backbone, ids, tokens)
         scale = backbone.clip.logit_scale.exp().clamp(max=100)
         logits = scale * text_embeds.float() @ image_embeds.T
         positive = texts.positives(rows, columns)
@@ -408,6 +407,22 @@ def _first_weights(images: Sequence[TrainingImage], config: BackboneTraining) ->
     some = np.random.default_rng([config.seed, 4]).permutation(len(images))[:2048]
     recalibrate_norms(trunk, torch.from_numpy(preprocess([images[i].load() for i in some])))
     return backbone
+
+
+def encode_texts(
+    backbone: Backbone, ids: Tensor, tokens: SemanticTokenEmbedding | None, groups: int = 4
+) -> Tensor:
+    """``encode_text`` of ids (B, T), those of like length together and cut to it.
+
+    That spares the text tower a third of its positions, which come after a text's end.
+    """
+    lengths = ids.argmax(-1) + 1  # the end of text has the highest id
+    order = lengths.argsort()
+    parts = [
+        encode_text(backbone, ids[some, : int(lengths[some].max())], tokens)
+        for some in order.chunk(groups)
+    ]
+    return torch.cat(parts)[order.argsort()]
 
 
 def encode_text(backbone: Backbone, ids: Tensor, tokens: SemanticTokenEmbedding | None) -> Tensor:
