@@ -101,12 +101,12 @@ class Settings:
         inversion_steps: in so many steps each.
     """
 
-    map_steps: int = 200
-    compose_steps: int = 150
+    map_steps: int = 120
+    compose_steps: int = 80
     triplets: int = 40000
     noise: float = 0.3
     drawings: int = 6000
-    inverted: int = 2048
+    inverted: int = 1024
     inversion_steps: int = 60
 
     @classmethod

@@ -53,6 +53,7 @@ class Workshop:
     recipe: Recipe = field(default_factory=Recipe)
     compute: Compute | None = None
     keep: bool = False
+    _made: dict[tuple[int, int, float], StageTwoData] = field(default_factory=dict, repr=False)
 
     @cached_property
     def frozen(self) -> Backbone:
@@ -188,11 +189,16 @@ class Workshop:
         noise = self.settings.noise if row.noisy else 0.0
         count = self._count(row)
         made = 2 if row.source == "captions" else count
-        data = stage_two_data(self.images, self.development, count=made, seed=seed, noise=noise)
+        key = (made, seed, noise)
+        if key not in self._made:  # rows share it
+            self._made[key] = stage_two_data(
+                self.images, self.development, count=made, seed=seed, noise=noise
+            )
+        data = self._made[key]
         if row.source == "attributes":
             return data
-        key = f"captions-{self.fingerprints['training']}-{count}-{noise:g}-{seed}.jsonl"
-        path = self.folder / "triplets" / key
+        name = f"captions-{self.fingerprints['training']}-{count}-{noise:g}-{seed}.jsonl"
+        path = self.folder / "triplets" / name
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             mined = caption_triplets(self.images, count=count, seed=seed, noise=noise)
