@@ -129,7 +129,7 @@ def backbone(
     help="Checkpoint of a backbone trained here, or `NAME:PRETRAINED` of an open_clip model.",
 )
 @click.option("--out", type=OUT, default="runs/map", show_default=True, help="The run's folder.")
-@click.option("--epochs", default=8, show_default=True, help="Passes over the data.")
+@click.option("--epochs", default=4, show_default=True, help="Passes over the data.")
 @click.option("--batch-size", default=512, show_default=True, help="Samples a step.")
 @click.option("--lr", default=1e-3, show_default=True, help="Peak learning rate.")
 @click.option("--alignment", default=0.5, show_default=True, help="Soft text alignment; 0: none.")
@@ -238,7 +238,7 @@ def train_map(
 )
 @click.option("--count", default=40000, show_default=True, help="Triplets to make.")
 @click.option("--noise", default=0.0, show_default=True, help="Share of them with a wrong target.")
-@click.option("--epochs", default=4, show_default=True, help="Passes over the data.")
+@click.option("--epochs", default=3, show_default=True, help="Passes over the data.")
 @click.option("--batch-size", default=256, show_default=True, help="Samples a step.")
 @click.option("--lr", default=6e-3, show_default=True, help="Peak learning rate.")
 @click.option("--mined", default=32, show_default=True, help="Hard negatives a query; 0: none.")

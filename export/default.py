@@ -97,12 +97,12 @@ class Recipe:
     """
 
     drawings: int = 6000
-    triplets: int = 100000
+    triplets: int = 80000
     parts: ModelConfig = field(default_factory=partial(ModelConfig, token_learner_depth=1))
     backbone: BackboneTraining = field(default_factory=BackboneTraining)
     instances: BackboneTraining = field(
         default_factory=partial(
-            BackboneTraining, epochs=6, image_lr=4e-4, text_lr=4e-4, instances=1.5
+            BackboneTraining, epochs=6, image_lr=4e-4, text_lr=4e-4, instances=3.0
         )
     )
     mapping: MapTraining = field(default_factory=MapTraining)
@@ -175,9 +175,9 @@ def build_default(
         methods=ALL_METHODS,
         best_sum=True,
     )
-    log = (runs / "compose" / "run.json").read_text(encoding="utf-8")
-    quality = _quality(measured, json.loads(log)["figures"])
-    return _with_card(draft, out, card | {"quality": quality}, overwrite=overwrite), measured
+    logs = {stage: _log(runs / stage) for stage in ("map", "compose")}
+    more = {"quality": _quality(measured, logs["compose"]["figures"]), "cost": _cost(logs)}
+    return _with_card(draft, out, card | more, overwrite=overwrite), measured
 
 
 def _compose(
@@ -213,6 +213,27 @@ def _quality(measured: TripletEvaluation, development: Mapping[str, float]) -> d
             "were trained on and in wordings that were not",
             **development,
         },
+    }
+
+
+def _log(run: Path) -> dict[str, Any]:
+    """A finished run's ``run.json``, with its number of steps."""
+    log: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    steps = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return log | {"steps": json.loads(steps[-1])["step"]}
+
+
+def _cost(logs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """How long both stages took; nothing of a stage that was killed and went on."""
+    seconds = {
+        f"{stage}_seconds": log["seconds"]
+        for stage, log in logs.items()
+        if log["steps_in_this_process"] == log["steps"]
+    }
+    return {
+        "what": "each stage's steps, evaluations and checkpoints, from cached image features",
+        "machine": logs["compose"]["machine"],
+        **seconds,
     }
 
 

@@ -84,6 +84,10 @@ def test_one_command_makes_the_bundle_and_goes_on_where_it_was(
         methods=ALL_METHODS,
         best_sum=True,
     )
+    cost = bundle.manifest.model_card["cost"]
+    for stage in ("map", "compose"):
+        run = json.loads((runs / stage / "run.json").read_text())
+        assert cost[f"{stage}_seconds"] == run["seconds"]
     told = bundle.manifest.model_card["quality"]["methods"]
     assert told.keys() == {*ALL_METHODS, "sum_best"}
     for name, scores in measured.methods.items():

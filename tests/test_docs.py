@@ -269,6 +269,16 @@ def test_the_readme_says_what_unseen_wordings_cost() -> None:
     assert f"never were, {1 - unseen / seen:.1%} less.".replace("%", " %") in README
 
 
+def test_the_readme_says_how_long_both_stages_took() -> None:
+    """As the default bundle's own card has it, and under twenty minutes."""
+    cost = Bundle.embedded().manifest.model_card["cost"]
+    minutes = (cost["map_seconds"] + cost["compose_seconds"]) / 60
+    assert minutes < 20
+    machine = f"{cost['machine']['cpu']}, {cost['machine']['threads']} threads"
+    said = f"Stage I and II took {minutes:.0f} minutes of them, from cached features ({machine})"
+    assert said in " ".join(README.split())
+
+
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder as in the examples, and a tiny model in place of the default one."""

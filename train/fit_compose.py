@@ -46,7 +46,7 @@ class ComposeTraining:
         temperature: of the contrastive loss.
     """
 
-    epochs: int = 4
+    epochs: int = 3
     batch_size: int = 256
     lr: float = 6e-3
     weight_decay: float = 0.05

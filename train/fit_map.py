@@ -35,7 +35,7 @@ class MapTraining:
         target_temperature: tau_t of the soft target.
     """
 
-    epochs: int = 8
+    epochs: int = 4
     batch_size: int = 512
     lr: float = 1e-3
     weight_decay: float = 0.05
