@@ -176,8 +176,9 @@ def fit_compose(
         answers = rows.answers(batch, first, gallery, config.near_duplicate)
         mined = mine(queries, gallery, answers, config.mined) if config.mined else None
         pool = candidate_pool(wanted, answers.references, mined)
-        logits = queries @ gallery[pool].T / config.temperature
-        loss = multi_positive_nce(logits, answers.right(pool), answers.spared(gallery, pool))
+        embeds = gallery[pool]
+        logits = queries @ embeds.T / config.temperature
+        loss = multi_positive_nce(logits, answers.right(pool), answers.spared(embeds, pool))
         return loss, {"pool": float(len(pool))}
 
     run = Run(

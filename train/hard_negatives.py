@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["CHUNK", "Answers", "candidate_pool", "mine"]
 
-CHUNK = 8192  # gallery images that are compared at a time; as fast as larger ones on a CPU
+CHUNK = 8192  # gallery images that are compared at a time
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,16 @@ class Answers:
         mask[self.queries[found], place[found]] = True
         return mask
 
-    def spared(self, gallery: Tensor, columns: Tensor) -> Tensor:
+    def spared(self, embeds: Tensor, columns: Tensor) -> Tensor:
         """(B, C) bool: which of them must not serve as negatives, since they may well be answers.
 
         The reference is never an answer, however near it is to one.
 
         Args:
-            gallery: (M, D) embeddings, L2-normalised. columns: (C,) positions in it, ascending.
+            embeds: (C, D) of the images there, L2-normalised.
+            columns: (C,) gallery positions, ascending.
         """
-        mask = self.targets @ gallery[columns].T >= self.near_duplicate
+        mask = self.targets @ embeds.T >= self.near_duplicate
         mask |= self.right(columns)
         place, found = _find(columns, self.references)
         mask[found.nonzero()[:, 0], place[found]] = False
@@ -81,9 +82,10 @@ def mine(
     best = queries.new_empty(len(queries), 0)
     where = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     for start in range(0, len(gallery), chunk):
-        columns = torch.arange(start, min(start + chunk, len(gallery)), device=queries.device)
-        scores = queries @ gallery[columns].T
-        scores.masked_fill_(answers.spared(gallery, columns), -2.0)  # below any cosine
+        embeds = gallery[start : start + chunk]
+        columns = torch.arange(start, start + len(embeds), device=queries.device)
+        scores = queries @ embeds.T
+        scores.masked_fill_(answers.spared(embeds, columns), -2.0)  # below any cosine
         near = scores.topk(min(count, len(columns)), dim=-1)
         best = torch.cat([best, near.values], dim=-1)
         where = torch.cat([where, near.indices + start], dim=-1)
