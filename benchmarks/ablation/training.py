@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,16 @@ class Workshop:
     recipe: Recipe = field(default_factory=Recipe)
     compute: Compute | None = None
     keep: bool = False
-    _made: dict[tuple[int, int, float], StageTwoData] = field(default_factory=dict, repr=False)
 
     @cached_property
     def frozen(self) -> Backbone:
         """The backbone, for what is measured."""
         return load_backbone(self.backbone)[0]
+
+    @cached_property
+    def _stage_two_data(self) -> Callable[..., StageTwoData]:
+        """`stage_two_data` of the images; rows share what it gives."""
+        return cache(partial(stage_two_data, self.images, self.development))
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -189,12 +193,7 @@ class Workshop:
         noise = self.settings.noise if row.noisy else 0.0
         count = self._count(row)
         made = 2 if row.source == "captions" else count
-        key = (made, seed, noise)
-        if key not in self._made:  # rows share it
-            self._made[key] = stage_two_data(
-                self.images, self.development, count=made, seed=seed, noise=noise
-            )
-        data = self._made[key]
+        data = self._stage_two_data(count=made, seed=seed, noise=noise)
         if row.source == "attributes":
             return data
         name = f"captions-{self.fingerprints['training']}-{count}-{noise:g}-{seed}.jsonl"
