@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import train.configurations  # noqa: F401  # takes CONFIGS when it is imported: not the tiny ones
 from train.backbone import BackboneConfig, create_backbone
 from train.data import read_collection
 from train.engine import Compute
