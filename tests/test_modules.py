@@ -22,7 +22,7 @@ from train.attention import attend
 from train.backbone import BackboneConfig, UnsupportedBackboneError, create_backbone
 from train.composing_adapter import ComposingAdapter
 from train.model import PLACEHOLDER_ID, ComposedModel
-from train.prompts import mapped_ids, prompt_ids, text_ids
+from train.prompts import encode_alike, mapped_ids, prompt_ids, text_ids
 from train.token_learner import TokenLearner
 from train.visual_semantic_injection import VisualSemanticInjection
 from ztcir_sdk.tokenizer import TextTruncatedWarning
@@ -267,6 +267,24 @@ def test_adapter() -> None:
 def test_a_new_adapter_changes_nothing() -> None:
     x = torch.randn(2, 5, 6)
     assert torch.equal(ComposingAdapter(6, 3)(x, torch.tensor([1.0, 100.0])), x)
+
+
+# --- texts of like length -----------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 8))
+def test_texts_of_like_length_are_encoded_together_and_come_back_in_order(
+    lengths: list[int], most: int
+) -> None:
+    seen: list[list[int]] = []
+
+    def encode(rows: NDArray[np.int64]) -> Tensor:
+        seen.append([lengths[row] for row in rows])
+        return torch.from_numpy(rows)[:, None].float()
+
+    assert encode_alike(lengths, encode, most)[:, 0].tolist() == list(range(len(lengths)))
+    assert [one for group in seen for one in group] == sorted(lengths)
+    assert max(map(len, seen)) <= most
 
 
 # --- the whole model ----------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from train.data import Batches, TrainingImage
 from train.fast_trunk import forward_upper_stages
 from train.losses import info_nce, multi_positive_nce
 from train.model import load_backbone
+from train.prompts import encode_alike
 from train.record import data_fingerprint
 from train.run import Run, Schedule
 from train.triplets import Item
@@ -54,6 +55,7 @@ SUBSETS: tuple[tuple[tuple[str, ...], float], ...] = (
     (("type", "gender", "pattern"), 0.1),
 )
 LONGEST = 32  # tokens; captions of the catalogue are shorter
+TEXTS = 128  # that are encoded at a time
 
 
 @dataclass(frozen=True)
@@ -338,9 +340,14 @@ def fit_backbone(
         is_caption = rng.random(len(rows)) < config.caption_share
         columns = np.where(is_caption, 0, rng.integers(1, 1 + config.descriptions, len(rows)))
         ids = texts.ids[rows, columns]
+        lengths = ids.argmax(-1) + 1  # the end of text has the highest id
         image_embeds = see(views, rows)
         with torch.autocast("cpu", torch.bfloat16):
-            text_embeds = encode_texts(backbone, ids, tokens)
+            text_embeds = encode_alike(
+                lengths.tolist(),
+                lambda some: encode_text(backbone, ids[some, : int(lengths[some].max())], tokens),
+                most=TEXTS,
+            )
         scale = backbone.clip.logit_scale.exp().clamp(max=100)
         logits = scale * text_embeds.float() @ image_embeds.T
         positive = texts.positives(rows, columns)
@@ -407,22 +414,6 @@ def _first_weights(images: Sequence[TrainingImage], config: BackboneTraining) ->
     some = np.random.default_rng([config.seed, 4]).permutation(len(images))[:2048]
     recalibrate_norms(trunk, torch.from_numpy(preprocess([images[i].load() for i in some])))
     return backbone
-
-
-def encode_texts(
-    backbone: Backbone, ids: Tensor, tokens: SemanticTokenEmbedding | None, groups: int = 4
-) -> Tensor:
-    """``encode_text`` of ids (B, T), those of like length together and cut to it.
-
-    That spares the text tower a third of its positions, which come after a text's end.
-    """
-    lengths = ids.argmax(-1) + 1  # the end of text has the highest id
-    order = lengths.argsort()
-    parts = [
-        encode_text(backbone, ids[some, : int(lengths[some].max())], tokens)
-        for some in order.chunk(groups)
-    ]
-    return torch.cat(parts)[order.argsort()]
 
 
 def encode_text(backbone: Backbone, ids: Tensor, tokens: SemanticTokenEmbedding | None) -> Tensor:

@@ -18,7 +18,7 @@ from train.hard_negatives import Answers, candidate_pool, mine
 from train.losses import multi_positive_nce
 from train.model import ComposedModel, describe_model, load_model, own_weights
 from train.precision import autocast
-from train.prompts import prompt_ids
+from train.prompts import encode_alike, prompt_ids
 from train.record import data_fingerprint, triplets_fingerprint
 from train.run import Run, Schedule, parameter_groups
 from train.triplets import Triplet
@@ -30,8 +30,6 @@ __all__ = [
     "evaluate_composed",
     "fit_compose",
 ]
-
-ALIKE = 64  # texts that are padded to one length, and encoded together
 
 
 @dataclass(frozen=True)
@@ -234,19 +232,14 @@ def encode_composed(
     scale: float,
     precision: str = "bf16",
 ) -> Tensor:
-    """Composed queries (B, D) float32 of some triplets, adapters at ``scale``.
-
-    Texts of like length go together, which spares the text tower a third of its positions.
-    """
-    order = np.argsort([len(rows.texts[row]) for row in batch], kind="stable")
-    parts = [
-        _encode_alike(model, features, rows, some, scale, precision)
-        for some in np.array_split(batch[order], -(-len(batch) // ALIKE))
-    ]
-    return torch.cat(parts)[torch.from_numpy(np.argsort(order)).to(model.backbone.device)]
+    """Composed queries (B, D) float32 of some triplets, adapters at ``scale``."""
+    return encode_alike(
+        [len(rows.texts[row]) for row in batch],
+        lambda places: _encode_padded(model, features, rows, batch[places], scale, precision),
+    )
 
 
-def _encode_alike(
+def _encode_padded(
     model: ComposedModel,
     features: ImageFeatures,
     rows: TripletRows,

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from train.text_tower import CLIP_TOWER, TextTower
 from train.tokenizer import tower_tokenizer
 from ztcir_sdk.tokenizer import Tokenizer
 
-__all__ = ["COMPOSED_PROMPT", "MAPPED_PROMPT", "mapped_ids", "prompt_ids", "text_ids"]
+__all__ = [
+    "COMPOSED_PROMPT",
+    "MAPPED_PROMPT",
+    "encode_alike",
+    "mapped_ids",
+    "prompt_ids",
+    "text_ids",
+]
 
 MAPPED_PROMPT = "a photo of $"
 COMPOSED_PROMPT = "a photo of $ that {text}"
@@ -46,3 +55,24 @@ def mapped_ids(count: int, *, tokens: int = 1, tower: TextTower = CLIP_TOWER) ->
 def text_ids(texts: Sequence[str], *, tower: TextTower = CLIP_TOWER) -> Tensor:
     """Ids of bare texts, padded as the tower needs: (B, T) int64."""
     return torch.from_numpy(_tokenizer(tower).encode_batch(texts))
+
+
+def encode_alike(
+    lengths: Sequence[int],
+    encode: Callable[[NDArray[np.int64]], Tensor],
+    most: int = 64,
+) -> Tensor:
+    """Encode texts of like length together, which spares the text tower padding.
+
+    Args:
+        lengths: of all texts, B at least 1; tokens, or whatever grows with them.
+        encode: gives (b, D) of some texts, by their places (b,).
+        most: texts that are encoded at a time.
+
+    Returns:
+        (B, D), in the order of ``lengths``.
+    """
+    order = np.argsort(lengths, kind="stable")
+    parts = [encode(rows) for rows in np.array_split(order, -(-len(order) // most))]
+    encoded = torch.cat(parts)
+    return encoded[torch.from_numpy(np.argsort(order)).to(encoded.device)]

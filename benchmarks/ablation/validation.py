@@ -24,7 +24,7 @@ from train.data import TrainingImage
 from train.features import BATCH
 from train.fit_map import encode_captions
 from train.model import ComposedModel
-from train.prompts import COMPOSED_PROMPT, MAPPED_PROMPT
+from train.prompts import COMPOSED_PROMPT, MAPPED_PROMPT, encode_alike
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, recall_at_k, relevance
 from ztcir_sdk.evaluation.oracle import attribute_caption
 from ztcir_sdk.evaluation.triplet_evaluation import RECALLS, SUM_WEIGHTS
@@ -35,7 +35,6 @@ __all__ = ["Scores", "Validation", "read_validation"]
 
 Scores = dict[str, float]
 DEPTH = 10
-ALIKE = 64  # queries that are encoded together, of like length
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,9 @@ class Validation:
         tokenizer, tokens = tokenizer_of(model), model.config.tokens
         own: Sequence[str | None] = [None] * len(references) if texts is None else texts
         ids = [tokenizer.encode_prompt(prompt, text, n_tokens=tokens) for text in own]
-        order = np.argsort([len(one) for one in ids], kind="stable")
-        queries = np.empty((len(ids), self.gallery.shape[1]), np.float32)
         model.eval()
-        for rows in np.array_split(order, -(-len(order) // ALIKE)):
+
+        def encode(rows: NDArray[np.int64]) -> Tensor:
             which = references[rows]
             v = torch.from_numpy(self.gallery[self.reference_rows[which]])
             said = model.learn_token(v, torch.from_numpy(self.patches[which]))
@@ -130,8 +128,9 @@ class Validation:
                 torch.full((len(rows),), scale),
                 *said,
             )
-            queries[rows] = found.numpy()
-        return queries
+            return found
+
+        return encode_alike([len(one) for one in ids], encode).numpy()
 
 
 def _mix(
