@@ -404,6 +404,25 @@ def test_each_stage_trains_its_own_parts_and_leaves_the_rest(line: Path) -> None
     )
 
 
+def test_stage_1_stays_the_best_where_no_step_of_stage_2_is_better(
+    stages: Callable[[str], tuple[Path, str]],
+    data: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    falling = itertools.count(1.0, -0.01)
+    monkeypatch.setattr(train.fit_compose, "evaluate_composed", lambda *_, **__: next(falling))
+    mapped, _ = stages("map")
+    fit("compose", tmp_path / "run", data, str(mapped), epochs=1)
+    config, best = read_checkpoint(tmp_path / "run" / "best")
+    assert config["progress"]["step"] == 0
+    before = read_checkpoint(mapped / "best")[1]
+    assert_equal_tensors({"model": best["model"]}, {"model": before["model"]})
+    last = tensors_of(tmp_path / "run" / "last")["model"]
+    assert any(not value.equal(best["model"][name]) for name, value in last.items())
+    assert [record["step"] for record in log_of(tmp_path / "run")] == [1, 2, 3, 4]
+
+
 def test_checkpoints_say_what_they_are_and_come_from(line: Path) -> None:
     for stage in ("map", "compose"):
         model, config = load_model(line / stage, need=stage)
