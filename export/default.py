@@ -176,7 +176,7 @@ def build_default(
         best_sum=True,
     )
     logs = {stage: _log(runs / stage) for stage in ("map", "compose")}
-    more = {"quality": _quality(measured, logs["compose"]["figures"]), "cost": _cost(logs)}
+    more = {"quality": _quality(measured, logs["compose"]["best"]["figures"]), "cost": _cost(logs)}
     return _with_card(draft, out, card | more, overwrite=overwrite), measured
 
 

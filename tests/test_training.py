@@ -128,13 +128,19 @@ def test_a_run_leaves_a_line_a_step_and_two_checkpoints(unbroken: Path) -> None:
     best = max(scores, key=lambda step: scores[step])
     assert best < STEPS
     config, tensors = read_checkpoint(unbroken / "best")
-    assert config["progress"] == {"step": best, "best": scores[best]}
+    evaluation = {"step": best, "figures": {"score": scores[best]}}
+    assert config["progress"] == {
+        "step": best,
+        "best": scores[best],
+        "best_evaluation": evaluation,
+    }
     assert tensors.keys() == {"model"}
     config, tensors = read_checkpoint(unbroken / "last")
     assert config["progress"]["step"] == STEPS
     assert tensors.keys() == {"model", "optimizer"}
     summary = json.loads((unbroken / "run.json").read_text())
     assert summary["figures"] == {"score": scores[12]}
+    assert summary["best"] == evaluation
     assert summary["config"]["seed"] == 3
 
 
@@ -148,8 +154,8 @@ def test_however_often_it_is_stopped_a_run_ends_as_if_it_never_was(
         toy(folder, stop_after=stop)
     toy(folder)
     assert_equal_runs(folder, unbroken)
-    figures = json.loads((folder / "run.json").read_text())["figures"]
-    assert figures == json.loads((unbroken / "run.json").read_text())["figures"]
+    told, whole = (json.loads((one / "run.json").read_text()) for one in (folder, unbroken))
+    assert [told[key] for key in ("figures", "best")] == [whole[key] for key in ("figures", "best")]
 
 
 @pytest.mark.parametrize("moment", range(1, 8))

@@ -105,6 +105,7 @@ class Run:
         self.fixed = dict(fixed or {})
         self.save_every = save_every
         self.best = -math.inf
+        self._best: dict[str, Any] = {}  # its step and all of its figures
         self._peaks = [float(group["lr"]) for group in optimizer.param_groups]
 
     def _save(self, name: str, step: int, *, with_optimizer: bool) -> None:
@@ -114,6 +115,7 @@ class Run:
         progress: dict[str, Any] = {
             "step": step,
             "best": self.best if math.isfinite(self.best) else None,
+            **({"best_evaluation": self._best} if self._best else {}),
         }
         if with_optimizer:
             groups[STATE] = optimizer_tensors(self.optimizer)
@@ -151,6 +153,7 @@ class Run:
         if "scaler" in progress:
             self.engine.scaler.load_state_dict(progress["scaler"])
         self.best = -math.inf if progress["best"] is None else float(progress["best"])
+        self._best = progress.get("best_evaluation", {})
         return int(progress["step"])
 
     def train(
@@ -231,6 +234,7 @@ class Run:
                 steps_in_this_process=cost.done,
                 **cost.figures(),
                 figures=figures,
+                **({"best": self._best} if self._best else {}),
             )
         workers.wait()
         return figures
@@ -242,6 +246,7 @@ class Run:
         bar.write(f"step {step}: {_readable(figures)}", file=sys.stderr)
         if figures[select_by] > self.best:
             self.best = figures[select_by]
+            self._best = {"step": step, "figures": dict(figures)}
             self._save("best", step, with_optimizer=False)
 
     def _descend(self, number: int, loss: Tensor) -> float:
