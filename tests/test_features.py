@@ -96,6 +96,27 @@ def test_live_pictures_are_decoded_side_by_side(
     assert len(module.LivePatches(backbone, some)(np.arange(4))) == 4
 
 
+def test_announced_pictures_are_decoded_before_they_are_asked_for(
+    backbone: Backbone, images: list[TrainingImage]
+) -> None:
+    """So that a GPU that computes one batch does not wait for the next one's pictures."""
+    live, read = module.LivePatches(backbone, images), threading.Event()
+
+    def load(image: TrainingImage) -> Image.Image:
+        read.set()
+        return image.load()
+
+    images[7] = dataclasses.replace(images[7], load=functools.partial(load, images[7]))
+    live.announce(np.array([1, 2]))
+    live.announce(np.array([7, 2]))
+    assert read.wait(timeout=20)
+    wanted = module.LivePatches(backbone, images)(np.array([2, 7, 1, 7, 30]))
+    before = Counted.reads
+    got = live(np.array([2, 7, 1, 7, 30]))
+    np.testing.assert_allclose(got, wanted, atol=2e-2)
+    assert Counted.reads == before + 1  # of the one that was not announced
+
+
 def test_what_is_complete_is_never_computed_again(
     backbone: Backbone, images: list[TrainingImage], tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,15 @@ from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = ["DiskFullError", "ImageFeatures", "image_features", "text_features"]
+__all__ = [
+    "DiskFullError",
+    "ImageFeatures",
+    "LivePatches",
+    "ahead",
+    "encode_pixels",
+    "image_features",
+    "text_features",
+]
 
 BATCH = 128  # images a forward pass
 SAVE_EVERY = 50  # forward passes between notes of how far a computation is
@@ -44,23 +52,51 @@ class DiskFullError(ZtcirError):
     """The disk has no room for the features."""
 
 
-@dataclass(frozen=True)
 class LivePatches:
-    """Patch features computed when they are asked for, equal to kept ones."""
+    """Patch features computed when they are asked for, equal to kept ones.
 
-    backbone: Backbone
-    images: Sequence[TrainingImage]
+    Pictures that were announced are decoded in threads meanwhile; the others when they are asked
+    for, side by side.
 
-    @torch.no_grad()
+    Args:
+        backbone: computes them. images: of the collection.
+    """
+
+    def __init__(self, backbone: Backbone, images: Sequence[TrainingImage]) -> None:
+        self.backbone, self.images = backbone, images
+        self._preprocess = Preprocessing.from_open_clip(backbone.preprocess_cfg)
+        self._pool: ThreadPoolExecutor | None = None
+        self._now: dict[int, Future[NDArray[np.float32]]] = {}
+        self._next: dict[int, Future[NDArray[np.float32]]] = {}
+
+    def announce(self, positions: NDArray[np.int64]) -> None:
+        """Begin to decode what is asked for after what was announced before.
+
+        Two announcements are held in memory, as pixels: the one in use, and the next.
+        """
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(available_cores())
+        self._now, before = self._next, self._next
+        self._next = {
+            row: before.get(row) or self._pool.submit(self._pixels, row)
+            for row in positions.tolist()
+        }
+
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.float16]:
         """``P`` (b, N, d_v) of some images."""
-        preprocess = Preprocessing.from_open_clip(self.backbone.preprocess_cfg)
-        prepared = _ahead(lambda row: preprocess([self.images[int(row)].load()]), positions)
+        announced = {**self._next, **self._now}
+        prepared = ahead(
+            lambda row: announced[row].result() if row in announced else self._pixels(row),
+            positions.tolist(),
+        )
         found = []
         for rows in np.array_split(positions, -(-len(positions) // BATCH)):
             pixels = np.concatenate(list(itertools.islice(prepared, len(rows))))
-            found.append(_encode(self.backbone, pixels)[1])
+            found.append(encode_pixels(self.backbone, pixels)[1])
         return np.concatenate(found)
+
+    def _pixels(self, row: int) -> NDArray[np.float32]:
+        return self._preprocess([self.images[row].load()])
 
 
 @dataclass(frozen=True)
@@ -78,12 +114,17 @@ class ImageFeatures:
     ids: tuple[str, ...]
     embeds: NDArray[np.float32]
     patches: NDArray[np.float16] | None
-    live: Callable[[NDArray[np.int64]], NDArray[np.float16]] | None = None
+    live: LivePatches | None = None
     source: dict[str, Any] = field(default_factory=dict)
 
     def embeddings(self, positions: NDArray[np.int64]) -> torch.Tensor:
         """``v`` of some rows, (b, D) float32."""
         return torch.from_numpy(self.embeds[positions])
+
+    def announce(self, positions: NDArray[np.int64]) -> None:
+        """Say which rows come next; where patches are not kept, their pictures are decoded."""
+        if self.live is not None:
+            self.live.announce(positions)
 
     def rows(self, positions: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """``v`` and ``P`` of some rows, as float32 tensors."""
@@ -225,10 +266,10 @@ def _compute(
     starts = range(done, len(images), batch)
     chunks = [images[start : start + batch] for start in starts]
     preprocess = Preprocessing.from_open_clip(backbone.preprocess_cfg)
-    prepared = _ahead(lambda chunk: preprocess([image.load() for image in chunk]), chunks)
+    prepared = ahead(lambda chunk: preprocess([image.load() for image in chunk]), chunks)
     bar = tqdm(starts, desc="image features", file=sys.stderr)
     for number, (start, pixels) in enumerate(zip(bar, prepared, strict=True), start=1):
-        found = dict(zip(("embeds", "patches"), _encode(backbone, pixels), strict=True))
+        found = dict(zip(("embeds", "patches"), encode_pixels(backbone, pixels), strict=True))
         for name, array in arrays.items():
             array[start : start + len(pixels)] = found[name]
         if number % SAVE_EVERY == 0:
@@ -266,24 +307,32 @@ def _array(path: Path, dtype: Any, shape: tuple[int, ...], *, fresh: bool) -> np
 
 
 @torch.no_grad()
-def _encode(
+def encode_pixels(
     backbone: Backbone, pixels: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-    """``v`` and ``P`` of preprocessed images."""
+    """``v`` (b, D) and ``P`` (b, N, d_v) of preprocessed images, by the frozen image encoder."""
     # half precision is four times as fast here, and far below what training can tell
     with torch.autocast(backbone.device.type, torch.bfloat16):
         v, p = backbone.encode_image(torch.from_numpy(pixels).to(backbone.device))
     return v.float().cpu().numpy(), p.float().cpu().numpy().astype(np.float16)
 
 
-def _ahead(prepare: Callable[[Any], Any], chunks: Iterable[Any]) -> Iterator[Any]:
-    """Prepare chunks in threads while earlier ones are in use, in order, a few at a time."""
+def ahead(
+    prepare: Callable[[Any], Any], chunks: Iterable[Any], count: int | None = None
+) -> Generator[Any]:
+    """Prepare chunks in threads while earlier ones are in use, in order.
+
+    Args:
+        prepare: what is done to each. chunks: taken one by one, in the caller's thread.
+        count: chunks that are begun before they are asked for; as many as cores by default.
+    """
     workers = available_cores()
+    count = workers if count is None else count
     with ThreadPoolExecutor(workers) as pool:
         waiting: collections.deque[Future[Any]] = collections.deque()
         for chunk in chunks:
             waiting.append(pool.submit(prepare, chunk))
-            if len(waiting) > workers:
+            if len(waiting) > count:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -163,6 +163,8 @@ def fit_compose(
         return encode_composed(model, features, rows, some, scale=1.0, precision=precision)
 
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        if number + 1 < total:
+            features.announce(rows.references[engine.workers.share(order[number + 1])])
         batch = order[number]
         queries = engine.encode(encode, batch)
         some = [
