@@ -11,11 +11,16 @@ from cli.train_options import compute_options, configuration_option
 from cli.triplets import columns_option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from train.collections.stream import ShardStream
     from train.configurations import Configuration
+    from train.data import TrainingImage
     from train.engine import Compute
 
 __all__ = ["train"]
 
+HELD_OUT = 1000  # pictures of a stream that select the checkpoint
 OUT = click.Path(file_okay=False, path_type=Path)
 SHARDS = click.option(
     "--data",
@@ -33,6 +38,11 @@ COLUMNS = click.option(
 )
 DRAWINGS = click.option(
     "--drawings", default=0, show_default=True, help="Code-drawn pictures to train on as well."
+)
+STEPS = click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Length of the run in steps, in place of --epochs; evaluated after each quarter.",
 )
 SEED = click.option("--seed", default=0, show_default=True, help="Of everything that is random.")
 
@@ -129,7 +139,14 @@ def backbone(
     help="Checkpoint of a backbone trained here, or `NAME:PRETRAINED` of an open_clip model.",
 )
 @click.option("--out", type=OUT, default="runs/map", show_default=True, help="The run's folder.")
+@click.option(
+    "--stream",
+    is_flag=True,
+    help="Read shards in a shuffled order with nothing listed and no training feature kept: for "
+    "more pictures than a list can hold, and for shards behind https:// or pipe:. Needs --steps.",
+)
 @click.option("--epochs", default=4, show_default=True, help="Passes over the data.")
+@STEPS
 @click.option("--batch-size", default=512, show_default=True, help="Samples a step.")
 @click.option("--lr", default=1e-3, show_default=True, help="Peak learning rate.")
 @click.option("--alignment", default=0.5, show_default=True, help="Soft text alignment; 0: none.")
@@ -153,7 +170,9 @@ def train_map(
     seed: int,
     backbone: str,
     out: Path,
+    stream: bool,
     epochs: int,
+    steps: int | None,
     batch_size: int,
     lr: float,
     alignment: float,
@@ -172,13 +191,23 @@ def train_map(
 
     In many processes: `accelerate launch -m cli train map ...`. A killed run goes on where it was.
     """
+    from train.collections.stream import ShardStream, read_held_out, stream_shards
     from train.data import read_collection
     from train.fit_map import fit_map
     from train.model import check_backbone
     from train.word_bank import WordBank, read_words
 
     check_backbone(backbone)  # before minutes of reading
-    images, development = read_collection(data, drawings=drawings, columns=columns)
+    images: Sequence[TrainingImage] | ShardStream
+    if stream:
+        if steps is None:
+            raise click.UsageError("A stream does not say how long it is; give --steps.")
+        if drawings or columns:
+            raise click.UsageError("--drawings and --columns are not for a --stream, of shards.")
+        shards = stream_shards(data)
+        images, development = ShardStream(shards, seed=seed), read_held_out(shards, HELD_OUT)
+    else:
+        images, development = read_collection(data, drawings=drawings, columns=columns)
     config = configuration.mapping(
         epochs=epochs, batch_size=batch_size, lr=lr, alignment=alignment, seed=seed
     )
@@ -200,6 +229,7 @@ def train_map(
         compute=compute,
         patches=patches,
         tensorboard=tensorboard,
+        steps=steps,
     )
     click.echo(f"Stage I is in {out}", err=True)
 
@@ -236,9 +266,10 @@ def train_map(
 @click.option(
     "--skip-missing", is_flag=True, help="Leave out triplets whose images are not in the data."
 )
-@click.option("--count", default=40000, show_default=True, help="Triplets to make.")
+@click.option("--count", default=80000, show_default=True, help="Triplets to make.")
 @click.option("--noise", default=0.0, show_default=True, help="Share of them with a wrong target.")
-@click.option("--epochs", default=3, show_default=True, help="Passes over the data.")
+@click.option("--epochs", default=3, show_default=True, help="Passes over the triplets.")
+@STEPS
 @click.option("--batch-size", default=256, show_default=True, help="Samples a step.")
 @click.option("--lr", default=6e-3, show_default=True, help="Peak learning rate.")
 @click.option("--mined", default=32, show_default=True, help="Hard negatives a query; 0: none.")
@@ -258,6 +289,7 @@ def compose(
     count: int,
     noise: float,
     epochs: int,
+    steps: int | None,
     batch_size: int,
     lr: float,
     mined: int,
@@ -311,5 +343,6 @@ def compose(
         compute=compute,
         patches=patches,
         tensorboard=tensorboard,
+        steps=steps,
     )
     click.echo(f"Stage II is in {out}", err=True)

@@ -1,6 +1,7 @@
 """Stage I and II on tiny data in the processes that a launcher started; see test_distributed.
 
-Usage: distributed_run.py FOLDER COMPUTE, the latter a JSON object of `Compute`'s fields.
+Usage: distributed_run.py FOLDER COMPUTE, the latter a JSON object of `Compute`'s fields. With
+"shards" among them, Stage I alone from a stream of these.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tiny_runs import PARTS, TRAINING, drawings
 
+from train.collections.stream import ShardStream, read_held_out
 from train.engine import Compute
 from train.fit_compose import ComposeTraining, fit_compose
 from train.fit_map import fit_map
@@ -49,6 +51,25 @@ def both_stages(folder: Path, compute: Compute) -> None:
     )
 
 
+def stream(folder: Path, shards: list[str], compute: Compute) -> None:
+    """Three steps of Stage I, each process from its own shards."""
+    fit_map(
+        str(folder.parent / "clip"),
+        ShardStream(shards, buffer=8),
+        read_held_out(shards, 50),
+        TRAINING,
+        PARTS,
+        folder / "map",
+        cache=folder / "cache",
+        compute=compute,
+        steps=3,
+    )
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    both_stages(Path(sys.argv[1]), Compute(**json.loads(sys.argv[2])))
+    folder, fields = Path(sys.argv[1]), json.loads(sys.argv[2])
+    if shards := fields.pop("shards", None):
+        stream(folder, shards, Compute(**fields))
+    else:
+        both_stages(folder, Compute(**fields))

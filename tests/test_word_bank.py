@@ -18,6 +18,7 @@ from train.data import DataError, TrainingImage
 from train.engine import Compute
 from train.fit_map import fit_map
 from train.losses import nearest_word_alignment, soft_text_alignment
+from train.map_batches import Captions
 from train.word_bank import TextAlignment, WordBank, default_words, read_words
 
 TAU = {"temperature": 0.05, "target_temperature": 0.04}
@@ -43,23 +44,14 @@ def test_the_divergence_is_from_the_nearest_words_alone(nearest: int, seed: int)
     assert got == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
-def alignment(captioned: list[bool], words: torch.Tensor | None) -> TextAlignment:
-    captions = unit(sum(captioned), 8, seed=4).numpy()
-    return TextAlignment(
-        captions, np.array(captioned), words, nearest=2, word_temperature=0.02, **TAU
-    )
-
-
 @pytest.mark.parametrize("captioned", [[True] * 4, [False] * 4, [True, False, False, True]])
 def test_each_image_is_aligned_with_what_it_has(captioned: list[bool]) -> None:
     words = unit(7, 8, seed=5)
-    rows = np.array([0, 1, 2, 3])
     queries, images = unit(4, 8, seed=6), unit(4, 8, seed=7)
-    one = alignment(captioned, words)
-    said = torch.tensor(captioned)
+    alignment = TextAlignment(words, nearest=2, word_temperature=0.02, **TAU)
+    said, texts = torch.tensor(captioned), unit(sum(captioned), 8, seed=4)
     expected = 0.0
     if said.any():
-        texts = torch.from_numpy(one.captions)
         expected += float(soft_text_alignment(queries[said], texts, texts, *TAU.values())) * int(
             said.sum()
         )
@@ -67,16 +59,16 @@ def test_each_image_is_aligned_with_what_it_has(captioned: list[bool]) -> None:
         expected += float(
             nearest_word_alignment(queries[~said], words, images[~said], 2, 0.05, 0.02)
         ) * int((~said).sum())
-    assert float(one.loss(queries, images, rows)) == pytest.approx(expected / 4, rel=1e-5)
+    loss = alignment.loss(queries, images, np.array(captioned), texts)
+    assert float(loss) == pytest.approx(expected / 4, rel=1e-5)
 
 
 def test_captions_are_found_behind_images_that_have_none() -> None:
-    words = unit(7, 8, seed=5)
-    queries, images = unit(2, 8, seed=6), unit(2, 8, seed=7)
-    one = alignment([False, True, False, True, True], words)
-    texts = torch.from_numpy(one.captions[1:])  # of images 3 and 4
-    expected = soft_text_alignment(queries, texts, texts, *TAU.values())
-    torch.testing.assert_close(one.loss(queries, images, np.array([3, 4])), expected)
+    embeds = unit(3, 8, seed=4).numpy()
+    captions = Captions(embeds, np.array([False, True, False, True, True]))
+    told, found = captions.rows(np.array([4, 0, 3]))
+    assert told.tolist() == [True, False, True]
+    np.testing.assert_array_equal(found, embeds[[2, 1]])
 
 
 def test_the_default_words_are_the_datas_own_and_common_ones() -> None:

@@ -102,9 +102,26 @@ class Engine:
         Returns:
             (B, D), the same in every process.
         """
-        share = self.workers.share(rows)
+        return self.encode_share(encode, self.workers.share(rows), len(rows))
+
+    def encode_share(
+        self,
+        encode: Callable[[NDArray[np.int64]], Tensor],
+        share: NDArray[np.int64],
+        total: int,
+    ) -> Tensor:
+        """Encode a batch of which each process knows its own share alone.
+
+        Args:
+            encode: gives (b, D) of some rows (b,) of this process.
+            share: equally many in every process.
+            total: rows of the whole batch.
+
+        Returns:
+            (total, D), the same in every process.
+        """
         encoded = self._called(encode, share, self.compute.micro_batches)
-        return self.workers.gather(encoded, len(rows))
+        return self.workers.gather(encoded, total)
 
     def describe(self) -> dict[str, Any]:
         """For ``run.json``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,16 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from train.collections.stream import ShardStream
 from train.data import Batches, TrainingImage
 from train.engine import Compute, Engine
 from train.features import ImageFeatures, image_features, text_features
 from train.losses import info_nce
+from train.map_batches import Captions, ListedBatches, StreamedBatches, is_captioned
 from train.model import ComposedModel, ModelConfig, describe_model, load_backbone, own_weights
 from train.precision import autocast
 from train.prompts import mapped_ids, text_ids
 from train.record import data_fingerprint
 from train.run import Run, Schedule, parameter_groups
-from train.word_bank import TextAlignment, WordBank, captioned_rows, default_words
+from train.word_bank import TextAlignment, WordBank, default_words
+from ztcir_sdk.errors import UsageError
 
 __all__ = ["MapTraining", "encode_captions", "fit_map"]
 
@@ -47,7 +50,7 @@ class MapTraining:
 
 def fit_map(
     backbone: str,
-    images: Sequence[TrainingImage],
+    images: Sequence[TrainingImage] | ShardStream,
     development: Sequence[TrainingImage],
     config: MapTraining,
     parts: ModelConfig,
@@ -65,19 +68,28 @@ def fit_map(
 
     Args:
         backbone: checkpoint of a backbone trained here, or "NAME:PRETRAINED" of open_clip.
-        images: what is trained on; captions where there are any.
+        images: what is trained on; captions where there are any. A stream is not listed, and
+            nothing of it is kept: its pictures are encoded at every step, and every process reads
+            its own shards. It needs ``steps``.
         development: images that "a photo of $" must find among themselves; selects ``best``.
         config: the stage's numbers; parts: which parts the model has.
         out: the run's folder; a killed run goes on.
         cache: folder of image features, shared between runs; ``out/cache`` by default.
-        word_bank: what images without captions are aligned with; by default what the data name,
-            common attributes and ImageNet's names of objects.
+        word_bank: what images without captions are aligned with; by default what the data name (of
+            a stream: what ``development`` names), common attributes and ImageNet's names of
+            objects.
         compute: device, precision, micro-batches; several processes where they were started.
         patches: whether patch features are kept in the cache; ``None``: where the disk has room.
         tensorboard: whether TensorBoard's events are written; ``None``: where it is installed.
         steps: length of the run in place of ``config.epochs``, evaluated after each quarter.
         stop_after: stop at this step (for tests).
+
+    Raises:
+        UsageError: a stream without ``steps``.
+        DataError: a stream without a usable sample.
     """
+    if isinstance(images, ShardStream) and steps is None:
+        raise UsageError("A stream does not say how long it is; give the steps to make, --steps.")
     torch.manual_seed(config.seed)
     frozen, origin = load_backbone(backbone)
     model = ComposedModel(frozen, parts)
@@ -85,40 +97,69 @@ def fit_map(
     engine = Engine(compute)
     engine.prepare(model)
     cache = cache or out / "cache"
-    features, held_out = engine.workers.main_first(
+    collections = [development] if isinstance(images, ShardStream) else [development, images]
+    held_out, *features = engine.workers.main_first(
         lambda: [
-            image_features(model.backbone, some, cache, patches=patches)
-            for some in (images, development)
+            image_features(model.backbone, some, cache, patches=patches) for some in collections
         ]
     )
-    captioned = captioned_rows(images)
+
+    def embed(texts: Sequence[str]) -> Tensor:
+        return encode_captions(model, texts, precision=engine.compute.precision)
+
+    def embed_once(texts: Sequence[str]) -> NDArray[np.float32]:
+        return engine.workers.main_first(
+            lambda: text_features(model.backbone, texts, cache, lambda: embed(texts))
+        )
+
+    batches: ListedBatches | StreamedBatches
+    if isinstance(images, ShardStream):
+        assert steps is not None
+        batches = StreamedBatches(
+            engine,
+            model.backbone,
+            images,
+            config.batch_size,
+            steps=steps,
+            lengths=out,
+            embed=embed if config.alignment else None,
+        )
+        batches.fingerprint["features"] = held_out.source
+    else:
+        batches = ListedBatches(
+            engine,
+            images,
+            features[0],
+            _captions(images, model, embed_once) if config.alignment else None,
+            Batches(len(images), config.batch_size, config.seed),
+            epochs=config.epochs,
+            steps=steps,
+        )
     alignment: TextAlignment | None = None
+    if not batches.needs_words:
+        word_bank = None
+    elif word_bank is None:
+        named = development if isinstance(images, ShardStream) else images
+        word_bank = WordBank(default_words(named))
     if config.alignment:
-        if captioned.all():
-            word_bank = None
-        elif word_bank is None:
-            word_bank = WordBank(default_words(images))
-        alignment = _text_alignment(engine, model, images, captioned, word_bank, config, cache)
+        alignment = _text_alignment(model, word_bank, config, embed_once)
     optimizer = torch.optim.AdamW(
         parameter_groups([model.token_learner, model.vsi], config.lr, config.weight_decay),
         betas=(0.9, 0.98),
     )
-    order = Batches(len(images), config.batch_size, config.seed)
-    total = config.epochs * order.per_epoch if steps is None else steps
-    ids = mapped_ids(order.size, tokens=parts.tokens, tower=model.backbone.tower)
+    ids = mapped_ids(batches.samples, tokens=parts.tokens, tower=model.backbone.tower)
 
-    def encode(some: NDArray[np.int64]) -> Tensor:
+    def encode(v: Tensor, p: Tensor) -> Tensor:
         with engine.autocast():
-            return encode_mapped(model, *features.rows(some), ids).float()
+            return encode_mapped(model, v, p, ids).float()
 
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        rows = np.sort(order[number])
-        queries = engine.encode(encode, rows)
-        v = features.embeddings(rows).to(engine.device)
-        loss = info_nce(queries, v, 1 / config.temperature)
+        batch = batches[number]
+        queries = batch.encode(encode)
+        loss = info_nce(queries, batch.embeds, 1 / config.temperature)
         figures = {"info_nce": loss.item()}
         if alignment is not None:
-            aligned = alignment.loss(queries, v, rows)
+            aligned = alignment.loss(queries, batch.embeds, batch.told, batch.captions)
             figures["alignment"] = aligned.item()
             loss = loss + config.alignment * aligned
         return loss, figures
@@ -127,7 +168,7 @@ def fit_map(
         out,
         {
             **describe_model(model, "map"),
-            "training": {**asdict(config), "images": len(images)},
+            "training": {**asdict(config), **batches.sort},
             **({} if steps is None else {"steps": steps}),
             "backbone_training": origin.get("training"),
             "seed": config.seed,
@@ -135,11 +176,11 @@ def fit_map(
         },
         {"model": model},
         optimizer,
-        Schedule(total, warmup=min(100, total // 10 + 1)),
+        Schedule(batches.total, warmup=min(100, batches.total // 10 + 1)),
         fixed=own_weights(model),
         engine=engine,
         data={
-            "training": {**data_fingerprint(images), "features": features.source},
+            "training": batches.fingerprint,
             "development": data_fingerprint(development),
         },
         tensorboard=tensorboard,
@@ -148,43 +189,36 @@ def fit_map(
         step,
         evaluate=lambda: evaluate_mapped(model, held_out, precision=engine.compute.precision),
         select_by="dev_self_R@1",
-        evaluate_every=2 * order.per_epoch if steps is None else -(-steps // 4),
-        samples=order.size,
+        evaluate_every=batches.evaluate_every,
+        samples=batches.samples,
         stop_after=stop_after,
     )
     return model
 
 
-def _text_alignment(
-    engine: Engine,
-    model: ComposedModel,
+def _captions(
     images: Sequence[TrainingImage],
-    captioned: NDArray[np.bool_],
+    model: ComposedModel,
+    embed: Callable[[Sequence[str]], NDArray[np.float32]],
+) -> Captions:
+    told = np.array([is_captioned(image) for image in images])
+    texts = [image.item.caption for image in images if is_captioned(image)]
+    nothing = np.empty((0, model.backbone.embed_dim), np.float32)
+    return Captions(embed(texts) if texts else nothing, told)
+
+
+def _text_alignment(
+    model: ComposedModel,
     bank: WordBank | None,
     config: MapTraining,
-    cache: Path,
+    embed: Callable[[Sequence[str]], NDArray[np.float32]],
 ) -> TextAlignment:
-    """The alignment with the captions of a collection and, where some are missing, with words."""
-    backbone, precision = model.backbone, engine.compute.precision
-
-    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        return engine.workers.main_first(
-            lambda: text_features(
-                backbone, texts, cache, lambda: encode_captions(model, texts, precision=precision)
-            )
-        )
-
-    told = [image.item.caption for image, said in zip(images, captioned, strict=True) if said]
-    captions = embed(told) if told else np.empty((0, backbone.embed_dim), np.float32)
-    words: Tensor | None = None
-    if not captioned.all():
-        assert bank is not None
-        words = torch.from_numpy(np.array(embed(bank.prompts()))).to(engine.device)
+    """The alignment with captions and, where some are missing, with words of a bank."""
+    backbone = model.backbone
+    words = None if bank is None else np.array(embed(bank.prompts()))
     return TextAlignment(
-        captions,
-        captioned,
-        words,
-        nearest=bank.nearest if bank is not None else 0,
+        None if words is None else torch.from_numpy(words).to(backbone.device),
+        nearest=0 if bank is None else bank.nearest,
         temperature=config.temperature,
         target_temperature=config.target_temperature,
         word_temperature=1 / min(float(backbone.clip.logit_scale.exp()), 100.0),

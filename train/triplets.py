@@ -30,6 +30,7 @@ __all__ = [
     "Item",
     "Triplet",
     "is_known",
+    "product_name",
     "read_catalogue",
     "read_triplets",
     "split_development",
@@ -220,16 +221,17 @@ def split_development(
     """
     if not 0.0 < fraction < 1.0:
         raise UsageError(f"The development fraction lies between 0 and 1, not {fraction}.")
-    names = sorted({_product_name(item) for item in items})
+    names = sorted({product_name(item) for item in items})
     order = np.random.default_rng(seed).permutation(len(names))
     development = {names[place] for place in order[: round(fraction * len(names))]}
     parts: tuple[list[Item], list[Item]] = ([], [])
     for item in items:
-        parts[_product_name(item) in development].append(item)
+        parts[product_name(item) in development].append(item)
     return parts
 
 
-def _product_name(item: Item) -> str:
+def product_name(item: Item) -> str:
+    """What items that show one product share: the caption, or the id where there is none."""
     return " ".join(item.caption.casefold().split()) or f"item {item.id}"
 
 

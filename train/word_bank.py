@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from train.data import DataError, TrainingImage
 from train.losses import nearest_word_alignment, soft_text_alignment
 
-__all__ = ["TextAlignment", "WordBank", "captioned_rows", "default_words", "read_words"]
+__all__ = ["TextAlignment", "WordBank", "default_words", "read_words"]
 
 ATTRIBUTES = (
     *("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"),
@@ -92,8 +92,6 @@ class TextAlignment:
     """The alignment's loss of a batch, for images with and without captions.
 
     Args:
-        captions: (K, D) frozen embeddings of the captions there are, in the images' order.
-        captioned: (M,) bool.
         words: (C, D) embeddings of the word bank's words, ``None`` where all have captions.
         nearest: of the word bank.
         temperature: tau, of the queries' distributions.
@@ -103,8 +101,6 @@ class TextAlignment:
 
     def __init__(
         self,
-        captions: NDArray[np.float32],
-        captioned: NDArray[np.bool_],
         words: Tensor | None,
         *,
         nearest: int,
@@ -112,26 +108,25 @@ class TextAlignment:
         target_temperature: float,
         word_temperature: float,
     ) -> None:
-        self.captions, self.captioned, self.words = captions, captioned, words
-        self._caption_of = np.cumsum(captioned) - 1  # image -> row of `captions`
-        self.nearest = nearest
+        self.words, self.nearest = words, nearest
         self.temperature, self.target_temperature = temperature, target_temperature
         self.word_temperature = word_temperature
 
-    def loss(self, queries: Tensor, image_embeds: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    def loss(
+        self, queries: Tensor, image_embeds: Tensor, told: NDArray[np.bool_], captions: Tensor
+    ) -> Tensor:
         """Mean over a batch of the divergences from each image's own target.
 
         Args:
             queries: (B, D), ``f_t("a photo of $")``; image_embeds: (B, D), ``v``; normalised.
-            rows: (B,), which images they are of.
+            told: (B,), which images have a caption.
+            captions: (K, D), the embeddings of theirs, in order.
         """
-        told = self.captioned[rows]
         parts: list[Tensor] = []
         if told.any():
             some = slice(None) if told.all() else torch.from_numpy(np.flatnonzero(told))
-            texts = torch.from_numpy(self.captions[self._caption_of[rows[told]]]).to(queries.device)
             aligned = soft_text_alignment(
-                queries[some], texts, texts, self.temperature, self.target_temperature
+                queries[some], captions, captions, self.temperature, self.target_temperature
             )
             if told.all():
                 return aligned
@@ -148,8 +143,3 @@ class TextAlignment:
         )
         parts.append(aligned * float((~told).mean()))
         return torch.stack(parts).sum()
-
-
-def captioned_rows(images: Sequence[TrainingImage]) -> NDArray[np.bool_]:
-    """Which images of a collection have a caption, (M,)."""
-    return np.array([bool(image.item.caption.strip()) for image in images])

@@ -31,7 +31,9 @@ from train.triplets import Item
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = ["BROKEN", "PICTURES", "is_closed", "item_of", "read_shard_list"]
+__all__ = ["BROKEN", "PICTURES", "SHARD_SUFFIXES", "is_closed", "item_of", "read_shard_list"]
+
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 """Suffixes of a sample's picture, in lower case; the first that a sample has counts."""

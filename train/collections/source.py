@@ -11,13 +11,11 @@ from webdataset.shardlists import expand_urls
 from train.collections.folder import read_folder
 from train.collections.image import DataError, TrainingImage
 from train.collections.report import ReadReport
-from train.collections.shards import read_shard_list
+from train.collections.shards import SHARD_SUFFIXES, read_shard_list
 from train.collections.table import read_table
 from train.collections.tabular import TABLE_SUFFIXES
 
 __all__ = ["expand", "read_sources"]
-
-_SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
 def expand(patterns: Sequence[str]) -> list[Path]:
@@ -57,7 +55,7 @@ def read_sources(
     paths = expand(patterns)
     shards: list[Path] = []
     for path in [*paths, None]:
-        if path is not None and path.name.lower().endswith(_SHARD_SUFFIXES) and not path.is_dir():
+        if path is not None and path.name.lower().endswith(SHARD_SUFFIXES) and not path.is_dir():
             shards.append(path)
             continue
         if shards:  # shards that follow each other are one data set

@@ -1,0 +1,240 @@
+"""Stage I from a stream of shards: nothing listed, nothing lost, and a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from test_collections import cc3m_sample, ids, write_shard
+from test_distributed import assert_same_run, launch
+from tiny_runs import PARTS, write_backbone
+from tiny_training import saved_every
+
+import train.fit_map
+from cli.main import main
+from train.checkpoint import CheckpointError
+from train.collections.stream import ShardStream, endless, is_held_out, read_held_out
+from train.data import DataError, TrainingImage, read_shards
+from train.engine import Compute
+from train.fit_map import MapTraining, fit_map
+
+SAMPLES = 20  # a shard
+CONFIG = MapTraining(batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone, and four shards; a third of the images has no caption, and one is broken."""
+    folder = tmp_path_factory.mktemp("stream")
+    write_backbone(folder)
+    for shard in range(4):
+        members = []
+        for place in range(SAMPLES):
+            number = shard * 10_000 + place
+            members += cc3m_sample(number, "" if place % 3 == 0 else None)
+        if shard == 2:
+            members[3] = (members[3][0], members[3][1][:100])  # the second picture
+        write_shard(folder / f"{shard:05d}.tar", members)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(workplace: Path) -> list[str]:
+    return [str(path) for path in sorted(workplace.glob("*.tar"))]
+
+
+@pytest.fixture(scope="module")
+def development(shards: list[str]) -> list[TrainingImage]:
+    return read_held_out(shards, 50)
+
+
+def run(
+    workplace: Path,
+    out: Path,
+    images: Sequence[TrainingImage] | ShardStream,
+    development: list[TrainingImage],
+    **options: Any,
+) -> Path:
+    fit_map(
+        str(workplace / "clip"),
+        images,
+        development,
+        CONFIG,
+        PARTS,
+        out,
+        cache=workplace / "cache",
+        compute=Compute(precision="fp32", device="cpu"),
+        **{"steps": 12, **options},
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def unbroken(workplace: Path, shards: list[str], development: list[TrainingImage]) -> Path:
+    return run(workplace, workplace / "unbroken", ShardStream(shards, buffer=8), development)
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_what_is_held_out_is_never_trained_on(
+    shards: list[str], development: list[TrainingImage], tmp_path: Path
+) -> None:
+    held_out = set(ids(development))
+    everything = set(ids(read_shards([Path(shard) for shard in shards])))
+    epoch = len(everything) - len(held_out)
+    assert 2 <= len(held_out) < len(everything) / 4
+    length = tmp_path / "length"
+    stream = ShardStream(shards, buffer=8)
+    two = ids(list(islice(endless(stream, 0, length), 2 * epoch)))
+    assert set(two[:epoch]) == set(two[epoch:]) == everything - held_out
+    assert two[:epoch] != two[epoch:]
+    assert length.read_text() == str(epoch)
+    assert len(read_held_out(shards, 2)) == 2
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_stream_is_gone_on_with_at_any_image(
+    shards: list[str], tmp_path: Path, told: bool
+) -> None:
+    """Whether or not the length of an epoch is known."""
+    whole = ids(list(islice(endless(ShardStream(shards), 0, tmp_path / "length"), 200)))
+    for start in (0, 1, 30, 74, 75, 76, 151, 170):
+        length = tmp_path / ("length" if told else f"fresh-{start}")
+        rest = endless(ShardStream(shards), start, length)
+        assert ids(list(islice(rest, 20))) == whole[start : start + 20]
+
+
+@pytest.mark.parametrize("stops", [[1], [5, 6, 11], [12]])
+def test_a_killed_run_goes_on_as_if_it_never_was(
+    workplace: Path,
+    shards: list[str],
+    development: list[TrainingImage],
+    unbroken: Path,
+    tmp_path: Path,
+    stops: list[int],
+) -> None:
+    with saved_every(2):
+        for stop in [*stops, None]:
+            stream = ShardStream(shards, buffer=8)
+            run(workplace, tmp_path / "run", stream, development, stop_after=stop)
+    assert log_of(tmp_path / "run") == log_of(unbroken)
+
+
+def test_a_stream_trains_as_the_list_of_its_images_does(
+    workplace: Path,
+    shards: list[str],
+    development: list[TrainingImage],
+    unbroken: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Captions, the word bank and the features are those of the same images."""
+    listed = [
+        image for image in read_shards([Path(one) for one in shards]) if not is_held_out(image.item)
+    ]
+    place = {name: number for number, name in enumerate(ids(listed))}
+    drawn = endless(ShardStream(shards, buffer=8), 0, tmp_path / "length")
+    order = np.array([place[name] for name in ids(list(islice(drawn, 12 * CONFIG.batch_size)))])
+
+    class SameOrder:
+        size, per_epoch = CONFIG.batch_size, 4
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def __getitem__(self, step: int) -> np.ndarray:
+            return order[step * self.size : (step + 1) * self.size]
+
+    monkeypatch.setattr(train.fit_map, "Batches", SameOrder)
+    words = train.fit_map.WordBank(train.fit_map.default_words(development))
+    run(workplace, tmp_path / "listed", listed, development, word_bank=words)
+    for one, other in zip(log_of(unbroken), log_of(tmp_path / "listed"), strict=True):
+        assert one["alignment"] > 0
+        for name in ("loss", "info_nce", "alignment"):
+            assert one[name] == pytest.approx(other[name], rel=1e-2)
+
+
+class InTurn(ShardStream):
+    """One process's stream of the shares that two processes would read."""
+
+    def __iter__(self) -> Iterator[TrainingImage]:
+        shares = [ShardStream(self.shards, buffer=8, rank=rank, world=2) for rank in (0, 1)]
+        readers = [(image for image in one if not is_held_out(image.item)) for one in shares]
+        while taken := [list(islice(reader, CONFIG.batch_size // 2)) for reader in readers]:
+            yield from (image for share in taken for image in share)
+
+
+@pytest.mark.slow
+def test_two_processes_read_their_own_shards_and_share_one_loss(
+    workplace: Path, shards: list[str], development: list[TrainingImage]
+) -> None:
+    one = run(workplace, workplace / "in-turn", InTurn(shards), development, steps=3)
+    launch(workplace / "two", {"precision": "fp32", "device": "cpu", "shards": shards}, processes=2)
+    assert_same_run(one, workplace / "two" / "map", within=2e-5)
+    told = json.loads((workplace / "two" / "map" / "run.json").read_text(encoding="utf-8"))
+    assert told["config"]["training"]["processes"] == 2
+
+
+def ztcir(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_a_stream_from_the_command_line(workplace: Path, tmp_path: Path) -> None:
+    data = workplace / "{00000..00003}.tar"
+    common = ("train", "map", "--backbone", workplace / "clip", "--stream", "--batch-size", 8)
+    options = (*common, "--data", data, "--out", tmp_path / "map", "--device", "cpu")
+    refused = ztcir(*options)
+    assert refused.exit_code == 2
+    assert "give --steps" in refused.stderr
+    done = ztcir(*options, "--steps", 14)  # more than an epoch
+    assert done.exit_code == 0, (done.output, done.exception)
+    skipped = [line for line in done.stderr.splitlines() if "Skipped 1 broken samples" in line]
+    assert len(skipped) == 2  # once to hold some out, once to train
+    assert "000020001" in skipped[0]
+    told = json.loads((tmp_path / "map" / "run.json").read_text(encoding="utf-8"))
+    assert told["config"]["training"]["shards"] == 4
+    assert told["data"]["training"]["shards"] == 4
+    assert set(told["figures"]) == {"dev_self_R@1"}
+    other = (*common, "--steps", 15, "--device", "cpu")
+    for pattern, said in (
+        (workplace, "only shards can be streamed"),
+        (workplace / "{00000..00009}.tar", "00004.tar does not exist"),
+    ):
+        refused = ztcir(*other, "--data", pattern, "--out", tmp_path / "other")
+        assert refused.exit_code == 1
+        assert said in refused.stderr
+
+
+def test_shards_that_come_through_a_pipe(workplace: Path, shards: list[str]) -> None:
+    piped = ShardStream([f"pipe:cat {shards[0]}"], shuffle=False)
+    assert ids(list(piped)) == ids(read_shards([Path(shards[0])]))
+
+
+def test_a_run_does_not_go_on_with_other_shards(
+    workplace: Path, shards: list[str], development: list[TrainingImage], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with saved_every(1):
+        run(workplace, out, ShardStream(shards), development, stop_after=1, steps=2)
+    swapped = [*shards[:3], str(write_shard(tmp_path / "00009.tar", cc3m_sample(1)))]
+    with pytest.raises(CheckpointError, match="different: training"):
+        run(workplace, out, ShardStream(swapped), development, steps=2)
+
+
+def test_a_stream_of_nothing_is_told(
+    workplace: Path, development: list[TrainingImage], tmp_path: Path
+) -> None:
+    empty = str(write_shard(tmp_path / "empty.tar", [("a.txt", b"no picture")]))
+    with pytest.raises(DataError, match="No usable sample"):
+        run(workplace, tmp_path / "run", ShardStream([empty]), development)
+    with pytest.raises(DataError, match="too few to hold"):
+        read_held_out([empty], 10)
