@@ -15,6 +15,7 @@ from PIL import Image
 from tiny_training import VIT
 
 from cli.main import main
+from train.caption_triplets import mine_captions
 from train.checkpoint import write_checkpoint
 from train.data import DataError, TrainingImage
 from train.stage_two_data import stage_two_data
@@ -93,6 +94,48 @@ def test_attributes_select_whatever_is_trained_on() -> None:
         assert {triplet.reference, *triplet.targets} <= own
     assert len(parts.unseen_wordings) == len(parts.development_triplets) == 1500
     assert {t.text for t in parts.unseen_wordings} != {t.text for t in parts.development_triplets}
+
+
+def captioned(prefix: str, colours: Sequence[str]) -> list[TrainingImage]:
+    """Pictures that differ in shade; captions that differ in phrases."""
+    rows = itertools.product(colours, ("car", "boat", "hat", "dog"), ("sea", "town", "road"))
+    images = []
+    for number, (colour, thing, place) in enumerate(rows):
+        caption = f"a {colour} {thing} near the {place}"
+        picture = Image.new("RGB", (8, 8), (number * 5 % 256, number * 7 % 256, number * 90 % 256))
+        item = Item(f"{prefix}{number}", "", "", "", None, caption)
+        images.append(TrainingImage(item, picture.copy))
+    return images
+
+
+COLOURS = ("red", "green", "blue", "white", "black", "brown")
+
+
+def test_mined_triplets_are_judged_in_wordings_that_never_train_too() -> None:
+    training, development = captioned("t", COLOURS), captioned("d", COLOURS)
+    given = mine_captions([image.item for image in training], seed=0, limit=50)[0]
+    parts = stage_two_data(training, development, given, count=0, seed=0)
+    assert parts.triplets == given
+    assert parts.development == development
+    seen, unseen = parts.development_triplets, parts.unseen_wordings
+    assert min(len(seen), len(unseen)) >= 100
+    own = {image.item.id for image in development}
+    assert all({t.reference, *t.targets} <= own for t in (*seen, *unseen))
+    assert not {t.text for t in seen} & {t.text for t in unseen}
+
+
+@pytest.mark.parametrize("why", ["few captions", "people's words"])
+def test_given_triplets_select_where_mined_ones_cannot(why: str) -> None:
+    training = captioned("t", COLOURS)
+    development = captioned("d", COLOURS)[: 4 if why == "few captions" else None]
+    kind = "change" if why == "people's words" else "swap"
+    given = [
+        Triplet("1", kind, "t0", "in the town instead", ("t1",)),
+        Triplet("2", kind, "d0", "in the town instead", ("d1",)),
+    ]
+    parts = stage_two_data(training, development, given, count=0, seed=0)
+    assert (parts.triplets, parts.development_triplets) == (given[:1], given[1:])
+    assert not parts.unseen_wordings
 
 
 def test_what_is_missing_is_said() -> None:

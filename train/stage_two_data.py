@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from train.caption_triplets import mine_captions
 from train.data import DataError, TrainingImage
+from train.phrase_wordings import CHANGES
 from train.triplet_formats import resolve
 from train.triplets import UNKNOWN, Triplet, synthesise
 from ztcir_sdk.errors import ZtcirError
@@ -14,6 +16,7 @@ from ztcir_sdk.errors import ZtcirError
 __all__ = ["StageTwoData", "collection_triplets", "stage_two_data"]
 
 DEVELOPMENT_TRIPLETS = 1500
+_LEAST = 100  # development triplets that are worth selecting by
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,9 @@ def stage_two_data(
     """Part what is there into training and development, so that no reference is in both.
 
     Where the development images have attributes, triplets made of them select the checkpoint,
-    whatever is trained on. Else those given triplets do whose reference is a development image;
-    their gallery is all development images and their targets.
+    whatever is trained on; where all that is trained on is mined from captions, triplets mined
+    from theirs do, if there are enough. Else those given triplets do whose reference is a
+    development image; their gallery is all development images and their targets.
 
     Args:
         images: the training part of a collection.
@@ -102,6 +106,8 @@ def stage_two_data(
             for held_out in (False, True)
         )
         return StageTwoData(training, list(development), made, unseen)
+    if mined := _mined(training, development):
+        return StageTwoData(training, list(development), *mined)
     if not selecting:
         raise DataError(
             f"Of {len(given)} triplets none has its reference among the {len(development)} images "
@@ -110,6 +116,26 @@ def stage_two_data(
     shown = {name for triplet in selecting for name in triplet.targets}
     gallery = [*development, *(image for image in images if image.item.id in shown)]
     return StageTwoData(training, gallery, selecting, [])
+
+
+def _mined(
+    training: Sequence[Triplet], development: Sequence[TrainingImage]
+) -> tuple[list[Triplet], list[Triplet]] | None:
+    """Triplets from the development images' captions, in both kinds of wordings."""
+    if any(triplet.kind not in CHANGES for triplet in training):
+        return None  # people's own words, or others': only their like can select
+    items = [image.item for image in development]
+    pictures = {image.item.id: image.load for image in development}
+    try:
+        seen, unseen = (
+            mine_captions(
+                items, seed=1, limit=DEVELOPMENT_TRIPLETS, held_out=held_out, pictures=pictures
+            )[0]
+            for held_out in (False, True)
+        )
+    except ZtcirError:
+        return None
+    return (seen, unseen) if min(len(seen), len(unseen)) >= _LEAST else None
 
 
 def _part(triplets: Sequence[Triplet], held_out: set[str]) -> tuple[list[Triplet], list[Triplet]]:
