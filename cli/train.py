@@ -311,8 +311,13 @@ def compose(
     from train.triplet_formats import read_training_triplets
 
     # before minutes of reading and of making triplets
-    check_stage(mapping, "map", backbone=configuration.backbone)
-    images, development = read_collection(data, drawings=drawings, columns=columns)
+    origin = check_stage(mapping, "map", backbone=configuration.backbone)
+    images, development = read_collection(
+        data,
+        drawings=drawings,
+        columns=columns,
+        streamed="stream" in origin.get("training", {}),
+    )
     given = [
         triplet
         for path in triplets

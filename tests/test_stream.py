@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import tarfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -20,7 +22,7 @@ import train.fit_map
 from cli.main import main
 from train.checkpoint import CheckpointError
 from train.collections.stream import ShardStream, endless, is_held_out, read_held_out
-from train.data import DataError, TrainingImage, read_shards
+from train.data import DataError, TrainingImage, read_collection, read_shards
 from train.engine import Compute
 from train.fit_map import MapTraining, fit_map
 
@@ -97,20 +99,49 @@ def test_what_is_held_out_is_never_trained_on(
     two = ids(list(islice(endless(stream, 0, length), 2 * epoch)))
     assert set(two[:epoch]) == set(two[epoch:]) == everything - held_out
     assert two[:epoch] != two[epoch:]
-    assert length.read_text() == str(epoch)
+    assert json.loads(length.read_text())["images"] == epoch
     assert len(read_held_out(shards, 2)) == 2
 
 
+@pytest.mark.parametrize("world", [1, 3])
 @pytest.mark.parametrize("told", [True, False])
 def test_a_stream_is_gone_on_with_at_any_image(
-    shards: list[str], tmp_path: Path, told: bool
+    shards: list[str], tmp_path: Path, told: bool, world: int
 ) -> None:
-    """Whether or not the length of an epoch is known."""
-    whole = ids(list(islice(endless(ShardStream(shards), 0, tmp_path / "length"), 200)))
-    for start in (0, 1, 30, 74, 75, 76, 151, 170):
-        length = tmp_path / ("length" if told else f"fresh-{start}")
-        rest = endless(ShardStream(shards), start, length)
-        assert ids(list(islice(rest, 20))) == whole[start : start + 20]
+    """Whether or not the length of an epoch is known; where processes differ in it, too."""
+    for rank in range(world):
+
+        def rest(start: int, length: str, rank: int = rank) -> list[str]:
+            stream = ShardStream(shards, rank=rank, world=world)
+            return ids(list(islice(endless(stream, start, tmp_path / f"{length}-{rank}"), 20)))
+
+        stream = ShardStream(shards, rank=rank, world=world)
+        whole = ids(list(islice(endless(stream, 0, tmp_path / f"length-{rank}"), 200)))
+        for start in (0, 1, 30, 74, 75, 76, 151, 170):
+            assert rest(start, "length" if told else f"fresh-{start}") == whole[start : start + 20]
+
+
+def test_the_length_of_other_shards_is_not_believed(shards: list[str], tmp_path: Path) -> None:
+    """A run that was killed before its first checkpoint leaves no more than that file."""
+    length = tmp_path / "length"
+    list(islice(endless(ShardStream(shards[:2]), 0, length), 60))
+    whole = ids(list(islice(endless(ShardStream(shards), 0, tmp_path / "fresh"), 170)))
+    for damage in ("", "{", "[]", '{"images": 7}', None):
+        if damage is not None and damage:
+            length.write_text(damage)
+        assert ids(list(islice(endless(ShardStream(shards), 150, length), 20))) == whole[150:]
+
+
+def test_no_image_is_in_two_processes(shards: list[str], tmp_path: Path) -> None:
+    """Whichever epoch each of them is in: an image must not be its own negative."""
+    seen = [
+        set(ids(list(islice(endless(ShardStream(shards, rank=rank, world=3), 0, length), 200))))
+        for rank, length in ((rank, tmp_path / str(rank)) for rank in range(3))
+    ]
+    assert not any(one & other for one, other in itertools.combinations(seen, 2))
+    assert len(set.union(*seen)) == len(read_shards([Path(one) for one in shards])) - len(
+        read_held_out(shards, 50)
+    )
 
 
 @pytest.mark.parametrize("stops", [[1], [5, 6, 11], [12]])
@@ -197,9 +228,9 @@ def test_a_stream_from_the_command_line(workplace: Path, tmp_path: Path) -> None
     assert "give --steps" in refused.stderr
     done = ztcir(*options, "--steps", 14)  # more than an epoch
     assert done.exit_code == 0, (done.output, done.exception)
-    skipped = [line for line in done.stderr.splitlines() if "Skipped 1 broken samples" in line]
+    skipped = [line for line in done.stderr.splitlines() if "Skipped a broken sample" in line]
     assert len(skipped) == 2  # once to hold some out, once to train
-    assert "000020001" in skipped[0]
+    assert "000020001 (" in skipped[0]
     told = json.loads((tmp_path / "map" / "run.json").read_text(encoding="utf-8"))
     assert told["config"]["training"]["shards"] == 4
     assert told["data"]["training"]["shards"] == 4
@@ -214,9 +245,73 @@ def test_a_stream_from_the_command_line(workplace: Path, tmp_path: Path) -> None
         assert said in refused.stderr
 
 
-def test_shards_that_come_through_a_pipe(workplace: Path, shards: list[str]) -> None:
-    piped = ShardStream([f"pipe:cat {shards[0]}"], shuffle=False)
+def test_shards_that_come_through_a_pipe(
+    workplace: Path, shards: list[str], tmp_path: Path
+) -> None:
+    """Its command may be longer than any file's name."""
+    piped = ShardStream([f"pipe:: {'x' * 300}; cat {shards[0]}"], shuffle=False)
     assert ids(list(piped)) == ids(read_shards([Path(shards[0])]))
+    assert list(islice(endless(piped, 30, tmp_path / "length"), 20))
+
+
+def test_what_is_broken_is_told_when_it_is_met(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not at the end of an epoch, which may never come; and once, whatever the order."""
+    members = [part for number in range(9) for part in cc3m_sample(number)]
+    whole = write_shard(tmp_path / "whole.tar", members)
+    for number in (1, 2):
+        members[3 * number] = (members[3 * number][0], b"<html>gone</html>")
+    cut = write_shard(tmp_path / "cut.tar", members)
+    with tarfile.open(cut) as tar:
+        end = next(
+            m.offset_data + -(-m.size // 512) * 512 for m in tar if m.name == "000000007.jpg"
+        )
+    cut.write_bytes(cut.read_bytes()[:end])
+    stream = ShardStream([str(cut), str(whole)], buffer=4)
+    drawn = iter(stream)
+    seen = [next(drawn)]
+    while "cut.tar" not in (said := capsys.readouterr().err):
+        seen.append(next(drawn))
+    assert "is damaged or cut short" in said
+    seen += list(drawn)
+    said += capsys.readouterr().err
+    assert sorted(ids(seen)) == sorted(f"{n:09d}" for n in [*range(9), 0, 3, 4, 5, 6])
+    for name in ("000000001", "000000002", "000000007"):
+        assert said.count(f"Skipped a broken sample: {name} (") == 1
+    for epoch in range(1, 4):
+        stream.set_epoch(epoch)
+        assert len(list(stream)) == len(seen)
+    assert not capsys.readouterr().err
+    assert [name for name, _ in stream.report.skipped].count("000000007") == 1
+
+
+def test_stage_two_holds_out_what_a_streamed_stage_one_did(
+    workplace: Path, shards: list[str], tmp_path: Path
+) -> None:
+    """So that no picture which selects its checkpoint has been trained on."""
+    held_out = {image.item.id for image in read_held_out(shards, 50)}
+    training, selecting = read_collection(shards, streamed=True)
+    assert set(ids(selecting)) == held_out
+    assert not held_out & set(ids(training))
+    with saved_every(2):
+        run(workplace, tmp_path / "map", ShardStream(shards), read_held_out(shards, 50), steps=2)
+    names = sorted(ids(training))
+    triplets = tmp_path / "triplets.jsonl"
+    triplets.write_text(
+        "".join(
+            json.dumps({"reference": one, "text": "make it red", "target": other}) + "\n"
+            for one, other in itertools.pairwise([*names[:8], *sorted(held_out)])
+        )
+    )
+    done = ztcir(
+        *("train", "compose", "--map", tmp_path / "map", "--out", tmp_path / "compose"),
+        *("--data", workplace / "{00000..00003}.tar", "--triplets", triplets, "--device", "cpu"),
+        *("--steps", 1, "--batch-size", 4),
+    )
+    assert done.exit_code == 0, (done.output, done.exception)
+    told = json.loads((tmp_path / "compose" / "run.json").read_text(encoding="utf-8"))
+    assert told["data"]["training"]["images"] == len(training)
 
 
 def test_a_run_does_not_go_on_with_other_shards(

@@ -13,6 +13,7 @@ from train.collections.image import DRAWING_PREFIX, DataError, TrainingImage
 from train.collections.report import ReadReport, caption_notes
 from train.collections.shards import read_shard_list
 from train.collections.source import read_sources
+from train.collections.stream import is_held_out
 from train.triplets import Item, split_development
 from ztcir_sdk.drawings import draw, training_drawings
 
@@ -95,6 +96,7 @@ def read_collection(
     drawings: int = 0,
     development: float = 0.05,
     columns: Mapping[str, str] | None = None,
+    streamed: bool = False,
 ) -> tuple[list[TrainingImage], list[TrainingImage]]:
     """Everything a stage trains on, and the photos that only select its best checkpoint.
 
@@ -108,6 +110,8 @@ def read_collection(
         development: share of the photos held out, whole products (equal captions) at a time; the
             same in each stage, so that no stage has seen what selects another's best checkpoint.
         columns: field -> column of the tables, where it has no usual name; see `read_table`.
+        streamed: hold out, in place of ``development``, what a stream does, by the caption alone;
+            for what goes on from a Stage I that was trained on one.
 
     Raises:
         DataError: a source is missing, or there are too few usable photos.
@@ -118,7 +122,11 @@ def read_collection(
     if not photos:
         raise DataError(f"No usable sample in {', '.join(data)}.")
     _tell(caption_notes(photo.item.caption for photo in photos))
-    _, held_out = split_development([photo.item for photo in photos], development, seed=0)
+    items = [photo.item for photo in photos]
+    if streamed:
+        held_out = [item for item in items if is_held_out(item)]
+    else:
+        _, held_out = split_development(items, development, seed=0)
     held_out_ids = {item.id for item in held_out}
     training = [photo for photo in photos if photo.item.id not in held_out_ids]
     selecting = [photo for photo in photos if photo.item.id in held_out_ids]

@@ -79,7 +79,7 @@ class LivePatches:
         self._now, before = self._next, self._next
         self._next = {
             row: before.get(row) or self._pool.submit(self._pixels, row)
-            for row in positions.tolist()
+            for row in dict.fromkeys(positions.tolist())
         }
 
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.float16]:
@@ -318,24 +318,32 @@ def encode_pixels(
 
 
 def ahead(
-    prepare: Callable[[Any], Any], chunks: Iterable[Any], count: int | None = None
+    prepare: Callable[[Any], Any],
+    chunks: Iterable[Any],
+    count: int | None = None,
+    *,
+    threads: int | None = None,
 ) -> Generator[Any]:
     """Prepare chunks in threads while earlier ones are in use, in order.
 
     Args:
         prepare: what is done to each. chunks: taken one by one, in the caller's thread.
-        count: chunks that are begun before they are asked for; as many as cores by default.
+        count: chunks that are begun before they are asked for; as many as threads by default.
+        threads: as many as cores by default.
     """
-    workers = available_cores()
-    count = workers if count is None else count
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: collections.deque[Future[Any]] = collections.deque()
+    threads = available_cores() if threads is None else threads
+    count = threads if count is None else count
+    pool = ThreadPoolExecutor(threads)
+    waiting: collections.deque[Future[Any]] = collections.deque()
+    try:
         for chunk in chunks:
             waiting.append(pool.submit(prepare, chunk))
             if len(waiting) > count:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # what nobody will ask for any more
 
 
 def _size(count: float) -> str:

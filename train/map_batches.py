@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from train.backbone import Backbone
-from train.collections.stream import ShardStream, endless
+from train.collections.stream import ShardStream, endless, shards_fingerprint
 from train.data import Batches, DataError, TrainingImage
 from train.engine import Engine
-from train.features import ImageFeatures, ahead, encode_pixels
-from train.record import data_fingerprint, shards_fingerprint
+from train.features import BATCH, ImageFeatures, ahead, encode_pixels
+from train.record import data_fingerprint
 from ztcir_sdk.preprocess import Preprocessing
 
 __all__ = ["Captions", "ListedBatches", "MapBatch", "StreamedBatches", "is_captioned"]
@@ -124,8 +124,9 @@ class ListedBatches:
 class StreamedBatches:
     """Batches of a stream: each process reads its own shards, all see the whole batch's loss.
 
-    Pictures are decoded in threads, a batch ahead. Batches are meant to be asked for in order;
-    another step than the next one goes there through the stream, without decoding.
+    Pictures are read in one thread and decoded in others, a batch ahead. Batches are meant to be
+    asked for in order; another step than the next one goes there through the stream, without
+    decoding.
 
     Args:
         engine: its processes; its model is where ``backbone`` is.
@@ -165,7 +166,11 @@ class StreamedBatches:
         self.evaluate_every = -(-steps // 4)
         self.needs_words = embed is not None
         # which process reads what decides what a batch is
-        self.sort: dict[str, Any] = {"shards": len(stream.shards), "processes": workers.count}
+        self.sort: dict[str, Any] = {
+            "shards": len(stream.shards),
+            "processes": workers.count,
+            "stream": {"seed": stream.seed, "buffer": stream.buffer},
+        }
         self.fingerprint = shards_fingerprint(stream.shards)
         self._next = -1
         self._prepared: Generator[tuple[TrainingImage, NDArray[np.float32]]] | None = None
@@ -177,8 +182,11 @@ class StreamedBatches:
             self._prepared = self._go_to(step)
         drawn = list(islice(self._prepared, self.size))
         self._next = step + 1
-        pixels = np.concatenate([one for _, one in drawn])
-        found, patches = encode_pixels(self.backbone, pixels)
+        parts = [
+            encode_pixels(self.backbone, np.concatenate([one for _, one in drawn[at : at + BATCH]]))
+            for at in range(0, len(drawn), BATCH)
+        ]
+        found, patches = (np.concatenate(some) for some in zip(*parts, strict=True))
         v = torch.from_numpy(found)
         told = torch.tensor([is_captioned(image) for image, _ in drawn])
         captions = torch.zeros_like(v)
@@ -207,7 +215,9 @@ class StreamedBatches:
         def prepare(image: TrainingImage) -> tuple[TrainingImage, NDArray[np.float32]]:
             return image, preprocess([image.load()])
 
-        return ahead(prepare, endless(self.stream, step * self.size, self.length), self.size)
+        images = endless(self.stream, step * self.size, self.length)
+        read = ahead(lambda _: next(images), count(), self.size, threads=1)
+        return ahead(prepare, read, self.size)
 
 
 def is_captioned(image: TrainingImage) -> bool:

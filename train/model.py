@@ -204,12 +204,15 @@ def load_model(folder: Path, *, need: str | None = None) -> tuple[ComposedModel,
     return model.eval(), config
 
 
-def check_stage(folder: Path, need: str, *, backbone: str | None = None) -> None:
+def check_stage(folder: Path, need: str, *, backbone: str | None = None) -> dict[str, Any]:
     """Refuse a checkpoint that a stage cannot start from, before anything is made ready for it.
 
     Args:
         folder, need: see `load_model`.
         backbone: "NAME:PRETRAINED" of the open_clip model that it has to be of; ``None``: any.
+
+    Returns:
+        The checkpoint's configuration.
 
     Raises:
         CheckpointError: no checkpoint, one of an earlier stage than needed, or of another backbone.
@@ -225,6 +228,7 @@ def check_stage(folder: Path, need: str, *, backbone: str | None = None) -> None
                 f"{folder} was trained on the backbone {has}, not on {backbone}; name a checkpoint "
                 "of the same backbone, or leave out --config."
             )
+    return config
 
 
 def check_backbone(spec: str) -> None:

@@ -26,7 +26,6 @@ __all__ = [
     "Log",
     "Record",
     "data_fingerprint",
-    "shards_fingerprint",
     "triplets_fingerprint",
     "versions",
 ]
@@ -53,13 +52,6 @@ def data_fingerprint(images: Sequence[TrainingImage]) -> dict[str, Any]:
     The pictures' bytes are not in it; the cache of image features is keyed by ids and weights.
     """
     return {"images": len(images), "sha256": _checksum(astuple(one.item) for one in images)}
-
-
-def shards_fingerprint(shards: Sequence[str]) -> dict[str, Any]:
-    """What a stream is: how many shards, and a checksum of their names and, of files, sizes."""
-    sizes = (Path(one).stat().st_size if Path(one).is_file() else 0 for one in shards)
-    named = ((one.rsplit("/", 1)[-1], size) for one, size in zip(shards, sizes, strict=True))
-    return {"shards": len(shards), "sha256": _checksum(named)}
 
 
 def triplets_fingerprint(triplets: Sequence[Triplet]) -> dict[str, Any]:

@@ -31,7 +31,15 @@ from train.triplets import Item
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = ["BROKEN", "PICTURES", "SHARD_SUFFIXES", "is_closed", "item_of", "read_shard_list"]
+__all__ = [
+    "BROKEN",
+    "PICTURES",
+    "SHARD_SUFFIXES",
+    "is_closed",
+    "is_whole",
+    "item_of",
+    "read_shard_list",
+]
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
@@ -199,7 +207,7 @@ def _samples(path: Path, report: ReadReport) -> Iterator[_Sample]:
         problem = str(error)
     if not problem and plain and not is_closed(path):
         problem = "it has no end mark"  # cut between two files, which tarfile takes for the end
-    if sample is not None and problem and not _is_whole(sample, usual):
+    if sample is not None and problem and not is_whole(sample.suffixes, usual):
         report.skip(sample.key, "the shard ends within it")
     elif sample is not None:
         count += 1
@@ -211,9 +219,11 @@ def _samples(path: Path, report: ReadReport) -> Iterator[_Sample]:
         )
 
 
-def _is_whole(sample: _Sample, usual: set[str]) -> bool:
-    """Whether the last sample before a cut has all that the one before it has, or two files."""
-    return usual <= sample.suffixes if usual else bool(sample.pictures and sample.texts)
+def is_whole(suffixes: set[str], usual: set[str]) -> bool:
+    """Whether the last sample before a cut has what the one before it has, or picture and text."""
+    if usual:
+        return usual <= suffixes
+    return not suffixes.isdisjoint(PICTURES) and not suffixes.isdisjoint(("txt", "json"))
 
 
 def _add(

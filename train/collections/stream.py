@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import webdataset as wds
@@ -15,13 +18,29 @@ from webdataset.shardlists import expand_urls
 
 from train.collections.image import BytesPicture, DataError, TrainingImage, check_picture
 from train.collections.report import ReadReport
-from train.collections.shards import BROKEN, PICTURES, SHARD_SUFFIXES, is_closed, item_of
+from train.collections.shards import (
+    BROKEN,
+    PICTURES,
+    SHARD_SUFFIXES,
+    is_closed,
+    is_whole,
+    item_of,
+)
 from train.collections.source import expand
 from train.triplets import Item, product_name
 
-__all__ = ["ShardStream", "endless", "is_held_out", "read_held_out", "stream_shards"]
+__all__ = [
+    "ShardStream",
+    "endless",
+    "is_file",
+    "is_held_out",
+    "read_held_out",
+    "shards_fingerprint",
+    "stream_shards",
+]
 
 _HELD_OUT = 20  # of so many product names one is held out
+_NAMED = 10  # broken samples that a process names; further ones it counts
 
 
 def stream_shards(patterns: Sequence[str]) -> list[str]:
@@ -32,7 +51,7 @@ def stream_shards(patterns: Sequence[str]) -> list[str]:
     """
     shards: list[str] = []
     for pattern in patterns:
-        if pattern.startswith("pipe:") or "://" in pattern:
+        if not is_file(pattern):
             shards += expand_urls(pattern)
             continue
         for path in expand([pattern]):
@@ -42,6 +61,18 @@ def stream_shards(patterns: Sequence[str]) -> list[str]:
                 raise DataError(f"The shard {path} does not exist.")
             shards.append(str(path))
     return shards
+
+
+def is_file(shard: str) -> bool:
+    """Whether a shard is a path, and not a command (``pipe:``) or an address."""
+    return not shard.startswith("pipe:") and "://" not in shard
+
+
+def shards_fingerprint(shards: Sequence[str]) -> dict[str, Any]:
+    """What a stream is: how many shards, and a checksum of their names and, of files, sizes."""
+    sizes = [Path(one).stat().st_size if is_file(one) else 0 for one in shards]
+    named = [(one.rsplit("/", 1)[-1], size) for one, size in zip(shards, sizes, strict=True)]
+    return {"shards": len(shards), "sha256": hashlib.sha256(json.dumps(named).encode()).hexdigest()}
 
 
 def is_held_out(item: Item) -> bool:
@@ -71,15 +102,16 @@ def endless(stream: ShardStream, start: int, length: Path) -> Iterator[TrainingI
 
     Args:
         stream: its epochs are 0, 1, ...
-        length: file that remembers how many images an epoch has, so that going on in a late epoch
-            does not read the earlier ones again.
+        length: file that remembers how many images an epoch of this process's shards has, so that
+            going on in a late epoch does not read the earlier ones again.
 
     Raises:
         DataError: an epoch has no usable image.
     """
     epoch = 0
-    if length.is_file():
-        epoch, start = divmod(start, int(length.read_text(encoding="ascii")))
+    known = _read_length(length, stream)
+    if known:
+        epoch, start = divmod(start, known)
     while True:
         stream.set_epoch(epoch)
         count = 0
@@ -91,21 +123,38 @@ def endless(stream: ShardStream, start: int, length: Path) -> Iterator[TrainingI
                 yield image
         if not count:
             raise DataError(f"No usable sample in {', '.join(stream.shards[:3])}, ...")
-        if not length.is_file():
-            length.parent.mkdir(parents=True, exist_ok=True)
-            fresh = length.with_name(f".{length.name}.new")
-            fresh.write_text(str(count), encoding="ascii")
-            fresh.replace(length)
+        if not known:
+            known = count
+            _write_length(length, stream, count)
         epoch, start = epoch + 1, max(0, start - count)
+
+
+def _read_length(path: Path, stream: ShardStream) -> int:
+    """Images an epoch, or 0 where nobody has counted those of these shards."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return int(told["images"]) if told["shards"] == shards_fingerprint(stream.own) else 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _write_length(path: Path, stream: ShardStream, count: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(
+        json.dumps({"images": count, "shards": shards_fingerprint(stream.own)}), "utf-8"
+    )
+    fresh.replace(path)
 
 
 class ShardStream(IterableDataset[TrainingImage]):
     """Each image of some shards once an epoch, in an order drawn from the seed and the epoch.
 
-    Whole shards are dealt out, to the ranks of a distributed run and then to the workers of a
-    ``DataLoader``, in the epoch's order; within one of them a buffer shuffles. Pictures stay
-    encoded. What cannot be used is told on standard error when it is first met, and counted in
-    `report`, by the process that reads it.
+    Whole shards are dealt out to the ranks of a distributed run, once and for all, so that no two
+    of them see an image at once and an epoch of one has always as many; then, in the epoch's order,
+    to the workers of a ``DataLoader``. A buffer shuffles within. Pictures stay encoded. What cannot
+    be used is told on standard error when it is first met, and counted in `report`, by the process
+    that reads it.
 
     Args:
         shards: paths, or anything else that webdataset opens (``pipe:...``, ``https://...``).
@@ -132,37 +181,56 @@ class ShardStream(IterableDataset[TrainingImage]):
         self.report = ReadReport()
         self._told: set[str] = set()
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The shards of this rank."""
+        return self.shards[self.rank :: self.world]
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the order: an equal seed and epoch give an equal one."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[TrainingImage]:
         """Read this process's part of the epoch."""
-        order = np.arange(len(self.shards))
+        own = self.own
+        order = np.arange(len(own))
         if self.shuffle:
-            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
-        mine = [self.shards[place] for place in order[self.rank :: self.world]]
+            np.random.default_rng([self.seed, self.epoch, self.rank]).shuffle(order)
         self.report = report = ReadReport()
         damaged: dict[str, str] = {}
 
+        def spoil(shard: str, why: str) -> None:
+            if shard not in damaged:
+                damaged[shard] = why
+                report.notes.append(
+                    f"The shard {shard} is damaged or cut short ({why}); what follows there is "
+                    "lost."
+                )
+                self._tell(shard, report.notes[-1])
+
         def note(error: Exception) -> bool:
-            shard, why = _cause(error)
-            damaged.setdefault(shard, why)
+            spoil(*_cause(error))
             return True
 
         def look(shards: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
             for shard in shards:
                 path = Path(shard["url"])
                 # cut where a file begins, which tarfile takes for the end
-                if path.suffix == ".tar" and path.is_file() and not is_closed(path):
-                    damaged[shard["url"]] = "it has no end mark"
+                if is_file(shard["url"]) and path.suffix == ".tar" and not is_closed(path):
+                    spoil(shard["url"], "it has no end mark")
                 yield shard
 
+        def skip(name: str, why: object) -> None:
+            report.skip(name, why)
+            if len(self._told) < _NAMED:
+                self._tell(name, f"Skipped a broken sample: {name} ({report.skipped[-1][1]})")
+
         stages = [
-            wds.SimpleShardList(mine),
+            wds.SimpleShardList([own[place] for place in order]),
             wds.split_by_worker,
             look,
             wds.tarfile_to_samples(handler=note),
+            partial(_whole, damaged=damaged, skip=skip),
         ]
         if self.buffer > 1:
             seed = hash((self.seed, self.epoch, self.rank))
@@ -173,20 +241,52 @@ class ShardStream(IterableDataset[TrainingImage]):
                 item = item_of(sample["__key__"], sample)
                 check_picture(picture)
             except StopIteration:
-                report.skip(sample["__key__"], "no picture")
+                skip(sample["__key__"], "no picture")
             except BROKEN as error:
-                report.skip(sample["__key__"], error)
+                skip(sample["__key__"], error)
             else:
                 report.read += 1
                 yield TrainingImage(item, BytesPicture(item.id, picture))
-        report.notes += [
-            f"The shard {shard} is damaged or cut short ({why}); what follows there is lost."
-            for shard, why in damaged.items()
-        ]
-        for sentence in report.sentences():
-            if sentence not in self._told:
-                self._told.add(sentence)
-                print(sentence, file=sys.stderr)
+        if len(report.skipped) > _NAMED:
+            self._tell("more", report.sentences()[-1])
+
+    def _tell(self, what: str, sentence: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            print(sentence, file=sys.stderr, flush=True)
+
+
+def _whole(
+    samples: Iterable[dict[str, Any]],
+    *,
+    damaged: Mapping[str, str],
+    skip: Callable[[str, object], None],
+) -> Iterator[dict[str, Any]]:
+    """All samples but what a cut shard has lost a part of: its last one, if that lacks a file."""
+    last: dict[str, Any] | None = None
+    usual: set[str] = set()
+
+    def usable(sample: dict[str, Any]) -> bool:
+        if sample["__url__"] not in damaged or is_whole(_suffixes(sample), usual):
+            return True
+        skip(sample["__key__"], "the shard ends within it")
+        return False
+
+    for sample in samples:
+        if last is not None and last["__url__"] == sample["__url__"]:
+            usual = _suffixes(last)
+            yield last
+        elif last is not None:
+            if usable(last):
+                yield last
+            usual = set()
+        last = sample
+    if last is not None and usable(last):
+        yield last
+
+
+def _suffixes(sample: Mapping[str, Any]) -> set[str]:
+    return {name for name in sample if name in (*PICTURES, "txt", "json")}
 
 
 def _cause(error: Exception) -> tuple[str, str]:
