@@ -359,6 +359,19 @@ def test_before_training_adapters_leave_stage_1_exactly_as_it_is(tower: str) -> 
     assert torch.equal(off, encode(without, ids, index, torch.ones(4), said))
 
 
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_a_strength_can_be_worked_into_the_adapters(strength: float) -> None:
+    model, weaker = tiny_model(), tiny_model()
+    weaker.load_state_dict(model.parts(strength=strength), strict=False)
+    ids, index = prompt_ids(TEXTS), torch.tensor([0, 1, 1, 0])
+    with torch.no_grad():
+        said = model.learn_token(*model.encode_image(images(model, 2)))
+    for scale in (1.0, 0.3):
+        expected = encode(model, ids, index, torch.full((4,), scale * strength), said)
+        found = encode(weaker, ids, index, torch.full((4,), scale), said)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
 def test_a_prompt_cut_after_its_end_is_the_padded_one(model: ComposedModel) -> None:
     said = bare(model)
     for text in TEXTS:

@@ -46,6 +46,7 @@ from train.model import ComposedModel, load_model
 from train.prompts import mapped_ids
 from train.run import Run, Schedule, parameter_groups
 from train.stage_two_data import collection_triplets
+from train.triplets import Triplet
 from train.word_vectors import SemanticTokenEmbedding
 from ztcir_sdk.preprocess import Preprocessing
 
@@ -429,6 +430,89 @@ def test_stage_1_stays_the_best_where_no_step_of_stage_2_is_better(
     assert [record["step"] for record in log_of(tmp_path / "run")] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("wanted", [1.0, 0.75, 0.25])
+def test_the_adapters_are_kept_as_strong_as_is_best(
+    stages: Callable[[str], tuple[Path, str]],
+    data: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: float,
+) -> None:
+    """And go on training as strong as they were."""
+    later = itertools.count(0.0, 1e-3)
+
+    def peak(model: ComposedModel, *_: object, scale: float, **__: object) -> float:
+        moved = any(bool(adapter.up.weight.any()) for adapter in model.adapters)
+        return 1 - abs(scale - wanted) + next(later) if moved else 0.0
+
+    monkeypatch.setattr(train.fit_compose, "evaluate_composed", peak)
+    fit("compose", tmp_path / "run", data, str(stages("map")[0]), epochs=1)
+    config, best = read_checkpoint(tmp_path / "run" / "best")
+    told = config["progress"]["best_evaluation"]
+    assert told["step"] == 4
+    assert told["figures"]["adapter_strength"] == wanted
+    for name, value in tensors_of(tmp_path / "run" / "last")["model"].items():
+        share = wanted if name.startswith("adapters.") and ".up." in name else 1.0
+        assert torch.equal(best["model"][name], value * share), name
+
+
+@given(st.data())
+def test_triplets_are_asked_about_their_own_targets(drawn: st.DataObject) -> None:
+    ids = [str(number) for number in range(12)]
+    names = st.lists(st.sampled_from(ids), min_size=1, max_size=5, unique=True)
+    triplets = [
+        Triplet(str(number), "colour", drawn.draw(st.sampled_from(ids)), "in red", tuple(targets))
+        for number, targets in enumerate(drawn.draw(st.lists(names, min_size=1, max_size=8)))
+    ]
+    rows = TripletRows(triplets, ids)
+    before = [own.tolist() for own in rows.targets]
+    for share in (0.0, 0.5, 1.0):
+        asked = rows.about_targets(share, np.random.default_rng(drawn.draw(st.integers(0, 99))))
+        for place, own in enumerate(before):
+            now, right = asked.references[place], asked.targets[place].tolist()
+            if right == own:
+                assert now == rows.references[place]
+                assert share < 1 or len(own) == 1
+            else:
+                assert share > 0
+                assert sorted([now, *right]) == sorted(own)
+        assert asked.texts == rows.texts
+    assert [own.tolist() for own in rows.targets] == before
+
+
+def test_triplets_are_asked_as_they_are_given_at_first(
+    stages: Callable[[str], tuple[Path, str]],
+    data: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = {
+        (t.reference, t.text)
+        for t in collection_triplets(read_collection(data)[0], count=64, seed=0)
+    }
+    steps: list[list[tuple[str, str]]] = []
+    encode = train.fit_compose.encode_composed
+
+    def spied(
+        model: ComposedModel, features: ImageFeatures, rows: TripletRows, *rest: Any, **options: Any
+    ) -> Tensor:
+        steps.append(
+            [
+                (features.ids[one], text)
+                for one, text in zip(rows.references, rows.texts, strict=True)
+            ]
+        )
+        return encode(model, features, rows, *rest, **options)
+
+    monkeypatch.setattr(train.fit_compose, "encode_composed", spied)
+    monkeypatch.setattr(train.fit_compose, "evaluate_composed", lambda *_, **__: 0.0)
+    fit("compose", tmp_path / "run", data, str(stages("map")[0]), epochs=3, as_given=2)
+    assert len(steps) == STEPS
+    assert all(one in whole for step in steps[:8] for one in step)
+    others = [one not in whole for step in steps[8:] for one in step]
+    assert 0.2 < sum(others) / len(others) < 0.8
+
+
 def test_checkpoints_say_what_they_are_and_come_from(line: Path) -> None:
     for stage in ("map", "compose"):
         model, config = load_model(line / stage, need=stage)
@@ -442,7 +526,8 @@ def test_checkpoints_say_what_they_are_and_come_from(line: Path) -> None:
         summary = json.loads((line / stage / "run.json").read_text())
         assert summary["seed"] == 0
         assert all(math.isfinite(value) for value in summary["figures"].values())
-    assert set(summary["figures"]) == {"dev_mAP@10", "dev_unseen_wordings_mAP@10"}
+    measured = {"dev_mAP@10", "dev_unseen_wordings_mAP@10", "adapter_strength"}
+    assert set(summary["figures"]) == measured
 
 
 @pytest.fixture(autouse=True)

@@ -198,7 +198,7 @@ def fit(stage: str, out: Path, data: Sequence[str], start: str = "", **changes: 
             collection_triplets(images, count=64, seed=0),
             development,
             collection_triplets(development, count=8, seed=1),
-            ComposeTraining(**{"mined": 4, **short}),
+            ComposeTraining(**{"mined": 4, "as_given": 1, **short}),
             out,
             unseen_wordings=collection_triplets(development, count=8, seed=1, held_out=True),
             cache=cache,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +43,15 @@ class ComposeTraining:
         targets: right images of each query that it is drawn to in one step, at most.
         near_duplicate: cosine similarity to the target from which an image is no negative.
         temperature: of the contrastive loss.
+        as_given: epochs in which triplets are asked as they are. In later ones, which would rather
+            be learnt by heart, a share of each step is asked about one of its own targets in place
+            of the reference: what is already as it is wished for shall stay so. A triplet takes
+            part if it has another target.
+        target_references: that share.
+        strengths: how strong the adapters may be, falling. At each evaluation a weaker one is taken
+            as long as that is better, and is worked into the weights that are kept as ``best``: a
+            point between Stage I and what was learnt (WiSE-FT, Wortsman et al., CVPR 2022, sec. 3),
+            which few or wrong triplets call for.
     """
 
     epochs: int = 3
@@ -52,6 +62,9 @@ class ComposeTraining:
     targets: int = 4
     near_duplicate: float = 0.98
     temperature: float = 0.05
+    as_given: int = 3
+    target_references: float = 0.5
+    strengths: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
     seed: int = 0
 
 
@@ -76,22 +89,38 @@ class TripletRows:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def answers(
-        self, batch: NDArray[np.int64], first: NDArray[np.int64], gallery: Tensor, threshold: float
-    ) -> Answers:
-        """What answers some triplets.
+    def take(self, some: NDArray[np.int64]) -> TripletRows:
+        """Some of the triplets, (B,)."""
+        taken = copy.copy(self)
+        taken.references = self.references[some]
+        taken.texts = [self.texts[row] for row in some]
+        taken.targets = [self.targets[row] for row in some]
+        return taken
+
+    def about_targets(self, share: float, rng: np.random.Generator) -> TripletRows:
+        """The triplets, a share of them about one of their targets, which is then none of them."""
+        asked = copy.copy(self)
+        asked.references, asked.targets = self.references.copy(), list(self.targets)
+        for row in np.flatnonzero(rng.random(len(self)) < share):
+            if len(own := self.targets[row]) > 1:
+                place = rng.integers(len(own))
+                asked.references[row] = own[place]
+                asked.targets[row] = np.delete(own, place)
+        return asked
+
+    def answers(self, first: NDArray[np.int64], gallery: Tensor, threshold: float) -> Answers:
+        """What answers the triplets.
 
         Args:
-            batch: (B,) which triplets. first: (B,) gallery rows, one target of each.
+            first: (B,) gallery rows, one target of each.
             gallery: (M, D) embeddings; threshold: cosine similarity of near-duplicates.
         """
-        device, targets = gallery.device, [self.targets[row] for row in batch]
-        counts = [len(some) for some in targets]
+        device, counts = gallery.device, [len(own) for own in self.targets]
         return Answers(
-            torch.from_numpy(np.repeat(np.arange(len(batch)), counts)).to(device),
-            torch.from_numpy(np.concatenate(targets)).to(device),
+            torch.from_numpy(np.repeat(np.arange(len(self)), counts)).to(device),
+            torch.from_numpy(np.concatenate(self.targets)).to(device),
             gallery[torch.from_numpy(first).to(device)],
-            torch.from_numpy(self.references[batch]).to(device),
+            torch.from_numpy(self.references).to(device),
             threshold,
         )
 
@@ -119,7 +148,8 @@ def fit_compose(
         mapping: checkpoint of Stage I.
         images: the gallery of the triplets; its embeddings never change.
         triplets: what is trained on.
-        development, development_triplets: select ``best`` by mAP@10.
+        development, development_triplets: select ``best`` by mAP@10, and the adapters' strength
+            in it.
         config: the stage's numbers.
         out: the run's folder; a killed run goes on.
         unseen_wordings: development triplets in wordings that no training triplet has; measured
@@ -159,21 +189,29 @@ def fit_compose(
     order = Batches(len(rows), config.batch_size, config.seed)
     total = config.epochs * order.per_epoch if steps is None else steps
 
-    def encode(some: NDArray[np.int64]) -> Tensor:
-        return encode_composed(model, features, rows, some, scale=1.0, precision=precision)
+    def asked(number: int) -> TripletRows:
+        """A step's triplets, as they are asked in it."""
+        drawn = rows.take(order[number])
+        if number < config.as_given * order.per_epoch:
+            return drawn
+        rng = np.random.default_rng([config.seed, number, 1])
+        return drawn.about_targets(config.target_references, rng)
 
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         if number + 1 < total:
-            features.announce(rows.references[engine.workers.share(order[number + 1])])
-        batch = order[number]
-        queries = engine.encode(encode, batch)
-        some = [
-            rng.choice(rows.targets[row], min(config.targets, len(rows.targets[row])), False)
-            for row in batch
-        ]
+            share = engine.workers.share(np.arange(len(order[number + 1])))
+            features.announce(asked(number + 1).references[share])
+        batch = asked(number)
+        queries = engine.encode(
+            lambda some: encode_composed(
+                model, features, batch, some, scale=1.0, precision=precision
+            ),
+            np.arange(len(batch)),
+        )
+        some = [rng.choice(own, min(config.targets, len(own)), False) for own in batch.targets]
         wanted = torch.from_numpy(np.concatenate(some)).to(device)
-        first = np.array([chosen[0] for chosen in some])
-        answers = rows.answers(batch, first, gallery, config.near_duplicate)
+        first = np.array([drawn[0] for drawn in some])
+        answers = batch.answers(first, gallery, config.near_duplicate)
         mined = mine(queries, gallery, answers, config.mined) if config.mined else None
         pool = candidate_pool(wanted, answers.references, mined)
         embeds = gallery[pool]
@@ -181,6 +219,7 @@ def fit_compose(
         loss = multi_positive_nce(logits, answers.right(pool), answers.spared(embeds, pool))
         return loss, {"pool": float(len(pool))}
 
+    chosen = config.strengths[0]
     run = Run(
         out,
         {
@@ -195,6 +234,7 @@ def fit_compose(
         optimizer,
         Schedule(total, warmup=min(50, total // 10 + 1)),
         fixed=own_weights(model),
+        selected={"model": lambda: model.parts(strength=chosen)},
         engine=engine,
         data={
             "training": {**data_fingerprint(images), "features": features.source},
@@ -205,13 +245,21 @@ def fit_compose(
         tensorboard=tensorboard,
     )
 
+    def measure(name: str, strength: float) -> float:
+        return evaluate_composed(
+            model, held_out, checked[name], scale=strength, precision=precision
+        )
+
     def evaluate() -> dict[str, float]:
-        figures = {}
-        for name, some in checked.items():
-            figures[f"{name}_mAP@10"] = evaluate_composed(
-                model, held_out, some, precision=precision
-            )
-        return figures
+        nonlocal chosen
+        chosen, best = config.strengths[0], measure("dev", config.strengths[0])
+        for strength in config.strengths[1:]:
+            weaker = measure("dev", strength)
+            if weaker <= best:
+                break
+            chosen, best = strength, weaker
+        others = {f"{name}_mAP@10": measure(name, chosen) for name in checked if name != "dev"}
+        return {"dev_mAP@10": best, **others, "adapter_strength": chosen}
 
     run.train(
         step,

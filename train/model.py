@@ -97,9 +97,15 @@ class ComposedModel(nn.Module):
             for _ in range(backbone.text_layers if config.adapter_bottleneck else 0)
         )
 
-    def parts(self) -> dict[str, Tensor]:
-        """The trained parts' weights by name; the backbone's are not among them."""
-        return {k: v for k, v in self.state_dict().items() if not k.startswith("backbone.")}
+    def parts(self, *, strength: float = 1.0) -> dict[str, Tensor]:
+        """The trained parts' weights by name; the backbone's are not among them.
+
+        Args:
+            strength: of the adapters, worked into them: with these weights ``adapter_scale`` 1 does
+                what ``strength`` does with the model's own.
+        """
+        own = {k: v for k, v in self.state_dict().items() if not k.startswith("backbone.")}
+        return {k: v * strength if _is_adapters_up(k) else v for k, v in own.items()}
 
     checkpoint_state = parts
 
@@ -178,6 +184,11 @@ class ComposedModel(nn.Module):
         if len(self.adapters):
             x = self.adapters[layer](x, adapter_scale)
         return x
+
+
+def _is_adapters_up(name: str) -> bool:
+    """Whether a weight is ``W_up`` or its bias, in which an adapter is linear."""
+    return name.startswith("adapters.") and ".up." in name
 
 
 def load_model(folder: Path, *, need: str | None = None) -> tuple[ComposedModel, dict[str, Any]]:

@@ -73,6 +73,7 @@ class Run:
         optimizer: its state is saved beside the weights.
         schedule: learning-rate schedule and length.
         fixed: modules that are not trained but belong to the checkpoint, by file name.
+        selected: states of modules that ``best/`` holds in place of their own, by file name.
         save_every: steps between checkpoints.
         engine: what the steps are computed by; one process on the CPU by default.
         data: fingerprints of the data, by what it is for, for ``run.json``; a run is only resumed
@@ -89,6 +90,7 @@ class Run:
         schedule: Schedule,
         *,
         fixed: Mapping[str, nn.Module] | None = None,
+        selected: Mapping[str, Callable[[], Mapping[str, Tensor]]] | None = None,
         save_every: int = 100,
         engine: Engine | None = None,
         data: Mapping[str, Any] | None = None,
@@ -103,6 +105,7 @@ class Run:
         self.optimizer = optimizer
         self.schedule = schedule
         self.fixed = dict(fixed or {})
+        self.selected = dict(selected or {})
         self.save_every = save_every
         self.best = -math.inf
         self._best: dict[str, Any] = {}  # its step and all of its figures
@@ -117,6 +120,8 @@ class Run:
             "best": self.best if math.isfinite(self.best) else None,
             **({"best_evaluation": self._best} if self._best else {}),
         }
+        if name == "best":
+            groups |= {key: state() for key, state in self.selected.items()}
         if with_optimizer:
             groups[STATE] = optimizer_tensors(self.optimizer)
             if self.engine.scaler.is_enabled():
