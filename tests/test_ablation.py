@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -21,11 +23,13 @@ from tiny_training import SHALLOW, unflushed, write_collection, write_validation
 from benchmarks import readme
 from benchmarks.ablation import plot, report
 from benchmarks.ablation.__main__ import collect, main, measure_rows
+from benchmarks.ablation.bundled_backbone import bundled_backbone, read_backbone
 from benchmarks.ablation.fit_rival import fit_rival
 from benchmarks.ablation.report import Claim, claims, judge, summarise
 from benchmarks.ablation.rivals import (
     RIVALS,
     cosine_loss,
+    likeliest_scale,
     masked_caption,
     masked_ids,
     noisy_text,
@@ -44,12 +48,15 @@ from train.backbone import BackboneConfig, create_backbone
 from train.data import drawn_images, read_collection, read_shards
 from train.engine import Compute
 from train.fit_compose import ComposeTraining
-from train.fit_map import MapTraining
-from train.model import ComposedModel, ModelConfig, load_model
+from train.fit_map import MapTraining, encode_captions
+from train.model import ComposedModel, ModelConfig, load_backbone, load_model
 from train.prompts import text_ids
 from ztcir_sdk import Retriever
+from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.drawings import draw, training_drawings
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.triplet_evaluation import ALL_METHODS, evaluate_triplets
+from ztcir_sdk.preprocess import Preprocessing
 
 BY_NAME = {row.name: row for row in ROWS}
 SETTINGS = Settings(
@@ -95,6 +102,46 @@ def workshop(data: Path, folder: Path, **changes: Any) -> Workshop:
 def validation(data: Path, own: Workshop) -> Validation:
     gallery = read_shards([data / "val-0000.tar"])
     return read_validation(own.frozen, gallery, data / "val-triplets.jsonl", data)
+
+
+class TestBackbone:
+    def test_the_embedded_bundles_own_is_read_back_to_the_bit_that_counts(
+        self, tmp_path: Path
+    ) -> None:
+        bundle = Bundle.embedded()
+        folder = bundled_backbone(bundle, tmp_path / "clip")
+        model = ComposedModel(load_backbone(str(folder))[0], ModelConfig(adapter_bottleneck=0))
+        pictures = [draw(one) for one in training_drawings(3, seed=5)]
+        pixels = Preprocessing.from_open_clip(model.backbone.preprocess_cfg)(pictures)
+        texts = ["a red dress", "for women, with <end_of_text>"]
+        with torch.no_grad():
+            v, _ = model.encode_image(torch.from_numpy(pixels))
+        own = encode_captions(model, texts, precision="fp32")
+        retriever = Retriever(bundle)
+        np.testing.assert_allclose(v.numpy(), retriever.encode_images(pictures), atol=1e-5)
+        np.testing.assert_allclose(own.numpy(), retriever.encode_texts(texts), atol=1e-5)
+
+    @pytest.mark.parametrize("graph", ["image_encoder", "text_encoder"])
+    def test_graphs_with_another_answer_are_refused(self, tmp_path: Path, graph: str) -> None:
+        """Such as one with a weight that was not read."""
+        altered = tmp_path / "bundle"
+        shutil.copytree(Bundle.embedded().path, altered)
+        model = onnx.load(altered / f"{graph}.onnx")
+        for one in model.graph.output:
+            if one.name in ("image_embeds", "query_embeds"):
+                last = next(node for node in model.graph.node if one.name in node.output)
+                last.output[0] = "before"
+                model.graph.node.append(onnx.helper.make_node("Neg", ["before"], [one.name]))
+        onnx.save(model, altered / f"{graph}.onnx")
+        with pytest.raises(ZtcirError, match="differs from its graphs"):
+            read_backbone(replace(Bundle.embedded(), path=altered))
+
+    def test_graphs_of_another_model_are_refused(self, tmp_path: Path) -> None:
+        altered = tmp_path / "bundle"
+        shutil.copytree(Bundle.embedded().path, altered)
+        shutil.copy(altered / "token_learner.onnx", altered / "text_encoder.onnx")
+        with pytest.raises(ZtcirError, match="cannot be read back as a fashion-lite backbone"):
+            read_backbone(replace(Bundle.embedded(), path=altered))
 
 
 class TestRows:
@@ -211,6 +258,18 @@ class TestRivals:
         words = torch.eye(2)  # partners equal, all others at right angles
         found = token_distillation(words, 5 * words, 1.0)  # of any length
         assert found.item() == pytest.approx(math.log(1 + 2 / math.e), rel=1e-6)
+
+    def test_the_scale_is_the_one_that_drew_the_pairs(self) -> None:
+        """Captions that were drawn with the probabilities that a scale gives."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.nn.functional.normalize(torch.randn(64, 8, generator=generator), dim=1)
+        for scale in (4.0, 12.0):
+            some = torch.nn.functional.normalize(torch.randn(20000, 8, generator=generator), dim=1)
+            own = (scale * some @ images.T).softmax(1).multinomial(1, generator=generator)[:, 0]
+            # one caption of each image, so that a batch holds it once
+            rows = torch.tensor([int((own == image).nonzero()[0]) for image in range(64)])
+            found = likeliest_scale(some[rows], images, 64)
+            assert found == pytest.approx(scale, rel=0.35)
 
     def test_cosine_and_squared_error_by_hand(self) -> None:
         one, other = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.0, 1.0], [0.6, 0.8]])

@@ -2,9 +2,9 @@
 
     python -m benchmarks.ablation --catalogue catalogue
 
-Needs the backbone that `python -m export.default` trains, and its feature cache where there is one.
-Each row's result is kept as soon as it is there, and each training goes on where it was killed:
-calling it again goes on. `python -m benchmarks.readme` then puts the figures into docs/method.md.
+The backbone is the embedded bundle's own, read back from its graphs, or a checkpoint's. Each row's
+result is kept as soon as it is there, and each training goes on where it was killed: calling it
+again goes on. `python -m benchmarks.readme` then puts the figures into docs/method.md.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.ablation.bundled_backbone import bundled_backbone
 from benchmarks.ablation.report import summarise
 from benchmarks.ablation.rows import FROZEN, ROWS, Row, Settings, choose_rows
 from benchmarks.ablation.store import Store
@@ -33,6 +34,7 @@ from benchmarks.surroundings import ROOT, load_average, surroundings
 from cli.output import note, table, write_file
 from train.collections.source import read_sources
 from train.data import read_collection
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import ZtcirError
 
@@ -78,8 +80,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     images, development = read_collection(
         [str(catalogue / "train-*.tar")], drawings=settings.drawings
     )
+    backbone = options.backbone or bundled_backbone(Bundle.embedded(), options.runs / "backbone")
     workshop = Workshop(
-        str(options.backbone),
+        str(backbone),
         images,
         development,
         settings,
@@ -175,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("catalogue"),
         help="folder of train-*.tar, val-*.tar and val-triplets.jsonl",
     )
-    add("--backbone", type=Path, default=Path("runs/instances/clip"), help="its checkpoint")
+    add("--backbone", type=Path, help="its checkpoint; without it, the embedded bundle's own")
     add("--features", type=Path, default=Path("runs/features"), help="cache of image features")
     add("--runs", type=Path, default=Path("runs/ablation"), help="folder of runs and results")
     add("--out", type=Path, default=OUT, help="the result file")

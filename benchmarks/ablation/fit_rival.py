@@ -26,6 +26,7 @@ from benchmarks.ablation.rivals import (
     TEMPERATURE,
     concept_phrases,
     cosine_loss,
+    likeliest_scale,
     masked_caption,
     masked_ids,
     noisy_text,
@@ -40,6 +41,7 @@ from train.engine import Compute, Engine
 from train.features import image_features, text_features
 from train.fit_map import MapTraining, encode_captions
 from train.losses import info_nce
+from train.map_batches import is_captioned
 from train.model import ComposedModel, load_backbone
 from train.prompts import MAPPED_PROMPT
 from train.record import data_fingerprint
@@ -167,7 +169,11 @@ def _pic2word(bench: _Bench) -> Step:
     """ "a photo of $" and its image, contrasted both ways (Saito et al. 2023, sec. 3.2)."""
     order = Batches(len(bench.images), bench.config.batch_size, bench.config.seed)
     prompt = tokenizer_of(bench.model).encode_prompt(MAPPED_PROMPT)
-    scale = min(float(bench.model.backbone.clip.logit_scale.exp()), 100.0)
+    told = [row for row, image in enumerate(bench.images) if is_captioned(image)]
+    captions = bench.embed_texts([bench.images[row].item.caption for row in told])
+    scale = likeliest_scale(
+        torch.from_numpy(np.array(captions)), bench.embeds[told], bench.config.batch_size
+    )
 
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         v = bench.embeds[order[number]].to(bench.engine.device)

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.backbone import Backbone
+from train.losses import info_nce
 from train.model import ComposedModel, ModelConfig
 from train.text_tower import TextTower
 from train.tokenizer import tower_tokenizer
@@ -38,6 +39,7 @@ __all__ = [
     "Rival",
     "concept_phrases",
     "cosine_loss",
+    "likeliest_scale",
     "masked_caption",
     "masked_ids",
     "noisy_text",
@@ -128,6 +130,30 @@ def projection_model(backbone: Backbone, rival: str) -> ComposedModel:
 def cosine_loss(one: Tensor, other: Tensor) -> Tensor:
     """Mean of 1 - cos between rows (SEARLE sec. 3.1, eq. 1 and 2); (B, D), L2-normalised."""
     return (1 - (one * other).sum(dim=-1)).mean()
+
+
+@torch.no_grad()
+def likeliest_scale(captions: Tensor, images: Tensor, batch: int) -> float:
+    """``exp(logit_scale)`` that makes captions and their images likeliest: a CLIP's inverse tau.
+
+    A backbone's own one is what its training left of this; exported graphs do not hold it.
+
+    Args:
+        captions, images: (M, D), L2-normalised, which belong together.
+        batch: among how many a caption finds its image; that many are drawn ten times.
+
+    Returns:
+        From 1 to 100, as CLIP bounds it.
+    """
+    drawn = np.random.default_rng(0)
+    size = min(batch, len(images))
+    some = [torch.from_numpy(drawn.choice(len(images), size, replace=False)) for _ in range(10)]
+    scales = torch.logspace(0, 2, 61).tolist()
+    losses = [
+        sum(float(info_nce(captions[rows], images[rows], scale)) for rows in some)
+        for scale in scales
+    ]
+    return float(scales[int(np.argmin(losses))])
 
 
 def token_distillation(inverted: Tensor, predicted: Tensor, temperature: float) -> Tensor:

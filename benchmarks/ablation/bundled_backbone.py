@@ -1,0 +1,224 @@
+"""The default bundle's frozen backbone, read back from its graphs into a checkpoint.
+
+So that the ablation runs on the very backbone that is deployed, without training one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor, nn
+
+from train.backbone import Backbone, BackboneConfig, create_backbone
+from train.checkpoint import write_checkpoint
+from train.prompts import text_ids
+from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.drawings import draw, training_drawings
+from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.preprocess import Preprocessing
+
+__all__ = ["bundled_backbone", "read_backbone"]
+
+Constants = Mapping[str, NDArray[np.generic]]
+
+_OWN = "model.backbone.text."  # what the exporter calls a CLIP
+_WITHIN = 1e-4  # largest difference to the graphs, as a share of the largest value
+_BLOCK = ("attn.in_proj_weight", "attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+
+
+def bundled_backbone(bundle: Bundle, folder: Path) -> Path:
+    """Write a bundle's backbone as a checkpoint for `load_backbone`.
+
+    Args:
+        bundle: of ``fashion-lite``, in fp32.
+        folder: of the checkpoint; replaced if it exists.
+
+    Raises:
+        ZtcirError: the graphs are not those of ``fashion-lite``.
+    """
+    backbone = read_backbone(bundle)
+    config: dict[str, Any] = {
+        "kind": "backbone",
+        "backbone": asdict(backbone.config),
+        "quick_gelu": backbone.quick_gelu,
+        "training": {},
+    }
+    write_checkpoint(folder, config, {"backbone": backbone.clip.state_dict()})
+    return folder
+
+
+def read_backbone(bundle: Bundle) -> Backbone:
+    """The backbone whose graphs are in a bundle, in float32.
+
+    The graphs hold no ``logit_scale``, which stays at its initial value; convolutions come with the
+    normalisation after them worked in, which becomes the identity but for its shift.
+
+    Raises:
+        ZtcirError: the graphs are not those of ``fashion-lite``, or the backbone gives another
+            answer than they do.
+    """
+    backbone = create_backbone(BackboneConfig())
+    image, text = (
+        onnx.load(bundle.path / f"{name}.onnx") for name in ("image_encoder", "text_encoder")
+    )
+    try:
+        weights = {**_image_weights(backbone, image), **_text_weights(backbone, text)}
+        kept = ("logit_scale", ".num_batches_tracked")
+        own = backbone.clip.state_dict()
+        own = {name: weight for name, weight in own.items() if name.endswith(kept)}
+        backbone.clip.load_state_dict({**own, **weights})
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        raise ZtcirError(
+            f"{bundle.path} cannot be read back as a fashion-lite backbone ({error}); name a "
+            "checkpoint of `ztcir train backbone` with --backbone."
+        ) from error
+    _compare(backbone, bundle)
+    return backbone
+
+
+def _constants(model: onnx.ModelProto) -> Constants:
+    """Everything in a graph that depends on no input, as it is computed there."""
+    found: dict[str, NDArray[np.generic]] = {
+        one.name: numpy_helper.to_array(one) for one in model.graph.initializer
+    }
+    for node in model.graph.node:
+        if node.op_type in ("Cast", "Mul", "Transpose") and all(one in found for one in node.input):
+            results = ReferenceEvaluator(node).run(None, {one: found[one] for one in node.input})
+            found |= dict(zip(node.output, map(np.asarray, results), strict=True))
+    return found
+
+
+def _image_weights(backbone: Backbone, model: onnx.ModelProto) -> dict[str, Tensor]:
+    own = backbone.clip.state_dict()
+    weights: dict[str, Tensor] = {}
+    norms = dict(_norms(backbone.clip.visual))
+    for name, value in _constants(model).items():
+        if not name.startswith(_OWN):
+            continue
+        name = name.removeprefix(_OWN)
+        if name in own:
+            weights[name] = torch.from_numpy(value.astype(np.float32))
+        elif (conv := name.removesuffix(".bias").removeprefix("visual.")) in norms:
+            norm, module = norms[conv]
+            shift = torch.from_numpy(value.astype(np.float32))
+            weights |= {
+                f"visual.{norm}.weight": torch.full_like(shift, (1 + module.eps) ** 0.5),
+                f"visual.{norm}.bias": shift,
+                f"visual.{norm}.running_mean": torch.zeros_like(shift),
+                f"visual.{norm}.running_var": torch.ones_like(shift),
+            }
+    return weights
+
+
+def _norms(visual: nn.Module) -> Iterator[tuple[str, tuple[str, nn.BatchNorm2d]]]:
+    """A convolution's name -> the normalisation that follows it."""
+    conv = ""
+    for name, module in visual.named_modules():
+        if isinstance(module, nn.Conv2d):
+            conv = name
+        elif isinstance(module, nn.BatchNorm2d):
+            yield conv, (name, module)
+
+
+def _text_weights(backbone: Backbone, model: onnx.ModelProto) -> dict[str, Tensor]:
+    own = backbone.clip.state_dict()
+    found = _constants(model)
+    weights = {
+        name.removeprefix(_OWN): value
+        for name, value in found.items()
+        if name.removeprefix(_OWN) in own and name.startswith(_OWN)
+    }
+    weights["token_embedding.weight"] = _token_rows(backbone, model, found)
+    # the exporter names no matrix of a linear layer: they come in the order in which they are used
+    matrices = defaultdict[tuple[int, ...], list[NDArray[np.generic]]](list)
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in found:
+            matrix = found[node.input[1]]
+            matrices[matrix.shape].append(matrix)
+    blocks = len(backbone.text.transformer.resblocks)
+    for kind in _BLOCK:
+        shape = tuple(reversed(own[f"transformer.resblocks.0.{kind}"].shape))
+        # square ones: out_proj, then both of the adapter, of each block
+        step = 3 if kind == "attn.out_proj.weight" else 1
+        for layer in range(blocks):
+            name = f"transformer.resblocks.{layer}.{kind}"
+            weights[name] = matrices[shape][layer * step].T
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(value.astype(np.float32)))
+        for name, value in weights.items()
+    }
+
+
+def _token_rows(
+    backbone: Backbone, model: onnx.ModelProto, found: Constants
+) -> NDArray[np.float32]:
+    """The token table: the product of all that is looked up by a token."""
+    table = np.ones(1, np.float32)
+    for node in model.graph.node:
+        looked_up = found.get(node.input[0]) if "Gather" in node.op_type else None
+        if looked_up is not None and looked_up.shape[:1] == (backbone.vocab_size,):
+            table = table * looked_up.astype(np.float32)
+    return table
+
+
+@torch.no_grad()
+def _compare(backbone: Backbone, bundle: Bundle) -> None:
+    logging.getLogger("onnxruntime").setLevel(logging.ERROR)
+    image, text = (
+        ort.InferenceSession(bundle.path / f"{name}.onnx", providers=["CPUExecutionProvider"])
+        for name in ("image_encoder", "text_encoder")
+    )
+    drawings = training_drawings(4, seed=0)
+    pixels = Preprocessing.from_open_clip(backbone.preprocess_cfg)([draw(one) for one in drawings])
+    pairs = [
+        *zip(
+            image.run(["image_embeds", "patch_features"], {"pixel_values": pixels}),
+            backbone.encode_image(torch.from_numpy(pixels)),
+            strict=True,
+        )
+    ]
+    ids = text_ids([one.caption for one in drawings], tower=backbone.tower)
+    asked = _without_adapters(text.get_inputs(), ids)
+    ours = backbone.clip.encode_text(_padded(ids, backbone.context_length), normalize=True)
+    pairs.append((text.run(["query_embeds"], asked)[0], ours))
+    differences = [
+        float(np.abs(theirs - own.numpy()).max() / np.abs(theirs).max()) for theirs, own in pairs
+    ]
+    if not max(differences) <= _WITHIN:
+        raise ZtcirError(
+            f"The backbone that was read back from {bundle.path} differs from its graphs by "
+            f"{max(differences):.1e} of the largest value; name a checkpoint of "
+            "`ztcir train backbone` with --backbone."
+        )
+
+
+def _without_adapters(inputs: Sequence[ort.NodeArg], ids: Tensor) -> dict[str, NDArray[np.generic]]:
+    """What the text graph takes to encode texts without a placeholder."""
+    count = len(ids)
+    fixed = {
+        "input_ids": ids.numpy(),
+        "reference_index": np.zeros(count, np.int64),
+        "adapter_scale": np.zeros(count, np.float32),
+    }
+    empty = {
+        one.name: np.zeros([size if isinstance(size, int) else 1 for size in one.shape], np.float32)
+        for one in inputs
+        if one.name not in fixed
+    }
+    return {**empty, **fixed}
+
+
+def _padded(ids: Tensor, length: int) -> Tensor:
+    return torch.nn.functional.pad(ids, (0, length - ids.shape[1]))
