@@ -197,7 +197,8 @@ def test_a_folder_with_captions_trains_both_stages_from_the_command_line(tmp_pat
     assert done.exit_code == 0, (done.output, done.exception)
     assert "Left out 1 of 121 triplets: 1 images are missing, such as gone.jpg." in done.stderr
     figures = json.loads((tmp_path / "compose" / "run.json").read_text(encoding="utf-8"))["figures"]
-    assert set(figures) == {"dev_mAP@10"}
+    assert set(figures) == {"dev_mAP@10", "adapter_strength"}
+    assert "steps, which teach little; with --steps 80" in done.stderr
 
 
 def too_early(*args: object, **options: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ __all__ = [
     "evaluate_composed",
     "fit_compose",
 ]
+
+FEW_STEPS = 80  # as many as each row of the ablation has
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,12 @@ def fit_compose(
     )
     order = Batches(len(rows), config.batch_size, config.seed)
     total = config.epochs * order.per_epoch if steps is None else steps
+    if steps is None and total < FEW_STEPS and engine.workers.is_main:
+        print(
+            f"{len(rows)} triplets in {config.epochs} epochs are {total} steps, which teach "
+            f"little; with --steps {FEW_STEPS} they are asked more often.",
+            file=sys.stderr,
+        )
 
     def asked(number: int) -> TripletRows:
         """A step's triplets, as they are asked in it."""
