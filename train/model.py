@@ -98,13 +98,15 @@ class ComposedModel(nn.Module):
         )
 
     def parts(self, *, strength: float = 1.0) -> dict[str, Tensor]:
-        """The trained parts' weights by name; the backbone's are not among them.
+        """The trained parts' own weights by name; the backbone's are not among them.
 
         Args:
             strength: of the adapters, worked into them: with these weights ``adapter_scale`` 1 does
                 what ``strength`` does with the model's own.
         """
         own = {k: v for k, v in self.state_dict().items() if not k.startswith("backbone.")}
+        if strength == 1.0:
+            return own
         return {k: v * strength if _is_adapters_up(k) else v for k, v in own.items()}
 
     checkpoint_state = parts

@@ -29,6 +29,13 @@ __all__ = ["OnnxGraph", "import_onnxruntime"]
 _ONLY_ERRORS = 3  # log severity
 
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "cuda failure 2:")
+_NO_GRAPH = (
+    "invalid_graph",
+    "invalid_protobuf",
+    "not_implemented",
+    "is not a registered function",
+    "protobuf parsing failed",
+)
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -90,12 +97,18 @@ class OnnxGraph:
                 os.fspath(path), options, providers=providers, enable_fallback=0
             )
         except Exception as error:  # its exceptions have no common base but this
-            if settings.device == "cpu":
+            why, signs = first_line(error), str(error).lower()
+            if _is_out_of_memory(signs):
+                raise ZtcirError(
+                    f"There is no memory left to load the graph {self.name} on {settings.device} "
+                    f"({why}): close what else uses the memory, or choose another device."
+                ) from error
+            if settings.device == "cpu" or any(sign in signs for sign in _NO_GRAPH):
                 raise BundleError(
-                    f"The graph {path} cannot be loaded ({first_line(error)}): "
+                    f"The graph {path} cannot be loaded ({why}): "
                     "export or copy the bundle again, or upgrade onnxruntime."
                 ) from error
-            raise not_loaded(settings, first_line(error)) from error
+            raise not_loaded(settings, why) from error
         self._session.disable_fallback()
         wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
         used: list[str] = self._session.get_providers()
@@ -185,7 +198,7 @@ class OnnxGraph:
         return {name: arrays[name] for name in names}
 
     def _failed(self, why: str) -> ZtcirError:
-        if any(sign in why.lower() for sign in _OUT_OF_MEMORY):
+        if _is_out_of_memory(why):
             return ZtcirError(
                 f"There is no memory left to run the graph {self.name} on {self._provider} "
                 f"({why}): ask for less at once, close what else uses the memory, or let less of "
@@ -195,6 +208,10 @@ class OnnxGraph:
             f"The graph {self.name} failed on {self._provider} ({why}): check what it was given, "
             "or choose another backend or device."
         )
+
+
+def _is_out_of_memory(why: str) -> bool:
+    return any(sign in why.lower() for sign in _OUT_OF_MEMORY)
 
 
 def _spec(node: Any) -> TensorSpec:
