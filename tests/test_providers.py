@@ -146,6 +146,7 @@ class Runtime(types.ModuleType):
         offers: tuple[str, ...] = (TENSORRT, CUDA, CPU),
         comes: int = 0,
         fails: str | None = None,
+        places: dict[str, int] | None = None,
     ) -> None:
         super().__init__("onnxruntime")
         self.__version__ = "1.99"
@@ -169,6 +170,12 @@ class Runtime(types.ModuleType):
                 return names[comes:]
 
             def disable_fallback(self) -> None: ...
+
+            def get_provider_graph_assignment_info(self) -> list[Any]:
+                return [
+                    types.SimpleNamespace(ep_name=name, get_nodes=lambda n=count: [None] * n)
+                    for name, count in (places or {}).items()
+                ]
 
             def get_inputs(self) -> list[Any]:
                 return []
@@ -211,7 +218,10 @@ def test_memory_reaches_cuda(bundle: Bundle, install: Any) -> None:
     file = bundle.path / "text_encoder.onnx"
     graph = OnnxGraph(file, RuntimeSettings(device="cuda:1"))
     assert runtime.providers == [(CUDA, {"device_id": "1", "use_tf32": "0"}), CPU]
-    assert (graph.provider, graph.limits) == (CUDA, {})
+    assert (graph.provider, graph.limits, graph.nodes) == (CUDA, {}, {})
+    install(Runtime(places={CUDA: 40, CPU: 2}))
+    assert OnnxGraph(file, RuntimeSettings(device="cuda:1")).nodes == {CUDA: 40, CPU: 2}
+    runtime = install(Runtime())
     OnnxGraph(file, RuntimeSettings(device="cuda:1", gpu_memory_mb=5, low_memory=True))
     [(_, options), _] = runtime.providers
     assert options["gpu_mem_limit"] == str(5 << 20)
@@ -399,6 +409,16 @@ def test_int8_is_for_processors(tmp_path: Path, install: Any) -> None:
             {"backend": "onnx-tensorrt"},
             Runtime(comes=2),
             "TensorRT .*did not load, and CPUExecutionProvider would run",
+        ),
+        (
+            {"backend": "onnx-tensorrt"},
+            Runtime(places={CUDA: 40, CPU: 2}),
+            "it took no node of text_encoder, and CPUExecutionProvider, CUDAExecution.* would run",
+        ),
+        (
+            {"device": "cuda:0"},
+            Runtime(places={CPU: 42}),
+            "it took no node of text_encoder, and CPUExecutionProvider would run",
         ),
         (
             {"device": "cuda:0"},

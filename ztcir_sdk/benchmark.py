@@ -126,7 +126,8 @@ def benchmark(
         progress: called with what is measured, how much of it is done, and of how much.
 
     Returns:
-        JSON values: times in milliseconds, with the machine, versions, date and threads.
+        JSON values: times in milliseconds, with the machine, versions, date and threads; in ONNX
+        Runtime on a GPU also how many nodes of each graph which provider was given.
 
     Raises:
         ZtcirError: the bundle cannot run on the device.
@@ -147,6 +148,9 @@ def benchmark(
     encoder = retriever.encoder
     names = list(bundle.manifest.graphs)
     providers = {name: encoder.graph(name).provider for name in names}
+    nodes = {
+        name: dict(own) for name in names if (own := getattr(encoder.graph(name), "nodes", {}))
+    }
     load_ms = (time.perf_counter_ns() - start) / 1e6
     with tempfile.TemporaryDirectory(prefix="ztcir-bench-") as scratch:
         folder = Path(scratch)
@@ -170,6 +174,7 @@ def benchmark(
         "bundle": {"name": bundle.name, "fingerprint": bundle.fingerprint},
         "device": encoder.device,
         "providers": providers,
+        **({"nodes": nodes} if nodes else {}),
         "precision": encoder.precision,
         "threads": available_cores() if threads is None else threads,
         "repeat": settings.repeat,

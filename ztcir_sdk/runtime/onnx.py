@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ztcir_sdk.errors import BundleError, ZtcirError
 from ztcir_sdk.runtime.devices import resolve_device
 from ztcir_sdk.runtime.onnx_providers import (
+    CPU,
     TENSORRT,
     choose_providers,
     import_onnxruntime,
@@ -22,7 +23,7 @@ from ztcir_sdk.runtime.onnx_providers import (
 from ztcir_sdk.runtime.protocol import TensorSpec, check_call, sizes_of
 from ztcir_sdk.runtime.settings import RuntimeSettings
 from ztcir_sdk.runtime.source import GraphSource, missing_graph
-from ztcir_sdk.runtime.trial import first_line
+from ztcir_sdk.runtime.trial import PLACEMENT, first_line, placement
 
 __all__ = ["OnnxGraph", "import_onnxruntime"]
 
@@ -56,6 +57,7 @@ class OnnxGraph:
         path: the file.
         threads: processor threads that work on one call.
         limits: symbolic axis -> the largest size that it takes, where there is one.
+        nodes: on a GPU, execution provider -> how many nodes it was given, where that is told.
     """
 
     def __init__(
@@ -114,6 +116,10 @@ class OnnxGraph:
         used: list[str] = self._session.get_providers()
         if used[0] != wanted:
             raise not_loaded(settings, f"its libraries did not load, and {used[0]} would run")
+        self.nodes: Mapping[str, int] = {} if wanted == CPU else placement(self._session)
+        if self.nodes and wanted not in self.nodes:
+            others = ", ".join(sorted(self.nodes))
+            raise not_loaded(settings, f"it took no node of {self.name}, and {others} would run")
         self._provider = used[0]
         self._inputs = tuple(map(_spec, self._session.get_inputs()))
         self._outputs = tuple(map(_spec, self._session.get_outputs()))
@@ -139,6 +145,8 @@ class OnnxGraph:
         # Idle threads would spin, each graph's against the next graph's: on two busy cores that
         # made the median run four times as slow.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if settings.device != "cpu":
+            options.add_session_config_entry(PLACEMENT, "1")
         if settings.low_memory:
             options.enable_cpu_mem_arena = False
         return options
