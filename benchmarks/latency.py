@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         result = run(options)
-        out = options.out or RESULTS / _file(result["settings"].get("gpu"))
+        out = options.out or RESULTS / _file(result["settings"])
         out.parent.mkdir(parents=True, exist_ok=True)
         write_file(out, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     except ZtcirError as error:
@@ -154,9 +154,11 @@ def _alone(threads: int, task: Callable[..., Result], *arguments: Any) -> Result
             ) from error
 
 
-def _file(gpu: str | None) -> str:
+def _file(settings: Mapping[str, Any]) -> str:
     """Name the file of a result: one for each model of GPU, so that none takes another's place."""
-    return "latency.json" if gpu is None else f"latency-{slug(gpu)}.json"
+    if "gpu" in settings:
+        return f"latency-{slug(settings['gpu'])}.json"
+    return "latency-compiled.json" if "compile" in settings else "latency.json"
 
 
 def _rows(result: dict[str, Any], side: str) -> list[tuple[str, ...]]:

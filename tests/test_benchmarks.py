@@ -708,7 +708,7 @@ class TestCommand:
         assert "A\tfirst text\t12.35\t12.35\t2.50\n" in printed
         assert "A\tfirst text\t12.35\t12.35\t1.75\n" in printed
 
-    def test_a_compiled_side_on_the_processor_is_in_the_same_file(
+    def test_a_compiled_side_on_the_processor_takes_no_other_files_place(
         self, latency: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(latency, "RESULTS", tmp_path)
@@ -716,7 +716,7 @@ class TestCommand:
         monkeypatch.setattr(latency, "export_random", lambda name, folder: None)
         monkeypatch.setattr(latency, "measure_random", lambda *_: {**MODEL, "name": "A"})
         assert latency.main(["--models", "A", "--compile"]) == 0
-        said = json.loads((tmp_path / "latency.json").read_text())["settings"]
+        said = json.loads((tmp_path / "latency-compiled.json").read_text())["settings"]
         assert (said["device"], said["sides"]) == ("cpu", ["sdk", "pytorch", "pytorch_compiled"])
         assert "tf32" not in said
         assert "gpu" not in said
