@@ -249,6 +249,49 @@ def test_a_parquet_file_of_pictures(tmp_path: Path, nested: bool) -> None:
     assert [name for name, _ in report.skipped] == ["p/2", "p/3"]
 
 
+def test_a_picture_with_several_captions_is_listed_once(tmp_path: Path) -> None:
+    """And told: as COCO's captions come, a row each. Another picture of one name stays."""
+    for name, grey in (("a", 10), ("b", 20), ("c", 30)):
+        (tmp_path / f"{name}.jpg").write_bytes(picture(grey))
+    rows = [
+        ("1", "a.jpg", "a cat"),
+        ("1", "a.jpg", "a pet"),
+        ("2", "b.jpg", "x"),
+        ("2", "c.jpg", "y"),
+    ]
+    path = tmp_path / "t.csv"
+    path.write_text("".join(f"{','.join(row)}\n" for row in [("id", "path", "caption"), *rows]))
+    images, report = read_sources([str(path)])
+    assert [(one.item.id, one.item.caption) for one in images] == [
+        ("1", "a cat"),
+        ("2", "x"),
+        ("2", "y"),
+    ]
+    assert report.read == 3
+    assert report.sentences()[0].startswith("1 of 4 rows show a picture that an earlier row shows")
+
+
+def test_cells_that_are_no_plain_text_are_read_as_what_they_say(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    columns = {
+        "image": [picture(10), picture(20), picture(30)],
+        "id": [7.0, None, 8.0],
+        "said": [["A man.", "Two men."], [], None],
+        "raw": [b"a man", "caf\u00e9".encode(), None],
+        "about": [{"x": 1}, None, {"x": 2}],
+    }
+    pq.write_table(pa.table(columns), path)
+
+    def captions(column: str) -> list[tuple[str, str]]:
+        images, _ = read_sources([str(path)], columns={"caption": column})
+        return [(one.item.id, one.item.caption) for one in images]
+
+    assert captions("said") == [("7", "A man."), ("p/2", ""), ("8", "")]
+    assert captions("raw") == [("7", "a man"), ("p/2", "caf\u00e9"), ("8", "")]
+    with pytest.raises(UsageError, match="'about' holds no text for the caption"):
+        captions("about")
+
+
 def test_a_cut_or_false_parquet_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"path": ["a.jpg"]}), path)

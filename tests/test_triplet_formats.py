@@ -209,6 +209,36 @@ def one(reference: str, target: str) -> list[Triplet]:
     return [Triplet("1", "change", reference, "red", (target,))]
 
 
+@pytest.mark.parametrize(
+    ("name", "known", "meant"),
+    [
+        ("train/1.jpg", ["val/1.jpg"], None),  # another picture
+        ("dress/B0.png", ["shirt/B0.jpg"], None),
+        ("train/1.jpg", ["val/1.jpg", "train/1.jpg"], "train/1.jpg"),
+        ("a/1.jpg", ["img/a/1.jpg", "img/b/1.jpg"], "img/a/1.jpg"),
+        ("/data/img/a/1.jpg", ["a/1.jpg", "b/1.jpg"], "a/1.jpg"),
+        ("/data/img/a/1.jpg", ["1.jpg", "a/1.jpg"], "a/1.jpg"),
+        ("b/1.jpg", ["1.jpg", "a/1.jpg"], "1.jpg"),
+        ("1", ["x/1.png"], "x/1.png"),
+        ("1.png", ["x/1.png", "x/1.jpg"], "x/1.png"),
+        ("a/1.webp", ["x/a/1.png", "x/b/1.webp"], "x/a/1.png"),
+        ("1.webp", ["x/1.png", "y/1.jpg"], "ambiguous"),
+    ],
+)
+def test_a_path_means_the_image_with_the_same_folders(
+    name: str, known: list[str], meant: str | None
+) -> None:
+    triplets = one("other", name)
+    if meant == "ambiguous":
+        with pytest.raises(DataError, match=r"could be x/1\.png or y/1\.jpg"):
+            resolve(triplets, [*known, "other"])
+    elif meant is None:
+        with pytest.raises(DataError, match="the data does not hold"):
+            resolve(triplets, [*known, "other"])
+    else:
+        assert resolve(triplets, [*known, "other"])[0].targets == (meant,)
+
+
 def test_images_are_found_by_id_path_or_name(capsys: pytest.CaptureFixture[str]) -> None:
     known = ["x/a.jpg", "y/b.png", "7", "shard/000000012"]
     for name, meant in [("a", known[0]), ("./x/a.jpg", known[0]), ("b.png", known[1]), ("7", "7")]:

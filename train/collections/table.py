@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from train.collections.image import (
     Picture,
     TablePicture,
     TrainingImage,
-    check_picture,
+    checked,
 )
 from train.collections.report import ReadReport
 from train.collections.tabular import Row, Table, choose_columns, open_table
@@ -54,29 +55,42 @@ def read_table(path: Path, report: ReadReport, columns: Mapping[str, str]) -> li
         )
     table = open_table(path)
     pairs = pair_picture_columns(table, columns)
-    found = _pairs(table, pairs) if pairs else _images(table, columns)
+    listed = _pairs(table, pairs) if pairs else _images(table, columns)
     images: list[TrainingImage] = []
     with ThreadPoolExecutor(available_cores()) as pool:
-        while chunk := list(islice(found, _CHUNK)):
-            for image, problem in zip(chunk, pool.map(_problem, chunk), strict=True):
-                if problem is None:
-                    images.append(image)
+        while chunk := list(islice(listed, _CHUNK)):
+            for image, found in zip(chunk, pool.map(_checked, chunk), strict=True):
+                if isinstance(found, ImageError):
+                    report.skip(image.item.id, found)
                 else:
-                    report.skip(image.item.id, problem)
+                    images.append(found)
+    images = _once(images, report)
     report.read += len(images)
     if not images:
         raise DataError(f"No row of {path} has a picture that can be used.")
     return images
 
 
-def _problem(image: TrainingImage) -> ImageError | None:
+def _checked(image: TrainingImage) -> TrainingImage | ImageError:
     picture = image.load
     assert isinstance(picture, FilePicture | TablePicture)
     try:
-        check_picture(picture.read())
+        return replace(image, load=checked(picture))
     except ImageError as error:
         return error
-    return None
+
+
+def _once(images: list[TrainingImage], report: ReadReport) -> list[TrainingImage]:
+    """Each picture once: tables of several captions a picture have a row for each of them."""
+    seen: dict[tuple[str, int], TrainingImage] = {}
+    for image in images:
+        seen.setdefault((image.item.id, image.checksum), image)
+    if more := len(images) - len(seen):
+        report.notes.append(
+            f"{more} of {len(images)} rows show a picture that an earlier row shows under the same "
+            "name; of its captions the first one is used."
+        )
+    return list(seen.values())
 
 
 def _images(table: Table, named: Mapping[str, str]) -> Iterator[TrainingImage]:
@@ -115,7 +129,23 @@ def _item(row: Row, chosen: Mapping[str, str], name: str) -> Item:
 
 
 def _text(row: Row, chosen: Mapping[str, str], field: str) -> str:
+    """A cell as text: of a list its first entry, of a whole number no fraction.
+
+    Raises:
+        UsageError: it holds neither text nor a number.
+    """
     value = row.values.get(chosen[field]) if field in chosen else None
+    if isinstance(value, list):
+        value = next((entry for entry in value if entry is not None), None)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", errors="replace")
+    if isinstance(value, float):  # as whole numbers are where some cells are empty
+        value = "" if value != value else int(value) if value.is_integer() else value
+    if isinstance(value, list | dict):
+        raise UsageError(
+            f"The column {chosen[field]!r} holds no text for the {field}; name another one with "
+            f"--columns {field}=COLUMN."
+        )
     return "" if value is None else " ".join(str(value).split())
 
 
