@@ -577,6 +577,27 @@ def test_what_a_stage_cannot_start_from(
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("junk.safetensors", b"no header"),
+        ("junk.pt", b"no pickle"),  # UnpicklingError
+        ("empty.pt", b""),  # EOFError
+        ("words.txt", b"hello world"),  # KeyError
+    ],
+)
+def test_a_file_that_holds_no_weights_is_named(
+    name: str, content: bytes, data: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    shards = ("--data", data[0], "--data", data[1])
+    backbone = ("--backbone", f"{VIT}:{path}")
+    result = ztcir("train", "map", *shards, *backbone, "--out", tmp_path / "run")
+    assert result.exit_code == 1, (result.output, result.exception)
+    assert f"The weights {str(path)!r} of tiny-vit cannot be loaded (it is no file" in result.stderr
+
+
+@pytest.mark.parametrize(
     ("stage", "option", "value"),
     [
         *((stage, "--epochs", 0) for stage in ("backbone", "map", "compose")),
