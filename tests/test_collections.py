@@ -249,6 +249,47 @@ def test_a_parquet_file_of_pictures(tmp_path: Path, nested: bool) -> None:
     assert [name for name, _ in report.skipped] == ["p/2", "p/3"]
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_cell_without_bytes_is_read_by_its_path(tmp_path: Path, pairs: bool) -> None:
+    (tmp_path / "x.jpg").write_bytes(picture(10))
+    cells = [
+        {"bytes": None, "path": "x.jpg"},
+        {"bytes": picture(20), "path": "gone.jpg"},
+        {"bytes": None, "path": "gone.jpg"},
+        {"bytes": None, "path": "a\0.jpg"},
+        {"bytes": None, "path": None},
+        None,
+    ]
+    image = pa.array(cells, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    rows = {"reference": image, "target": image} if pairs else {"image": image}
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table(rows), path, row_group_size=4)
+    images, report = read_sources([str(path)])
+    places = ("/reference", "/target") if pairs else ("",)
+    assert ids(images) == [f"p/{row}{place}" for row in (1, 2) for place in places]
+    read = [shade(pickle.loads(pickle.dumps(i))) for i in images]
+    expected = [grey for grey in (10, 20) for _ in places]
+    assert [abs(s - grey) <= 3 for s, grey in zip(read, expected, strict=True)] == [True] * len(
+        read
+    )
+    skipped = {name.split("/")[1]: str(why) for name, why in report.skipped}
+    assert skipped.keys() == {"3", "4", "5", "6"}
+    assert "gone.jpg cannot be read" in skipped["3"]
+    assert "null" in skipped["4"]
+    assert "is empty" in skipped["5"]
+
+
+def test_a_path_with_a_nul_is_counted_and_skipped(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(10))
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"path": ["a.jpg", "a\0.jpg"]}), path)
+    images, report = read_sources([str(path)])
+    assert ids(images) == ["a.jpg"]
+    (sentence,) = report.sentences()
+    assert sentence.startswith("Skipped 1 broken samples: a")
+    assert "its path cannot be one" in sentence
+
+
 def test_a_cut_or_false_parquet_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"path": ["a.jpg"]}), path)
