@@ -290,6 +290,25 @@ def test_a_path_with_a_nul_is_counted_and_skipped(tmp_path: Path) -> None:
     assert "its path cannot be one" in sentence
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("gender", "type", "colour", "pattern"),
+        ("Gender", "Type", "Color", "Pattern"),
+        ("gender", "articleType", "baseColour", "pattern"),
+    ],
+)
+def test_a_tables_attributes_have_usual_names(tmp_path: Path, names: Sequence[str]) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(10))
+    path = tmp_path / "list.csv"
+    path.write_text(f"path,{','.join(names)}\na.jpg,Men,Ring,Red,plain\n", encoding="utf-8")
+    (image,), _ = read_sources([str(path)])
+    item = image.item
+    assert (item.gender, item.type, item.colour, item.pattern) == ("Men", "Ring", "Red", "plain")
+    (image,), _ = read_sources([str(path)], columns={"colour": ""})
+    assert (image.item.type, image.item.colour) == ("Ring", "")
+
+
 def test_a_cut_or_false_parquet_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"path": ["a.jpg"]}), path)
