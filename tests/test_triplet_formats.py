@@ -57,12 +57,21 @@ def test_fashioniq_joins_as_its_evaluation_does(tmp_path: Path) -> None:
     record = {"candidate": "A", "target": "B", "captions": ["Is Red.", " has no sleeves"]}
     same = {"candidate": "A", "target": "C", "captions": ["is red", "Is red"]}
     empty = {"candidate": "A", "target": "D", "captions": [" ", "."]}
-    made = read_training_triplets(write_json(tmp_path / "cap.json", [record, same, empty]))
+    half = [
+        {"candidate": "A", "target": target, "captions": captions}
+        for target, captions in (("E", ["", "is blue"]), ("F", ["is blue", " "]))
+    ]
+    nothing = {"candidate": "A", "target": "G", "captions": [None, "is blue"]}
+    records = [record, same, empty, *half, nothing]
+    made = read_training_triplets(write_json(tmp_path / "cap.json", records))
     assert [parts(t) for t in made] == [
         ("A", "is red", ("B",)),
         ("A", "has no sleeves", ("B",)),
         ("A", "is red and has no sleeves", ("B",)),
         ("A", "is red", ("C",)),
+        ("A", "is blue", ("E",)),
+        ("A", "is blue", ("F",)),
+        ("A", "is blue", ("G",)),
     ]
 
 
@@ -133,6 +142,16 @@ def test_jsonl_needs_no_more_than_three_fields(
         "line 7",
     ):
         assert name in said
+
+
+def test_only_a_newline_ends_a_line_of_jsonl(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    texts = [f"in{separator}red" for separator in "\u2028\u2029\x85"]
+    records = [{"reference": "a", "text": text, "target": "b"} for text in texts]
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    path.write_bytes("\r\n".join([*lines, ""]).encode())
+    made = read_training_triplets(path)
+    assert [(t.id, t.text) for t in made] == [(f"t-{line}", "in red") for line in (1, 2, 3)]
 
 
 def test_fields_and_columns_can_be_named(tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ def _records(path: Path, report: ReadReport) -> list[_Record]:
         named = [(f"record {number}", record) for number, record in enumerate(found, start=1)]
     else:
         named = []
-        for number, line in enumerate(text.splitlines(), start=1):
+        # not splitlines(): JSON may hold U+2028, U+2029 and NEL as they are
+        for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
                     named.append((f"line {number}", json.loads(line)))
@@ -158,8 +159,9 @@ def _refuse_test(path: Path, keys: Iterable[str], target: str) -> None:
 def _fashioniq(record: Mapping[str, Any]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Each of the two captions by itself, and both joined."""
     reference, targets = _name(record["candidate"]), _names(record["target"])
-    captions = [_words(caption).strip(" .?!,").lower() for caption in record["captions"]]
-    said = list(dict.fromkeys(filter(None, captions)))
+    captions = [caption for caption in record["captions"] if isinstance(caption, str)]
+    cleaned = [" ".join(caption.split()).strip(" .?!,").lower() for caption in captions]
+    said = list(dict.fromkeys(filter(None, cleaned)))
     if not said:
         raise ValueError("its captions are empty")
     if len(said) == 2:

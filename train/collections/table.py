@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -34,9 +35,10 @@ def read_table(path: Path, report: ReadReport, columns: Mapping[str, str]) -> li
     """List the images of a CSV, TSV or Parquet file, in its order.
 
     Paths are relative to ``root``, or to the file's own folder; a Parquet column may hold the
-    pictures themselves. An image is called by its ``id``, or else by its path as it is written, or
-    by its row. A file of pairs, with pictures in the columns of a reference and a target, gives
-    both images of each row, called as `pair_name` says.
+    pictures themselves, or structs whose ``path`` says where those without ``bytes`` lie. An image
+    is called by its ``id``, or else by its path as it is written, or by its row. A file of pairs,
+    with pictures in the columns of a reference and a target, gives both images of each row, called
+    as `pair_name` says.
 
     Args:
         path: the file.
@@ -78,6 +80,8 @@ def _checked(image: TrainingImage) -> TrainingImage | ImageError:
         return replace(image, load=checked(picture))
     except ImageError as error:
         return error
+    except ValueError as error:  # a path with a NUL in it
+        return ImageError(f"its path cannot be one ({error}).")
 
 
 def _once(images: list[TrainingImage], report: ReadReport) -> list[TrainingImage]:
@@ -93,6 +97,36 @@ def _once(images: list[TrainingImage], report: ReadReport) -> list[TrainingImage
     return list(seen.values())
 
 
+@dataclass(frozen=True, slots=True)
+class _CellPicture(TablePicture):
+    """A cell that may only say where its picture is, as `datasets` saves what is not embedded."""
+
+    root: str = ""
+
+    def read(self) -> bytes:
+        """The encoded picture."""
+        try:
+            return TablePicture.read(self)
+        except ImageError as error:
+            try:
+                path = _cell_paths(self.path, self.group, self.column).get(self.row)
+            except (OSError, ValueError):
+                path = None
+            if not path:
+                raise error from None
+        return FilePicture(self.name, str(Path(self.root) / path)).read()
+
+
+@lru_cache(maxsize=2)
+def _cell_paths(path: str, group: int, column: str) -> Mapping[int, str]:
+    """The paths that a row group's structs have beside their bytes, by row."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as table:
+        rows = table.read_row_group(group, columns=[f"{column}.path"]).to_pylist()
+    return {number: row[column]["path"] for number, row in enumerate(rows) if row.get(column)}
+
+
 def _images(table: Table, named: Mapping[str, str]) -> Iterator[TrainingImage]:
     root = Path(named["root"]) if named.get("root") else table.path.parent
     named = {field: column for field, column in named.items() if field != "root"}
@@ -105,7 +139,8 @@ def _images(table: Table, named: Mapping[str, str]) -> Iterator[TrainingImage]:
         picture: Picture
         if cells:
             column = chosen["path"]
-            picture = TablePicture(name, str(table.path), column, row.group, row.place)
+            place = (str(table.path), column, row.group, row.place)
+            picture = _CellPicture(name, *place, root=str(root))
         else:
             picture = FilePicture(name, str(root / written))
         yield TrainingImage(_item(row, chosen, name), picture)
@@ -167,5 +202,5 @@ def _pairs(table: Table, chosen: Mapping[str, str]) -> Iterator[TrainingImage]:
         for which, column in chosen.items():
             name = pair_name(table.path, row.number, which)
             item = Item(id=name, gender="", type="", colour="", pattern=None, caption="")
-            place = TablePicture(name, str(table.path), column, row.group, row.place)
-            yield TrainingImage(item, place)
+            place = (str(table.path), column, row.group, row.place)
+            yield TrainingImage(item, _CellPicture(name, *place, root=str(table.path.parent)))
