@@ -1,10 +1,11 @@
-"""A composed search in PyTorch eager, as research code runs it, and where its model comes from."""
+"""A composed search in PyTorch, as research code runs it, and where its model comes from."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,25 +20,41 @@ from export.storage import round_weights
 from train.backbone import BackboneConfig, create_backbone
 from train.model import ComposedModel, ModelConfig, load_model, model_config
 from ztcir_sdk.bundle import Bundle
-from ztcir_sdk.errors import BundleError, UsageError
+from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
+from ztcir_sdk.runtime.trial import first_line
 
-__all__ = ["EagerSearch", "checkpoint_model", "random_model", "stand_in_model", "torch_threads"]
+__all__ = [
+    "TorchSearch",
+    "checkpoint_model",
+    "exact_float32",
+    "nothing_is_compiled",
+    "random_model",
+    "stand_in_model",
+    "torch_failures",
+    "torch_threads",
+]
 
 Said = tuple[Tensor, Tensor, Tensor]
 """``pseudo_tokens`` (1, n, d_t), ``vsi_keys`` and ``vsi_values`` (1, Lv, N, d_vsi)."""
 
 
-class EagerSearch:
+class TorchSearch:
     """JPEG and text in, nearest rows of a gallery out: the modules that the graphs are cut from.
 
     Pictures go through open_clip's own transform, prompts are padded to the whole context, and the
-    gallery is one matrix. Methods run without gradients.
+    gallery is one matrix. Methods run without gradients. On a GPU the model, the gallery and what
+    was said of a picture stay there; every answer is on the host when a method returns.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode, on the device.
         prompt: modification text -> token ids of its prompt.
         gallery: (N, D) float32, L2-normalised.
         k: how many rows are asked for.
+        device: "cpu" or "cuda:N".
+        compiled: run what `torch.compile` makes of the modules; it does so at their first calls.
+
+    Attributes:
+        encode_image, learn_token, encode_query: those of `ComposedModel`, on the device.
     """
 
     def __init__(
@@ -46,46 +63,80 @@ class EagerSearch:
         prompt: Callable[[str], Sequence[int]],
         gallery: NDArray[np.float32],
         k: int,
+        *,
+        device: str = "cpu",
+        compiled: bool = False,
     ) -> None:
-        self.model = model
         self.context_length = int(model.backbone.context_length)
-        self._prompt = prompt
-        self._gallery = torch.from_numpy(gallery)
+        self.prompt = prompt
+        self.encode_image: Callable[..., tuple[Tensor, Tensor]] = model.encode_image
+        self.learn_token: Callable[..., Said] = model.learn_token
+        self.encode_query: Callable[..., Tensor] = model.encode_query
+        if compiled:
+            # Whole graphs: what cannot be compiled is an error, and never runs eagerly in silence.
+            self.encode_image = torch.compile(model.encode_image, fullgraph=True, dynamic=False)
+            self.learn_token = torch.compile(model.learn_token, fullgraph=True, dynamic=False)
+            self.encode_query = torch.compile(model.encode_query, fullgraph=True, dynamic=True)
+        self._device = device
+        self._gallery = torch.from_numpy(gallery).to(device)
         self._k = k
         self._transform = image_transform_v2(
             PreprocessCfg(**model.backbone.preprocess_cfg), is_train=False
         )
 
+    def on_host(self, function: Callable[..., Any], *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run a function on the device, from the host's tensors to the host's tensors.
+
+        Args:
+            function: `encode_image`, `learn_token` or `encode_query`.
+            inputs: of that, on the host.
+
+        Returns:
+            Its outputs, one or more, when they are there.
+        """
+        outputs = function(*(each.to(self._device) for each in inputs))
+        several = (outputs,) if isinstance(outputs, Tensor) else outputs
+        results = tuple(each.cpu() for each in several)
+        self._synchronise()
+        return results
+
     def pixels(self, file: Path) -> Tensor:
-        """Decode and transform a picture: ``pixel_values`` (1, 3, H, W)."""
+        """Decode and transform a picture: ``pixel_values`` (1, 3, H, W), on the host."""
         with Image.open(file) as image:
             pixel_values: Tensor = self._transform(image)
         return pixel_values[None]
 
     @torch.inference_mode()
     def reference(self, file: Path) -> Said:
-        """Run the image encoder and the token learner on a picture."""
-        return self.model.learn_token(*self.model.encode_image(self.pixels(file)))
+        """Run the image encoder and the token learner on a picture; both stay on the device."""
+        return self.learn_token(*self.encode_image(self.pixels(file).to(self._device)))
 
     @torch.inference_mode()
     def query(self, text: str, said: Said) -> Tensor:
-        """Run the text encoder with adapters on: (1, D), L2-normalised."""
+        """Run the text encoder with adapters on: (1, D), L2-normalised, on the device."""
         ids = torch.zeros(1, self.context_length, dtype=torch.long)
-        prompt = self._prompt(text)
+        prompt = self.prompt(text)
         ids[0, : len(prompt)] = torch.tensor(prompt)
         first, scale = torch.zeros(1, dtype=torch.long), torch.ones(1)
-        return self.model.encode_query(ids, first, scale, *said)
+        inputs = (each.to(self._device) for each in (ids, first, scale))
+        return self.encode_query(*inputs, *said)
 
     @torch.inference_mode()
     def second_text(self, text: str, said: Said) -> list[int]:
         """Ask about a picture that has been encoded; rows of the gallery, nearest first."""
         scores = self.query(text, said) @ self._gallery.T
         rows: list[int] = scores[0].topk(self._k).indices.tolist()
+        self._synchronise()
         return rows
 
     def first_text(self, file: Path, text: str) -> list[int]:
         """Encode a picture, and ask about it."""
         return self.second_text(text, self.reference(file))
+
+    def _synchronise(self) -> None:
+        """Wait for the GPU: its work is only put on a stream when a call returns."""
+        if self._device != "cpu":
+            torch.cuda.synchronize(self._device)
 
 
 @contextlib.contextmanager
@@ -150,3 +201,43 @@ def torch_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Let PyTorch use no TF32 on a GPU, as the SDK uses none: it keeps 10 of float32's 23 bits."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def nothing_is_compiled() -> Iterator[None]:
+    """Let what `torch.compile` would compile again, inside of what is timed, fail instead."""
+    with torch.compiler.set_stance("fail_on_recompile"):
+        yield
+
+
+@contextlib.contextmanager
+def torch_failures() -> Iterator[None]:
+    """Tell in a sentence what a machine may lack to run PyTorch's sides.
+
+    Raises:
+        ZtcirError: a compiler is missing or fails, or the GPU's memory is full.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ZtcirError(
+            "The GPU has no memory left for PyTorch: close what else uses it, or measure smaller "
+            "--models."
+        ) from error
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise ZtcirError(
+            f"torch.compile failed ({first_line(error)}): install what it asks for, which is a "
+            "C++ compiler for a processor and Triton for a GPU, or leave out --compile."
+        ) from error

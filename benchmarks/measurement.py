@@ -6,28 +6,29 @@ are in memory then, and what an export leaves behind must not be.
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import resource
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmarks.comparison import Rounds, compare
 from benchmarks.eager import (
-    EagerSearch,
+    TorchSearch,
     checkpoint_model,
+    exact_float32,
+    nothing_is_compiled,
     random_model,
     stand_in_model,
+    torch_failures,
     torch_threads,
 )
+from benchmarks.sides import COMPILED, EAGER, SDK, TENSORRT, Sides
 from cli.output import note
 from export.bundle import export_bundle
 from export.parity import TOLERANCE
@@ -37,13 +38,8 @@ from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings import demo_gallery, demo_queries
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.retriever import Retriever
-from ztcir_sdk.runtime import Graph
 
 __all__ = ["LatencySettings", "export_random", "measure", "measure_random", "measure_trained"]
-
-SDK, EAGER = "sdk", "pytorch"
-SDK_PADDED, EAGER_CUT = "sdk_padded", "pytorch_cut"
-"""The text encoder at the other length: what cutting gives apart from what the engine gives."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +47,39 @@ class LatencySettings:
     """What is measured."""
 
     threads: int
-    """Processor threads of one operation, on both sides."""
+    """Processor threads of one operation, on all sides."""
     how: Rounds = field(default_factory=Rounds)
     gallery: int = 10_000
     """Random vectors that whole queries search."""
     pictures: int = 50
     """Drawn JPEGs that whole queries start from."""
     k: int = 10
+    device: str = "cpu"
+    """"cpu" or "cuda:N", of all sides."""
+    compiled: bool = False
+    """Whether `torch.compile` is a side, too."""
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Who is to be measured; on a GPU, TensorRT where it works."""
+        sdk = (SDK,) if self.device == "cpu" else (SDK, TENSORRT)
+        return (*sdk, EAGER, *((COMPILED,) if self.compiled else ()))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the SDK and PyTorch eager on the processor, and nothing else."""
+        return self.sides == (SDK, EAGER)
+
+    def describe_sides(self) -> dict[str, Any]:
+        """Return what a result says of the sides, as JSON values; nothing of the plain ones."""
+        if self.is_plain:
+            return {}
+        said: dict[str, Any] = {"device": self.device, "sides": list(self.sides)}
+        if self.device != "cpu":
+            said["tf32"] = False
+        if self.compiled:
+            said["compile"] = {"mode": "default", "dynamic": ["text_encoder"]}
+        return said
 
 
 def export_random(name: str, folder: Path) -> None:
@@ -105,9 +127,9 @@ def measure(
     """Time a bundle's three graphs and whole queries, each beside PyTorch in one run.
 
     Args:
-        model: what the bundle was exported from, or one of its architecture.
-        bundle: what the SDK runs, on the processor, in its default precision.
-        settings: how.
+        model: what the bundle was exported from, or one of its architecture; moved to the device.
+        bundle: what the SDK runs, in its default precision.
+        settings: how, and on what.
         same_weights: whether both must give the same query embeddings.
 
     Returns:
@@ -117,160 +139,134 @@ def measure(
         the text encoder at the other length.
 
     Raises:
-        ZtcirError: the two sides give different answers.
+        ZtcirError: two sides give different answers, or one does not run.
     """
     with (
         tempfile.TemporaryDirectory(prefix="ztcir-latency-") as scratch,
         torch_threads(settings.threads),
+        exact_float32(),
+        torch_failures(),
         torch.inference_mode(),
     ):
         work = Path(scratch)
         files = draw_photos(work, settings.pictures)
-        retriever = Retriever(
-            bundle,
-            device="cpu",
-            threads=settings.threads,
-            reference_cache_mb=0,  # a first text is on a picture that is not known
-        )
-        index = retriever.open_index(random_index(retriever, work / "g.ztcir", settings.gallery))
         texts = [query.text for query in demo_queries(demo_gallery(), 120)]
+        retriever = _retriever(bundle, settings, "onnx")
+        index = retriever.open_index(random_index(retriever, work / "g.ztcir", settings.gallery))
 
         def prompt(text: str) -> list[int]:
             return (retriever.encoder.questions("composed", [text]).prompts or [])[0]
 
-        eager = EagerSearch(model, prompt, index.vectors(), settings.k)
-        difference = _largest_difference(retriever, eager, files[:3], texts[:10])
-        if same_weights and not difference <= TOLERANCE:  # also refuses NaN
-            raise ZtcirError(
-                f"The bundle {bundle.path} and PyTorch differ by {difference:.1e} in a query "
-                "embedding, so their times cannot be compared: export it from this very model."
+        if settings.device != "cpu":
+            model.to(settings.device)
+        vectors, device = index.vectors(), settings.device
+        searches = {EAGER: TorchSearch(model, prompt, vectors, settings.k, device=device)}
+        if settings.compiled:
+            searches[COMPILED] = TorchSearch(
+                model, prompt, vectors, settings.k, device=device, compiled=True
             )
+        retrievers, not_measured = {SDK: retriever}, {}
+        if TENSORRT in settings.sides:
+            note(
+                f"{bundle.name}: loading TensorRT's engines, or building them, which takes minutes"
+            )
+            try:
+                retrievers[TENSORRT] = _tensorrt(bundle, settings, index.path, files[0], texts[0])
+            except ZtcirError as error:
+                not_measured[TENSORRT] = str(error)
+                note(f"{bundle.name}: TensorRT is left out: {error}")
+        sides = Sides(retrievers, searches)
+        if settings.compiled:
+            note(f"{bundle.name}: torch.compile")
+        differences = sides.largest_differences(files[:3], texts[:10])
+        _check_agreement(bundle, differences, same_weights=same_weights)
         middle = sorted(texts, key=lambda text: len(prompt(text)))[len(texts) // 2]
-        operations = {
-            **_graphs(retriever, eager, files[0], middle),
-            **_queries(retriever, eager, files, texts, settings.k),
-        }
+        operations = sides.operations(files, texts, middle, settings.k)
+        if not settings.is_plain:
+            sides.warm_up(operations, files[0], texts)
         comparisons = {}
-        for what, sides in operations.items():
-            note(f"{bundle.name}: {what.replace('_', ' ')}")
-            comparisons[what] = compare(sides, baseline=EAGER, how=settings.how).to_dict()
-    return {
+        with nothing_is_compiled() if settings.compiled else contextlib.nullcontext():
+            for what, each in operations.items():
+                note(f"{bundle.name}: {what.replace('_', ' ')}")
+                comparisons[what] = compare(each, baseline=EAGER, how=settings.how).to_dict()
+    values = {
         "bundle": {
             "fingerprint": bundle.fingerprint,
             "precision": retriever.precision,
             "bytes": sum(record.bytes for record in bundle.manifest.files.values()),
         },
-        "tokens": {"cut": len(prompt(middle)), "padded": eager.context_length},
-        "largest_difference": float(f"{difference:.2e}") if same_weights else None,
+        "tokens": {"cut": len(prompt(middle)), "padded": searches[EAGER].context_length},
+        "largest_difference": _rounded(differences[SDK]) if same_weights else None,
         "comparisons": comparisons,
     }
-
-
-Sides = Mapping[str, Callable[[], object]]
-
-
-def _graphs(retriever: Retriever, eager: EagerSearch, file: Path, text: str) -> dict[str, Sides]:
-    """Return each graph alone, as both sides run it for one picture and one text."""
-    encoder, model = retriever.encoder, eager.model
-    image_encoder, token_learner, text_encoder = (
-        encoder.graph(name) for name in ("image_encoder", "token_learner", "text_encoder")
-    )
-    pixels = encoder.bundle.manifest.preprocessing([file])
-    seen = image_encoder.run({"pixel_values": pixels})
-    shown = _declared(token_learner, seen)
-    said = token_learner.run(shown)
-    eager_seen = model.encode_image(torch.from_numpy(pixels))
-    eager_said = model.learn_token(*eager_seen)
-    for got, expected in ((seen, eager_seen), (said, eager_said)):
-        _check_shapes(encoder.bundle, list(got.values()), expected)
-
-    question = encoder.questions("composed", [text])
-    cut = encoder.tokenizer.pad(question.prompts or [])
-    padded = np.zeros((1, eager.context_length), dtype=np.int64)
-    padded[:, : cut.shape[1]] = cut
-
-    def read(ids: NDArray[np.int64]) -> Callable[[], object]:
-        given: dict[str, NDArray[Any]] = {
-            "input_ids": ids,
-            "reference_index": np.zeros(1, dtype=np.int64),
-            "adapter_scale": np.ones(1, dtype=np.float32),
-            **said,
-        }
-        inputs = _declared(text_encoder, given)
-        return lambda: text_encoder.run(inputs)
-
-    def eager_read(ids: NDArray[np.int64]) -> Callable[[], object]:
-        first, scale = torch.zeros(1, dtype=torch.long), torch.ones(1)
-        tokens = torch.from_numpy(ids)
-        return lambda: model.encode_query(tokens, first, scale, *eager_said)
-
+    if settings.is_plain:
+        return values
     return {
-        "image_encoder": {
-            SDK: lambda: image_encoder.run({"pixel_values": pixels}),
-            EAGER: lambda: model.encode_image(torch.from_numpy(pixels)),
+        **values,
+        "differences": {
+            side: _rounded(difference) if same_weights or side == COMPILED else None
+            for side, difference in differences.items()
         },
-        "token_learner": {
-            SDK: lambda: token_learner.run(shown),
-            EAGER: lambda: model.learn_token(*eager_seen),
+        "providers": {
+            side: one.encoder.graph("image_encoder").provider for side, one in retrievers.items()
         },
-        "text_encoder": {
-            SDK: read(cut),
-            SDK_PADDED: read(padded),
-            EAGER_CUT: eager_read(cut),
-            EAGER: eager_read(padded),
-        },
+        "not_measured": not_measured,
     }
 
 
-def _queries(
-    retriever: Retriever, eager: EagerSearch, files: list[Path], texts: list[str], k: int
-) -> dict[str, Sides]:
-    """Return whole queries: every run has another text, and a first text another picture."""
-    reference, eager_reference = retriever.reference(files[0]), eager.reference(files[0])
-    first, eager_first, second, eager_second = (
-        zip(itertools.cycle(files), itertools.cycle(texts), strict=False) for _ in range(4)
+def _retriever(bundle: Bundle, settings: LatencySettings, backend: str) -> Retriever:
+    return Retriever(
+        bundle,
+        backend=backend,
+        device=settings.device,
+        threads=settings.threads,
+        reference_cache_mb=0,  # a first text is on a picture that is not known
     )
-    return {
-        "first_text": {
-            SDK: lambda: retriever.search(*next(first), k),
-            EAGER: lambda: eager.first_text(*next(eager_first)),
-        },
-        "second_text": {
-            SDK: lambda: reference.search(next(second)[1], k),
-            EAGER: lambda: eager.second_text(next(eager_second)[1], eager_reference),
-        },
+
+
+def _tensorrt(
+    bundle: Bundle, settings: LatencySettings, index: Path, file: Path, text: str
+) -> Retriever:
+    """Return a retriever whose engines are built, loaded, and have answered once.
+
+    Raises:
+        ZtcirError: TensorRT is not installed, or does not build or run a graph.
+    """
+    retriever = _retriever(bundle, settings, "tensorrt")
+    retriever.open_index(index)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it tells of each engine that it builds
+        for graph in bundle.manifest.graphs:
+            retriever.encoder.graph(graph)
+        retriever.reference(file).encode(text)
+    return retriever
+
+
+def _check_agreement(bundle: Bundle, differences: dict[str, float], *, same_weights: bool) -> None:
+    """Refuse to time sides that answer differently.
+
+    Raises:
+        ZtcirError: a side of the same weights as the eager one differs from it by too much.
+    """
+    told = {
+        SDK: (f"The bundle {bundle.path}", "export it from this very model"),
+        TENSORRT: (
+            f"TensorRT's engines of {bundle.path}",
+            "empty the folder of engines ($ZTCIR_ENGINES) and measure again",
+        ),
+        COMPILED: ("torch.compile's model", "leave out --compile"),
     }
-
-
-def _declared(graph: Graph, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return the arrays that a graph takes; one may have no use for some."""
-    return {spec.name: arrays[spec.name] for spec in graph.inputs}
-
-
-def _largest_difference(
-    retriever: Retriever, eager: EagerSearch, files: list[Path], texts: list[str]
-) -> float:
-    """Compare the query embeddings of both sides, from the file on."""
-    worst = 0.0
-    for file in files:
-        reference, eager_reference = retriever.reference(file), eager.reference(file)
-        for text in texts:
-            got, expected = reference.encode(text), eager.query(text, eager_reference)[0].numpy()
-            _check_shapes(retriever.bundle, [got], [torch.from_numpy(expected)])
-            worst = max(worst, float(np.abs(got - expected).max()))
-    return worst
-
-
-def _check_shapes(
-    bundle: Bundle, got: list[NDArray[Any]], expected: list[Tensor] | tuple[Tensor, ...]
-) -> None:
-    """Refuse a model of another architecture; without VSI a graph has fewer outputs."""
-    for array, tensor in zip(got, expected, strict=False):
-        if array.shape != tuple(tensor.shape):
+    for side, difference in differences.items():
+        if (same_weights or side == COMPILED) and not difference <= TOLERANCE:  # also refuses NaN
+            who, cure = told[side]
             raise ZtcirError(
-                f"The bundle {bundle.path} gives {array.shape} where PyTorch gives "
-                f"{tuple(tensor.shape)}: name the checkpoint that it was exported from."
+                f"{who} and PyTorch differ by {difference:.1e} in a query embedding, so their "
+                f"times cannot be compared: {cure}."
             )
+
+
+def _rounded(difference: float) -> float:
+    return float(f"{difference:.2e}")
 
 
 def _peak_memory() -> float:

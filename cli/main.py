@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import sys
 import warnings
@@ -14,6 +13,7 @@ from typing import Any, TextIO
 import click
 
 from ztcir_sdk import __version__
+from ztcir_sdk.errors import ZtcirError, telling_full_disk
 
 __all__ = ["main"]
 
@@ -64,10 +64,6 @@ EXTRAS: Mapping[str, str] = {
 """Optional package -> the extra that installs it."""
 
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""What a full disk, or a used-up share of one, says."""
-
-
 class Failure(click.ClickException):
     """The work failed: a sentence for the user."""
 
@@ -101,7 +97,8 @@ class LazyGroup(click.Group):
         """Run a command; what the user can cause becomes a sentence, not a traceback."""
         with _one_line_warnings():
             try:
-                return super().invoke(ctx)
+                with telling_full_disk():
+                    return super().invoke(ctx)
             except KeyboardInterrupt:
                 click.echo("\nInterrupted.", err=True)
                 raise click.exceptions.Exit(130) from None
@@ -113,19 +110,7 @@ class LazyGroup(click.Group):
                     f"This needs the package {package}, which is not installed; "
                     f"install it with `pip install 'ztcir[{EXTRAS[package]}]'`."
                 ) from error
-            except OSError as error:
-                if error.errno not in NO_ROOM:
-                    raise
-                raise Failure(
-                    f"There is no room left to write {error.filename or 'a file'} "
-                    f"({error.strerror}); what was written before is untouched. Free some space "
-                    "and call it again."
-                ) from error
-            except Exception as error:
-                from ztcir_sdk.errors import ZtcirError  # only now: --help needs none of it
-
-                if not isinstance(error, ZtcirError):
-                    raise
+            except ZtcirError as error:
                 kind = Misuse if error.exit_code == Misuse.exit_code else Failure
                 raise kind(str(error)) from error
 

@@ -120,8 +120,8 @@ def with_engine(command: Command) -> Callable[..., Any]:
             type=click.Choice(BACKENDS),
             default="auto",
             show_default=True,
-            help="What runs the graphs: ONNX Runtime, its TensorRT, or TensorRT itself; auto is "
-            "tensorrt where `export --trt` has built engines for the GPU, else onnx.",
+            help="What runs the graphs: ONNX Runtime, its TensorRT, or TensorRT itself; auto is, "
+            "on a GPU, tensorrt where `export --trt` has built engines for it, else onnx.",
         ),
         bundle_option,
     ):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.train_options import compute_options, configuration_option
+from cli.train_options import FolderPath, compute_options, configuration_option
 from cli.triplets import columns_option
 
 if TYPE_CHECKING:
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 HELD_OUT = 1000  # pictures of a stream that select the checkpoint
-OUT = click.Path(file_okay=False, path_type=Path)
+OUT = FolderPath(file_okay=False, path_type=Path)
+SOME = click.IntRange(min=1)
+ANY = click.IntRange(min=0)
+SHARE = click.FloatRange(0, 1)
+WEIGHT = click.FloatRange(min=0)
+POSITIVE = click.FloatRange(min=0, min_open=True)
 SHARDS = click.option(
     "--data",
     required=True,
@@ -37,14 +42,20 @@ COLUMNS = click.option(
     "its columns have no usual names.",
 )
 DRAWINGS = click.option(
-    "--drawings", default=0, show_default=True, help="Code-drawn pictures to train on as well."
+    "--drawings",
+    type=ANY,
+    default=0,
+    show_default=True,
+    help="Code-drawn pictures to train on as well.",
 )
 STEPS = click.option(
     "--steps",
-    type=click.IntRange(min=1),
+    type=SOME,
     help="Length of the run in steps, in place of --epochs; evaluated after each quarter.",
 )
-SEED = click.option("--seed", default=0, show_default=True, help="Of everything that is random.")
+SEED = click.option(
+    "--seed", type=ANY, default=0, show_default=True, help="Of everything that is random."
+)
 
 
 @click.group()
@@ -60,8 +71,8 @@ def train() -> None:
 @click.option(
     "--out", type=OUT, default="runs/backbone", show_default=True, help="The run's folder."
 )
-@click.option("--epochs", default=10, show_default=True, help="Passes over the data.")
-@click.option("--batch-size", default=512, show_default=True, help="Samples a step.")
+@click.option("--epochs", type=SOME, default=10, show_default=True, help="Passes over the data.")
+@click.option("--batch-size", type=SOME, default=512, show_default=True, help="Samples a step.")
 @click.option(
     "--word-vectors",
     type=click.Choice(["minilm", "none"]),
@@ -71,15 +82,35 @@ def train() -> None:
 )
 @click.option(
     "--instances",
+    type=WEIGHT,
     default=0.0,
     show_default=True,
     help="Weight of telling every photo from all others, so that what no text says is kept.",
 )
-@click.option("--instance-temperature", default=0.1, show_default=True, help="Of that comparison.")
-@click.option("--image-lr", default=6e-4, show_default=True, help="Peak learning rate, of images.")
-@click.option("--text-lr", default=1e-3, show_default=True, help="Peak learning rate, of the rest.")
+@click.option(
+    "--instance-temperature",
+    type=POSITIVE,
+    default=0.1,
+    show_default=True,
+    help="Of that comparison.",
+)
+@click.option(
+    "--image-lr",
+    type=POSITIVE,
+    default=6e-4,
+    show_default=True,
+    help="Peak learning rate, of images.",
+)
+@click.option(
+    "--text-lr",
+    type=POSITIVE,
+    default=1e-3,
+    show_default=True,
+    help="Peak learning rate, of the rest.",
+)
 @click.option(
     "--caption-share",
+    type=SHARE,
     default=0.4,
     show_default=True,
     help="Share of texts that are captions; the others describe attributes.",
@@ -145,15 +176,21 @@ def backbone(
     help="Read shards in a shuffled order with nothing listed and no training feature kept: for "
     "more pictures than a list can hold, and for shards behind https:// or pipe:. Needs --steps.",
 )
-@click.option("--epochs", default=4, show_default=True, help="Passes over the data.")
+@click.option("--epochs", type=SOME, default=4, show_default=True, help="Passes over the data.")
 @STEPS
-@click.option("--batch-size", default=512, show_default=True, help="Samples a step.")
-@click.option("--lr", default=1e-3, show_default=True, help="Peak learning rate.")
-@click.option("--alignment", default=0.5, show_default=True, help="Soft text alignment; 0: none.")
-@click.option("--tokens", default=1, show_default=True, help="Pseudo-words an image.")
-@click.option("--depth", default=1, show_default=True, help="Token learner blocks; 0: projection.")
+@click.option("--batch-size", type=SOME, default=512, show_default=True, help="Samples a step.")
+@click.option("--lr", type=POSITIVE, default=1e-3, show_default=True, help="Peak learning rate.")
+@click.option(
+    "--alignment", type=WEIGHT, default=0.5, show_default=True, help="Soft text alignment; 0: none."
+)
+@click.option("--tokens", type=SOME, default=1, show_default=True, help="Pseudo-words an image.")
+@click.option(
+    "--depth", type=ANY, default=1, show_default=True, help="Token learner blocks; 0: projection."
+)
 @click.option("--vsi/--no-vsi", default=True, show_default=True, help="Visual semantic injection.")
-@click.option("--adapter", default=256, show_default=True, help="Width of the adapters; 0: none.")
+@click.option(
+    "--adapter", type=ANY, default=256, show_default=True, help="Width of the adapters; 0: none."
+)
 @click.option("--cache", type=OUT, default=None, help="Folder of frozen features to share.")
 @click.option(
     "--word-bank",
@@ -266,13 +303,17 @@ def train_map(
 @click.option(
     "--skip-missing", is_flag=True, help="Leave out triplets whose images are not in the data."
 )
-@click.option("--count", default=80000, show_default=True, help="Triplets to make.")
-@click.option("--noise", default=0.0, show_default=True, help="Share of them with a wrong target.")
-@click.option("--epochs", default=3, show_default=True, help="Passes over the triplets.")
+@click.option("--count", type=SOME, default=80000, show_default=True, help="Triplets to make.")
+@click.option(
+    "--noise", type=SHARE, default=0.0, show_default=True, help="Share of them with a wrong target."
+)
+@click.option("--epochs", type=SOME, default=3, show_default=True, help="Passes over the triplets.")
 @STEPS
-@click.option("--batch-size", default=256, show_default=True, help="Samples a step.")
-@click.option("--lr", default=6e-3, show_default=True, help="Peak learning rate.")
-@click.option("--mined", default=32, show_default=True, help="Hard negatives a query; 0: none.")
+@click.option("--batch-size", type=SOME, default=256, show_default=True, help="Samples a step.")
+@click.option("--lr", type=POSITIVE, default=6e-3, show_default=True, help="Peak learning rate.")
+@click.option(
+    "--mined", type=ANY, default=32, show_default=True, help="Hard negatives a query; 0: none."
+)
 @click.option("--cache", type=OUT, default=None, help="Folder of frozen features to share.")
 @configuration_option("compose")
 @compute_options

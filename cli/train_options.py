@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,10 +13,29 @@ import click
 if TYPE_CHECKING:
     from train.configurations import Configuration
 
-__all__ = ["compute_options", "configuration_option"]
+__all__ = ["FolderPath", "compute_options", "configuration_option"]
 
 _OPTION_NAMES = {"token_learner_depth": "depth", "adapter_bottleneck": "adapter"}
 """Field of a recipe -> option of another name."""
+
+
+class FolderPath(click.Path):
+    """A folder that is there or can be made: no part of its path is a file."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        """Read the path; click itself looks at its last part alone."""
+        path = Path(value)
+        for parent in path.parents:
+            if parent.is_file():
+                self.fail(
+                    f"{path} cannot be made, for {parent} is a file; name another.", param, ctx
+                )
+        return super().convert(value, param, ctx)
 
 
 def configuration_option(stage: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

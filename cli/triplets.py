@@ -46,7 +46,7 @@ def columns_option(
     "--csv",
     "metadata",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A catalogue without pictures: a CSV file with a header and a row per item.",
+    help="A catalogue without pictures: a CSV, TSV or Parquet file with a row per item.",
 )
 @click.option(
     "--data",

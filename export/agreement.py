@@ -168,8 +168,9 @@ class Judge:
         self.probe = probe
         self._seen: dict[str, tuple[NDArray[np.float32], dict[int, NDArray[np.float32]]]] = {}
         main = next(method for method in ("composed", "stage1", "sum") if method in bundle.methods)
-        self.methods = ("image", main)
-        """The picture alone, and the most that the bundle can do."""
+        texts = ("text",) if "text" in bundle.methods else ()
+        self.methods = ("image", *texts, main)
+        """The picture alone, the text alone, and the most that the bundle can do."""
 
     def chosen(self, choice: Mapping[str, str]) -> Bundle:
         """The bundle, with a precision `CHOICE` that runs these variants."""

@@ -30,7 +30,7 @@ from train.fit_map import MapTraining, fit_map
 from train.model import ModelConfig, load_model
 from train.stage_two_data import stage_two_data
 from ztcir_sdk.bundle import Bundle, require_free
-from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.errors import ZtcirError, telling_full_disk
 from ztcir_sdk.evaluation.triplet_evaluation import (
     ALL_METHODS,
     TripletEvaluation,
@@ -284,9 +284,10 @@ def main(
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that weights are random: so here
     gallery = [Path(path) for pattern in validation_images for path in expand_urls(pattern)]
     try:
-        bundle, measured = build_default(
-            data, gallery, validation_triplets, runs, out, Recipe(), overwrite=overwrite
-        )
+        with telling_full_disk():
+            bundle, measured = build_default(
+                data, gallery, validation_triplets, runs, out, Recipe(), overwrite=overwrite
+            )
     except ZtcirError as error:
         raise click.ClickException(str(error)) from error
     for name, scores in measured.methods.items():

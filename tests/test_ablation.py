@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import math
+import os
 import shutil
 import statistics
 from collections.abc import Iterator, Sequence
@@ -661,3 +663,16 @@ def test_what_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "nowhere" in capsys.readouterr().err
     assert issubclass(UsageError, ZtcirError)
     assert FROZEN in ROWS
+
+
+def test_a_full_disk_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/ablation/log.jsonl")
+
+    monkeypatch.setattr("benchmarks.ablation.__main__.run", full)
+    assert main([]) == 1
+    said = capsys.readouterr().err
+    assert "Error: There is no room left to write runs/ablation/log.jsonl" in said
+    assert "Free some space" in said

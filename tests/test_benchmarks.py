@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +18,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_tensorrt_runtime import Machine as NvidiaMachine
 from tiny_bundle import SIZE, TinyModel, write_tiny_bundle
 
 from benchmarks import readme
 from benchmarks.comparison import LEAST_ROUNDS, Ratio, Rounds, compare
 from ztcir_sdk.benchmark import BenchmarkSettings, benchmark
+from ztcir_sdk.drawings import demo_gallery, demo_queries
 from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.runtime import GraphSource, RuntimeSettings, open_graph, tensorrt_package
+from ztcir_sdk.runtime.tensorrt import TensorRtGraph
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -252,6 +258,325 @@ class TestMeasure:
             self.measure(other, tmp_path / "again", same_weights=False)
 
 
+class Compiler:
+    """`torch.compile`, pretended: it compiles for each shape, and must not once it is closed."""
+
+    def __init__(self) -> None:
+        self.functions: dict[str, bool] = {}
+        self.shapes: set[tuple[Any, ...]] = set()
+        self.closed = False
+        self.gives: Callable[[Any], Any] = lambda outputs: outputs
+
+    def compile(self, function: Any, *, fullgraph: bool, dynamic: bool) -> Callable[..., Any]:
+        assert fullgraph  # or parts would run eagerly in silence
+        self.functions[function.__name__] = dynamic
+
+        def compiled(*inputs: Any) -> Any:
+            shape = (function.__name__, *(tuple(each.shape) for each in inputs))
+            assert shape in self.shapes or not self.closed, "compiled in what is timed"
+            self.shapes.add(shape)
+            return self.gives(function(*inputs))
+
+        return compiled
+
+    @contextlib.contextmanager
+    def close(self) -> Iterator[None]:
+        self.closed = True
+        yield
+        self.closed = False
+
+
+@pytest.fixture
+def compiler(torch: Any, monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    compiler = Compiler()
+    monkeypatch.setattr(torch, "compile", compiler.compile)
+    monkeypatch.setattr("benchmarks.measurement.nothing_is_compiled", compiler.close)
+    return compiler
+
+
+def measure_tiny(model: Any, folder: Path, *, same: bool = True, **more: Any) -> dict[str, Any]:
+    from benchmarks.measurement import LatencySettings, measure
+
+    how = LatencySettings(threads=1, how=Rounds(2, 1), gallery=40, pictures=4, k=5, **more)
+    result = measure(model, write_tiny_bundle(folder / "tiny"), how, same_weights=same)
+    return dict(json.loads(json.dumps(result, allow_nan=False)))
+
+
+def measured_sides(result: dict[str, Any]) -> dict[str, set[str]]:
+    return {what: set(one["timings"]) for what, one in result["comparisons"].items()}
+
+
+class TestCompiled:
+    def test_it_is_a_side_beside_the_others(
+        self, tmp_path: Path, torch: Any, compiler: Compiler
+    ) -> None:
+        result = measure_tiny(TorchTinyModel(TinyModel(), torch), tmp_path, compiled=True)
+        # Only texts are of several lengths.
+        assert compiler.functions == {
+            "encode_image": False,
+            "learn_token": False,
+            "encode_query": True,
+        }
+        cut = result["tokens"]["cut"]
+        assert {shape[1][1] for shape in compiler.shapes if shape[0] == "encode_query"} == {cut, 77}
+        every = {"sdk", "pytorch", "pytorch_compiled"}
+        sides = measured_sides(result)
+        lengths = {"sdk_padded", "pytorch_cut", "pytorch_compiled_cut"}
+        assert sides.pop("text_encoder") == every | lengths
+        assert list(sides.values()) == [every] * 4
+        assert all(one["baseline"] == "pytorch" for one in result["comparisons"].values())
+        assert result["differences"].keys() == {"sdk", "pytorch_compiled"}
+        assert result["differences"]["pytorch_compiled"] == 0
+        assert result["not_measured"] == {}
+        assert result["providers"] == {"sdk": "CPUExecutionProvider"}
+
+    @pytest.mark.parametrize("same", [True, False])
+    @pytest.mark.parametrize("factor", [1.001, float("nan")])
+    def test_it_must_answer_as_the_eager_side(
+        self, tmp_path: Path, torch: Any, compiler: Compiler, same: bool, factor: float
+    ) -> None:
+        compiler.gives = lambda outputs: outputs if isinstance(outputs, tuple) else outputs * factor
+        model = TorchTinyModel(TinyModel(), torch)
+        with pytest.raises(ZtcirError, match=r"torch\.compile's model .* leave out --compile"):
+            measure_tiny(model, tmp_path, same=same, compiled=True)
+
+    def test_a_compiler_that_is_missing_is_told(
+        self, tmp_path: Path, torch: Any, compiler: Compiler
+    ) -> None:
+        def fail(outputs: Any) -> Any:
+            raise torch._dynamo.exc.TorchDynamoException("no compiler here\nat line 3")
+
+        compiler.gives = fail
+        model = TorchTinyModel(TinyModel(), torch)
+        with pytest.raises(ZtcirError, match=r"failed \(no compiler here\): install .* --compile"):
+            measure_tiny(model, tmp_path, compiled=True)
+
+    def test_the_real_modules_are_whole_graphs_of_any_length(
+        self, tmp_path: Path, torch: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from tiny_training import VIT, tiny_model
+
+        from benchmarks.eager import TorchSearch, nothing_is_compiled
+        from ztcir_sdk.benchmark import draw_photos
+
+        real = torch.compile  # what it reads of the modules is real; machine code takes minutes
+        monkeypatch.setattr(torch, "compile", lambda f, **how: real(f, backend="eager", **how))
+        model = tiny_model(VIT)
+        end = model.backbone.vocab_size - 1
+        gallery = np.eye(4, model.backbone.embed_dim, dtype=np.float32)
+
+        def search(*, compiled: bool) -> Any:
+            return TorchSearch(model, lambda text: [5, -1, end], gallery, 2, compiled=compiled)
+
+        [file] = draw_photos(tmp_path, 1)
+        eager, compiled = search(compiled=False), search(compiled=True)
+        said = compiled.reference(file)
+        wanted = eager.query("red", eager.reference(file))
+        assert torch.allclose(compiled.query("red", said), wanted, atol=1e-6)
+        assert compiled.first_text(file, "red") == eager.first_text(file, "red")
+
+        def read(one: Any, length: int) -> Any:
+            ids = torch.zeros(1, length, dtype=torch.long)
+            ids[0, :3] = torch.tensor([5, -1, end])
+            first, scale = torch.zeros(1, dtype=torch.long), torch.ones(1)
+            return one.on_host(one.encode_query, ids, first, scale, *said)[0]
+
+        with torch.inference_mode():
+            read(compiled, 9)
+            with nothing_is_compiled():
+                for length in (5, 12):
+                    wanted = read(eager, length)
+                    assert torch.allclose(read(compiled, length), wanted, atol=1e-6)
+                with pytest.raises(RuntimeError, match="recompile"):
+                    compiled.encode_image(torch.zeros(2, 3, *model.backbone.image_size))
+        torch.compiler.reset()
+
+    @pytest.mark.slow
+    def test_a_backbone_is_compiled_and_measured(
+        self, tmp_path: Path, torch: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from tiny_training import SHALLOW
+
+        from benchmarks import latency
+
+        monkeypatch.setattr(latency, "_alone", lambda threads, task, *arguments: task(*arguments))
+        monkeypatch.setattr(latency, "embedded_names", list)
+        out = tmp_path / "latency.json"
+        few = ["--threads=1", "--rounds=2", "--runs=1", "--gallery=100", f"--out={out}"]
+        assert latency.main(["--models", SHALLOW, "--compile", *few]) == 0
+        [model] = json.loads(out.read_text())["models"]
+        assert model["differences"]["pytorch_compiled"] < 1e-4
+        for one in model["comparisons"].values():
+            assert one["ratios"]["pytorch_compiled"]["rounds"] == 2
+        torch.compiler.reset()
+
+
+def pretend_gpu(torch: Any) -> Any:
+    """A mode of PyTorch in which tensors can be put on "cuda:0", and what is there is marked."""
+
+    class Resident(torch.Tensor):  # type: ignore[misc, name-defined]
+        """A tensor in the GPU's memory."""
+
+    class PretendedGpu(torch.overrides.TorchFunctionMode):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.resident = Resident
+            self.waited = 0
+
+        def synchronize(self, device: str) -> None:
+            assert device == "cuda:0"
+            self.waited += 1
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func is torch.Tensor.to and args[1:] == ("cuda:0",):
+                return args[0].as_subclass(Resident)
+            if func is torch.Tensor.cpu:
+                return args[0].as_subclass(torch.Tensor)
+            tensors = [one for one in args if isinstance(one, torch.Tensor) and one.ndim]
+            there = {isinstance(one, Resident) for one in tensors}
+            assert len(there) < 2, "tensors on two devices"
+            assert func is not torch.Tensor.numpy or there == {False}, "NumPy cannot see the GPU"
+            return func(*args, **(kwargs or {}))
+
+    return PretendedGpu()
+
+
+class TinyModelOnGpu(TorchTinyModel):
+    """The tiny model, which takes only what is on the GPU, and leaves there what it gives."""
+
+    def __init__(self, torch: Any, gpu: Any) -> None:
+        super().__init__(TinyModel(), torch)
+        self.gpu = gpu
+        self.device = "cpu"
+
+    def to(self, device: str) -> None:
+        self.device = device
+
+    def _run(self, function: Callable[..., Any], inputs: Sequence[Any]) -> Any:
+        assert self.device == "cuda:0"
+        assert all(isinstance(each, self.gpu.resident) for each in inputs)
+        outputs = function(*(each.as_subclass(self.torch.Tensor) for each in inputs))
+        if isinstance(outputs, tuple):
+            return tuple(each.as_subclass(self.gpu.resident) for each in outputs)
+        return outputs.as_subclass(self.gpu.resident)
+
+    def encode_image(self, *inputs: Any) -> Any:
+        return self._run(super().encode_image, inputs)
+
+    def learn_token(self, *inputs: Any) -> Any:
+        return self._run(super().learn_token, inputs)
+
+    def encode_query(self, *inputs: Any) -> Any:
+        return self._run(super().encode_query, inputs)
+
+
+class TestOnGpu:
+    """PyTorch's tensors are marked, ONNX Runtime computes on the processor, TensorRT is a fake."""
+
+    @pytest.fixture
+    def nvidia(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[NvidiaMachine]:
+        def open_pretended(source: GraphSource, settings: RuntimeSettings) -> Any:
+            assert settings.device == "cuda:0"
+            if settings.backend == "onnx":
+                settings = dataclasses.replace(settings, device="cpu")
+            return open_graph(source, settings)
+
+        monkeypatch.setattr("ztcir_sdk.encoder.open_graph", open_pretended)
+        yield NvidiaMachine(monkeypatch, tmp_path / "engines")
+        tensorrt_package.import_tensorrt.cache_clear()
+
+    @pytest.fixture
+    def gpu(self, torch: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+        gpu = pretend_gpu(torch)
+        monkeypatch.setattr(torch.cuda, "synchronize", gpu.synchronize)
+        return gpu
+
+    def measure(self, torch: Any, gpu: Any, folder: Path, **more: Any) -> dict[str, Any]:
+        with gpu:
+            return measure_tiny(TinyModelOnGpu(torch, gpu), folder, device="cuda:0", **more)
+
+    def test_every_side_is_ready_and_does_the_same_work(
+        self,
+        tmp_path: Path,
+        torch: Any,
+        gpu: Any,
+        nvidia: NvidiaMachine,
+        compiler: Compiler,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        calls = nvidia.cuda.calls
+        prepared: list[tuple[int, int]] = []
+
+        def compared(sides: Mapping[str, Callable[[], Any]], **how: Any) -> Any:
+            prepared.append((len(nvidia.trt.builds), calls.count("cudaGraphInstantiate")))
+            assert torch.backends.cuda.matmul.allow_tf32 is False
+            assert torch.backends.cudnn.allow_tf32 is False
+            for side, operation in sides.items():
+                waited = gpu.waited
+                answer = operation()
+                assert gpu.waited - waited == side.startswith("pytorch"), side
+                for one in answer if isinstance(answer, tuple) else ():
+                    assert not isinstance(one, gpu.resident)
+            return compare(sides, **how)
+
+        monkeypatch.setattr("benchmarks.measurement.compare", compared)
+        # TensorRT keeps 16 shapes, and these texts are of fewer lengths, as CLIP's tokens are.
+        texts = demo_queries(demo_gallery(), 120)[:12]
+        monkeypatch.setattr("benchmarks.measurement.demo_queries", lambda *_: texts)
+        before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        result = self.measure(torch, gpu, tmp_path, compiled=True)
+        after = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        assert after == before
+        # Engines are built, and every shape of theirs recorded, before anything is timed.
+        assert len(prepared) == 5
+        assert set(prepared) == {(3, calls.count("cudaGraphInstantiate"))}
+        every = {"sdk", "sdk_tensorrt", "pytorch", "pytorch_compiled"}
+        sides = measured_sides(result)
+        lengths = {"sdk_padded", "sdk_tensorrt_padded", "pytorch_cut", "pytorch_compiled_cut"}
+        assert sides.pop("text_encoder") == every | lengths
+        assert list(sides.values()) == [every] * 4
+        assert result["providers"]["sdk_tensorrt"] == "TensorRT 10.3.0"
+        assert result["differences"].keys() == every - {"pytorch"}
+        assert all(difference < 1e-5 for difference in result["differences"].values())
+        assert result["not_measured"] == {}
+
+    def test_tensorrt_that_does_not_work_is_left_out_and_the_result_says_why(
+        self, tmp_path: Path, torch: Any, gpu: Any, nvidia: NvidiaMachine
+    ) -> None:
+        nvidia.trt.refuses = "the engine is of another world"
+        result = self.measure(torch, gpu, tmp_path)
+        assert result["not_measured"].keys() == {"sdk_tensorrt"}
+        assert "the engine is of another world" in result["not_measured"]["sdk_tensorrt"]
+        assert measured_sides(result)["first_text"] == {"sdk", "pytorch"}
+        assert result["providers"].keys() == {"sdk"}
+
+    def test_tensorrt_that_loads_but_does_not_run_is_left_out(
+        self, tmp_path: Path, torch: Any, gpu: Any, nvidia: NvidiaMachine
+    ) -> None:
+        nvidia.trt.breaks = "an illegal instruction"
+        result = self.measure(torch, gpu, tmp_path)
+        assert "an illegal instruction" in result["not_measured"]["sdk_tensorrt"]
+
+    def test_tensorrt_must_answer_as_the_eager_side(
+        self,
+        tmp_path: Path,
+        torch: Any,
+        gpu: Any,
+        nvidia: NvidiaMachine,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        run = TensorRtGraph.run
+
+        def rolled(self: TensorRtGraph, *arguments: Any) -> Any:
+            return {name: np.roll(one, 1, -1) for name, one in run(self, *arguments).items()}
+
+        monkeypatch.setattr(TensorRtGraph, "run", rolled)
+        with pytest.raises(ZtcirError, match=r"TensorRT's engines of .* differ by"):
+            self.measure(torch, gpu, tmp_path)
+
+
 def test_ztcir_bench_never_finds_its_picture_encoded(tmp_path: Path, encoded: list[int]) -> None:
     settings = BenchmarkSettings(repeat=7, gallery=20, pictures=2)
     benchmark(write_tiny_bundle(tmp_path / "tiny"), settings=settings, threads=1)
@@ -340,6 +665,111 @@ class TestCommand:
             commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
             assert result["git"]["commit"] == commit
         assert "B\tfirst text\t12.35\t12.35\t2.50\n" in capsys.readouterr().out
+
+    def test_a_gpu_has_a_file_of_its_own_which_names_the_sides(
+        self,
+        latency: Any,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        done: list[str] = []
+
+        def check_gpu(device: str) -> str:
+            done.append(device)
+            return "NVIDIA GeForce RTX 3090"
+
+        def measure_random(name: str, folder: Path, settings: Any) -> dict[str, Any]:
+            assert (settings.device, settings.compiled) == ("cuda:0", True)
+            model = {**copy.deepcopy(MODEL), "name": name}
+            for one in model["comparisons"].values():
+                one["ratios"]["pytorch_compiled"] = {**RATIO, "median": 1.75}
+                one["timings"]["pytorch_compiled"] = TIMING
+            return {**model, "not_measured": {"sdk_tensorrt": "TensorRT is not installed."}}
+
+        monkeypatch.setattr(latency, "RESULTS", tmp_path)
+        monkeypatch.setattr(latency, "embedded_names", list)
+        monkeypatch.setattr(latency, "check_gpu", check_gpu)
+        monkeypatch.setattr(latency, "export_random", lambda name, folder: done.append(name))
+        monkeypatch.setattr(latency, "measure_random", measure_random)
+        assert latency.main(["--models", "A", "--device", "cuda", "--compile"]) == 0
+        assert done == ["cuda:0", "A"]
+        assert [file.name for file in tmp_path.iterdir()] == [
+            "latency-nvidia-geforce-rtx-3090.json"
+        ]
+        result = json.loads((tmp_path / "latency-nvidia-geforce-rtx-3090.json").read_text())
+        said = result["settings"]
+        assert (said["device"], said["gpu"]) == ("cuda:0", "NVIDIA GeForce RTX 3090")
+        assert said["sides"] == ["sdk", "sdk_tensorrt", "pytorch", "pytorch_compiled"]
+        assert said["tf32"] is False
+        assert said["compile"] == {"mode": "default", "dynamic": ["text_encoder"]}
+        assert result["models"][0]["not_measured"] == {"sdk_tensorrt": "TensorRT is not installed."}
+        printed = capsys.readouterr().out
+        assert "A\tfirst text\t12.35\t12.35\t2.50\n" in printed
+        assert "A\tfirst text\t12.35\t12.35\t1.75\n" in printed
+
+    def test_a_compiled_side_on_the_processor_takes_no_other_files_place(
+        self, latency: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(latency, "RESULTS", tmp_path)
+        monkeypatch.setattr(latency, "embedded_names", list)
+        monkeypatch.setattr(latency, "export_random", lambda name, folder: None)
+        monkeypatch.setattr(latency, "measure_random", lambda *_: {**MODEL, "name": "A"})
+        assert latency.main(["--models", "A", "--compile"]) == 0
+        said = json.loads((tmp_path / "latency-compiled.json").read_text())["settings"]
+        assert (said["device"], said["sides"]) == ("cpu", ["sdk", "pytorch", "pytorch_compiled"])
+        assert "tf32" not in said
+        assert "gpu" not in said
+
+    @pytest.mark.parametrize(
+        ("device", "cuda", "gpus", "code", "sentence"),
+        [
+            ("cuda:0", None, 0, 1, "cuda:0 cannot be measured, since this PyTorch was built witho"),
+            ("cuda:0", "13.0", 0, 1, "cuda:0 cannot be measured, since PyTorch sees no NVIDIA GPU"),
+            ("cuda:2", "13.0", 2, 2, "There is no cuda:2: PyTorch sees 2 GPUs"),
+            ("cuda:1", "13.0", 2, 1, "cuda:1 was asked for but cannot be used (this ONNX Runtime"),
+            ("gpu", "13.0", 1, 2, "The device is auto, cpu, cuda or cuda:0, not 'gpu'"),
+        ],
+    )
+    def test_a_gpu_that_is_missing_is_told_before_anything_is_exported(
+        self,
+        device: str,
+        cuda: str | None,
+        gpus: int,
+        code: int,
+        sentence: str,
+        latency: Any,
+        torch: Any,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def export(name: str, folder: Path) -> None:
+            raise AssertionError("exported")
+
+        monkeypatch.setattr(latency, "RESULTS", tmp_path)
+        monkeypatch.setattr(latency, "export_random", export)
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+        assert latency.main(["--models", "A", "--device", device]) == code
+        printed = capsys.readouterr()
+        assert sentence in printed.err
+        assert printed.err.count("\n") == 1
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("gpu", "name"),
+        [
+            ("NVIDIA H100 80GB HBM3", "nvidia-h100-80gb-hbm3"),
+            ("Orin (nvgpu)/x", "orin-nvgpu-x"),
+        ],
+    )
+    def test_a_gpus_name_is_part_of_a_files(self, gpu: str, name: str, torch: Any) -> None:
+        from benchmarks.gpu import slug
+
+        assert slug(gpu) == name
 
     @pytest.mark.parametrize(
         ("arguments", "code", "sentence"),

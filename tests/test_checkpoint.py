@@ -17,10 +17,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_runs import write_backbone
-from tiny_training import VIT, assert_equal_tensors, tiny_model, unflushed
+from tiny_training import PARTS, VIT, assert_equal_tensors, tiny_model, unflushed
 
 import train.checkpoint
-from train.backbone import BackboneConfig
+from train.backbone import BackboneConfig, create_backbone
 from train.checkpoint import (
     CheckpointError,
     find_checkpoint,
@@ -381,6 +381,25 @@ def test_another_activation_is_refused(model: ComposedModel, tmp_path: Path) -> 
     write_model(tmp_path / "last", model, quick_gelu=True)
     with pytest.raises(CheckpointError, match="another activation"):
         load_model(tmp_path)
+
+
+def test_other_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    config = BackboneConfig(VIT, str(weights))
+
+    def fresh(seed: int) -> ComposedModel:
+        torch.manual_seed(seed)
+        torch.save(create_backbone(BackboneConfig(VIT)).clip.state_dict(), weights)
+        return ComposedModel(create_backbone(config), PARTS)
+
+    model = fresh(0)
+    write_checkpoint(tmp_path / "a", describe_model(model, "map"), {"model": model.parts()})
+    load_model(tmp_path / "a")
+    fresh(1)
+    with pytest.raises(CheckpointError, match=r"other weights than .*weights\.pt of tiny-vit has"):
+        load_model(tmp_path / "a")
+    fresh(0)
+    load_model(tmp_path / "a")
 
 
 @pytest.mark.parametrize("file", ["model", "backbone"])

@@ -14,6 +14,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import types
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -599,6 +600,28 @@ def test_gpus_are_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.Monke
     assert list_gpus() == ["Some GPU, 81559 MiB, 580.1"]
     tool.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
     assert list_gpus() == []
+
+    def put(value: object) -> Callable[..., int]:
+        def call(place: Any, *arguments: int) -> int:
+            getattr(place, "_obj", place).value = value if value is not None else arguments[0]
+            return 0
+
+        return call
+
+    def name(place: Any, size: int, device: Any) -> int:
+        place.value = b"Some GPU"
+        return device.value  # an error for the second one
+
+    driver = types.SimpleNamespace(
+        cuInit=lambda flags: 0,
+        cuDeviceGetCount=put(2),
+        cuDeviceGet=put(None),
+        cuDeviceGetName=name,
+    )
+    monkeypatch.setattr("ztcir_sdk.runtime.cuda._driver", lambda: driver)
+    assert list_gpus() == ["Some GPU", "an NVIDIA GPU"]
+    tool.unlink()
+    assert list_gpus() == ["Some GPU", "an NVIDIA GPU"]
 
 
 # bench

@@ -249,6 +249,109 @@ def test_a_parquet_file_of_pictures(tmp_path: Path, nested: bool) -> None:
     assert [name for name, _ in report.skipped] == ["p/2", "p/3"]
 
 
+def test_a_picture_with_several_captions_is_listed_once(tmp_path: Path) -> None:
+    """And told: as COCO's captions come, a row each. Another picture of one name stays."""
+    for name, grey in (("a", 10), ("b", 20), ("c", 30)):
+        (tmp_path / f"{name}.jpg").write_bytes(picture(grey))
+    rows = [
+        ("1", "a.jpg", "a cat"),
+        ("1", "a.jpg", "a pet"),
+        ("2", "b.jpg", "x"),
+        ("2", "c.jpg", "y"),
+    ]
+    path = tmp_path / "t.csv"
+    path.write_text("".join(f"{','.join(row)}\n" for row in [("id", "path", "caption"), *rows]))
+    images, report = read_sources([str(path)])
+    assert [(one.item.id, one.item.caption) for one in images] == [
+        ("1", "a cat"),
+        ("2", "x"),
+        ("2", "y"),
+    ]
+    assert report.read == 3
+    assert report.sentences()[0].startswith("1 of 4 rows show a picture that an earlier row shows")
+
+
+def test_cells_that_are_no_plain_text_are_read_as_what_they_say(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    columns = {
+        "image": [picture(10), picture(20), picture(30)],
+        "id": [7.0, None, 8.0],
+        "said": [["A man.", "Two men."], [], None],
+        "raw": [b"a man", "caf\u00e9".encode(), None],
+        "about": [{"x": 1}, None, {"x": 2}],
+    }
+    pq.write_table(pa.table(columns), path)
+
+    def captions(column: str) -> list[tuple[str, str]]:
+        images, _ = read_sources([str(path)], columns={"caption": column})
+        return [(one.item.id, one.item.caption) for one in images]
+
+    assert captions("said") == [("7", "A man."), ("p/2", ""), ("8", "")]
+    assert captions("raw") == [("7", "a man"), ("p/2", "caf\u00e9"), ("8", "")]
+    with pytest.raises(UsageError, match="'about' holds no text for the caption"):
+        captions("about")
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_cell_without_bytes_is_read_by_its_path(tmp_path: Path, pairs: bool) -> None:
+    (tmp_path / "x.jpg").write_bytes(picture(10))
+    cells = [
+        {"bytes": None, "path": "x.jpg"},
+        {"bytes": picture(20), "path": "gone.jpg"},
+        {"bytes": None, "path": "gone.jpg"},
+        {"bytes": None, "path": "a\0.jpg"},
+        {"bytes": None, "path": None},
+        None,
+    ]
+    image = pa.array(cells, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    rows = {"reference": image, "target": image} if pairs else {"image": image}
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table(rows), path, row_group_size=4)
+    images, report = read_sources([str(path)])
+    places = ("/reference", "/target") if pairs else ("",)
+    assert ids(images) == [f"p/{row}{place}" for row in (1, 2) for place in places]
+    read = [shade(pickle.loads(pickle.dumps(i))) for i in images]
+    expected = [grey for grey in (10, 20) for _ in places]
+    assert [abs(s - grey) <= 3 for s, grey in zip(read, expected, strict=True)] == [True] * len(
+        read
+    )
+    skipped = {name.split("/")[1]: str(why) for name, why in report.skipped}
+    assert skipped.keys() == {"3", "4", "5", "6"}
+    assert "gone.jpg cannot be read" in skipped["3"]
+    assert "null" in skipped["4"]
+    assert "is empty" in skipped["5"]
+
+
+def test_a_path_with_a_nul_is_counted_and_skipped(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(10))
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"path": ["a.jpg", "a\0.jpg"]}), path)
+    images, report = read_sources([str(path)])
+    assert ids(images) == ["a.jpg"]
+    (sentence,) = report.sentences()
+    assert sentence.startswith("Skipped 1 broken samples: a")
+    assert "its path cannot be one" in sentence
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("gender", "type", "colour", "pattern"),
+        ("Gender", "Type", "Color", "Pattern"),
+        ("gender", "articleType", "baseColour", "pattern"),
+    ],
+)
+def test_a_tables_attributes_have_usual_names(tmp_path: Path, names: Sequence[str]) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(10))
+    path = tmp_path / "list.csv"
+    path.write_text(f"path,{','.join(names)}\na.jpg,Men,Ring,Red,plain\n", encoding="utf-8")
+    (image,), _ = read_sources([str(path)])
+    item = image.item
+    assert (item.gender, item.type, item.colour, item.pattern) == ("Men", "Ring", "Red", "plain")
+    (image,), _ = read_sources([str(path)], columns={"colour": ""})
+    assert (image.item.type, image.item.colour) == ("Ring", "")
+
+
 def test_a_cut_or_false_parquet_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"path": ["a.jpg"]}), path)

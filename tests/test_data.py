@@ -17,6 +17,7 @@ from PIL import Image
 from tiny_training import VIT, catalogue, members_of, tiny_model, write_collection, write_shard
 
 from train.backbone import Backbone
+from train.collections.image import BytesPicture
 from train.data import (
     Batches,
     DataError,
@@ -26,6 +27,7 @@ from train.data import (
     read_shards,
 )
 from train.features import image_features
+from train.record import data_fingerprint
 from ztcir_sdk.drawings import DEMO_COMBINATIONS
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.preprocess import Preprocessing
@@ -292,10 +294,16 @@ def backbone() -> Backbone:
 
 
 def never_loaded(images: list[TrainingImage]) -> list[TrainingImage]:
-    def refuse() -> Image.Image:
+    def refuse(picture: BytesPicture) -> Image.Image:
         raise AssertionError("the picture was read again")
 
-    return [dataclasses.replace(image, load=refuse) for image in images]
+    class Never(BytesPicture):
+        __call__ = refuse
+
+    return [
+        dataclasses.replace(image, load=Never(image.item.id, b"", image.checksum))
+        for image in images
+    ]
 
 
 def test_features_are_the_image_encoders(
@@ -328,7 +336,7 @@ def test_features_are_computed_once(
     assert np.array_equal(again.patches, first.patches)
 
 
-@pytest.mark.parametrize("change", ["weights", "items", "order"])
+@pytest.mark.parametrize("change", ["weights", "items", "order", "pictures"])
 def test_features_of_something_else_are_not_used(
     change: str, backbone: Backbone, collection: list[str], tmp_path: Path
 ) -> None:
@@ -339,6 +347,15 @@ def test_features_of_something_else_are_not_used(
         if change == "weights":
             moved = backbone.clip.visual.proj + 0.5
             patch.setattr(backbone.clip.visual.proj, "data", moved.data)
+        elif change == "pictures":  # others, under the same names
+            swapped = [images[1].load, images[0].load, *(one.load for one in images[2:])]
+            other = [
+                dataclasses.replace(image, load=load)
+                for image, load in zip(images, swapped, strict=True)
+            ]
+            fingerprints = [data_fingerprint(some) for some in (images, other)]
+            assert fingerprints[0]["sha256"] == fingerprints[1]["sha256"]
+            assert fingerprints[0]["pictures"] != fingerprints[1]["pictures"]
         else:
             other = images[:2] if change == "items" else images[::-1]
         with pytest.raises(AssertionError, match="read again"):

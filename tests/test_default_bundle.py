@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +106,17 @@ def test_a_bundle_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path: Path
     assert result.exit_code == 1
     assert "is a bundle already" in result.stderr
     assert not (tmp_path / "runs").exists()  # told before an hour of training
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_collection(tmp_path)
+    write_validation(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/map/log.jsonl")
+
+    monkeypatch.setattr(export.default, "fit_backbone", full)
+    result = build(tmp_path)
+    assert result.exit_code == 1
+    assert "There is no room left to write runs/map/log.jsonl" in result.stderr
+    assert "Free some space" in result.stderr

@@ -11,6 +11,7 @@ import types
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,14 @@ class Options(types.SimpleNamespace):
 class Runtime(types.ModuleType):
     """An ONNX Runtime that offers providers, some of which come."""
 
-    def __init__(self, *, offers: tuple[str, ...] = (TENSORRT, CUDA, CPU), comes: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        offers: tuple[str, ...] = (TENSORRT, CUDA, CPU),
+        comes: int = 0,
+        fails: str | None = None,
+        places: dict[str, int] | None = None,
+    ) -> None:
         super().__init__("onnxruntime")
         self.__version__ = "1.99"
         self.GraphOptimizationLevel = types.SimpleNamespace(ORT_ENABLE_ALL=99)
@@ -154,12 +162,20 @@ class Runtime(types.ModuleType):
         class InferenceSession:
             def __init__(self, path: str, options: Any, *, providers: Any, **_: Any) -> None:
                 fake.options, fake.providers = options, providers
+                if fails is not None:
+                    raise RuntimeError(fails)
 
             def get_providers(self) -> list[str]:
                 names = [one if isinstance(one, str) else one[0] for one in fake.providers]
                 return names[comes:]
 
             def disable_fallback(self) -> None: ...
+
+            def get_provider_graph_assignment_info(self) -> list[Any]:
+                return [
+                    types.SimpleNamespace(ep_name=name, get_nodes=lambda n=count: [None] * n)
+                    for name, count in (places or {}).items()
+                ]
 
             def get_inputs(self) -> list[Any]:
                 return []
@@ -202,7 +218,10 @@ def test_memory_reaches_cuda(bundle: Bundle, install: Any) -> None:
     file = bundle.path / "text_encoder.onnx"
     graph = OnnxGraph(file, RuntimeSettings(device="cuda:1"))
     assert runtime.providers == [(CUDA, {"device_id": "1", "use_tf32": "0"}), CPU]
-    assert (graph.provider, graph.limits) == (CUDA, {})
+    assert (graph.provider, graph.limits, graph.nodes) == (CUDA, {}, {})
+    install(Runtime(places={CUDA: 40, CPU: 2}))
+    assert OnnxGraph(file, RuntimeSettings(device="cuda:1")).nodes == {CUDA: 40, CPU: 2}
+    runtime = install(Runtime())
     OnnxGraph(file, RuntimeSettings(device="cuda:1", gpu_memory_mb=5, low_memory=True))
     [(_, options), _] = runtime.providers
     assert options["gpu_mem_limit"] == str(5 << 20)
@@ -267,7 +286,14 @@ def test_wrong_settings_are_named(bundle: Bundle, wrong: dict[str, Any]) -> None
 
 
 def test_a_retriever_hands_its_settings_on(bundle: Bundle) -> None:
-    given = {"backend": "onnx", "threads": 2, "gpu_memory_mb": 9, "low_memory": True}
+    given = {
+        "backend": "onnx",
+        "threads": 2,
+        "gpu_memory_mb": 9,
+        "low_memory": True,
+        "build_engines": False,
+        "cuda_graphs": False,
+    }
     retriever = Retriever(bundle, device="cpu", **given)  # type: ignore[arg-type]
     for name, value in given.items():
         assert getattr(retriever.encoder.settings, name) == value
@@ -334,6 +360,25 @@ def test_auto_is_the_processor_where_onnx_runtime_has_no_cuda(
     assert devices.resolve_device("auto") == "cpu"
 
 
+def test_int8_is_for_processors(tmp_path: Path, install: Any) -> None:
+    """Of CUDA's provider the processor would run it, node by node, under CUDA's name."""
+    whole = write_tiny_bundle(tmp_path / "int8")
+    graphs = {
+        graph: {"int8": replace(variants["fp32"], precision="int8")}
+        for graph, variants in whole.manifest.graphs.items()
+    }
+    eight = Bundle(whole.path, replace(whole.manifest, graphs=graphs, precisions={}))
+    assert Retriever(eight).encoder.device == "cpu"
+    assert Retriever(eight, device="cpu").encode_texts(["red"]).shape[0] == 1
+    for backend in ("auto", "onnx"):
+        with pytest.raises(
+            ZtcirError, match=r"int8 graphs .*for processors, not for cuda:0"
+        ) as one:
+            Retriever(eight, device="cuda", backend=backend)
+        one_sentence(one.value)
+    assert Retriever(whole, device="cuda").encoder.device == "cuda:0"
+
+
 # --- what does not come --------------------------------------------------------------------------
 
 
@@ -364,6 +409,41 @@ def test_auto_is_the_processor_where_onnx_runtime_has_no_cuda(
             {"backend": "onnx-tensorrt"},
             Runtime(comes=2),
             "TensorRT .*did not load, and CPUExecutionProvider would run",
+        ),
+        (
+            {"backend": "onnx-tensorrt"},
+            Runtime(places={CUDA: 40, CPU: 2}),
+            "it took no node of text_encoder, and CPUExecutionProvider, CUDAExecution.* would run",
+        ),
+        (
+            {"device": "cuda:0"},
+            Runtime(places={CPU: 42}),
+            "it took no node of text_encoder, and CPUExecutionProvider would run",
+        ),
+        (
+            {"device": "cuda:0"},
+            Runtime(fails="CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED"),
+            "cuda:0 was asked for but cannot be used .*CUDNN failure",
+        ),
+        (
+            {"device": "cuda:0"},
+            Runtime(fails="CUDA failure 2: out of memory ; GPU=0"),
+            "no memory left to load the graph text_encoder on cuda:0 .*close what else",
+        ),
+        (
+            {"device": "cpu"},
+            Runtime(fails="std::bad_alloc"),
+            "no memory left to load the graph text_encoder on cpu",
+        ),
+        (
+            {"device": "cuda:0"},
+            Runtime(fails="Fatal error: Frobnicate(-1) is not a registered function/op"),
+            r"text_encoder.onnx cannot be loaded \(.*Frobnicate.*export or copy",
+        ),
+        (
+            {"device": "cuda:0"},
+            Runtime(fails="[ONNXRuntimeError] : 10 : INVALID_GRAPH : Load model failed"),
+            "cannot be loaded .*INVALID_GRAPH.*export or copy",
         ),
     ],
 )

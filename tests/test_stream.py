@@ -325,6 +325,22 @@ def test_a_run_does_not_go_on_with_other_shards(
         run(workplace, out, ShardStream(swapped), development, steps=2)
 
 
+def test_captions_that_teach_little_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = [
+        "\u043a\u0440\u0430\u0441\u043d\u043e\u0435 \u043f\u043b\u0430\u0442\u044c\u0435",
+        "",
+        "a dress",
+    ]
+    members = [part for n in range(120) for part in cc3m_sample(n, f"{said[n % 3]} {n}".strip())]
+    shard = write_shard(tmp_path / "a.tar", members)
+    read_held_out([str(shard)], 100)
+    told = capsys.readouterr().err
+    assert "Of the images that are held out: " in told
+    assert "in another script than Latin (Cyrillic" in told
+
+
 def test_a_stream_of_nothing_is_told(
     workplace: Path, development: list[TrainingImage], tmp_path: Path
 ) -> None:

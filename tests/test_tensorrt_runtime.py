@@ -26,6 +26,7 @@ from tiny_bundle import D_T, D_VSI, SIZE, N, TinyModel, tiny_parts, write_tiny_b
 
 from cli.main import main
 from ztcir_sdk import Retriever
+from ztcir_sdk.benchmark import BenchmarkSettings, benchmark
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.engines import BatchSizes, build_engines, graph_source
 from ztcir_sdk.errors import MissingDependencyError, UsageError, ZtcirError
@@ -603,6 +604,16 @@ def test_other_sizes_are_built_again_but_only_if_they_are_asked_for(
     assert machine.open(source(bundle, "text_encoder")).limits["B"] == 5
     assert not any(report.built for report in build_engines(bundle))
     assert all(report.built for report in build_engines(bundle, rebuild=True))
+
+
+def test_bench_measures_no_more_than_the_engines_take(machine: Machine, bundle: Bundle) -> None:
+    build_engines(bundle, sizes=BatchSizes(images=4, texts=5, tokens=70))
+    settings = BenchmarkSettings(repeat=2, gallery=20, pictures=6)
+    measured = benchmark(bundle, settings=settings, backend="tensorrt")["graphs"]
+    assert [one["images"] for one in measured["image_encoder"]] == [1, 4]
+    assert [one["references"] for one in measured["token_learner"]] == [1, 4]
+    shapes = [(one["texts"], one["tokens"]) for one in measured["text_encoder"]]
+    assert shapes == [(1, 8), (1, 16), (1, 32), (1, 70), (5, 16)]
 
 
 def test_the_timing_cache_is_handed_on_where_there_is_one(machine: Machine, bundle: Bundle) -> None:

@@ -576,6 +576,67 @@ def test_what_a_stage_cannot_start_from(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("junk.safetensors", b"no header"),
+        ("junk.pt", b"no pickle"),  # UnpicklingError
+        ("empty.pt", b""),  # EOFError
+        ("words.txt", b"hello world"),  # KeyError
+    ],
+)
+def test_a_file_that_holds_no_weights_is_named(
+    name: str, content: bytes, data: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    shards = ("--data", data[0], "--data", data[1])
+    backbone = ("--backbone", f"{VIT}:{path}")
+    result = ztcir("train", "map", *shards, *backbone, "--out", tmp_path / "run")
+    assert result.exit_code == 1, (result.output, result.exception)
+    assert f"The weights {str(path)!r} of tiny-vit cannot be loaded (it is no file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("stage", "option", "value"),
+    [
+        *((stage, "--epochs", 0) for stage in ("backbone", "map", "compose")),
+        *((stage, "--batch-size", 0) for stage in ("backbone", "map", "compose")),
+        *((stage, "--drawings", -1) for stage in ("backbone", "map", "compose")),
+        *((stage, "--seed", -1) for stage in ("backbone", "map", "compose")),
+        *((stage, "--lr", 0) for stage in ("map", "compose")),
+        ("backbone", "--image-lr", 0),
+        ("backbone", "--text-lr", -1e-3),
+        ("backbone", "--instances", -1),
+        ("backbone", "--instance-temperature", 0),
+        ("backbone", "--caption-share", 1.5),
+        ("map", "--alignment", -0.5),
+        ("map", "--tokens", 0),
+        ("map", "--depth", -1),
+        ("map", "--adapter", -1),
+        ("compose", "--count", 0),
+        ("compose", "--noise", 1.5),
+        ("compose", "--mined", -1),
+    ],
+)
+def test_numbers_that_make_no_run_are_refused(stage: str, option: str, value: float) -> None:
+    result = ztcir("train", stage, "--data", "x.tar", option, value)
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert f"'{option}'" in result.stderr
+    assert "is not in the range" in result.stderr
+
+
+@pytest.mark.parametrize("stage", ["backbone", "map", "compose"])
+@pytest.mark.parametrize("option", ["--cache", "--out"])
+def test_a_folder_below_a_file_is_refused_before_anything_is_read(
+    stage: str, option: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    result = ztcir("train", stage, "--data", "x.tar", option, tmp_path / "file" / "a" / "b")
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert f"for {tmp_path / 'file'} is a file; name another" in result.stderr
+
+
 def test_adapters_are_needed_for_stage_2(data: list[str], tmp_path: Path) -> None:
     shards = ("--data", data[0], "--data", data[1], "--epochs", 1, "--batch-size", 16)
     parts = ("--adapter", 0, "--no-vsi", "--depth", 0, "--tokens", 2, "--alignment", 0)

@@ -57,12 +57,21 @@ def test_fashioniq_joins_as_its_evaluation_does(tmp_path: Path) -> None:
     record = {"candidate": "A", "target": "B", "captions": ["Is Red.", " has no sleeves"]}
     same = {"candidate": "A", "target": "C", "captions": ["is red", "Is red"]}
     empty = {"candidate": "A", "target": "D", "captions": [" ", "."]}
-    made = read_training_triplets(write_json(tmp_path / "cap.json", [record, same, empty]))
+    half = [
+        {"candidate": "A", "target": target, "captions": captions}
+        for target, captions in (("E", ["", "is blue"]), ("F", ["is blue", " "]))
+    ]
+    nothing = {"candidate": "A", "target": "G", "captions": [None, "is blue"]}
+    records = [record, same, empty, *half, nothing]
+    made = read_training_triplets(write_json(tmp_path / "cap.json", records))
     assert [parts(t) for t in made] == [
         ("A", "is red", ("B",)),
         ("A", "has no sleeves", ("B",)),
         ("A", "is red and has no sleeves", ("B",)),
         ("A", "is red", ("C",)),
+        ("A", "is blue", ("E",)),
+        ("A", "is blue", ("F",)),
+        ("A", "is blue", ("G",)),
     ]
 
 
@@ -133,6 +142,16 @@ def test_jsonl_needs_no_more_than_three_fields(
         "line 7",
     ):
         assert name in said
+
+
+def test_only_a_newline_ends_a_line_of_jsonl(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    texts = [f"in{separator}red" for separator in "\u2028\u2029\x85"]
+    records = [{"reference": "a", "text": text, "target": "b"} for text in texts]
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    path.write_bytes("\r\n".join([*lines, ""]).encode())
+    made = read_training_triplets(path)
+    assert [(t.id, t.text) for t in made] == [(f"t-{line}", "in red") for line in (1, 2, 3)]
 
 
 def test_fields_and_columns_can_be_named(tmp_path: Path) -> None:
@@ -207,6 +226,36 @@ def test_what_is_written_can_be_trained_on(
 
 def one(reference: str, target: str) -> list[Triplet]:
     return [Triplet("1", "change", reference, "red", (target,))]
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "meant"),
+    [
+        ("train/1.jpg", ["val/1.jpg"], None),  # another picture
+        ("dress/B0.png", ["shirt/B0.jpg"], None),
+        ("train/1.jpg", ["val/1.jpg", "train/1.jpg"], "train/1.jpg"),
+        ("a/1.jpg", ["img/a/1.jpg", "img/b/1.jpg"], "img/a/1.jpg"),
+        ("/data/img/a/1.jpg", ["a/1.jpg", "b/1.jpg"], "a/1.jpg"),
+        ("/data/img/a/1.jpg", ["1.jpg", "a/1.jpg"], "a/1.jpg"),
+        ("b/1.jpg", ["1.jpg", "a/1.jpg"], "1.jpg"),
+        ("1", ["x/1.png"], "x/1.png"),
+        ("1.png", ["x/1.png", "x/1.jpg"], "x/1.png"),
+        ("a/1.webp", ["x/a/1.png", "x/b/1.webp"], "x/a/1.png"),
+        ("1.webp", ["x/1.png", "y/1.jpg"], "ambiguous"),
+    ],
+)
+def test_a_path_means_the_image_with_the_same_folders(
+    name: str, known: list[str], meant: str | None
+) -> None:
+    triplets = one("other", name)
+    if meant == "ambiguous":
+        with pytest.raises(DataError, match=r"could be x/1\.png or y/1\.jpg"):
+            resolve(triplets, [*known, "other"])
+    elif meant is None:
+        with pytest.raises(DataError, match="the data does not hold"):
+            resolve(triplets, [*known, "other"])
+    else:
+        assert resolve(triplets, [*known, "other"])[0].targets == (meant,)
 
 
 def test_images_are_found_by_id_path_or_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -249,7 +251,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, complaint: str) -> None:
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ZtcirError, match="No such file"):
         read_triplets(tmp_path / "none.jsonl")
-    with pytest.raises(ZtcirError, match="No such file"):
+    with pytest.raises(ZtcirError, match=r"none\.csv does not exist"):
         read_catalogue(tmp_path / "none.csv")
     with pytest.raises(ZtcirError, match="Cannot write"):
         write_triplets(tmp_path / "no" / "t.jsonl", [])
@@ -284,6 +286,21 @@ def test_a_catalogue_is_read_by_split_and_columns(tmp_path: Path) -> None:
         read_catalogue(path, columns={"size": "size"})
     with pytest.raises(ZtcirError, match="no row of the split 'test'"):
         read_catalogue(path, "test")
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "parquet"])
+def test_a_catalogue_may_be_any_table(tmp_path: Path, suffix: str) -> None:
+    header, *lines = CSV.splitlines()
+    rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+    path = tmp_path / f"metadata.{suffix}"
+    if suffix == "tsv":
+        path.write_text(CSV.replace(",", "\t"), encoding="utf-8")
+    else:
+        typed = [{**row, "id": int(row["id"]), "gender": row["gender"] or None} for row in rows]
+        pq.write_table(pa.Table.from_pylist(typed), path)
+    (tmp_path / "metadata.csv").write_text(CSV, encoding="utf-8")
+    for split in ("train", None):
+        assert read_catalogue(path, split) == read_catalogue(tmp_path / "metadata.csv", split)
 
 
 def test_the_report_counts(tmp_path: Path) -> None:
@@ -331,6 +348,13 @@ def test_the_command_writes_training_and_development_apart(tmp_path: Path) -> No
     assert output.read_bytes() == first
     assert "60 triplets" in done.stdout
     assert "examples:" in done.stdout
+
+    table = tmp_path / "metadata.tsv"
+    table.write_text(source.read_text(encoding="utf-8").replace(",", "\t"), encoding="utf-8")
+    call = ["--from", "attributes", "--csv", str(table), "-o", str(output), "--count", "60"]
+    done = CliRunner().invoke(triplets_command, [*call, "--development", "0.4"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert output.read_bytes() == first
 
 
 def test_the_command_refuses_wrong_columns(tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import open_clip
 import pytest
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
+from test_tensorrt import refused
 from tiny_siglip import write_siglip, write_vocabulary
 from tiny_training import CONVNET, PARTS, VIT, tiny_model, unflushed
 
@@ -231,6 +233,10 @@ def _hold_configuration(name: str, tmp_path: Path) -> None:
     with randomised(model), some_vocabulary(model.backbone.tower, tmp_path / "vocabulary"):
         made = make_line(model, tmp_path)
         assert made.bundle.precisions == PRECISIONS
+        for precision in PRECISIONS[:2]:  # those that TensorRT takes
+            for graph in made.bundle.manifest.graphs:
+                file = made.bundle.file(made.bundle.variant(graph, precision))
+                assert not refused(onnx.load(str(file))), (precision, graph)
         for number, (precision, (backend, device)) in enumerate(
             itertools.product(PRECISIONS, BACKENDS)
         ):

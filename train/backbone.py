@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,8 +281,17 @@ def _open_clip_model(config: BackboneConfig) -> Any:
     quick = bool(weights.get("quick_gelu", False))
     try:
         return open_clip.create_model(config.model, pretrained=tag, force_quick_gelu=quick)
-    except RuntimeError as error:
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # what is no file of weights raises nearly anything, KeyError too
+        why = textwrap.shorten(str(error) or type(error).__name__, 300)
+        if (
+            tag is not None
+            and Path(tag).is_file()
+            and not isinstance(error, (RuntimeError, OSError))
+        ):
+            why = f"it is no file of weights, or a damaged one: {type(error).__name__}"
         raise UnsupportedBackboneError(
-            f"The weights {tag!r} of {config.model} cannot be loaded ({error}); "
+            f"The weights {tag!r} of {config.model} cannot be loaded ({why}); "
             "`open_clip.list_pretrained()` lists the tags of each model."
         ) from error

@@ -149,7 +149,8 @@ def image_features(
     Args:
         backbone: with its image encoder frozen.
         images: the collection.
-        cache: folder; its features are used again only for the same weights and the same items.
+        cache: folder; its features are used again only for the same weights, and the same
+            pictures under the same names.
         batch: images a forward pass.
         patches: whether patch features are kept on disk; ``None``: where they fit.
 
@@ -157,7 +158,7 @@ def image_features(
         DiskFullError: there is no room for what has to be kept.
     """
     ids = tuple(image.item.id for image in images)
-    folder = cache / _fingerprint(backbone, ids)
+    folder = cache / _fingerprint(backbone, images)
     folder.mkdir(parents=True, exist_ok=True)
     whole, pooled = folder / "complete.json", folder / "pooled.json"
     with FileLock(folder / "lock"):
@@ -350,10 +351,11 @@ def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def _fingerprint(backbone: Backbone, ids: Sequence[str]) -> str:
-    """What image features depend on: weights, preprocessing and items; 16 hex digits."""
+def _fingerprint(backbone: Backbone, images: Sequence[TrainingImage]) -> str:
+    """What image features depend on: weights, preprocessing, pictures; 16 hex digits."""
     digest = hashlib.sha256()
     hash_tensors(digest, backbone.clip.visual.state_dict().items())
     digest.update(json.dumps(backbone.preprocess_cfg, sort_keys=True).encode())
-    digest.update("\n".join(ids).encode())
+    for image in images:
+        digest.update(f"{image.item.id} {image.checksum}\n".encode())
     return digest.hexdigest()[:16]

@@ -168,8 +168,8 @@ def cache_lower_stages(
     path.parent.mkdir(parents=True, exist_ok=True)
     marker = path.with_suffix(".complete")
     whole = (config.views, len(images), *shape)
-    ids = [image.item.id for image in images]
-    key = f"{_lower_fingerprint(backbone, ids, config.first_stage)} {config.views} {config.seed}"
+    known = _lower_fingerprint(backbone, images, config.first_stage)
+    key = f"{known} {config.views} {config.seed}"
     if marker.is_file() and marker.read_text(encoding="utf-8") == key:
         return np.load(path, mmap_mode="r")
     marker.unlink(missing_ok=True)
@@ -188,13 +188,16 @@ def cache_lower_stages(
     return cache
 
 
-def _lower_fingerprint(backbone: Backbone, ids: Sequence[str], first_stage: int) -> str:
+def _lower_fingerprint(
+    backbone: Backbone, images: Sequence[TrainingImage], first_stage: int
+) -> str:
     """What the lower stages' output depends on, as 16 hex digits."""
     trunk = backbone.clip.visual.trunk
     lower = nn.ModuleList([trunk.conv_stem, trunk.bn1, *trunk.blocks[:first_stage]])
     digest = hashlib.sha256()
     hash_tensors(digest, lower.state_dict().items())
-    digest.update(json.dumps([backbone.preprocess_cfg, list(ids)], sort_keys=True).encode())
+    seen = [(image.item.id, image.checksum) for image in images]
+    digest.update(json.dumps([backbone.preprocess_cfg, seen], sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from train.backbone import Backbone, BackboneConfig, check_name, create_backbone
-from train.checkpoint import CheckpointError, read_checkpoint, read_configuration
+from train.checkpoint import (
+    CheckpointError,
+    hash_tensors,
+    read_checkpoint,
+    read_configuration,
+)
 from train.composing_adapter import ComposingAdapter
 from train.token_learner import TokenLearner
 from train.visual_semantic_injection import VisualSemanticInjection
@@ -98,13 +104,15 @@ class ComposedModel(nn.Module):
         )
 
     def parts(self, *, strength: float = 1.0) -> dict[str, Tensor]:
-        """The trained parts' weights by name; the backbone's are not among them.
+        """The trained parts' own weights by name; the backbone's are not among them.
 
         Args:
             strength: of the adapters, worked into them: with these weights ``adapter_scale`` 1 does
                 what ``strength`` does with the model's own.
         """
         own = {k: v for k, v in self.state_dict().items() if not k.startswith("backbone.")}
+        if strength == 1.0:
+            return own
         return {k: v * strength if _is_adapters_up(k) else v for k, v in own.items()}
 
     checkpoint_state = parts
@@ -303,6 +311,11 @@ def _load_backbone_weights(
             f"{folder} was trained with another activation (QuickGELU) than "
             f"{backbone.config.model} has; take the model name that it was trained with."
         )
+    if config.get("backbone_sha256", "") not in ("", _weights_checksum(backbone)):
+        raise CheckpointError(
+            f"{folder} was trained on other weights than {backbone.config.pretrained} of "
+            f"{backbone.config.model} has now; bring those back, or train it again."
+        )
     if weights is not None or backbone.config.pretrained is None:
         _check_weights(backbone.clip.state_dict(), weights or {}, folder)
         backbone.clip.load_state_dict(weights)
@@ -327,9 +340,18 @@ def model_config(fields: Mapping[str, Any]) -> ModelConfig:
 
 def describe_model(model: ComposedModel, kind: str) -> dict[str, Any]:
     """What a checkpoint's ``config.json`` says of the model in it."""
+    backbone = model.backbone
+    others = backbone.config.pretrained is not None  # weights that are not in the checkpoint
     return {
         "kind": kind,
-        "backbone": asdict(model.backbone.config),
-        "quick_gelu": model.backbone.quick_gelu,
+        "backbone": asdict(backbone.config),
+        **({"backbone_sha256": _weights_checksum(backbone)} if others else {}),
+        "quick_gelu": backbone.quick_gelu,
         "model": asdict(model.config),
     }
+
+
+def _weights_checksum(backbone: Backbone) -> str:
+    digest = hashlib.sha256()
+    hash_tensors(digest, backbone.clip.state_dict().items())
+    return digest.hexdigest()

@@ -47,11 +47,15 @@ def versions() -> dict[str, str]:
 
 
 def data_fingerprint(images: Sequence[TrainingImage]) -> dict[str, Any]:
-    """What a collection is: how many images, and a checksum of their ids, captions and attributes.
+    """What a collection is: how many images, checksums of what is known of them and of pictures.
 
-    The pictures' bytes are not in it; the cache of image features is keyed by ids and weights.
+    ``sha256`` is of their ids, captions and attributes, ``pictures`` of the encoded pictures.
     """
-    return {"images": len(images), "sha256": _checksum(astuple(one.item) for one in images)}
+    return {
+        "images": len(images),
+        "sha256": _checksum(astuple(one.item) for one in images),
+        "pictures": _checksum((one.checksum,) for one in images),
+    }
 
 
 def triplets_fingerprint(triplets: Sequence[Triplet]) -> dict[str, Any]:

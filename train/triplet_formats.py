@@ -93,7 +93,8 @@ def _records(path: Path, report: ReadReport) -> list[_Record]:
         named = [(f"record {number}", record) for number, record in enumerate(found, start=1)]
     else:
         named = []
-        for number, line in enumerate(text.splitlines(), start=1):
+        # not splitlines(): JSON may hold U+2028, U+2029 and NEL as they are
+        for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
                     named.append((f"line {number}", json.loads(line)))
@@ -158,8 +159,9 @@ def _refuse_test(path: Path, keys: Iterable[str], target: str) -> None:
 def _fashioniq(record: Mapping[str, Any]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Each of the two captions by itself, and both joined."""
     reference, targets = _name(record["candidate"]), _names(record["target"])
-    captions = [_words(caption).strip(" .?!,").lower() for caption in record["captions"]]
-    said = list(dict.fromkeys(filter(None, captions)))
+    captions = [caption for caption in record["captions"] if isinstance(caption, str)]
+    cleaned = [" ".join(caption.split()).strip(" .?!,").lower() for caption in captions]
+    said = list(dict.fromkeys(filter(None, cleaned)))
     if not said:
         raise ValueError("its captions are empty")
     if len(said) == 2:
@@ -256,8 +258,9 @@ def resolve(
 ) -> list[Triplet]:
     """Call the triplets' images as a collection calls them.
 
-    A name is an image's id; or its path, with or without a leading "./", folders or its suffix, as
-    long as that fits one image alone.
+    A name is an image's id; or its path, with or without a leading "./", the first of its folders
+    or its suffix. Of several images that fit, the one that has the most folders in common is meant,
+    then the one with the same suffix.
 
     Args:
         triplets: as they were read.
@@ -269,25 +272,30 @@ def resolve(
         DataError: an image is not there, or two could be meant.
     """
     known = set(ids)
-    aliases: defaultdict[str, set[str]] = defaultdict(set)
+    by_stem: defaultdict[str, list[str]] = defaultdict(list)
     for name in known:
-        for alias in _aliases(name):
-            aliases[alias].add(name)
+        by_stem[_parts(name)[1]].append(name)
     missing: dict[str, None] = {}
 
     def find(name: str) -> str | None:
         if name in known:
             return name
-        for alias in _aliases(name):
-            fitting = aliases.get(alias, set())
-            if len(fitting) > 1:
-                first, second = sorted(fitting)[:2]
-                raise DataError(
-                    f"The triplets name an image {name}, which could be {first} or {second}; name "
-                    "images by their paths relative to the collection."
-                )
-            if fitting:
-                return next(iter(fitting))
+        fitting = sorted(
+            (
+                (rank, other)
+                for other in by_stem[_parts(name)[1]]
+                if (rank := _likeness(name, other))
+            ),
+            reverse=True,
+        )
+        if len(fitting) > 1 and fitting[0][0] == fitting[1][0]:
+            first, second = sorted(other for rank, other in fitting if rank == fitting[0][0])[:2]
+            raise DataError(
+                f"The triplets name an image {name}, which could be {first} or {second}; name "
+                "images by their paths relative to the collection."
+            )
+        if fitting:
+            return fitting[0][1]
         missing[name] = None
         return None
 
@@ -314,10 +322,17 @@ def resolve(
     return resolved
 
 
-def _aliases(name: str) -> list[str]:
-    """The path without "./", without its suffix, then the file's name, with and without it."""
+def _parts(name: str) -> tuple[tuple[str, ...], str, str]:
+    """The folders of a path, the file's name without a picture's suffix, and that suffix."""
     path = PurePosixPath(name)
-    names = [path.as_posix(), path.name]
-    if path.suffix.lower() in PICTURE_SUFFIXES:
-        names = [path.as_posix(), path.with_suffix("").as_posix(), path.name, path.stem]
-    return list(dict.fromkeys(names))
+    suffix = path.suffix if path.suffix.lower() in PICTURE_SUFFIXES else ""
+    return path.parts[:-1], path.name.removesuffix(suffix), suffix
+
+
+def _likeness(name: str, other: str) -> tuple[int, bool] | None:
+    """How much two paths with one file's name have in common; None where their folders differ."""
+    (folders, _, suffix), (others, _, its_suffix) = _parts(name), _parts(other)
+    shared = min(len(folders), len(others))
+    if folders[len(folders) - shared :] != others[len(others) - shared :]:
+        return None
+    return 1 + shared, suffix == its_suffix

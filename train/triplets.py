@@ -7,7 +7,6 @@ changed value and keeps the rest is a right answer. Nothing but attributes is ne
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import json
 import os
@@ -238,18 +237,20 @@ def product_name(item: Item) -> str:
 def read_catalogue(
     metadata: Path, split: str | None = None, *, columns: Mapping[str, str] | None = None
 ) -> list[Item]:
-    """Read a catalogue's items from a CSV file with a header, in the file's order.
+    """Read a catalogue's items from a CSV, TSV or Parquet file, in the file's order.
 
     Args:
-        metadata: the file, UTF-8.
+        metadata: the file; text in UTF-8, with a header.
         split: only rows whose split column says so; None for all.
         columns: what replaces or adds to `DEFAULT_COLUMNS`, for example ``{"colour": "shade",
             "pattern": "pattern"}``. An attribute mapped to an empty string does not exist here.
 
     Raises:
         UsageError: an unknown key in ``columns``, or a column that the file does not have.
-        ZtcirError: the file is missing, not text, or has no row of the split.
+        ZtcirError: the file is missing, damaged, or has no row of the split.
     """
+    from train.collections.tabular import open_table  # which knows of items itself
+
     mapped = {**DEFAULT_COLUMNS, **(columns or {})}
     strange = mapped.keys() - DEFAULT_COLUMNS.keys() - {"pattern"}
     if strange:
@@ -257,43 +258,38 @@ def read_catalogue(
             f"There is no item field {min(strange)!r}; the columns can be given for "
             f"{', '.join(DEFAULT_COLUMNS)} and pattern."
         )
-    try:
-        with metadata.open(encoding="utf-8-sig", newline="") as lines:
-            rows = csv.DictReader(lines)
-            needed = {field: name for field, name in mapped.items() if name}
-            if split is None:
-                needed.pop("split", None)
-            missing = [name for name in needed.values() if name not in (rows.fieldnames or ())]
-            if missing:
-                raise UsageError(
-                    f"{metadata} has no column {missing[0]!r}; it has "
-                    f"{', '.join(rows.fieldnames or ()) or 'no header'}."
-                )
-            if split is not None and "split" not in needed:
-                raise UsageError(f"Which rows are {split!r} is not told without a split column.")
-            items = [
-                _item(row, mapped) for row in rows if split is None or row[mapped["split"]] == split
-            ]
-    except OSError as error:
-        raise ZtcirError(f"Cannot read the catalogue {metadata}: {error.strerror}.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ZtcirError(f"{metadata} is not a CSV file in UTF-8: {error}.") from error
+    table = open_table(metadata)
+    needed = {field: name for field, name in mapped.items() if name}
+    if split is None:
+        needed.pop("split", None)
+    missing = [name for name in needed.values() if name not in table.columns]
+    if missing:
+        raise UsageError(
+            f"{metadata} has no column {missing[0]!r}; it has {', '.join(table.columns)}."
+        )
+    if split is not None and "split" not in needed:
+        raise UsageError(f"Which rows are {split!r} is not told without a split column.")
+    items = [
+        _item(row.values, mapped)
+        for row in table.rows(list(dict.fromkeys(needed.values())))
+        if split is None or str(row.values[needed["split"]]) == split
+    ]
     if not items:
         which = f" of the split {split!r}" if split is not None else ""
         raise ZtcirError(f"{metadata} holds no row{which}; check the file and the split's name.")
     return items
 
 
-def _item(row: Mapping[str, str | None], mapped: Mapping[str, str]) -> Item:
-    def value(field: str) -> str:
-        name = mapped.get(field, "")
-        if not name:
-            return ""
-        found = " ".join((row[name] or "").split())
-        return found if is_known(found) else UNKNOWN
-
+def _item(row: Mapping[str, Any], mapped: Mapping[str, str]) -> Item:
     def text(field: str) -> str:
-        return (row[mapped[field]] or "").strip() if mapped[field] else ""
+        found = row[mapped[field]] if mapped.get(field) else None
+        return "" if found is None else str(found).strip()
+
+    def value(field: str) -> str:
+        if not mapped.get(field):
+            return ""
+        found = " ".join(text(field).split())
+        return found if is_known(found) else UNKNOWN
 
     return Item(
         id=text("id"),

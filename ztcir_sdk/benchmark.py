@@ -27,6 +27,8 @@ from ztcir_sdk.runtime.cores import available_cores
 
 __all__ = ["BenchmarkSettings", "Timing", "benchmark", "draw_photos", "measure", "random_index"]
 
+_MOST = 1 << 31  # where a graph has no limit
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -94,7 +96,8 @@ class BenchmarkSettings:
     image_batches: tuple[int, ...] = (1, 8, 32)
     reference_batches: tuple[int, ...] = (1, 8)
     text_shapes: tuple[tuple[int, int], ...] = ((1, 8), (1, 16), (1, 32), (1, 77), (16, 16))
-    """Texts and tokens; tokens beyond the bundle's context are cut."""
+    """Texts and tokens; what is beyond the bundle's context, or an engine's largest batch, is cut,
+    as are the other batches."""
     gallery: int = 10_000
     """Random vectors in the index that whole queries search."""
     pictures: int = 200
@@ -123,7 +126,8 @@ def benchmark(
         progress: called with what is measured, how much of it is done, and of how much.
 
     Returns:
-        JSON values: times in milliseconds, with the machine, versions, date and threads.
+        JSON values: times in milliseconds, with the machine, versions, date and threads; in ONNX
+        Runtime on a GPU also how many nodes of each graph which provider was given.
 
     Raises:
         ZtcirError: the bundle cannot run on the device.
@@ -144,6 +148,9 @@ def benchmark(
     encoder = retriever.encoder
     names = list(bundle.manifest.graphs)
     providers = {name: encoder.graph(name).provider for name in names}
+    nodes = {
+        name: dict(own) for name in names if (own := getattr(encoder.graph(name), "nodes", {}))
+    }
     load_ms = (time.perf_counter_ns() - start) / 1e6
     with tempfile.TemporaryDirectory(prefix="ztcir-bench-") as scratch:
         folder = Path(scratch)
@@ -167,6 +174,7 @@ def benchmark(
         "bundle": {"name": bundle.name, "fingerprint": bundle.fingerprint},
         "device": encoder.device,
         "providers": providers,
+        **({"nodes": nodes} if nodes else {}),
         "precision": encoder.precision,
         "threads": available_cores() if threads is None else threads,
         "repeat": settings.repeat,
@@ -209,16 +217,21 @@ def _measure_graphs(
 ) -> dict[str, list[dict[str, Any]]]:
     """Time each graph alone, on inputs as they come in a query."""
     settings, manifest = steps.settings, encoder.bundle.manifest
-    largest = max((1, *settings.image_batches, *settings.reference_batches))
-    pixels = manifest.preprocessing([files[i % len(files)] for i in range(largest)])
     graphs: dict[str, list[dict[str, Any]]] = {"image_encoder": []}
     image_encoder = encoder.graph("image_encoder")
+    # an engine may have been built for less
+    image_batches, reference_batches = (
+        _within(batches, image_encoder.limits.get("R", _MOST))
+        for batches in (settings.image_batches, settings.reference_batches)
+    )
+    largest = max((1, *image_batches, *reference_batches))
+    pixels = manifest.preprocessing([files[i % len(files)] for i in range(largest)])
 
     def run_images(batch: int, outputs: list[str]) -> Callable[[], object]:
         inputs = {"pixel_values": pixels[:batch]}
         return lambda: image_encoder.run(inputs, outputs)
 
-    for batch in settings.image_batches:
+    for batch in image_batches:
         timing = steps.measure("image encoder", run_images(batch, ["image_embeds"]))
         graphs["image_encoder"].append({"images": batch, **timing})
 
@@ -233,7 +246,7 @@ def _measure_graphs(
             inputs = {name: seen[name][:batch] for name in asked}
             return lambda: learner.run(inputs)
 
-        for batch in settings.reference_batches:
+        for batch in _within(reference_batches, learner.limits.get("R", _MOST)):
             timing = steps.measure("token learner", run_learner(batch))
             graphs["token_learner"].append({"references": batch, **timing})
         said = run_learner(1)()
@@ -241,7 +254,8 @@ def _measure_graphs(
     if "text_encoder" in manifest.graphs:
         graphs["text_encoder"] = []
         reader = encoder.graph("text_encoder")
-        for texts, tokens in _shapes(settings.text_shapes, manifest.text.context_length):
+        longest = min(manifest.text.context_length, reader.limits.get("T", _MOST))
+        for texts, tokens in _shapes(settings.text_shapes, reader.limits.get("B", _MOST), longest):
             ids = _input_ids(encoder, texts, manifest.text.pad_to or tokens)
             given: dict[str, NDArray[Any]] = {
                 "input_ids": ids,
@@ -259,8 +273,14 @@ def _measure_graphs(
     return graphs
 
 
-def _shapes(shapes: Sequence[tuple[int, int]], context: int) -> list[tuple[int, int]]:
-    return list(dict.fromkeys((texts, min(tokens, context)) for texts, tokens in shapes))
+def _within(batches: Sequence[int], most: int) -> list[int]:
+    """Batches that are no larger than what a graph takes, each once."""
+    return list(dict.fromkeys(min(batch, most) for batch in batches))
+
+
+def _shapes(shapes: Sequence[tuple[int, int]], texts: int, tokens: int) -> list[tuple[int, int]]:
+    """Texts and tokens of each, no more than these, each shape once."""
+    return list(dict.fromkeys((min(one, texts), min(length, tokens)) for one, length in shapes))
 
 
 def _input_ids(encoder: Encoder, texts: int, tokens: int) -> NDArray[np.int64]:

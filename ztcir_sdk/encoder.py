@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.bundle import METHODS, REFERENCE_TENSORS, Bundle
-from ztcir_sdk.engines import IMAGES_AT_ONCE, TEXTS_AT_ONCE, graph_source
+from ztcir_sdk.engines import FOR_PROCESSORS, IMAGES_AT_ONCE, TEXTS_AT_ONCE, graph_source
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.preprocess import ImageSource
 from ztcir_sdk.runtime import Graph, RuntimeSettings, open_graph, resolve_device
@@ -69,16 +69,39 @@ class Encoder:
         precision: str | None = None,
         settings: RuntimeSettings | None = None,
     ) -> None:
-        """Choose what to run; see `ztcir_sdk.Retriever`."""
+        """Choose what to run; see `ztcir_sdk.Retriever`.
+
+        Raises:
+            ZtcirError: the bundle lacks the precision, or it is none for the device.
+            UsageError: there is no such device or backend.
+        """
         self.bundle = bundle
         settings = settings or RuntimeSettings()
-        self.device = resolve_device(settings.device, settings.backend)
-        self.settings = replace(settings, device=self.device)
         self._variants = {
             graph: bundle.variant(graph, precision) for graph in bundle.manifest.graphs
         }
+        self.device = self._choose_device(settings)
+        self.settings = replace(settings, device=self.device)
         self._graphs: dict[str, Graph] = {}
         self._lock = threading.Lock()
+
+    def _choose_device(self, settings: RuntimeSettings) -> str:
+        """What the settings mean for the variants: "cpu" or "cuda:N"."""
+        precisions = {variant.precision for variant in self._variants.values()}
+        for_processors = precisions.intersection(FOR_PROCESSORS)
+        if not for_processors or settings.backend not in ("auto", "onnx"):
+            return resolve_device(settings.device, settings.backend)
+        if settings.device == "auto":
+            return "cpu"
+        device = resolve_device(settings.device, settings.backend)
+        if device != "cpu":
+            # ONNX Runtime would run it on the processor, node by node, and call it CUDA
+            raise ZtcirError(
+                f"The {', '.join(sorted(for_processors))} graphs of the bundle {self.bundle.name} "
+                f"are for processors, not for {device}: choose device cpu, or precision fp16 or "
+                "fp32."
+            )
+        return device
 
     @property
     def dim(self) -> int:

@@ -33,7 +33,7 @@ IMAGES_AT_ONCE = 32
 TEXTS_AT_ONCE = 64
 """Rows of one run of a graph, at most; more are split."""
 FOR_PROCESSORS = ("int8",)
-"""Precisions whose graphs TensorRT does not take."""
+"""Precisions whose graphs no GPU runs: neither TensorRT, nor CUDA in ONNX Runtime, as a whole."""
 
 
 @dataclass(frozen=True)

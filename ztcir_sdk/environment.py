@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
@@ -87,20 +88,23 @@ def describe_machine() -> dict[str, Any]:
 def list_gpus() -> list[str]:
     """Return NVIDIA GPUs, each as "name, memory, driver version"; a Jetson's as its board's name.
 
-    An empty list where there is none, or no driver that tells.
+    Where there is no ``nvidia-smi``, as in a small container, the names that the driver's library
+    gives. An empty list where there is none, or no driver that tells.
     """
     command = shutil.which("nvidia-smi")
     if command is not None:
         query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-        try:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):  # a broken driver
             answer = subprocess.run(
                 [command, *query], capture_output=True, text=True, timeout=20, check=True
             )
-        except (OSError, subprocess.SubprocessError):  # a driver that is broken, or not loaded
-            return []
-        return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+            return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
     board = _read("/proc/device-tree/model").strip("\0\n ")
-    return [board] if "Jetson" in board else []
+    if "Jetson" in board:
+        return [board]
+    from ztcir_sdk.runtime.cuda import gpu_names  # only here: the rest needs no driver
+
+    return gpu_names()
 
 
 def _cpu_name() -> str | None:

@@ -6,6 +6,10 @@ that is not a `ZtcirError` is our doing and keeps its traceback.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from collections.abc import Iterator
+
 __all__ = [
     "BundleError",
     "ImageError",
@@ -13,7 +17,11 @@ __all__ = [
     "MissingDependencyError",
     "UsageError",
     "ZtcirError",
+    "telling_full_disk",
 ]
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What a full disk, or a used-up share of one, says."""
 
 
 class ZtcirError(Exception):
@@ -42,3 +50,22 @@ class IndexMismatchError(ZtcirError):
 
 class MissingDependencyError(ZtcirError):
     """An optional package is needed; the sentence says which extra installs it."""
+
+
+@contextlib.contextmanager
+def telling_full_disk() -> Iterator[None]:
+    """Make a sentence of a full disk, wherever it is met.
+
+    Raises:
+        ZtcirError: there is no room left.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise ZtcirError(
+            f"There is no room left to write {error.filename or 'a file'} "
+            f"({error.strerror}); what was written before is untouched. Free some space "
+            "and call it again."
+        ) from error

@@ -78,6 +78,8 @@ class Retriever:
         threads: int | None = None,
         gpu_memory_mb: int | None = None,
         low_memory: bool = False,
+        build_engines: bool = True,
+        cuda_graphs: bool = True,
         reference_cache_mb: int = 64,
     ) -> None:
         """Use a bundle; its graphs are loaded when they are first needed.
@@ -86,21 +88,25 @@ class Retriever:
             bundle: a bundle or its folder.
             index: what to search, unless a search says otherwise; see also `index`, `open_index`.
             backend: "onnx" (ONNX Runtime, on the device), "onnx-tensorrt" (its TensorRT provider)
-                or "tensorrt" (TensorRT itself); "auto" is "tensorrt" where `ztcir export --trt`
-                has built engines for the GPU, else "onnx".
-            device: "cpu", "cuda" or "cuda:N"; "auto" is the GPU where ONNX Runtime runs on it, and
-                the processor otherwise.
+                or "tensorrt" (TensorRT itself); "auto" is, on a GPU, "tensorrt" where `ztcir
+                export --trt` has built engines for it, else "onnx".
+            device: "cpu", "cuda" or "cuda:N"; "auto" is the GPU where ONNX Runtime runs on it, or
+                where the backend runs on nothing else, and the processor otherwise.
             precision: "fp32", "fp16" or "int8", as the bundle has it; by default fp32.
             threads: processor threads of one graph; by default one a core that may be used.
             gpu_memory_mb: most GPU memory of one graph, in MiB; by default all that is free.
             low_memory: give memory back after every run, for small devices; costs time.
+            build_engines: whether TensorRT engines that are missing or stale are built when they
+                are first needed, for seconds to minutes; otherwise they are refused.
+            cuda_graphs: whether TensorRT's launches are recorded for each shape; costs GPU memory.
             reference_cache_mb: memory, in MiB, for what was made of reference pictures, by the
                 content of their files, so that asking again about one runs the text graph alone;
                 the one not used for longest goes first. 0 keeps none.
 
         Raises:
             BundleError: the bundle is missing, altered, or made by a newer ztcir.
-            ZtcirError: it lacks the precision, or the index cannot be opened.
+            ZtcirError: it lacks the precision, which may be none for the device, or the index
+                cannot be opened.
             UsageError: there is no such device or backend, or a number is below 1.
         """
         if not isinstance(bundle, Bundle):
@@ -111,6 +117,8 @@ class Retriever:
             threads=threads,
             gpu_memory_mb=gpu_memory_mb,
             low_memory=low_memory,
+            build_engines=build_engines,
+            cuda_graphs=cuda_graphs,
         )
         if reference_cache_mb < 0:
             raise UsageError(f"reference_cache_mb must be at least 0, not {reference_cache_mb}.")
@@ -134,6 +142,8 @@ class Retriever:
         threads: int | None = None,
         gpu_memory_mb: int | None = None,
         low_memory: bool = False,
+        build_engines: bool = True,
+        cuda_graphs: bool = True,
         reference_cache_mb: int = 64,
     ) -> Retriever:
         """Use a bundle that came inside the package; for the arguments see `Retriever`.
@@ -152,6 +162,8 @@ class Retriever:
             threads=threads,
             gpu_memory_mb=gpu_memory_mb,
             low_memory=low_memory,
+            build_engines=build_engines,
+            cuda_graphs=cuda_graphs,
             reference_cache_mb=reference_cache_mb,
         )
 

@@ -36,7 +36,7 @@ from train.collections.source import read_sources
 from train.data import read_collection
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.environment import now
-from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.errors import ZtcirError, telling_full_disk
 
 __all__ = ["main", "measure_rows"]
 
@@ -48,9 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that weights are random: so here
     try:
-        values = run(options)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_file(options.out, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
+        with telling_full_disk():
+            values = run(options)
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            content = json.dumps(values, indent=1, allow_nan=False) + "\n"
+            write_file(options.out, content.encode())
     except ZtcirError as error:
         note(f"Error: {error}")
         return error.exit_code

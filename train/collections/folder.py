@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from train.collections.image import FilePicture, TrainingImage, check_picture
+from train.collections.image import FilePicture, TrainingImage, checked
 from train.collections.report import ReadReport
 from train.collections.shards import BROKEN, item_of
 from ztcir_sdk.errors import ZtcirError
@@ -48,7 +48,7 @@ def read_folder(folder: Path, report: ReadReport) -> list[TrainingImage]:
 def _read(file: SourceFile) -> TrainingImage | Exception:
     picture = FilePicture(file.path, str(file.file))
     try:
-        check_picture(picture.read())
+        picture = checked(picture)
         texts = dict(_sidecars(file.file))
         return TrainingImage(item_of(file.path, texts), picture)
     except (*BROKEN, OSError, ZtcirError) as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image, JpegImagePlugin
 
@@ -25,6 +26,7 @@ __all__ = [
     "TablePicture",
     "TrainingImage",
     "check_picture",
+    "checked",
 ]
 
 DRAWING_PREFIX = "drawing-"
@@ -43,13 +45,21 @@ class TrainingImage:
     load: Callable[[], Image.Image]
 
     @property
+    def checksum(self) -> int:
+        """Of the encoded picture, by which features are told from another picture's; 0: unknown."""
+        return getattr(self.load, "checksum", 0)
+
+    @property
     def is_drawing(self) -> bool:
         """Whether it was drawn by code."""
         return self.item.id.startswith(DRAWING_PREFIX)
 
 
 class Picture(Protocol):
-    """Where an encoded picture lies. It can be pickled, so that worker processes can read it."""
+    """Where an encoded picture lies. It can be pickled, so that worker processes can read it.
+
+    Those here are dataclasses, and have a ``checksum`` once `checked` has seen them.
+    """
 
     @property
     def name(self) -> str:
@@ -83,6 +93,7 @@ class BytesPicture:
 
     name: str
     data: bytes
+    checksum: int = 0
 
     def read(self) -> bytes:
         """The encoded picture."""
@@ -99,6 +110,7 @@ class FilePicture:
 
     name: str
     path: str
+    checksum: int = 0
 
     def read(self) -> bytes:
         """The encoded picture."""
@@ -120,6 +132,7 @@ class SlicePicture:
     path: str
     offset: int
     size: int
+    checksum: int = 0
 
     def read(self) -> bytes:
         """The encoded picture."""
@@ -147,6 +160,7 @@ class TablePicture:
     column: str
     group: int
     row: int  # within the row group
+    checksum: int = 0
 
     def read(self) -> bytes:
         """The encoded picture; row groups are read whole, so rows are best asked for in order."""
@@ -171,6 +185,20 @@ def _row_group(path: str, group: int, column: str) -> Any:
 
     with pq.ParquetFile(path) as table:
         return table.read_row_group(group, columns=[column]).column(0)
+
+
+Lying = TypeVar("Lying", bound=BytesPicture | FilePicture | SlicePicture | TablePicture)
+
+
+def checked(picture: Lying) -> Lying:
+    """The picture with its checksum (CRC-32), after it has been read and decoded once.
+
+    Raises:
+        ImageError: it cannot be.
+    """
+    data = picture.read()
+    check_picture(data)
+    return replace(picture, checksum=zlib.crc32(data))
 
 
 def check_picture(data: bytes) -> None:

@@ -21,10 +21,9 @@ from webdataset.tariterators import base_plus_ext
 from train.collections.image import (
     BytesPicture,
     DataError,
-    Picture,
     SlicePicture,
     TrainingImage,
-    check_picture,
+    checked,
 )
 from train.collections.report import ReadReport
 from train.triplets import Item
@@ -57,14 +56,14 @@ _CHUNK = 512  # samples that are checked side by side
 @dataclass
 class _Sample:
     key: str
-    pictures: dict[str, Picture] = field(default_factory=dict)
+    pictures: dict[str, BytesPicture | SlicePicture] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def suffixes(self) -> set[str]:
         return {*self.pictures, *self.texts}
 
-    def picture(self) -> Picture:
+    def picture(self) -> BytesPicture | SlicePicture:
         """The sample's picture.
 
         Raises:
@@ -165,22 +164,14 @@ def _checked(
         if isinstance(verdict, Exception):
             report.skip(sample.key, verdict)
         else:
-            yield TrainingImage(item, _named(verdict, item.id))
+            yield TrainingImage(item, replace(verdict, name=item.id))
 
 
-def _verdict(sample: _Sample) -> Picture | Exception:
+def _verdict(sample: _Sample) -> BytesPicture | SlicePicture | Exception:
     try:
-        picture = sample.picture()
-        check_picture(picture.read())
+        return checked(sample.picture())
     except BROKEN as error:
         return error
-    return picture
-
-
-def _named(picture: Picture, name: str) -> Picture:
-    if isinstance(picture, SlicePicture | BytesPicture):
-        return replace(picture, name=name)
-    return picture
 
 
 def _samples(path: Path, report: ReadReport) -> Iterator[_Sample]:

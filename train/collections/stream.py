@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset
 from webdataset.shardlists import expand_urls
 
 from train.collections.image import BytesPicture, DataError, TrainingImage, check_picture
-from train.collections.report import ReadReport
+from train.collections.report import ReadReport, caption_notes
 from train.collections.shards import (
     BROKEN,
     PICTURES,
@@ -84,11 +84,15 @@ def is_held_out(item: Item) -> bool:
 def read_held_out(shards: Sequence[str], limit: int) -> list[TrainingImage]:
     """The first ``limit`` images of some shards that are held out, or as many as there are.
 
+    What there is to say of their captions, as of all others', is told on standard error.
+
     Raises:
         DataError: fewer than two.
     """
     stream = ShardStream(shards, shuffle=False)
     found = list(islice((image for image in stream if is_held_out(image.item)), limit))
+    for sentence in caption_notes(image.item.caption for image in found):
+        print(f"Of the images that are held out: {sentence}", file=sys.stderr)
     if len(found) < 2:
         raise DataError(
             f"{stream.report.read} samples of the shards are too few to hold one in {_HELD_OUT} "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from train.collections.image import (
     Picture,
     TablePicture,
     TrainingImage,
-    check_picture,
+    checked,
 )
 from train.collections.report import ReadReport
 from train.collections.tabular import Row, Table, choose_columns, open_table
@@ -33,9 +35,10 @@ def read_table(path: Path, report: ReadReport, columns: Mapping[str, str]) -> li
     """List the images of a CSV, TSV or Parquet file, in its order.
 
     Paths are relative to ``root``, or to the file's own folder; a Parquet column may hold the
-    pictures themselves. An image is called by its ``id``, or else by its path as it is written, or
-    by its row. A file of pairs, with pictures in the columns of a reference and a target, gives
-    both images of each row, called as `pair_name` says.
+    pictures themselves, or structs whose ``path`` says where those without ``bytes`` lie. An image
+    is called by its ``id``, or else by its path as it is written, or by its row. A file of pairs,
+    with pictures in the columns of a reference and a target, gives both images of each row, called
+    as `pair_name` says.
 
     Args:
         path: the file.
@@ -54,29 +57,74 @@ def read_table(path: Path, report: ReadReport, columns: Mapping[str, str]) -> li
         )
     table = open_table(path)
     pairs = pair_picture_columns(table, columns)
-    found = _pairs(table, pairs) if pairs else _images(table, columns)
+    listed = _pairs(table, pairs) if pairs else _images(table, columns)
     images: list[TrainingImage] = []
     with ThreadPoolExecutor(available_cores()) as pool:
-        while chunk := list(islice(found, _CHUNK)):
-            for image, problem in zip(chunk, pool.map(_problem, chunk), strict=True):
-                if problem is None:
-                    images.append(image)
+        while chunk := list(islice(listed, _CHUNK)):
+            for image, found in zip(chunk, pool.map(_checked, chunk), strict=True):
+                if isinstance(found, ImageError):
+                    report.skip(image.item.id, found)
                 else:
-                    report.skip(image.item.id, problem)
+                    images.append(found)
+    images = _once(images, report)
     report.read += len(images)
     if not images:
         raise DataError(f"No row of {path} has a picture that can be used.")
     return images
 
 
-def _problem(image: TrainingImage) -> ImageError | None:
+def _checked(image: TrainingImage) -> TrainingImage | ImageError:
     picture = image.load
     assert isinstance(picture, FilePicture | TablePicture)
     try:
-        check_picture(picture.read())
+        return replace(image, load=checked(picture))
     except ImageError as error:
         return error
-    return None
+    except ValueError as error:  # a path with a NUL in it
+        return ImageError(f"its path cannot be one ({error}).")
+
+
+def _once(images: list[TrainingImage], report: ReadReport) -> list[TrainingImage]:
+    """Each picture once: tables of several captions a picture have a row for each of them."""
+    seen: dict[tuple[str, int], TrainingImage] = {}
+    for image in images:
+        seen.setdefault((image.item.id, image.checksum), image)
+    if more := len(images) - len(seen):
+        report.notes.append(
+            f"{more} of {len(images)} rows show a picture that an earlier row shows under the same "
+            "name; of its captions the first one is used."
+        )
+    return list(seen.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _CellPicture(TablePicture):
+    """A cell that may only say where its picture is, as `datasets` saves what is not embedded."""
+
+    root: str = ""
+
+    def read(self) -> bytes:
+        """The encoded picture."""
+        try:
+            return TablePicture.read(self)
+        except ImageError as error:
+            try:
+                path = _cell_paths(self.path, self.group, self.column).get(self.row)
+            except (OSError, ValueError):
+                path = None
+            if not path:
+                raise error from None
+        return FilePicture(self.name, str(Path(self.root) / path)).read()
+
+
+@lru_cache(maxsize=2)
+def _cell_paths(path: str, group: int, column: str) -> Mapping[int, str]:
+    """The paths that a row group's structs have beside their bytes, by row."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as table:
+        rows = table.read_row_group(group, columns=[f"{column}.path"]).to_pylist()
+    return {number: row[column]["path"] for number, row in enumerate(rows) if row.get(column)}
 
 
 def _images(table: Table, named: Mapping[str, str]) -> Iterator[TrainingImage]:
@@ -91,7 +139,8 @@ def _images(table: Table, named: Mapping[str, str]) -> Iterator[TrainingImage]:
         picture: Picture
         if cells:
             column = chosen["path"]
-            picture = TablePicture(name, str(table.path), column, row.group, row.place)
+            place = (str(table.path), column, row.group, row.place)
+            picture = _CellPicture(name, *place, root=str(root))
         else:
             picture = FilePicture(name, str(root / written))
         yield TrainingImage(_item(row, chosen, name), picture)
@@ -115,7 +164,23 @@ def _item(row: Row, chosen: Mapping[str, str], name: str) -> Item:
 
 
 def _text(row: Row, chosen: Mapping[str, str], field: str) -> str:
+    """A cell as text: of a list its first entry, of a whole number no fraction.
+
+    Raises:
+        UsageError: it holds neither text nor a number.
+    """
     value = row.values.get(chosen[field]) if field in chosen else None
+    if isinstance(value, list):
+        value = next((entry for entry in value if entry is not None), None)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", errors="replace")
+    if isinstance(value, float):  # as whole numbers are where some cells are empty
+        value = "" if value != value else int(value) if value.is_integer() else value
+    if isinstance(value, list | dict):
+        raise UsageError(
+            f"The column {chosen[field]!r} holds no text for the {field}; name another one with "
+            f"--columns {field}=COLUMN."
+        )
     return "" if value is None else " ".join(str(value).split())
 
 
@@ -137,5 +202,5 @@ def _pairs(table: Table, chosen: Mapping[str, str]) -> Iterator[TrainingImage]:
         for which, column in chosen.items():
             name = pair_name(table.path, row.number, which)
             item = Item(id=name, gender="", type="", colour="", pattern=None, caption="")
-            place = TablePicture(name, str(table.path), column, row.group, row.place)
-            yield TrainingImage(item, place)
+            place = (str(table.path), column, row.group, row.place)
+            yield TrainingImage(item, _CellPicture(name, *place, root=str(table.path.parent)))

@@ -23,6 +23,10 @@ _USUAL: Mapping[str, str] = {
     "id": "id key image_id",
     "path": "path image_path file_path filepath file_name filename file image img jpg",
     "caption": "caption text txt title description",
+    "gender": "gender",
+    "type": "articletype article_type type",
+    "colour": "basecolour base_colour colour color",
+    "pattern": "pattern",
     "reference": "reference reference_image reference_id reference_img_id candidate source_image "
     "source original_image input_image query_image query-image",
     "text": "text modification_text modification instruction edit_prompt edit query_text "

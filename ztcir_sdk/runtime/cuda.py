@@ -10,7 +10,15 @@ from typing import Any
 
 from ztcir_sdk.errors import MissingDependencyError, UsageError, ZtcirError
 
-__all__ = ["CudaError", "Gpu", "OutOfGpuMemoryError", "count_gpus", "driver_version", "import_cuda"]
+__all__ = [
+    "CudaError",
+    "Gpu",
+    "OutOfGpuMemoryError",
+    "count_gpus",
+    "driver_version",
+    "gpu_names",
+    "import_cuda",
+]
 
 _NO_CUDA_PYTHON = (
     "cuda-python {}: pip install 'ztcir[trt]', or on a CUDA 12 system, such as JetPack 6, "
@@ -56,6 +64,19 @@ def count_gpus() -> int:
     if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
+
+
+def gpu_names() -> list[str]:
+    """Return the names of the GPUs that the NVIDIA driver shows to this process."""
+    names: list[str] = []
+    for number in range(count_gpus()):
+        driver, device, name = _driver(), ctypes.c_int(0), ctypes.create_string_buffer(256)
+        known = (
+            driver.cuDeviceGet(ctypes.byref(device), number) == 0
+            and driver.cuDeviceGetName(name, len(name), device) == 0
+        )
+        names.append(name.value.decode(errors="replace") if known else "an NVIDIA GPU")
+    return names
 
 
 def driver_version() -> str | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ztcir_sdk.errors import BundleError, ZtcirError
 from ztcir_sdk.runtime.devices import resolve_device
 from ztcir_sdk.runtime.onnx_providers import (
+    CPU,
     TENSORRT,
     choose_providers,
     import_onnxruntime,
@@ -22,13 +23,20 @@ from ztcir_sdk.runtime.onnx_providers import (
 from ztcir_sdk.runtime.protocol import TensorSpec, check_call, sizes_of
 from ztcir_sdk.runtime.settings import RuntimeSettings
 from ztcir_sdk.runtime.source import GraphSource, missing_graph
-from ztcir_sdk.runtime.trial import first_line
+from ztcir_sdk.runtime.trial import PLACEMENT, first_line, placement
 
 __all__ = ["OnnxGraph", "import_onnxruntime"]
 
 _ONLY_ERRORS = 3  # log severity
 
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "cuda failure 2:")
+_NO_GRAPH = (
+    "invalid_graph",
+    "invalid_protobuf",
+    "not_implemented",
+    "is not a registered function",
+    "protobuf parsing failed",
+)
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -49,6 +57,7 @@ class OnnxGraph:
         path: the file.
         threads: processor threads that work on one call.
         limits: symbolic axis -> the largest size that it takes, where there is one.
+        nodes: on a GPU, execution provider -> how many nodes it was given, where that is told.
     """
 
     def __init__(
@@ -90,17 +99,27 @@ class OnnxGraph:
                 os.fspath(path), options, providers=providers, enable_fallback=0
             )
         except Exception as error:  # its exceptions have no common base but this
-            if settings.device == "cpu":
+            why, signs = first_line(error), str(error).lower()
+            if _is_out_of_memory(signs):
+                raise ZtcirError(
+                    f"There is no memory left to load the graph {self.name} on {settings.device} "
+                    f"({why}): close what else uses the memory, or choose another device."
+                ) from error
+            if settings.device == "cpu" or any(sign in signs for sign in _NO_GRAPH):
                 raise BundleError(
-                    f"The graph {path} cannot be loaded ({first_line(error)}): "
+                    f"The graph {path} cannot be loaded ({why}): "
                     "export or copy the bundle again, or upgrade onnxruntime."
                 ) from error
-            raise not_loaded(settings, first_line(error)) from error
+            raise not_loaded(settings, why) from error
         self._session.disable_fallback()
         wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
         used: list[str] = self._session.get_providers()
         if used[0] != wanted:
             raise not_loaded(settings, f"its libraries did not load, and {used[0]} would run")
+        self.nodes: Mapping[str, int] = {} if wanted == CPU else placement(self._session)
+        if self.nodes and wanted not in self.nodes:
+            others = ", ".join(sorted(self.nodes))
+            raise not_loaded(settings, f"it took no node of {self.name}, and {others} would run")
         self._provider = used[0]
         self._inputs = tuple(map(_spec, self._session.get_inputs()))
         self._outputs = tuple(map(_spec, self._session.get_outputs()))
@@ -126,6 +145,8 @@ class OnnxGraph:
         # Idle threads would spin, each graph's against the next graph's: on two busy cores that
         # made the median run four times as slow.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if settings.device != "cpu":
+            options.add_session_config_entry(PLACEMENT, "1")
         if settings.low_memory:
             options.enable_cpu_mem_arena = False
         return options
@@ -185,7 +206,7 @@ class OnnxGraph:
         return {name: arrays[name] for name in names}
 
     def _failed(self, why: str) -> ZtcirError:
-        if any(sign in why.lower() for sign in _OUT_OF_MEMORY):
+        if _is_out_of_memory(why):
             return ZtcirError(
                 f"There is no memory left to run the graph {self.name} on {self._provider} "
                 f"({why}): ask for less at once, close what else uses the memory, or let less of "
@@ -195,6 +216,10 @@ class OnnxGraph:
             f"The graph {self.name} failed on {self._provider} ({why}): check what it was given, "
             "or choose another backend or device."
         )
+
+
+def _is_out_of_memory(why: str) -> bool:
+    return any(sign in why.lower() for sign in _OUT_OF_MEMORY)
 
 
 def _spec(node: Any) -> TensorSpec:

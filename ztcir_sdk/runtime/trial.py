@@ -9,7 +9,15 @@ import numpy as np
 
 from ztcir_sdk.runtime.preload import preload
 
-__all__ = ["TINY_GRAPH", "TINY_INPUT", "ProviderRun", "first_line", "run_tiny_graph"]
+__all__ = [
+    "PLACEMENT",
+    "TINY_GRAPH",
+    "TINY_INPUT",
+    "ProviderRun",
+    "first_line",
+    "placement",
+    "run_tiny_graph",
+]
 
 # y = MatMul(x, x) of 2 x 2 float32 (opset 13, IR version 8), as `onnx.helper` serialises it.
 TINY_GRAPH = bytes.fromhex(
@@ -19,7 +27,8 @@ TINY_GRAPH = bytes.fromhex(
 TINY_INPUT = np.array([[1, 2], [3, 4]], dtype=np.float32)
 _CPU = "CPUExecutionProvider"
 _SILENT = 4  # log severity
-_PLACEMENT = "session.record_ep_graph_assignment_info"
+PLACEMENT = "session.record_ep_graph_assignment_info"
+"""Session option with which `placement` can tell."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ def run_tiny_graph(ort: Any, provider: str) -> ProviderRun:
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT  # what goes wrong is told in the result
     options.intra_op_num_threads = 1
-    options.add_session_config_entry(_PLACEMENT, "1")
+    options.add_session_config_entry(PLACEMENT, "1")
     if provider != _CPU:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         if missing := preload(ort, provider):
@@ -54,7 +63,7 @@ def run_tiny_graph(ort: Any, provider: str) -> ProviderRun:
         session = ort.InferenceSession(TINY_GRAPH, options, providers=[provider], enable_fallback=0)
         used = session.get_providers()[0]
         [y] = session.run(None, {"x": TINY_INPUT})
-        nodes = _placement(session)
+        nodes = placement(session)
     except Exception as error:  # ONNX Runtime's own exceptions have no common base but this
         return ProviderRun(provider, False, first_line(error))
     if used != provider:
@@ -71,7 +80,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _placement(session: Any) -> dict[str, int]:
+def placement(session: Any) -> dict[str, int]:
     """Return how many nodes each provider was given; empty where ONNX Runtime does not tell."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return {}

@@ -1,0 +1,53 @@
+"""Whether a GPU can be measured: PyTorch and ONNX Runtime must both run on it."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+import torch
+
+from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.runtime import RuntimeSettings, open_graph
+from ztcir_sdk.runtime.trial import TINY_GRAPH, TINY_INPUT
+
+__all__ = ["check_gpu", "slug"]
+
+
+def check_gpu(device: str) -> str:
+    """Try a GPU in both; return its name, as "NVIDIA GeForce RTX 3090".
+
+    Args:
+        device: "cuda:N".
+
+    Raises:
+        UsageError: there is no GPU of this number.
+        ZtcirError: PyTorch or ONNX Runtime does not run on it.
+    """
+    if torch.version.cuda is None:
+        raise ZtcirError(
+            f"{device} cannot be measured, since this PyTorch was built without CUDA: install one "
+            "with CUDA from https://pytorch.org, or use --device cpu."
+        )
+    if not torch.cuda.is_available():
+        raise ZtcirError(
+            f"{device} cannot be measured, since PyTorch sees no NVIDIA GPU: look at nvidia-smi, "
+            "at CUDA_VISIBLE_DEVICES and at the container's --gpus, or use --device cpu."
+        )
+    count = torch.cuda.device_count()
+    if int(device.partition(":")[2]) >= count:
+        raise UsageError(
+            f"There is no {device}: PyTorch sees {count} GPUs; choose another, or look at "
+            "CUDA_VISIBLE_DEVICES."
+        )
+    with tempfile.TemporaryDirectory(prefix="ztcir-gpu-") as scratch:
+        graph = Path(scratch) / "tiny.onnx"
+        graph.write_bytes(TINY_GRAPH)
+        open_graph(graph, RuntimeSettings(backend="onnx", device=device)).run({"x": TINY_INPUT})
+    return torch.cuda.get_device_name(device)
+
+
+def slug(gpu: str) -> str:
+    """Return a GPU's name as part of a file's: "nvidia-geforce-rtx-3090"."""
+    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
