@@ -54,8 +54,9 @@ STEPS = 12
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _unflushed() -> Iterator[None]:
-    with unflushed():
+def _quick() -> Iterator[None]:
+    with unflushed(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.stage_two_data.DEVELOPMENT_TRIPLETS", 24)
         yield
 
 
