@@ -200,7 +200,7 @@ class InTurn(ShardStream):
     def __iter__(self) -> Iterator[TrainingImage]:
         shares = [ShardStream(self.shards, buffer=8, rank=rank, world=2) for rank in (0, 1)]
         readers = [(image for image in one if not is_held_out(image.item)) for one in shares]
-        while taken := [list(islice(reader, CONFIG.batch_size // 2)) for reader in readers]:
+        while any(taken := [list(islice(one, CONFIG.batch_size // 2)) for one in readers]):
             yield from (image for share in taken for image in share)
 
 
