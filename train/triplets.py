@@ -15,13 +15,16 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from train.wordings import KINDS, word
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
+
+if TYPE_CHECKING:
+    from train.collections.tabular import Row
 
 __all__ = [
     "DEFAULT_COLUMNS",
@@ -270,9 +273,9 @@ def read_catalogue(
     if split is not None and "split" not in needed:
         raise UsageError(f"Which rows are {split!r} is not told without a split column.")
     items = [
-        _item(row.values, mapped)
+        _item(row, mapped)
         for row in table.rows(list(dict.fromkeys(needed.values())))
-        if split is None or str(row.values[needed["split"]]) == split
+        if split is None or row.text(needed["split"], "split") == split
     ]
     if not items:
         which = f" of the split {split!r}" if split is not None else ""
@@ -280,10 +283,9 @@ def read_catalogue(
     return items
 
 
-def _item(row: Mapping[str, Any], mapped: Mapping[str, str]) -> Item:
+def _item(row: Row, mapped: Mapping[str, str]) -> Item:
     def text(field: str) -> str:
-        found = row[mapped[field]] if mapped.get(field) else None
-        return "" if found is None else str(found).strip()
+        return row.text(mapped[field], field).strip() if mapped.get(field) else ""
 
     def value(field: str) -> str:
         if not mapped.get(field):

@@ -118,6 +118,8 @@ class FilePicture:
             return Path(self.path).read_bytes()
         except OSError as error:
             raise ImageError(f"{self.path} cannot be read ({error.strerror}).") from error
+        except ValueError as error:  # a NUL in it
+            raise ImageError(f"its path cannot be one ({error}).") from error
 
     def __call__(self) -> Image.Image:
         """The decoded picture."""
@@ -153,13 +155,18 @@ class SlicePicture:
 
 @dataclass(frozen=True, slots=True)
 class TablePicture:
-    """A picture in a cell of a Parquet file: bytes, or a struct with a field of bytes."""
+    """A picture in a cell of a Parquet file: bytes, or a struct with a field of bytes.
+
+    A struct without bytes may say in ``path``, relative to ``root``, where its picture lies, as the
+    `datasets` library saves what is not embedded.
+    """
 
     name: str
     path: str
     column: str
     group: int
     row: int  # within the row group
+    root: str
     checksum: int = 0
 
     def read(self) -> bytes:
@@ -169,7 +176,9 @@ class TablePicture:
         except (OSError, ValueError) as error:
             raise ImageError(f"{self.path} cannot be read ({error}).") from error
         if isinstance(data, dict):
-            data = data.get("bytes")
+            cell, data = data, data.get("bytes")
+            if data is None and cell.get("path"):
+                return FilePicture(self.name, str(Path(self.root) / cell["path"])).read()
         if not isinstance(data, bytes):
             raise ImageError(f"the cell of {self.column!r} is empty.")
         return data

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -80,8 +79,6 @@ def _checked(image: TrainingImage) -> TrainingImage | ImageError:
         return replace(image, load=checked(picture))
     except ImageError as error:
         return error
-    except ValueError as error:  # a path with a NUL in it
-        return ImageError(f"its path cannot be one ({error}).")
 
 
 def _once(images: list[TrainingImage], report: ReadReport) -> list[TrainingImage]:
@@ -97,36 +94,6 @@ def _once(images: list[TrainingImage], report: ReadReport) -> list[TrainingImage
     return list(seen.values())
 
 
-@dataclass(frozen=True, slots=True)
-class _CellPicture(TablePicture):
-    """A cell that may only say where its picture is, as `datasets` saves what is not embedded."""
-
-    root: str = ""
-
-    def read(self) -> bytes:
-        """The encoded picture."""
-        try:
-            return TablePicture.read(self)
-        except ImageError as error:
-            try:
-                path = _cell_paths(self.path, self.group, self.column).get(self.row)
-            except (OSError, ValueError):
-                path = None
-            if not path:
-                raise error from None
-        return FilePicture(self.name, str(Path(self.root) / path)).read()
-
-
-@lru_cache(maxsize=2)
-def _cell_paths(path: str, group: int, column: str) -> Mapping[int, str]:
-    """The paths that a row group's structs have beside their bytes, by row."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as table:
-        rows = table.read_row_group(group, columns=[f"{column}.path"]).to_pylist()
-    return {number: row[column]["path"] for number, row in enumerate(rows) if row.get(column)}
-
-
 def _images(table: Table, named: Mapping[str, str]) -> Iterator[TrainingImage]:
     root = Path(named["root"]) if named.get("root") else table.path.parent
     named = {field: column for field, column in named.items() if field != "root"}
@@ -139,8 +106,7 @@ def _images(table: Table, named: Mapping[str, str]) -> Iterator[TrainingImage]:
         picture: Picture
         if cells:
             column = chosen["path"]
-            place = (str(table.path), column, row.group, row.place)
-            picture = _CellPicture(name, *place, root=str(root))
+            picture = TablePicture(name, str(table.path), column, row.group, row.place, str(root))
         else:
             picture = FilePicture(name, str(root / written))
         yield TrainingImage(_item(row, chosen, name), picture)
@@ -164,24 +130,7 @@ def _item(row: Row, chosen: Mapping[str, str], name: str) -> Item:
 
 
 def _text(row: Row, chosen: Mapping[str, str], field: str) -> str:
-    """A cell as text: of a list its first entry, of a whole number no fraction.
-
-    Raises:
-        UsageError: it holds neither text nor a number.
-    """
-    value = row.values.get(chosen[field]) if field in chosen else None
-    if isinstance(value, list):
-        value = next((entry for entry in value if entry is not None), None)
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", errors="replace")
-    if isinstance(value, float):  # as whole numbers are where some cells are empty
-        value = "" if value != value else int(value) if value.is_integer() else value
-    if isinstance(value, list | dict):
-        raise UsageError(
-            f"The column {chosen[field]!r} holds no text for the {field}; name another one with "
-            f"--columns {field}=COLUMN."
-        )
-    return "" if value is None else " ".join(str(value).split())
+    return " ".join(row.text(chosen[field], field).split()) if field in chosen else ""
 
 
 def pair_picture_columns(table: Table, named: Mapping[str, str]) -> dict[str, str]:
@@ -202,5 +151,5 @@ def _pairs(table: Table, chosen: Mapping[str, str]) -> Iterator[TrainingImage]:
         for which, column in chosen.items():
             name = pair_name(table.path, row.number, which)
             item = Item(id=name, gender="", type="", colour="", pattern=None, caption="")
-            place = (str(table.path), column, row.group, row.place)
-            yield TrainingImage(item, _CellPicture(name, *place, root=str(table.path.parent)))
+            place = (str(table.path), column, row.group, row.place, str(table.path.parent))
+            yield TrainingImage(item, TablePicture(name, *place))

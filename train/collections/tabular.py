@@ -49,6 +49,27 @@ class Row:
     group: int = 0
     place: int = 0
 
+    def text(self, column: str, field: str) -> str:
+        """A column's cell as the text of a field: of a list its first entry, of a whole number no
+        fraction.
+
+        Raises:
+            UsageError: it holds neither text nor a number.
+        """
+        value = self.values.get(column)
+        if isinstance(value, list):
+            value = next((entry for entry in value if entry is not None), None)
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", errors="replace")
+        if isinstance(value, float):  # as whole numbers are where some cells are empty
+            value = None if value != value else int(value) if value.is_integer() else value
+        if isinstance(value, list | dict):
+            raise UsageError(
+                f"The column {column!r} holds no text for the {field}; name another one with "
+                f"--columns {field}=COLUMN."
+            )
+        return "" if value is None else str(value)
+
 
 class Table:
     """A file with named columns that is read row by row, never whole."""
