@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,6 @@ from train.triplets import Item, product_name
 __all__ = [
     "ShardStream",
     "endless",
-    "is_file",
     "is_held_out",
     "read_held_out",
     "shards_fingerprint",
@@ -51,7 +50,7 @@ def stream_shards(patterns: Sequence[str]) -> list[str]:
     """
     shards: list[str] = []
     for pattern in patterns:
-        if not is_file(pattern):
+        if not _is_file(pattern):
             shards += expand_urls(pattern)
             continue
         for path in expand([pattern]):
@@ -63,14 +62,14 @@ def stream_shards(patterns: Sequence[str]) -> list[str]:
     return shards
 
 
-def is_file(shard: str) -> bool:
+def _is_file(shard: str) -> bool:
     """Whether a shard is a path, and not a command (``pipe:``) or an address."""
     return not shard.startswith("pipe:") and "://" not in shard
 
 
 def shards_fingerprint(shards: Sequence[str]) -> dict[str, Any]:
     """What a stream is: how many shards, and a checksum of their names and, of files, sizes."""
-    sizes = [Path(one).stat().st_size if is_file(one) else 0 for one in shards]
+    sizes = [Path(one).stat().st_size if _is_file(one) else 0 for one in shards]
     named = [(one.rsplit("/", 1)[-1], size) for one, size in zip(shards, sizes, strict=True)]
     return {"shards": len(shards), "sha256": hashlib.sha256(json.dumps(named).encode()).hexdigest()}
 
@@ -201,11 +200,11 @@ class ShardStream(IterableDataset[TrainingImage]):
         if self.shuffle:
             np.random.default_rng([self.seed, self.epoch, self.rank]).shuffle(order)
         self.report = report = ReadReport()
-        damaged: dict[str, str] = {}
+        damaged: set[str] = set()
 
         def spoil(shard: str, why: str) -> None:
             if shard not in damaged:
-                damaged[shard] = why
+                damaged.add(shard)
                 report.notes.append(
                     f"The shard {shard} is damaged or cut short ({why}); what follows there is "
                     "lost."
@@ -220,7 +219,7 @@ class ShardStream(IterableDataset[TrainingImage]):
             for shard in shards:
                 path = Path(shard["url"])
                 # cut where a file begins, which tarfile takes for the end
-                if is_file(shard["url"]) and path.suffix == ".tar" and not is_closed(path):
+                if _is_file(shard["url"]) and path.suffix == ".tar" and not is_closed(path):
                     spoil(shard["url"], "it has no end mark")
                 yield shard
 
@@ -263,7 +262,7 @@ class ShardStream(IterableDataset[TrainingImage]):
 def _whole(
     samples: Iterable[dict[str, Any]],
     *,
-    damaged: Mapping[str, str],
+    damaged: Container[str],
     skip: Callable[[str, object], None],
 ) -> Iterator[dict[str, Any]]:
     """All samples but what a cut shard has lost a part of: its last one, if that lacks a file."""
