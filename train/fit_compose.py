@@ -6,6 +6,7 @@ import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,7 @@ def fit_compose(
             file=sys.stderr,
         )
 
+    @lru_cache(maxsize=2)  # each step also announces the next one's
     def asked(number: int) -> TripletRows:
         """A step's triplets, as they are asked in it."""
         drawn = rows.take(order[number])
