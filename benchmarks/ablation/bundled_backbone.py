@@ -5,16 +5,14 @@ So that the ablation runs on the very backbone that is deployed, without trainin
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
@@ -23,11 +21,14 @@ from torch import Tensor, nn
 
 from train.backbone import Backbone, BackboneConfig, create_backbone
 from train.checkpoint import write_checkpoint
-from train.prompts import text_ids
+from train.fit_map import encode_captions
+from train.model import ComposedModel, ModelConfig
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings import draw, training_drawings
+from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.preprocess import Preprocessing
+from ztcir_sdk.runtime import RuntimeSettings
 
 __all__ = ["bundled_backbone", "read_backbone"]
 
@@ -175,26 +176,20 @@ def _token_rows(
 
 @torch.no_grad()
 def _compare(backbone: Backbone, bundle: Bundle) -> None:
-    logging.getLogger("onnxruntime").setLevel(logging.ERROR)
-    image, text = (
-        ort.InferenceSession(bundle.path / f"{name}.onnx", providers=["CPUExecutionProvider"])
-        for name in ("image_encoder", "text_encoder")
-    )
+    encoder = Encoder(bundle, settings=RuntimeSettings(backend="onnx", device="cpu"))
     drawings = training_drawings(4, seed=0)
-    pixels = Preprocessing.from_open_clip(backbone.preprocess_cfg)([draw(one) for one in drawings])
+    pictures, captions = [draw(one) for one in drawings], [one.caption for one in drawings]
+    theirs = encoder.encode_references(pictures)
+    pixels = Preprocessing.from_open_clip(backbone.preprocess_cfg)(pictures)
+    v, patches = backbone.encode_image(torch.from_numpy(pixels))
+    plain = ComposedModel(backbone, ModelConfig(vsi_layers=(), adapter_bottleneck=0)).eval()
     pairs = [
-        *zip(
-            image.run(["image_embeds", "patch_features"], {"pixel_values": pixels}),
-            backbone.encode_image(torch.from_numpy(pixels)),
-            strict=True,
-        )
+        (np.stack([one.embedding for one in theirs]), v),
+        (np.stack([one.patches for one in theirs if one.patches is not None]), patches),
+        (encoder.encode_texts(captions), encode_captions(plain, captions, precision="fp32")),
     ]
-    ids = text_ids([one.caption for one in drawings], tower=backbone.tower)
-    asked = _without_adapters(text.get_inputs(), ids)
-    ours = backbone.clip.encode_text(_padded(ids, backbone.context_length), normalize=True)
-    pairs.append((text.run(["query_embeds"], asked)[0], ours))
     differences = [
-        float(np.abs(theirs - own.numpy()).max() / np.abs(theirs).max()) for theirs, own in pairs
+        float(np.abs(wanted - own.numpy()).max() / np.abs(wanted).max()) for wanted, own in pairs
     ]
     if not max(differences) <= _WITHIN:
         raise ZtcirError(
@@ -202,23 +197,3 @@ def _compare(backbone: Backbone, bundle: Bundle) -> None:
             f"{max(differences):.1e} of the largest value; name a checkpoint of "
             "`ztcir train backbone` with --backbone."
         )
-
-
-def _without_adapters(inputs: Sequence[ort.NodeArg], ids: Tensor) -> dict[str, NDArray[np.generic]]:
-    """What the text graph takes to encode texts without a placeholder."""
-    count = len(ids)
-    fixed = {
-        "input_ids": ids.numpy(),
-        "reference_index": np.zeros(count, np.int64),
-        "adapter_scale": np.zeros(count, np.float32),
-    }
-    empty = {
-        one.name: np.zeros([size if isinstance(size, int) else 1 for size in one.shape], np.float32)
-        for one in inputs
-        if one.name not in fixed
-    }
-    return {**empty, **fixed}
-
-
-def _padded(ids: Tensor, length: int) -> Tensor:
-    return torch.nn.functional.pad(ids, (0, length - ids.shape[1]))
