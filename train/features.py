@@ -38,7 +38,7 @@ __all__ = [
     "ImageFeatures",
     "LivePatches",
     "ahead",
-    "encode_pixels",
+    "encode_each",
     "image_features",
     "text_features",
 ]
@@ -89,11 +89,7 @@ class LivePatches:
             lambda row: announced[row].result() if row in announced else self._pixels(row),
             positions.tolist(),
         )
-        found = []
-        for rows in np.array_split(positions, -(-len(positions) // BATCH)):
-            pixels = np.concatenate(list(itertools.islice(prepared, len(rows))))
-            found.append(encode_pixels(self.backbone, pixels)[1])
-        return np.concatenate(found)
+        return encode_each(self.backbone, prepared)[1]
 
     def _pixels(self, row: int) -> NDArray[np.float32]:
         return self._preprocess([self.images[row].load()])
@@ -316,6 +312,17 @@ def encode_pixels(
     with torch.autocast(backbone.device.type, torch.bfloat16):
         v, p = backbone.encode_image(torch.from_numpy(pixels).to(backbone.device))
     return v.float().cpu().numpy(), p.float().cpu().numpy().astype(np.float16)
+
+
+def encode_each(
+    backbone: Backbone, pictures: Iterable[NDArray[np.float32]]
+) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+    """``v`` and ``P`` of preprocessed images that come one by one, (1, 3, H, W); one or more."""
+    coming, parts = iter(pictures), []
+    while some := list(itertools.islice(coming, BATCH)):
+        parts.append(encode_pixels(backbone, np.concatenate(some)))
+    v, p = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return v, p
 
 
 def ahead(

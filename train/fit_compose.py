@@ -210,8 +210,7 @@ def fit_compose(
 
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         if number + 1 < total:
-            share = engine.workers.share(np.arange(len(order[number + 1])))
-            features.announce(asked(number + 1).references[share])
+            features.announce(engine.workers.share(asked(number + 1).references))
         batch = asked(number)
         queries = engine.encode(
             lambda some: encode_composed(

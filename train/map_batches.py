@@ -18,7 +18,7 @@ from train.backbone import Backbone
 from train.collections.stream import ShardStream, endless, shards_fingerprint
 from train.data import Batches, DataError, TrainingImage
 from train.engine import Engine
-from train.features import BATCH, ImageFeatures, ahead, encode_pixels
+from train.features import ImageFeatures, ahead, encode_each
 from train.record import data_fingerprint
 from ztcir_sdk.preprocess import Preprocessing
 
@@ -182,11 +182,7 @@ class StreamedBatches:
             self._prepared = self._go_to(step)
         drawn = list(islice(self._prepared, self.size))
         self._next = step + 1
-        parts = [
-            encode_pixels(self.backbone, np.concatenate([one for _, one in drawn[at : at + BATCH]]))
-            for at in range(0, len(drawn), BATCH)
-        ]
-        found, patches = (np.concatenate(some) for some in zip(*parts, strict=True))
+        found, patches = encode_each(self.backbone, (one for _, one in drawn))
         v = torch.from_numpy(found)
         told = torch.tensor([is_captioned(image) for image, _ in drawn])
         captions = torch.zeros_like(v)
