@@ -17,8 +17,8 @@ from torch import Tensor
 from export.bundle import image_tower_fingerprint
 from export.parity import randomised
 from export.storage import round_weights
-from train.backbone import BackboneConfig, create_backbone
-from train.model import ComposedModel, ModelConfig, load_model, model_config
+from train.model.backbone import BackboneConfig, create_backbone
+from train.model.composed_model import ComposedModel, ModelConfig, load_model, model_config
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
 from ztcir_sdk.runtime.trial import first_line

@@ -13,10 +13,10 @@ from cli.triplets import columns_option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from train.collections.stream import ShardStream
-    from train.configurations import Configuration
-    from train.data import TrainingImage
-    from train.engine import Compute
+    from train.data.stream import ShardStream
+    from train.stages.recipes import Configuration
+    from train.data.collection import TrainingImage
+    from train.loop.engine import Compute
 
 __all__ = ["train"]
 
@@ -139,8 +139,8 @@ def backbone(
     cache: Path | None,
 ) -> None:
     """Train the small CLIP `fashion-lite` on a catalogue; resumes where it was killed."""
-    from train.data import read_collection
-    from train.fit_backbone import BackboneTraining, fit_backbone
+    from train.data.collection import read_collection
+    from train.stages.fit_backbone import BackboneTraining, fit_backbone
 
     images, development = read_collection(data, drawings=drawings, columns=columns)
     config = BackboneTraining(
@@ -228,11 +228,11 @@ def train_map(
 
     In many processes: `accelerate launch -m cli train map ...`. A killed run goes on where it was.
     """
-    from train.collections.stream import ShardStream, read_held_out, stream_shards
-    from train.data import read_collection
-    from train.fit_map import fit_map
-    from train.model import check_backbone
-    from train.word_bank import WordBank, read_words
+    from train.data.stream import ShardStream, read_held_out, stream_shards
+    from train.data.collection import read_collection
+    from train.stages.fit_map import fit_map
+    from train.model.composed_model import check_backbone
+    from train.stages.word_bank import WordBank, read_words
 
     check_backbone(backbone)  # before minutes of reading
     images: Sequence[TrainingImage] | ShardStream
@@ -345,11 +345,11 @@ def compose(
     In many processes: `accelerate launch -m cli train compose ...`. A killed run goes on where it
     was.
     """
-    from train.data import read_collection
-    from train.fit_compose import fit_compose
-    from train.model import check_stage
-    from train.stage_two_data import stage_two_data
-    from train.triplet_formats import read_training_triplets
+    from train.data.collection import read_collection
+    from train.stages.fit_compose import fit_compose
+    from train.model.composed_model import check_stage
+    from train.triplets.stage_two import stage_two_data
+    from train.triplets.formats import read_training_triplets
 
     # before minutes of reading and of making triplets
     origin = check_stage(mapping, "map", backbone=configuration.backbone)

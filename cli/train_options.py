@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from train.configurations import Configuration
+    from train.stages.recipes import Configuration
 
 __all__ = ["FolderPath", "compute_options", "configuration_option"]
 
@@ -46,7 +46,7 @@ def configuration_option(stage: str) -> Callable[[Callable[..., Any]], Callable[
     """
 
     def read(ctx: click.Context, parameter: click.Parameter, name: str | None) -> Configuration:
-        from train.configurations import Configuration, load_configuration
+        from train.stages.recipes import Configuration, load_configuration
 
         if name is None:
             return Configuration(name="")
@@ -84,7 +84,7 @@ def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
         device: str,
         **others: Any,
     ) -> Any:
-        from train.engine import Compute
+        from train.loop.engine import Compute
 
         compute = Compute(precision, micro_batches, checkpointing, compile_model, device)
         return command(*args, compute=compute, **others)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 __all__ = ["attend", "written_out_attention"]
 
-MASKED = -1.0e4  # as in `train.backbone`: finite in half precision too
+MASKED = -1.0e4  # as in `train.model.backbone`: finite in half precision too
 
 
 def attend(

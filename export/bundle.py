@@ -18,11 +18,11 @@ from export.parity import check_frozen_text, check_parity, randomised
 from export.precision import PRECISIONS, Acceptance, accept
 from export.storage import round_weights
 from export.variants import Variants, export_fp32, write_variants
-from train.backbone import Backbone
-from train.checkpoint import hash_tensors
-from train.model import ComposedModel
-from train.prompts import COMPOSED_PROMPT, MAPPED_PROMPT
-from train.tokenizer import text_layout, write_tokenizer
+from train.model.backbone import Backbone
+from train.model.checkpoint import hash_tensors
+from train.model.composed_model import ComposedModel
+from train.model.prompts import COMPOSED_PROMPT, MAPPED_PROMPT
+from train.model.vocabulary import text_layout, write_tokenizer
 from ztcir_sdk.bundle import (
     METHODS,
     Bundle,

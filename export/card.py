@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from train.run import versions
+from train.loop.run import versions
 
 __all__ = ["model_card"]
 
@@ -14,7 +14,7 @@ def model_card(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """A card from a checkpoint's configuration.
 
     Args:
-        config: what `train.model.load_model` gave beside the model.
+        config: what `train.model.composed_model.load_model` gave beside the model.
         more: further entries, such as data, licences, quality and limits.
     """
     card: dict[str, Any] = {

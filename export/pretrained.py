@@ -9,14 +9,14 @@ from typing import Any
 import open_clip
 from safetensors import SafetensorError
 
-from train.backbone import (
+from train.model.backbone import (
     CONFIGS,
     Backbone,
     BackboneConfig,
     UnsupportedBackboneError,
     create_backbone,
 )
-from train.run import versions
+from train.loop.run import versions
 
 __all__ = ["bare_card", "load_pretrained"]
 

@@ -21,8 +21,8 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from train.backbone import Backbone
-from train.model import ComposedModel
+from train.model.backbone import Backbone
+from train.model.composed_model import ComposedModel
 
 __all__ = ["Int8Embedding", "compress", "fold_norms", "round_weights", "row_scales"]
 

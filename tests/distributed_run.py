@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tiny_runs import PARTS, TRAINING, drawings
 
-from train.collections.stream import ShardStream, read_held_out
-from train.engine import Compute
-from train.fit_compose import ComposeTraining, fit_compose
-from train.fit_map import fit_map
-from train.stage_two_data import collection_triplets
+from train.data.stream import ShardStream, read_held_out
+from train.loop.engine import Compute
+from train.stages.fit_compose import ComposeTraining, fit_compose
+from train.stages.fit_map import fit_map
+from train.triplets.stage_two import collection_triplets
 
 
 def both_stages(folder: Path, compute: Compute) -> None:

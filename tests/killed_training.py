@@ -81,7 +81,7 @@ def _die() -> None:
 def _dying(what: str, moment: int) -> Iterator[None]:
     import pytest
 
-    from train.run import Run
+    from train.loop.run import Run
 
     train, rename = Run.train, Path.rename
     swaps = 0

@@ -46,13 +46,13 @@ from benchmarks.ablation.training import Workshop, caption_triplets, repeated
 from benchmarks.ablation.validation import Scores, Validation, read_validation
 from export.bundle import export_bundle
 from export.default import Recipe
-from train.backbone import BackboneConfig, create_backbone
-from train.data import drawn_images, read_collection, read_shards
-from train.engine import Compute
-from train.fit_compose import ComposeTraining
-from train.fit_map import MapTraining, encode_captions
-from train.model import ComposedModel, ModelConfig, load_backbone, load_model
-from train.prompts import text_ids
+from train.model.backbone import BackboneConfig, create_backbone
+from train.data.collection import drawn_images, read_collection, read_shards
+from train.loop.engine import Compute
+from train.stages.fit_compose import ComposeTraining
+from train.stages.fit_map import MapTraining, encode_captions
+from train.model.composed_model import ComposedModel, ModelConfig, load_backbone, load_model
+from train.model.prompts import text_ids
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings import draw, training_drawings
@@ -72,7 +72,7 @@ RECIPE = Recipe(
 @pytest.fixture(scope="module", autouse=True)
 def _quick() -> Iterator[None]:
     with unflushed(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.stage_two_data.DEVELOPMENT_TRIPLETS", 8)
+        patch.setattr("train.triplets.stage_two.DEVELOPMENT_TRIPLETS", 8)
         yield
 
 
@@ -352,7 +352,7 @@ class TestRivals:
 
         whole = fit("whole").token_learner.state_dict()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("train.run.FIRST_ESTIMATE", 1)
+            patch.setattr("train.loop.run.FIRST_ESTIMATE", 1)
             _save_every_step(patch)
             fit("killed", stop_after=2)
         after = fit("killed").token_learner.state_dict()
@@ -365,7 +365,7 @@ class TestRivals:
 
 
 def _save_every_step(patch: pytest.MonkeyPatch) -> None:
-    from train.run import Run
+    from train.loop.run import Run
 
     start = Run.__init__
 

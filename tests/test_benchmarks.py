@@ -160,7 +160,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 class TorchTinyModel:
-    """The tiny model as `train.model.ComposedModel` offers itself."""
+    """The tiny model as `train.model.composed_model.ComposedModel` offers itself."""
 
     def __init__(self, tiny: TinyModel, torch: Any) -> None:
         self.tiny, self.torch = tiny, torch

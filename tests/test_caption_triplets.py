@@ -18,11 +18,11 @@ from PIL import Image
 
 from cli.main import main
 from cli.triplets import triplets as triplets_command
-from train.caption_pairs import CaptionPairs, Tokens, tokens
-from train.caption_triplets import mine_captions
-from train.phrase_wordings import CHANGES, HELD_OUT_PHRASE_FAMILIES, SHAPES, phrase_families, reword
-from train.triplets import Item, read_triplets
-from train.wordings import expand, skeleton_key
+from train.triplets.caption_pairs import CaptionPairs, Tokens, tokens
+from train.triplets.from_captions import mine_captions
+from train.wordings.phrase_wordings import CHANGES, HELD_OUT_PHRASE_FAMILIES, SHAPES, phrase_families, reword
+from train.triplets.from_attributes import Item, read_triplets
+from train.wordings.attribute_wordings import expand, skeleton_key
 from ztcir_sdk.errors import UsageError, ZtcirError
 
 

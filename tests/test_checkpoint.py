@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from tiny_runs import write_backbone
 from tiny_training import PARTS, VIT, assert_equal_tensors, tiny_model, unflushed
 
-import train.checkpoint
-from train.backbone import BackboneConfig, create_backbone
-from train.checkpoint import (
+import train.model.checkpoint
+from train.model.backbone import BackboneConfig, create_backbone
+from train.model.checkpoint import (
     CheckpointError,
     find_checkpoint,
     load_optimizer_tensors,
@@ -29,7 +29,7 @@ from train.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from train.model import ComposedModel, describe_model, load_backbone, load_model, own_weights
+from train.model.composed_model import ComposedModel, describe_model, load_backbone, load_model, own_weights
 
 ROW = torch.arange(6.0)
 
@@ -194,7 +194,7 @@ def killed_at(moment: int) -> Iterator[Callable[[], int]]:
             path.unlink()
 
     with pytest.MonkeyPatch.context() as patch:
-        module = train.checkpoint
+        module = train.model.checkpoint
         patch.setattr(module, "save_file", operation(module.save_file, half_a_file))
         patch.setattr(module.os, "fsync", operation(nothing, nothing))
         patch.setattr(module.shutil, "rmtree", operation(shutil.rmtree, half_a_folder))
@@ -259,7 +259,7 @@ def test_a_full_disk_leaves_the_one_before(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    owner = {"save_file": train.checkpoint, "fsync": os, "write_text": Path}[place]
+    owner = {"save_file": train.model.checkpoint, "fsync": os, "write_text": Path}[place]
     with monkeypatch.context() as patch:
         patch.setattr(owner, place, full)
         with pytest.raises(

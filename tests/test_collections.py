@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from train.collections.image import DataError, TrainingImage, check_picture
-from train.collections.report import ReadReport, caption_notes
-from train.collections.source import expand, read_sources
-from train.collections.stream import ShardStream
-from train.data import read_collection
+from train.data.image import DataError, TrainingImage, check_picture
+from train.data.report import ReadReport, caption_notes
+from train.data.source import expand, read_sources
+from train.data.stream import ShardStream
+from train.data.collection import read_collection
 from ztcir_sdk.errors import ImageError, UsageError
 
 

@@ -16,17 +16,17 @@ import torch
 from click.testing import CliRunner
 from tiny_siglip import write_vocabulary
 
-import train.backbone
+import train.model.backbone
 from cli.train import train as train_command
-from train.backbone import BackboneConfig, create_backbone
-from train.configurations import configuration_names, load_configuration
-from train.data import TrainingImage, drawn_images
-from train.engine import Compute
-from train.fit_compose import fit_compose
-from train.fit_map import fit_map
-from train.model import ComposedModel
-from train.text_tower import TextTower
-from train.triplets import Triplet
+from train.model.backbone import BackboneConfig, create_backbone
+from train.stages.recipes import configuration_names, load_configuration
+from train.data.collection import TrainingImage, drawn_images
+from train.loop.engine import Compute
+from train.stages.fit_compose import fit_compose
+from train.stages.fit_map import fit_map
+from train.model.composed_model import ComposedModel
+from train.model.text_tower import TextTower
+from train.triplets.from_attributes import Triplet
 from ztcir_sdk.errors import UsageError
 
 NAMES = ["fashion-lite", "mobileclip2-b", "siglip2-b-32", "vit-b-32-openai", "vit-l-14-openai"]
@@ -91,14 +91,14 @@ def test_both_stages_take_a_step_at_full_size(
 ) -> None:
     """Random weights and a few drawings; the text may be any, so any vocabulary will do."""
     write_vocabulary(tmp_path / "vocabulary", "gemma")
-    read_tower = train.backbone.read_text_tower
+    read_tower = train.model.backbone.read_text_tower
 
     def read_with_vocabulary(*given: Any) -> TextTower:
         tower = read_tower(*given)
         here = tower.vocabulary and str(tmp_path / "vocabulary")
         return dataclasses.replace(tower, vocabulary=here)
 
-    monkeypatch.setattr("train.backbone.read_text_tower", read_with_vocabulary)
+    monkeypatch.setattr("train.model.backbone.read_text_tower", read_with_vocabulary)
     recipe = load_configuration(name)
     model = str(recipe.backbone).partition(":")[0]
     mapping, composing = recipe.mapping(batch_size=4), recipe.composing(batch_size=4, mined=2)
@@ -161,8 +161,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         _, _, config, parts, _ = given
         seen.update(backbone=backbone, config=config, parts=parts, **options)
 
-    monkeypatch.setattr("train.fit_map.fit_map", fit_map)
-    monkeypatch.setattr("train.data.read_collection", lambda *_, **__: ([], []))
+    monkeypatch.setattr("train.stages.fit_map.fit_map", fit_map)
+    monkeypatch.setattr("train.data.collection.read_collection", lambda *_, **__: ([], []))
     return seen
 
 

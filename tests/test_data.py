@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_training import VIT, catalogue, members_of, tiny_model, write_collection, write_shard
 
-from train.backbone import Backbone
-from train.collections.image import BytesPicture
-from train.data import (
+from train.model.backbone import Backbone
+from train.data.image import BytesPicture
+from train.data.collection import (
     Batches,
     DataError,
     TrainingImage,
@@ -26,8 +26,8 @@ from train.data import (
     read_collection,
     read_shards,
 )
-from train.features import image_features
-from train.record import data_fingerprint
+from train.loop.features import image_features
+from train.loop.record import data_fingerprint
 from ztcir_sdk.drawings import DEMO_COMBINATIONS
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.preprocess import Preprocessing

@@ -14,10 +14,10 @@ from tiny_training import PARTS, tiny_fashion_lite, unflushed, write_collection,
 
 import export.default
 from export.default import Recipe, main
-from train.checkpoint import read_checkpoint
-from train.fit_backbone import BackboneTraining
-from train.fit_compose import ComposeTraining
-from train.fit_map import MapTraining
+from train.model.checkpoint import read_checkpoint
+from train.stages.fit_backbone import BackboneTraining
+from train.stages.fit_compose import ComposeTraining
+from train.stages.fit_map import MapTraining
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.evaluation.triplet_evaluation import ALL_METHODS, evaluate_triplets
@@ -38,7 +38,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         composing=ComposeTraining(**SHORT, mined=4),
     )
     monkeypatch.setattr(export.default, "Recipe", lambda: recipe)
-    monkeypatch.setattr("train.stage_two_data.DEVELOPMENT_TRIPLETS", 8)
+    monkeypatch.setattr("train.triplets.stage_two.DEVELOPMENT_TRIPLETS", 8)
     with tiny_fashion_lite(), unflushed():
         yield
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny_runs import PARTS, TRAINING, drawings, write_backbone
 
-from train.distributed import Workers
-from train.engine import Compute, Engine
-from train.fit_map import fit_map
+from train.loop.distributed import Workers
+from train.loop.engine import Compute, Engine
+from train.stages.fit_map import fit_map
 from ztcir_sdk.errors import UsageError
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")

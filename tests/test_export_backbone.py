@@ -24,9 +24,9 @@ from export.bundle import export_bundle, image_tower_fingerprint
 from export.graphs import export_graph, graph_modules, sample_inputs
 from export.parity import check_frozen_text, check_parity
 from export.pretrained import load_pretrained
-from train.backbone import Backbone, BackboneConfig, UnsupportedBackboneError, create_backbone
-from train.checkpoint import write_checkpoint
-from train.model import describe_model, own_weights
+from train.model.backbone import Backbone, BackboneConfig, UnsupportedBackboneError, create_backbone
+from train.model.checkpoint import write_checkpoint
+from train.model.composed_model import describe_model, own_weights
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings import demo_gallery, draw
@@ -311,7 +311,7 @@ def test_a_configuration_of_our_own_takes_weights_from_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs = Path(__file__).parent / "tiny_configs"
-    monkeypatch.setattr("train.backbone.CONFIGS", configs)
+    monkeypatch.setattr("train.model.backbone.CONFIGS", configs)
     monkeypatch.setattr("export.pretrained.CONFIGS", configs)
     torch.manual_seed(8)
     original = create_backbone(BackboneConfig("fashion-lite"))

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from train.fast_trunk import forward_upper_stages
+from train.stages.fast_trunk import forward_upper_stages
 
 CHANNELS = {3: 40, 4: 80, 5: 112, 6: 192}  # of what comes before each stage of EfficientNet-Lite0
 

@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from train.hard_negatives import Answers, candidate_pool, mine
-from train.losses import any_positive_nce, info_nce, multi_positive_nce, soft_text_alignment
+from train.stages.hard_negatives import Answers, candidate_pool, mine
+from train.stages.losses import any_positive_nce, info_nce, multi_positive_nce, soft_text_alignment
 
 seeds = st.integers(0, 10_000)
 sizes = st.integers(1, 7)

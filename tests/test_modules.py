@@ -18,13 +18,13 @@ from scipy.special import erf, softmax
 from tiny_training import CONVNET, PARTS, QUICK, VIT, tiny_model
 from torch import Tensor
 
-from train.attention import attend
-from train.backbone import BackboneConfig, UnsupportedBackboneError, create_backbone
-from train.composing_adapter import ComposingAdapter
-from train.model import PLACEHOLDER_ID, ComposedModel
-from train.prompts import encode_alike, mapped_ids, prompt_ids, text_ids
-from train.token_learner import TokenLearner
-from train.visual_semantic_injection import VisualSemanticInjection
+from train.model.attention import attend
+from train.model.backbone import BackboneConfig, UnsupportedBackboneError, create_backbone
+from train.model.composing_adapter import ComposingAdapter
+from train.model.composed_model import PLACEHOLDER_ID, ComposedModel
+from train.model.prompts import encode_alike, mapped_ids, prompt_ids, text_ids
+from train.model.token_learner import TokenLearner
+from train.model.visual_semantic_injection import VisualSemanticInjection
 from ztcir_sdk.tokenizer import TextTruncatedWarning
 
 Array = NDArray[np.float64]
@@ -526,7 +526,7 @@ def test_what_the_graphs_cannot_be_cut_from_is_refused(
         json.dumps({"model_cfg": config, "preprocess_cfg": {}})
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.backbone.CONFIGS", tmp_path)
+        patch.setattr("train.model.backbone.CONFIGS", tmp_path)
         with pytest.raises(UnsupportedBackboneError, match=said):
             create_backbone(BackboneConfig("strange"))
 

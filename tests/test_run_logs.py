@@ -24,10 +24,10 @@ from tiny_training import (
 )
 from torch import Tensor, nn
 
-from train.checkpoint import CheckpointError
-from train.engine import Compute, Engine
-from train.record import Cost, data_fingerprint
-from train.run import Run, Schedule, parameter_groups
+from train.model.checkpoint import CheckpointError
+from train.loop.engine import Compute, Engine
+from train.loop.record import Cost, data_fingerprint
+from train.loop.run import Run, Schedule, parameter_groups
 from ztcir_sdk.errors import MissingDependencyError
 
 STEPS = 12
@@ -213,7 +213,7 @@ def test_the_cost_is_told_while_there_is_time(
 
 def test_the_cost_counts_samples_against_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("train.record.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("train.loop.record.time.monotonic", lambda: now[0])
     cost = Cost(10, 32, torch.device("cpu"))
     cost.done, now[0] = 4, 102.0
     assert cost.figures()["samples_per_second"] == 64.0

@@ -15,11 +15,11 @@ from PIL import Image
 from tiny_training import VIT
 
 from cli.main import main
-from train.caption_triplets import mine_captions
-from train.checkpoint import write_checkpoint
-from train.data import DataError, TrainingImage
-from train.stage_two_data import stage_two_data
-from train.triplets import Item, Triplet
+from train.triplets.from_captions import mine_captions
+from train.model.checkpoint import write_checkpoint
+from train.data.collection import DataError, TrainingImage
+from train.triplets.stage_two import stage_two_data
+from train.triplets.from_attributes import Item, Triplet
 from ztcir_sdk.errors import ZtcirError
 
 
@@ -212,7 +212,7 @@ def too_early(*args: object, **options: object) -> None:
 def test_stage_one_is_looked_at_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str | None, said: str
 ) -> None:
-    monkeypatch.setattr("train.data.read_collection", too_early)
+    monkeypatch.setattr("train.data.collection.read_collection", too_early)
     if kind is not None:
         write_checkpoint(tmp_path / "map", {"kind": kind, "backbone": {}}, {})
     start = ("--data", "photos.tar", "--map", str(tmp_path / "map"))
@@ -225,7 +225,7 @@ def test_stage_one_is_looked_at_before_anything_is_read(
 def test_stage_one_of_another_backbone_than_the_recipes_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.data.read_collection", too_early)
+    monkeypatch.setattr("train.data.collection.read_collection", too_early)
     backbone = {"model": "ViT-B-32-quickgelu", "pretrained": "openai"}
     write_checkpoint(tmp_path / "map", {"kind": "map", "backbone": backbone}, {})
     call = ("train", "compose", "--data", "photos.tar", "--map", tmp_path / "map", "--config")
@@ -247,7 +247,7 @@ def test_a_backbone_is_looked_at_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("train.data.read_collection", too_early)
+    monkeypatch.setattr("train.data.collection.read_collection", too_early)
     result = ztcir("train", "map", "--data", "photos.tar", "--backbone", backbone)
     assert result.exit_code == 1
     assert said in result.stderr

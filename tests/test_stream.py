@@ -18,13 +18,13 @@ from test_distributed import assert_same_run, launch
 from tiny_runs import PARTS, write_backbone
 from tiny_training import saved_every
 
-import train.fit_map
+import train.stages.fit_map
 from cli.main import main
-from train.checkpoint import CheckpointError
-from train.collections.stream import ShardStream, endless, is_held_out, read_held_out
-from train.data import DataError, TrainingImage, read_collection, read_shards
-from train.engine import Compute
-from train.fit_map import MapTraining, fit_map
+from train.model.checkpoint import CheckpointError
+from train.data.stream import ShardStream, endless, is_held_out, read_held_out
+from train.data.collection import DataError, TrainingImage, read_collection, read_shards
+from train.loop.engine import Compute
+from train.stages.fit_map import MapTraining, fit_map
 
 SAMPLES = 20  # a shard
 CONFIG = MapTraining(batch_size=16)
@@ -185,8 +185,8 @@ def test_a_stream_trains_as_the_list_of_its_images_does(
         def __getitem__(self, step: int) -> np.ndarray:
             return order[step * self.size : (step + 1) * self.size]
 
-    monkeypatch.setattr(train.fit_map, "Batches", SameOrder)
-    words = train.fit_map.WordBank(train.fit_map.default_words(development))
+    monkeypatch.setattr(train.stages.fit_map, "Batches", SameOrder)
+    words = train.stages.fit_map.WordBank(train.stages.fit_map.default_words(development))
     run(workplace, tmp_path / "listed", listed, development, word_bank=words)
     for one, other in zip(log_of(unbroken), log_of(tmp_path / "listed"), strict=True):
         assert one["alignment"] > 0

@@ -18,11 +18,11 @@ from tiny_siglip import LENGTH, SIGLIP, WORDS, write_siglip
 
 from export.bundle import export_bundle
 from export.parity import randomised
-from train.backbone import Backbone, BackboneConfig, create_backbone
-from train.model import ComposedModel
-from train.prompts import mapped_ids, prompt_ids, text_ids
-from train.text_tower import TextTower, UnsupportedBackboneError, read_text_tower
-from train.tokenizer import VocabularyError, tower_tokenizer
+from train.model.backbone import Backbone, BackboneConfig, create_backbone
+from train.model.composed_model import ComposedModel
+from train.model.prompts import mapped_ids, prompt_ids, text_ids
+from train.model.text_tower import TextTower, UnsupportedBackboneError, read_text_tower
+from train.model.vocabulary import VocabularyError, tower_tokenizer
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.manifest import TextLayout

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from train.tokenizer import write_clip_tokenizer
+from train.model.vocabulary import write_clip_tokenizer
 from ztcir_sdk.errors import BundleError, UsageError
 from ztcir_sdk.tokenizer import PLACEHOLDER_ID, TextTruncatedWarning, Tokenizer, clean
 

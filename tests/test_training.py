@@ -31,23 +31,23 @@ from tiny_training import (
 )
 from torch import Tensor, nn
 
-import train.checkpoint
-import train.fit_compose
+import train.model.checkpoint
+import train.stages.fit_compose
 from cli.main import main
-from train.backbone import BackboneConfig, create_backbone
-from train.checkpoint import CheckpointError, read_checkpoint
-from train.data import read_collection
-from train.features import ImageFeatures, image_features
-from train.fit_backbone import BackboneTraining, cache_lower_stages, fit_backbone
-from train.fit_compose import TripletRows, evaluate_composed
-from train.fit_map import evaluate_mapped
-from train.losses import info_nce
-from train.model import ComposedModel, load_model
-from train.prompts import mapped_ids
-from train.run import Run, Schedule, parameter_groups
-from train.stage_two_data import collection_triplets
-from train.triplets import Triplet
-from train.word_vectors import SemanticTokenEmbedding
+from train.model.backbone import BackboneConfig, create_backbone
+from train.model.checkpoint import CheckpointError, read_checkpoint
+from train.data.collection import read_collection
+from train.loop.features import ImageFeatures, image_features
+from train.stages.fit_backbone import BackboneTraining, cache_lower_stages, fit_backbone
+from train.stages.fit_compose import TripletRows, evaluate_composed
+from train.stages.fit_map import evaluate_mapped
+from train.stages.losses import info_nce
+from train.model.composed_model import ComposedModel, load_model
+from train.model.prompts import mapped_ids
+from train.loop.run import Run, Schedule, parameter_groups
+from train.triplets.stage_two import collection_triplets
+from train.triplets.from_attributes import Triplet
+from train.stages.word_vectors import SemanticTokenEmbedding
 from ztcir_sdk.preprocess import Preprocessing
 
 STEPS = 12
@@ -56,7 +56,7 @@ STEPS = 12
 @pytest.fixture(scope="module", autouse=True)
 def _quick() -> Iterator[None]:
     with unflushed(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.stage_two_data.DEVELOPMENT_TRIPLETS", 24)
+        patch.setattr("train.triplets.stage_two.DEVELOPMENT_TRIPLETS", 24)
         yield
 
 
@@ -164,7 +164,7 @@ def test_however_often_it_is_stopped_a_run_ends_as_if_it_never_was(
 def test_a_full_disk_stops_a_run_and_loses_no_checkpoint(
     moment: int, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really, count = train.checkpoint.save_file, 0
+    really, count = train.model.checkpoint.save_file, 0
 
     def full(*args: Any, **options: Any) -> None:
         nonlocal count
@@ -174,10 +174,10 @@ def test_a_full_disk_stops_a_run_and_loses_no_checkpoint(
         really(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.checkpoint, "save_file", full)
+        patch.setattr(train.model.checkpoint, "save_file", full)
         with pytest.raises(CheckpointError, match=r"No space left on device.*Free some space and"):
             toy(tmp_path)
-    left = train.checkpoint.find_checkpoint(tmp_path / "last")
+    left = train.model.checkpoint.find_checkpoint(tmp_path / "last")
     assert left is not None or moment <= 3  # the best at step 2, then two files of the last
     if left is not None:
         assert read_checkpoint(left)[0]["progress"]["step"] in (3, 6, 9)
@@ -329,7 +329,7 @@ def test_a_stage_killed_at_any_moment_goes_on_as_if_it_never_was(
     folder = tmp_path / "run"
     assert trainer.train(stage, folder, data, start=start, dies=dies) == -9
     assert not (folder / "clip").exists()
-    left = train.checkpoint.find_checkpoint(folder / "last")
+    left = train.model.checkpoint.find_checkpoint(folder / "last")
     if resumed_from is None:
         assert left is None
     else:
@@ -419,7 +419,7 @@ def test_stage_1_stays_the_best_where_no_step_of_stage_2_is_better(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     falling = itertools.count(1.0, -0.01)
-    monkeypatch.setattr(train.fit_compose, "evaluate_composed", lambda *_, **__: next(falling))
+    monkeypatch.setattr(train.stages.fit_compose, "evaluate_composed", lambda *_, **__: next(falling))
     mapped, _ = stages("map")
     fit("compose", tmp_path / "run", data, str(mapped), epochs=1)
     config, best = read_checkpoint(tmp_path / "run" / "best")
@@ -446,7 +446,7 @@ def test_the_adapters_are_kept_as_strong_as_is_best(
         moved = any(bool(adapter.up.weight.any()) for adapter in model.adapters)
         return 1 - abs(scale - wanted) + next(later) if moved else 0.0
 
-    monkeypatch.setattr(train.fit_compose, "evaluate_composed", peak)
+    monkeypatch.setattr(train.stages.fit_compose, "evaluate_composed", peak)
     fit("compose", tmp_path / "run", data, str(stages("map")[0]), epochs=1)
     config, best = read_checkpoint(tmp_path / "run" / "best")
     told = config["progress"]["best_evaluation"]
@@ -492,7 +492,7 @@ def test_triplets_are_asked_as_they_are_given_at_first(
         for t in collection_triplets(read_collection(data)[0], count=64, seed=0)
     }
     steps: list[list[tuple[str, str]]] = []
-    encode = train.fit_compose.encode_composed
+    encode = train.stages.fit_compose.encode_composed
 
     def spied(
         model: ComposedModel, features: ImageFeatures, rows: TripletRows, *rest: Any, **options: Any
@@ -505,8 +505,8 @@ def test_triplets_are_asked_as_they_are_given_at_first(
         )
         return encode(model, features, rows, *rest, **options)
 
-    monkeypatch.setattr(train.fit_compose, "encode_composed", spied)
-    monkeypatch.setattr(train.fit_compose, "evaluate_composed", lambda *_, **__: 0.0)
+    monkeypatch.setattr(train.stages.fit_compose, "encode_composed", spied)
+    monkeypatch.setattr(train.stages.fit_compose, "evaluate_composed", lambda *_, **__: 0.0)
     fit("compose", tmp_path / "run", data, str(stages("map")[0]), epochs=3, as_given=2)
     assert len(steps) == STEPS
     assert all(one in whole for step in steps[:8] for one in step)
@@ -719,7 +719,7 @@ def test_the_reference_is_always_a_negative(
     """However near it is to the target: with random weights all images are near-duplicates."""
     pools: list[tuple[Tensor, Tensor]] = []
     seen: list[tuple[Tensor, ...]] = []
-    pool_of = train.fit_compose.candidate_pool
+    pool_of = train.stages.fit_compose.candidate_pool
 
     def record_pool(targets: Tensor, references: Tensor, mined: Tensor | None) -> Tensor:
         pool = pool_of(targets, references, mined)
@@ -730,9 +730,9 @@ def test_the_reference_is_always_a_negative(
         seen.append((logits, positive, excluded))
         return (logits * positive).mean()
 
-    monkeypatch.setattr(train.fit_compose, "candidate_pool", record_pool)
+    monkeypatch.setattr(train.stages.fit_compose, "candidate_pool", record_pool)
     for name in ("multi_positive_nce", "any_positive_nce"):
-        monkeypatch.setattr(train.fit_compose, name, record_loss, raising=False)
+        monkeypatch.setattr(train.stages.fit_compose, name, record_loss, raising=False)
     stages("map")
     fit("compose", tmp_path / "run", data, stages("compose")[1], epochs=1)
     assert len(seen) == len(pools) == 4
@@ -783,7 +783,7 @@ def test_stage_2_is_judged_by_what_it_finds(
     def encode(model: ComposedModel, _: object, rows: object, batch: Any, **__: Any) -> Tensor:
         return torch.from_numpy(asked[batch])
 
-    monkeypatch.setattr(train.fit_compose, "encode_composed", encode)
+    monkeypatch.setattr(train.stages.fit_compose, "encode_composed", encode)
     precisions = []
     for triplet, query in zip(triplets, asked, strict=True):
         order = [row for row in np.argsort(-embeds @ query) if ids[row] != triplet.reference]

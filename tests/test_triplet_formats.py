@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from train.collections.image import DataError
-from train.collections.source import read_sources
-from train.triplet_formats import read_training_triplets, resolve
-from train.triplets import write_triplets
+from train.data.image import DataError
+from train.data.source import read_sources
+from train.triplets.formats import read_training_triplets, resolve
+from train.triplets.from_attributes import write_triplets
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.evaluation.triplets import Triplet
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.triplets import triplets as triplets_command
-from train.triplet_report import TripletReport
-from train.triplets import (
+from train.triplets.report import TripletReport
+from train.triplets.from_attributes import (
     UNKNOWN,
     Item,
     Triplet,
@@ -209,7 +209,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     def full_disk(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.triplets.os.fsync", full_disk)
+    monkeypatch.setattr("train.triplets.from_attributes.os.fsync", full_disk)
     with pytest.raises(ZtcirError, match="No space left on device"):
         write_triplets(path, made[:1])
     assert path.read_bytes() == before

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import PARTS, TRAINING, drawings, write_backbone
 
-from train.data import DataError, TrainingImage
-from train.engine import Compute
-from train.fit_map import fit_map
-from train.losses import nearest_word_alignment, soft_text_alignment
-from train.map_batches import Captions
-from train.word_bank import TextAlignment, WordBank, default_words, read_words
+from train.data.collection import DataError, TrainingImage
+from train.loop.engine import Compute
+from train.stages.fit_map import fit_map
+from train.stages.losses import nearest_word_alignment, soft_text_alignment
+from train.stages.map_batches import Captions
+from train.stages.word_bank import TextAlignment, WordBank, default_words, read_words
 
 TAU = {"temperature": 0.05, "target_temperature": 0.04}
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.surface_forms import SLOTS, article, surface_forms, verbalise
-from train.wording_frames import (
+from train.wordings.surface_forms import SLOTS, article, surface_forms, verbalise
+from train.wordings.frames import (
     ABOUT_THE_REFERENCE,
     FILLERS,
     FRAMES,
@@ -22,8 +22,8 @@ from train.wording_frames import (
     TALK_AFTER,
     TALK_BEFORE,
 )
-from train.wording_noise import respell, roughen
-from train.wordings import (
+from train.wordings.noise import respell, roughen
+from train.wordings.attribute_wordings import (
     HELD_OUT_FAMILIES,
     KINDS,
     compose,

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from train.backbone import Backbone, BackboneConfig, create_backbone
-from train.checkpoint import write_checkpoint
-from train.data import TrainingImage, drawn_images
-from train.fit_map import MapTraining
-from train.model import ModelConfig
+from train.model.backbone import Backbone, BackboneConfig, create_backbone
+from train.model.checkpoint import write_checkpoint
+from train.data.collection import TrainingImage, drawn_images
+from train.stages.fit_map import MapTraining
+from train.model.composed_model import ModelConfig
 
 PARTS = ModelConfig(
     token_learner_width=32, token_learner_depth=1, vsi_width=16, adapter_bottleneck=8

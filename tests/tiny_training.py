@@ -15,15 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import train.configurations  # noqa: F401  # takes CONFIGS when it is imported: not the tiny ones
-from train.backbone import BackboneConfig, create_backbone
-from train.data import read_collection
-from train.engine import Compute
-from train.fit_backbone import BackboneTraining, fit_backbone
-from train.fit_compose import ComposeTraining, fit_compose
-from train.fit_map import MapTraining, fit_map
-from train.model import ComposedModel, ModelConfig
-from train.stage_two_data import collection_triplets
+import train.stages.recipes  # noqa: F401  # takes CONFIGS when it is imported: not the tiny ones
+from train.model.backbone import BackboneConfig, create_backbone
+from train.data.collection import read_collection
+from train.loop.engine import Compute
+from train.stages.fit_backbone import BackboneTraining, fit_backbone
+from train.stages.fit_compose import ComposeTraining, fit_compose
+from train.stages.fit_map import MapTraining, fit_map
+from train.model.composed_model import ComposedModel, ModelConfig
+from train.triplets.stage_two import collection_triplets
 from ztcir_sdk.drawings import Drawing, draw
 
 CONFIGS = Path(__file__).parent / "tiny_configs"
@@ -66,8 +66,8 @@ def tiny_model(
 def tiny_fashion_lite() -> Iterator[None]:
     """``fashion-lite`` is a small one, and starts from noise in place of ImageNet's weights."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.backbone.CONFIGS", CONFIGS)
-        patch.setattr("train.fit_backbone.load_imagenet", lambda trunk: None)
+        patch.setattr("train.model.backbone.CONFIGS", CONFIGS)
+        patch.setattr("train.stages.fit_backbone.load_imagenet", lambda trunk: None)
         yield
 
 
@@ -82,7 +82,7 @@ def unflushed() -> Iterator[None]:
 @contextlib.contextmanager
 def saved_every(steps: int) -> Iterator[None]:
     """Runs write a checkpoint every ``steps`` steps."""
-    from train.run import Run
+    from train.loop.run import Run
 
     start = Run.__init__
 

@@ -19,10 +19,10 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from train.backbone import Backbone, BackboneConfig, create_backbone
-from train.checkpoint import write_checkpoint
-from train.fit_map import encode_captions
-from train.model import ComposedModel, ModelConfig
+from train.model.backbone import Backbone, BackboneConfig, create_backbone
+from train.model.checkpoint import write_checkpoint
+from train.stages.fit_map import encode_captions
+from train.model.composed_model import ComposedModel, ModelConfig
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings import draw, training_drawings
 from ztcir_sdk.encoder import Encoder

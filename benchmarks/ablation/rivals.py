@@ -27,11 +27,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.backbone import Backbone
-from train.losses import info_nce
-from train.model import ComposedModel, ModelConfig
-from train.text_tower import TextTower
-from train.tokenizer import tower_tokenizer
+from train.model.backbone import Backbone
+from train.stages.losses import info_nce
+from train.model.composed_model import ComposedModel, ModelConfig
+from train.model.text_tower import TextTower
+from train.model.vocabulary import tower_tokenizer
 from ztcir_sdk.tokenizer import PLACEHOLDER_ID, Tokenizer
 
 __all__ = [

@@ -16,17 +16,17 @@ from benchmarks.ablation.rivals import RIVALS
 from benchmarks.ablation.rows import Row, Settings
 from benchmarks.ablation.validation import Scores, Validation
 from export.default import Recipe
-from train.backbone import Backbone
-from train.caption_triplets import mine_captions
-from train.checkpoint import hash_tensors
-from train.data import TrainingImage
-from train.engine import Compute
-from train.fit_compose import ComposeTraining, fit_compose
-from train.fit_map import MapTraining, fit_map
-from train.model import ComposedModel, ModelConfig, load_backbone, load_model
-from train.record import data_fingerprint
-from train.stage_two_data import StageTwoData, stage_two_data
-from train.triplets import Triplet, read_triplets, write_triplets
+from train.model.backbone import Backbone
+from train.triplets.from_captions import mine_captions
+from train.model.checkpoint import hash_tensors
+from train.data.collection import TrainingImage
+from train.loop.engine import Compute
+from train.stages.fit_compose import ComposeTraining, fit_compose
+from train.stages.fit_map import MapTraining, fit_map
+from train.model.composed_model import ComposedModel, ModelConfig, load_backbone, load_model
+from train.loop.record import data_fingerprint
+from train.triplets.stage_two import StageTwoData, stage_two_data
+from train.triplets.from_attributes import Triplet, read_triplets, write_triplets
 
 __all__ = ["Workshop", "caption_triplets", "repeated"]
 

@@ -1,0 +1,297 @@
+"""A frozen CLIP-like model from open_clip, opened up where the method needs to reach inside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from train.model.text_tower import TextTower, UnsupportedBackboneError, read_text_tower
+
+__all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "UnsupportedBackboneError",
+    "check_name",
+    "create_backbone",
+]
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+OWN_CONFIG = "open_clip_config.json"
+
+# Large enough that exp(-x) is exactly zero in float32 and float16, small enough to be finite in
+# both: an infinite mask turns into NaN in half precision (TensorRT #2564).
+MASKED = -1.0e4
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which open_clip model, and where its weights come from.
+
+    Attributes:
+        model: an open_clip model name, or the name of a folder in ``train/configs``.
+        pretrained: an open_clip tag or a weights file; ``None`` leaves random weights, to be
+            replaced by a checkpoint that carries its own.
+    """
+
+    model: str = "fashion-lite"
+    pretrained: str | None = None
+
+
+class Backbone(nn.Module):
+    """An open_clip CLIP whose image patches and text blocks can be reached.
+
+    Attributes:
+        embed_dim: D, size of the joint embedding.
+        patch_dim: d_v, width of the image tower's last layer.
+        num_patches: N, positions of the last layer (class token left out).
+        text_width: d_t, width of the text tower.
+        text_layers: L, number of text blocks.
+        context_length: longest text, in tokens.
+        image_size: (height, width) in pixels.
+        tower: how the text tower reads: causal or not, where it pools, its tokenizer.
+    """
+
+    # open_clip's models are not typed
+    clip: Any
+    text: Any
+    mask: Tensor
+
+    def __init__(
+        self, clip: Any, config: BackboneConfig, text_cfg: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.clip = clip
+        self.text = clip.text if hasattr(clip, "text") else clip
+        _check_image_tower(clip)
+        self.tower: TextTower = read_text_tower(self.text, text_cfg or {})
+        visual = clip.visual
+        height, width = open_clip.transform.to_2tuple(visual.image_size)
+        self.image_size = (int(height), int(width))
+        self.text_width = int(self.text.token_embedding.weight.shape[1])
+        self.text_layers = len(self.text.transformer.resblocks)
+        self.context_length = self.tower.context_length
+        self.vocab_size = int(self.text.token_embedding.weight.shape[0])
+        was_training = clip.training
+        clip.eval()
+        mask = torch.full((self.context_length, self.context_length), MASKED).triu(1)
+        self.register_buffer("mask", mask, persistent=False)
+        with torch.no_grad():
+            embeds, patches = self.encode_image(torch.zeros(1, 3, *self.image_size))
+        clip.train(was_training)
+        self.embed_dim = int(embeds.shape[1])
+        self.num_patches, self.patch_dim = int(patches.shape[1]), int(patches.shape[2])
+
+    @property
+    def preprocess_cfg(self) -> dict[str, Any]:
+        """open_clip's preprocessing numbers: size, mean, std, interpolation, resize mode, fill."""
+        return dict(open_clip.get_model_preprocess_cfg(self.clip))
+
+    @property
+    def quick_gelu(self) -> bool:
+        """Whether the towers use OpenAI's approximate activation (open_clip #441, #771)."""
+        block = self.text.transformer.resblocks[0]
+        return type(block.mlp.gelu).__name__ == "QuickGELU"
+
+    def encode_image(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled embedding and patch features of preprocessed images.
+
+        Args:
+            pixel_values: (R, 3, H, W) float32.
+
+        Returns:
+            ``v`` (R, D), L2-normalised, and ``P`` (R, N, d_v): after the final norm, before the
+            projection, without class token; a convnet's last map flattened row by row.
+
+        Raises:
+            UnsupportedBackboneError: a timm tower that gives neither a map nor tokens.
+        """
+        visual = self.clip.visual
+        if isinstance(visual, TimmModel):
+            feature_map = visual.trunk.forward_features(pixel_values)
+            pooled = visual.head(visual.trunk.forward_head(feature_map))
+            patches = _timm_patches(visual.trunk, feature_map)  # (R, N, d_v)
+        else:
+            x = visual.transformer(visual._embeds(pixel_values))  # (R, 1 + N, d_v)
+            pooled, _ = visual._pool(x)
+            if visual.proj is not None:
+                pooled = pooled @ visual.proj
+            patches = visual.ln_post(x[:, 1:])
+        return F.normalize(pooled, dim=-1), patches
+
+    def embed_tokens(self, input_ids: Tensor) -> Tensor:
+        """Token embeddings (B, T, d_t) of non-negative ids (B, T), without positions."""
+        embedded: Tensor = self.text.token_embedding(input_ids)
+        return embedded
+
+    def add_positions(self, x: Tensor) -> Tensor:
+        """Add the learnt positions of a prompt that starts at position 0; x (B, T, d_t)."""
+        positions: Tensor = self.text.positional_embedding
+        return x + positions[: x.shape[1]]
+
+    def causal_mask(self, length: int) -> Tensor | None:
+        """Additive causal mask (T, T) with a finite lower end; none where the tower has none."""
+        return self.mask[:length, :length] if self.tower.causal else None
+
+    def text_block(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Run text block ``index`` on x (B, T, d_t), with what `causal_mask` gave for T.
+
+        Written out for open_clip's standard block, since ``nn.MultiheadAttention``'s fast path
+        bakes the batch size into exported graphs (pytorch #122321).
+        """
+        block = self.text.transformer.resblocks[index]
+        attn = block.attn
+        batch, length, width = x.shape
+        heads = attn.num_heads
+        qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
+        # the batch and length are taken from the tensor at run time, never from a constant
+        q, k, v = (
+            part.reshape(batch, length, heads, width // heads).transpose(1, 2)
+            for part in qkv.chunk(3, dim=-1)
+        )
+        mask = None if mask is None else mask.to(q.dtype)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        attended = attended.transpose(1, 2).reshape(batch, length, width)
+        x = x + block.ls_1(attn.out_proj(attended))
+        result: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
+        return result
+
+    def pool_text(self, x: Tensor, input_ids: Tensor) -> Tensor:
+        """L2-normalised embedding (B, D) at each prompt's end-of-text token, or last position.
+
+        End-of-text is the largest id there is; the placeholder, -1, can never be it.
+        """
+        if self.tower.pool == "last":
+            pooled = x[:, -1]
+        else:
+            end = input_ids.argmax(dim=-1)
+            pooled = x.gather(1, end[:, None, None].expand(-1, 1, x.shape[-1]))[:, 0]
+        pooled = self.text.ln_final(pooled)  # position-wise, so pooling first is the same
+        projection = self.text.text_projection
+        if isinstance(projection, nn.Linear):
+            pooled = projection(pooled)
+        elif projection is not None:
+            pooled = pooled @ projection
+        return F.normalize(pooled, dim=-1)
+
+    @property
+    def device(self) -> torch.device:
+        parameter: Tensor = self.text.token_embedding.weight
+        return parameter.device
+
+
+def _check_image_tower(clip: Any) -> None:
+    """Refuse, with a sentence, what has no patch features to be had."""
+    if not isinstance(clip.visual, (TimmModel, VisionTransformer)):
+        raise UnsupportedBackboneError(
+            f"The image tower {type(clip.visual).__name__} is not supported; take a model with a "
+            "VisionTransformer or a timm image tower."
+        )
+    if getattr(clip.visual, "attn_pool", None) is not None:
+        raise UnsupportedBackboneError(
+            "Image towers that pool by attention (CoCa) are not supported; "
+            "take a CLIP such as ViT-B-32."
+        )
+
+
+def _timm_patches(trunk: Any, features: Tensor) -> Tensor:
+    """Patch features (R, N, d_v) of what a timm trunk's ``forward_features`` gave."""
+    width = int(trunk.num_features)
+    if features.ndim == 3 and features.shape[2] == width:  # tokens: class and registers first
+        return features[:, int(getattr(trunk, "num_prefix_tokens", 0)) :]
+    if features.ndim == 4 and features.shape[1] == width:  # a convnet's map
+        return features.flatten(2).transpose(1, 2)
+    if features.ndim == 4 and features.shape[3] == width:  # Swin's
+        return features.flatten(1, 2)
+    raise UnsupportedBackboneError(
+        f"The timm image tower {type(trunk).__name__} gives neither tokens nor a map of (channels, "
+        "height, width); take a model with a convnet or a vision transformer."
+    )
+
+
+def check_name(model: str) -> None:
+    """Refuse a name that is neither open_clip's nor a folder's with a configuration.
+
+    Raises:
+        UnsupportedBackboneError: it is none.
+    """
+    if not (CONFIGS / model / OWN_CONFIG).is_file() and model not in open_clip.list_models():
+        raise UnsupportedBackboneError(
+            f"{model} is no open_clip model and no configuration of train/configs; "
+            "`python -c 'import open_clip; print(open_clip.list_models())'` lists the names."
+        )
+
+
+def create_backbone(config: BackboneConfig) -> Backbone:
+    """Build the open_clip model and wrap it; in evaluation mode, float32, on the CPU.
+
+    Raises:
+        UnsupportedBackboneError: unknown name or weights, or a tower that the method cannot be
+            applied to.
+    """
+    check_name(config.model)
+    own = CONFIGS / config.model
+    if (own / OWN_CONFIG).is_file():
+        with _weights_come_later():
+            clip = open_clip.create_model(f"local-dir:{own}", load_weights=False)
+        fields = json.loads((own / OWN_CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+        vocabulary = own / str(fields["text_cfg"].get("hf_tokenizer_name"))
+        if vocabulary.is_dir():  # it may lie beside the configuration
+            fields["text_cfg"]["hf_tokenizer_name"] = str(vocabulary)
+    else:
+        clip = _open_clip_model(config)
+        fields = open_clip.get_model_config(config.model)
+    clip.eval()
+    return Backbone(clip, config, fields["text_cfg"])
+
+
+@contextlib.contextmanager
+def _weights_come_later() -> Iterator[None]:
+    """open_clip warns that weights are random, which a checkpoint is about to replace."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def _open_clip_model(config: BackboneConfig) -> Any:
+    """An open_clip model under the activation that its weights were trained with.
+
+    A tag of weights says whether they want QuickGELU, which the names of models do not: under the
+    other activation they run, and are quietly wrong (open_clip #441, #771).
+    """
+    tag = config.pretrained
+    weights = {} if tag is None else open_clip.get_pretrained_cfg(config.model, tag) or {}
+    quick = bool(weights.get("quick_gelu", False))
+    try:
+        return open_clip.create_model(config.model, pretrained=tag, force_quick_gelu=quick)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # what is no file of weights raises nearly anything, KeyError too
+        why = textwrap.shorten(str(error) or type(error).__name__, 300)
+        if (
+            tag is not None
+            and Path(tag).is_file()
+            and not isinstance(error, (RuntimeError, OSError))
+        ):
+            why = f"it is no file of weights, or a damaged one: {type(error).__name__}"
+        raise UnsupportedBackboneError(
+            f"The weights {tag!r} of {config.model} cannot be loaded ({why}); "
+            "`open_clip.list_pretrained()` lists the tags of each model."
+        ) from error

@@ -1,0 +1,86 @@
+"""Token learner (TL): an image becomes the pseudo-word ``$``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from train.model.attention import attend
+
+__all__ = ["TokenLearner"]
+
+
+class _Block(nn.Module):
+    """Queries look at the patches, then think; pre-norm, residual."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_query = nn.LayerNorm(width)
+        self.to_query = nn.Linear(width, width)
+        self.to_key = nn.Linear(width, width)
+        self.to_value = nn.Linear(width, width)
+        self.to_out = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, queries: Tensor, patches: Tensor) -> Tensor:
+        attended = attend(
+            self.to_query(self.norm_query(queries)),
+            self.to_key(patches),
+            self.to_value(patches),
+            self.heads,
+        )
+        queries = queries + self.to_out(attended)
+        return queries + self.mlp(self.norm_mlp(queries))
+
+
+class TokenLearner(nn.Module):
+    """Learnable queries, conditioned on the embedding, attend to the patches (method, Stage I).
+
+    Args:
+        embed_dim: D, size of the pooled embedding.
+        patch_dim: d_v, width of the patch features.
+        text_width: d_t, width of the text tower.
+        tokens: n, pseudo-words an image.
+        width: of the blocks.
+        depth: number of cross-attention blocks; 0 makes it a projection of ``v`` alone.
+        heads: attention heads.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        patch_dim: int,
+        text_width: int,
+        *,
+        tokens: int = 1,
+        width: int = 256,
+        depth: int = 2,
+        heads: int = 4,
+    ) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.condition = nn.Linear(embed_dim, width)
+        self.norm_patches = nn.LayerNorm(patch_dim)
+        self.to_patches = nn.Linear(patch_dim, width)
+        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
+        self.norm_out = nn.LayerNorm(width)
+        self.to_token = nn.Linear(width, text_width)
+        # a pseudo-word starts about as long as a word: open_clip's token rows have spread 0.02
+        nn.init.normal_(self.to_token.weight, std=0.02 / width**0.5)
+        nn.init.zeros_(self.to_token.bias)
+
+    def forward(self, image_embeds: Tensor, patch_features: Tensor) -> Tensor:
+        """``s`` (R, n, d_t) from ``v`` (R, D) and ``P`` (R, N, d_v)."""
+        # v has length 1, so its entries are small; bring them to the scale of the queries' norm
+        condition = self.condition(image_embeds * image_embeds.shape[-1] ** 0.5)
+        queries = self.queries + condition[:, None]  # (R, n, width)
+        if len(self.blocks):
+            patches = self.to_patches(self.norm_patches(patch_features))
+            for block in self.blocks:
+                queries = block(queries, patches)
+        token: Tensor = self.to_token(self.norm_out(queries))
+        return token
