@@ -13,10 +13,10 @@ from cli.triplets import columns_option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from train.data.image import TrainingImage
     from train.data.stream import ShardStream
-    from train.stages.recipes import Configuration
-    from train.data.collection import TrainingImage
     from train.loop.engine import Compute
+    from train.stages.recipes import Configuration
 
 __all__ = ["train"]
 
@@ -228,10 +228,10 @@ def train_map(
 
     In many processes: `accelerate launch -m cli train map ...`. A killed run goes on where it was.
     """
-    from train.data.stream import ShardStream, read_held_out, stream_shards
     from train.data.collection import read_collection
-    from train.stages.fit_map import fit_map
+    from train.data.stream import ShardStream, read_held_out, stream_shards
     from train.model.composed_model import check_backbone
+    from train.stages.fit_map import fit_map
     from train.stages.word_bank import WordBank, read_words
 
     check_backbone(backbone)  # before minutes of reading
@@ -346,10 +346,10 @@ def compose(
     was.
     """
     from train.data.collection import read_collection
-    from train.stages.fit_compose import fit_compose
     from train.model.composed_model import check_stage
-    from train.triplets.stage_two import stage_two_data
+    from train.stages.fit_compose import fit_compose
     from train.triplets.formats import read_training_triplets
+    from train.triplets.stage_two import stage_two_data
 
     # before minutes of reading and of making triplets
     origin = check_stage(mapping, "map", backbone=configuration.backbone)

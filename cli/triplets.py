@@ -14,8 +14,9 @@ from cli.options import as_json as json_option
 from cli.output import emit_json, note, write_file
 
 if TYPE_CHECKING:
+    from train.data.item import Item
     from train.triplets.report import TripletReport
-    from train.triplets.from_attributes import Item, Triplet
+    from ztcir_sdk.evaluation.triplets import Triplet
 
 __all__ = ["triplets"]
 
@@ -124,8 +125,9 @@ def triplets(
 
     No model and no network is needed. The development triplets never have noise.
     """
+    from train.data.item import split_development
+    from train.triplets.from_attributes import write_triplets
     from train.triplets.report import TripletReport, triplet_sheet
-    from train.triplets.from_attributes import split_development, write_triplets
 
     if metadata is None and not data:
         raise click.UsageError("Name what to make them from, with --csv or --data.")
@@ -181,10 +183,10 @@ def _read(
     columns: dict[str, str] | None,
 ) -> tuple[list[Item], Mapping[str, Callable[[], Any]]]:
     """The items that triplets are made from, and the pictures of those that have one."""
-    from train.data.image import DataError
+    from train.data.catalogue import DEFAULT_COLUMNS, read_catalogue
+    from train.data.item import DataError
     from train.data.source import read_sources
     from train.data.tabular import open_table
-    from train.triplets.from_attributes import DEFAULT_COLUMNS, read_catalogue
 
     items: list[Item] = []
     pictures: dict[str, Callable[[], Any]] = {}
@@ -221,9 +223,10 @@ def _make(
     noise: float,
 ) -> tuple[list[Triplet], Mapping[str, int], Mapping[str, int]]:
     """The triplets, why items took no part, and why pairs of captions gave none."""
+    from train.data.item import UNKNOWN
+    from train.triplets.from_attributes import synthesise
     from train.triplets.from_captions import mine_captions
     from train.triplets.near_duplicates import SAME_LOOK, without_near_duplicates
-    from train.triplets.from_attributes import UNKNOWN, synthesise
     from ztcir_sdk.errors import ZtcirError
 
     if source == "captions":

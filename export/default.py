@@ -23,11 +23,12 @@ from webdataset.shardlists import expand_urls
 
 from export.bundle import export_bundle
 from export.card import model_card
-from train.data.collection import TrainingImage, read_collection
+from train.data.collection import read_collection
+from train.data.image import TrainingImage
+from train.model.composed_model import ModelConfig, load_model
 from train.stages.fit_backbone import BackboneTraining, fit_backbone
 from train.stages.fit_compose import ComposeTraining, fit_compose
 from train.stages.fit_map import MapTraining, fit_map
-from train.model.composed_model import ModelConfig, load_model
 from train.triplets.stage_two import stage_two_data
 from ztcir_sdk.bundle import Bundle, require_free
 from ztcir_sdk.errors import ZtcirError, telling_full_disk

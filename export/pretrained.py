@@ -9,6 +9,7 @@ from typing import Any
 import open_clip
 from safetensors import SafetensorError
 
+from train.loop.run import versions
 from train.model.backbone import (
     CONFIGS,
     Backbone,
@@ -16,7 +17,6 @@ from train.model.backbone import (
     UnsupportedBackboneError,
     create_backbone,
 )
-from train.loop.run import versions
 
 __all__ = ["bare_card", "load_pretrained"]
 

@@ -46,13 +46,13 @@ from benchmarks.ablation.training import Workshop, caption_triplets, repeated
 from benchmarks.ablation.validation import Scores, Validation, read_validation
 from export.bundle import export_bundle
 from export.default import Recipe
-from train.model.backbone import BackboneConfig, create_backbone
 from train.data.collection import drawn_images, read_collection, read_shards
 from train.loop.engine import Compute
-from train.stages.fit_compose import ComposeTraining
-from train.stages.fit_map import MapTraining, encode_captions
+from train.model.backbone import BackboneConfig, create_backbone
 from train.model.composed_model import ComposedModel, ModelConfig, load_backbone, load_model
 from train.model.prompts import text_ids
+from train.stages.fit_compose import ComposeTraining
+from train.stages.fit_map import MapTraining, encode_captions
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings import draw, training_drawings

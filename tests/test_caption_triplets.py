@@ -18,12 +18,19 @@ from PIL import Image
 
 from cli.main import main
 from cli.triplets import triplets as triplets_command
+from train.data.item import Item
 from train.triplets.caption_pairs import CaptionPairs, Tokens, tokens
 from train.triplets.from_captions import mine_captions
-from train.wordings.phrase_wordings import CHANGES, HELD_OUT_PHRASE_FAMILIES, SHAPES, phrase_families, reword
-from train.triplets.from_attributes import Item, read_triplets
 from train.wordings.attribute_wordings import expand, skeleton_key
+from train.wordings.phrase_wordings import (
+    CHANGES,
+    HELD_OUT_PHRASE_FAMILIES,
+    SHAPES,
+    phrase_families,
+    reword,
+)
 from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.evaluation.triplets import read_triplets
 
 
 def items(*captions: str) -> list[Item]:

@@ -29,7 +29,13 @@ from train.model.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from train.model.composed_model import ComposedModel, describe_model, load_backbone, load_model, own_weights
+from train.model.composed_model import (
+    ComposedModel,
+    describe_model,
+    load_backbone,
+    load_model,
+    own_weights,
+)
 
 ROW = torch.arange(6.0)
 

@@ -18,11 +18,12 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from train.data.image import DataError, TrainingImage, check_picture
+from train.data.collection import read_collection
+from train.data.image import TrainingImage, check_picture
+from train.data.item import DataError
 from train.data.report import ReadReport, caption_notes
 from train.data.source import expand, read_sources
 from train.data.stream import ShardStream
-from train.data.collection import read_collection
 from ztcir_sdk.errors import ImageError, UsageError
 
 

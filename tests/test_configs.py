@@ -18,16 +18,17 @@ from tiny_siglip import write_vocabulary
 
 import train.model.backbone
 from cli.train import train as train_command
-from train.model.backbone import BackboneConfig, create_backbone
-from train.stages.recipes import configuration_names, load_configuration
-from train.data.collection import TrainingImage, drawn_images
+from train.data.collection import drawn_images
+from train.data.image import TrainingImage
 from train.loop.engine import Compute
-from train.stages.fit_compose import fit_compose
-from train.stages.fit_map import fit_map
+from train.model.backbone import BackboneConfig, create_backbone
 from train.model.composed_model import ComposedModel
 from train.model.text_tower import TextTower
-from train.triplets.from_attributes import Triplet
+from train.stages.fit_compose import fit_compose
+from train.stages.fit_map import fit_map
+from train.stages.recipes import configuration_names, load_configuration
 from ztcir_sdk.errors import UsageError
+from ztcir_sdk.evaluation.triplets import Triplet
 
 NAMES = ["fashion-lite", "mobileclip2-b", "siglip2-b-32", "vit-b-32-openai", "vit-l-14-openai"]
 PRETRAINED = [name for name in NAMES if name != "fashion-lite"]

@@ -16,18 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_training import VIT, catalogue, members_of, tiny_model, write_collection, write_shard
 
-from train.model.backbone import Backbone
-from train.data.image import BytesPicture
-from train.data.collection import (
-    Batches,
-    DataError,
-    TrainingImage,
-    drawn_images,
-    read_collection,
-    read_shards,
-)
+from train.data.batches import Batches
+from train.data.collection import drawn_images, read_collection, read_shards
+from train.data.image import BytesPicture, TrainingImage
+from train.data.item import DataError
 from train.loop.features import image_features
 from train.loop.record import data_fingerprint
+from train.model.backbone import Backbone
 from ztcir_sdk.drawings import DEMO_COMBINATIONS
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.preprocess import Preprocessing

@@ -19,13 +19,13 @@ import torch
 from PIL import Image
 from tiny_runs import PARTS, TRAINING, drawings, write_backbone
 
+from train.data.image import TrainingImage
 from train.loop import features as module
-from train.model.backbone import Backbone
-from train.data.collection import TrainingImage
 from train.loop.engine import Compute
 from train.loop.features import DiskFullError, image_features, text_features
-from train.stages.fit_map import fit_map
+from train.model.backbone import Backbone
 from train.model.composed_model import load_backbone
+from train.stages.fit_map import fit_map
 
 Usage = namedtuple("Usage", "total used free")
 

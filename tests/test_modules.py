@@ -20,8 +20,8 @@ from torch import Tensor
 
 from train.model.attention import attend
 from train.model.backbone import BackboneConfig, UnsupportedBackboneError, create_backbone
-from train.model.composing_adapter import ComposingAdapter
 from train.model.composed_model import PLACEHOLDER_ID, ComposedModel
+from train.model.composing_adapter import ComposingAdapter
 from train.model.prompts import encode_alike, mapped_ids, prompt_ids, text_ids
 from train.model.token_learner import TokenLearner
 from train.model.visual_semantic_injection import VisualSemanticInjection

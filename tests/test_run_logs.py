@@ -24,10 +24,10 @@ from tiny_training import (
 )
 from torch import Tensor, nn
 
-from train.model.checkpoint import CheckpointError
 from train.loop.engine import Compute, Engine
 from train.loop.record import Cost, data_fingerprint
 from train.loop.run import Run, Schedule, parameter_groups
+from train.model.checkpoint import CheckpointError
 from ztcir_sdk.errors import MissingDependencyError
 
 STEPS = 12

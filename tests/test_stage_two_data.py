@@ -15,12 +15,13 @@ from PIL import Image
 from tiny_training import VIT
 
 from cli.main import main
-from train.triplets.from_captions import mine_captions
+from train.data.image import TrainingImage
+from train.data.item import DataError, Item
 from train.model.checkpoint import write_checkpoint
-from train.data.collection import DataError, TrainingImage
+from train.triplets.from_captions import mine_captions
 from train.triplets.stage_two import stage_two_data
-from train.triplets.from_attributes import Item, Triplet
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.evaluation.triplets import Triplet
 
 
 def blank() -> Image.Image:

@@ -20,10 +20,12 @@ from tiny_training import saved_every
 
 import train.stages.fit_map
 from cli.main import main
-from train.model.checkpoint import CheckpointError
+from train.data.collection import read_collection, read_shards
+from train.data.image import TrainingImage
+from train.data.item import DataError
 from train.data.stream import ShardStream, endless, is_held_out, read_held_out
-from train.data.collection import DataError, TrainingImage, read_collection, read_shards
 from train.loop.engine import Compute
+from train.model.checkpoint import CheckpointError
 from train.stages.fit_map import MapTraining, fit_map
 
 SAMPLES = 20  # a shard

@@ -34,20 +34,20 @@ from torch import Tensor, nn
 import train.model.checkpoint
 import train.stages.fit_compose
 from cli.main import main
-from train.model.backbone import BackboneConfig, create_backbone
-from train.model.checkpoint import CheckpointError, read_checkpoint
 from train.data.collection import read_collection
 from train.loop.features import ImageFeatures, image_features
+from train.loop.run import Run, Schedule, parameter_groups
+from train.model.backbone import BackboneConfig, create_backbone
+from train.model.checkpoint import CheckpointError, read_checkpoint
+from train.model.composed_model import ComposedModel, load_model
+from train.model.prompts import mapped_ids
 from train.stages.fit_backbone import BackboneTraining, cache_lower_stages, fit_backbone
 from train.stages.fit_compose import TripletRows, evaluate_composed
 from train.stages.fit_map import evaluate_mapped
 from train.stages.losses import info_nce
-from train.model.composed_model import ComposedModel, load_model
-from train.model.prompts import mapped_ids
-from train.loop.run import Run, Schedule, parameter_groups
-from train.triplets.stage_two import collection_triplets
-from train.triplets.from_attributes import Triplet
 from train.stages.word_vectors import SemanticTokenEmbedding
+from train.triplets.stage_two import collection_triplets
+from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.preprocess import Preprocessing
 
 STEPS = 12
@@ -419,7 +419,9 @@ def test_stage_1_stays_the_best_where_no_step_of_stage_2_is_better(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     falling = itertools.count(1.0, -0.01)
-    monkeypatch.setattr(train.stages.fit_compose, "evaluate_composed", lambda *_, **__: next(falling))
+    monkeypatch.setattr(
+        train.stages.fit_compose, "evaluate_composed", lambda *_, **__: next(falling)
+    )
     mapped, _ = stages("map")
     fit("compose", tmp_path / "run", data, str(mapped), epochs=1)
     config, best = read_checkpoint(tmp_path / "run" / "best")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from train.data.image import DataError
+from train.data.item import DataError
 from train.data.source import read_sources
 from train.triplets.formats import read_training_triplets, resolve
 from train.triplets.from_attributes import write_triplets

@@ -15,18 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.triplets import triplets as triplets_command
+from train.data.catalogue import read_catalogue
+from train.data.item import UNKNOWN, Item, split_development
+from train.triplets.from_attributes import synthesise, write_triplets
 from train.triplets.report import TripletReport
-from train.triplets.from_attributes import (
-    UNKNOWN,
-    Item,
-    Triplet,
-    read_catalogue,
-    read_triplets,
-    split_development,
-    synthesise,
-    write_triplets,
-)
 from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
 
 
 @st.composite

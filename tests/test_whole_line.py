@@ -30,13 +30,14 @@ from export import agreement
 from export.bundle import export_bundle
 from export.parity import randomised
 from export.precision import Acceptance
-from train.model import prompts, vocabulary as tokenizer
+from train.model import prompts
+from train.model import vocabulary as tokenizer
 from train.model.backbone import BackboneConfig, create_backbone
-from train.stages.recipes import configuration_names, load_configuration
 from train.model.composed_model import ComposedModel
 from train.model.prompts import mapped_ids, prompt_ids, text_ids
 from train.model.text_tower import TextTower
 from train.model.vocabulary import VocabularyError, tower_tokenizer
+from train.stages.recipes import configuration_names, load_configuration
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle import METHODS, Bundle
 from ztcir_sdk.drawings import DEMO_WORDINGS, demo_gallery, demo_queries, draw

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import PARTS, TRAINING, drawings, write_backbone
 
-from train.data.collection import DataError, TrainingImage
+from train.data.image import TrainingImage
+from train.data.item import DataError
 from train.loop.engine import Compute
 from train.stages.fit_map import fit_map
 from train.stages.losses import nearest_word_alignment, soft_text_alignment

@@ -12,17 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.wordings.surface_forms import SLOTS, article, surface_forms, verbalise
-from train.wordings.frames import (
-    ABOUT_THE_REFERENCE,
-    FILLERS,
-    FRAMES,
-    PERSONS,
-    RAMBLING,
-    TALK_AFTER,
-    TALK_BEFORE,
-)
-from train.wordings.noise import respell, roughen
 from train.wordings.attribute_wordings import (
     HELD_OUT_FAMILIES,
     KINDS,
@@ -33,6 +22,17 @@ from train.wordings.attribute_wordings import (
     skeleton_key,
     word,
 )
+from train.wordings.frames import (
+    ABOUT_THE_REFERENCE,
+    FILLERS,
+    FRAMES,
+    PERSONS,
+    RAMBLING,
+    TALK_AFTER,
+    TALK_BEFORE,
+)
+from train.wordings.noise import respell, roughen
+from train.wordings.surface_forms import SLOTS, article, surface_forms, verbalise
 from ztcir_sdk.drawings import DEMO_WORDINGS
 from ztcir_sdk.drawings import KINDS as DEMO_KINDS
 from ztcir_sdk.drawings import Kind as DemoKind

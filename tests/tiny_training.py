@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 import train.stages.recipes  # noqa: F401  # takes CONFIGS when it is imported: not the tiny ones
-from train.model.backbone import BackboneConfig, create_backbone
 from train.data.collection import read_collection
 from train.loop.engine import Compute
+from train.model.backbone import BackboneConfig, create_backbone
+from train.model.composed_model import ComposedModel, ModelConfig
 from train.stages.fit_backbone import BackboneTraining, fit_backbone
 from train.stages.fit_compose import ComposeTraining, fit_compose
 from train.stages.fit_map import MapTraining, fit_map
-from train.model.composed_model import ComposedModel, ModelConfig
 from train.triplets.stage_two import collection_triplets
 from ztcir_sdk.drawings import Drawing, draw
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from train.model.backbone import Backbone, BackboneConfig, create_backbone
 from train.model.checkpoint import write_checkpoint
-from train.stages.fit_map import encode_captions
 from train.model.composed_model import ComposedModel, ModelConfig
+from train.stages.fit_map import encode_captions
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings import draw, training_drawings
 from ztcir_sdk.encoder import Encoder

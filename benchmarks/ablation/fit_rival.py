@@ -36,17 +36,18 @@ from benchmarks.ablation.rivals import (
     tokenizer_of,
 )
 from benchmarks.ablation.rows import Settings
-from train.data.collection import Batches, TrainingImage
+from train.data.batches import Batches
+from train.data.image import TrainingImage
+from train.data.item import is_known
 from train.loop.engine import Compute, Engine
 from train.loop.features import image_features, text_features
+from train.loop.record import data_fingerprint
+from train.loop.run import Run, Schedule, parameter_groups
+from train.model.composed_model import ComposedModel, load_backbone
+from train.model.prompts import MAPPED_PROMPT
 from train.stages.fit_map import MapTraining, encode_captions
 from train.stages.losses import info_nce
 from train.stages.map_batches import is_captioned
-from train.model.composed_model import ComposedModel, load_backbone
-from train.model.prompts import MAPPED_PROMPT
-from train.loop.record import data_fingerprint
-from train.loop.run import Run, Schedule, parameter_groups
-from train.triplets.from_attributes import is_known
 from train.wordings.attribute_wordings import describe
 from ztcir_sdk.errors import ZtcirError
 

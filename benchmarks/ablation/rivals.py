@@ -28,10 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.model.backbone import Backbone
-from train.stages.losses import info_nce
 from train.model.composed_model import ComposedModel, ModelConfig
 from train.model.text_tower import TextTower
 from train.model.vocabulary import tower_tokenizer
+from train.stages.losses import info_nce
 from ztcir_sdk.tokenizer import PLACEHOLDER_ID, Tokenizer
 
 __all__ = [

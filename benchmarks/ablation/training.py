@@ -16,17 +16,18 @@ from benchmarks.ablation.rivals import RIVALS
 from benchmarks.ablation.rows import Row, Settings
 from benchmarks.ablation.validation import Scores, Validation
 from export.default import Recipe
-from train.model.backbone import Backbone
-from train.triplets.from_captions import mine_captions
-from train.model.checkpoint import hash_tensors
-from train.data.collection import TrainingImage
+from train.data.image import TrainingImage
 from train.loop.engine import Compute
+from train.loop.record import data_fingerprint
+from train.model.backbone import Backbone
+from train.model.checkpoint import hash_tensors
+from train.model.composed_model import ComposedModel, ModelConfig, load_backbone, load_model
 from train.stages.fit_compose import ComposeTraining, fit_compose
 from train.stages.fit_map import MapTraining, fit_map
-from train.model.composed_model import ComposedModel, ModelConfig, load_backbone, load_model
-from train.loop.record import data_fingerprint
+from train.triplets.from_attributes import write_triplets
+from train.triplets.from_captions import mine_captions
 from train.triplets.stage_two import StageTwoData, stage_two_data
-from train.triplets.from_attributes import Triplet, read_triplets, write_triplets
+from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
 
 __all__ = ["Workshop", "caption_triplets", "repeated"]
 

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.ablation.rivals import tokenizer_of
+from train.data.image import TrainingImage
+from train.loop.features import BATCH
 from train.model.backbone import Backbone
 from train.model.checkpoint import hash_tensors
-from train.data.collection import TrainingImage
-from train.loop.features import BATCH
-from train.stages.fit_map import encode_captions
 from train.model.composed_model import ComposedModel
 from train.model.prompts import COMPOSED_PROMPT, MAPPED_PROMPT, encode_alike
+from train.stages.fit_map import encode_captions
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, recall_at_k, relevance
 from ztcir_sdk.evaluation.oracle import attribute_caption
 from ztcir_sdk.evaluation.triplet_evaluation import RECALLS, SUM_WEIGHTS

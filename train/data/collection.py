@@ -7,20 +7,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from train.data.image import DRAWING_PREFIX, DataError, TrainingImage
+from train.data.image import DRAWING_PREFIX, TrainingImage
+from train.data.item import DataError, Item, split_development
 from train.data.report import ReadReport, caption_notes
 from train.data.shards import read_shard_list
 from train.data.source import read_sources
 from train.data.stream import is_held_out
-from train.triplets.from_attributes import Item, split_development
 from ztcir_sdk.drawings import draw, training_drawings
 
 __all__ = [
-    "Batches",
-    "DataError",
-    "TrainingImage",
     "drawn_images",
     "read_collection",
     "read_shards",
@@ -65,29 +60,6 @@ def drawn_images(count: int, seed: int) -> list[TrainingImage]:
         )
         for number, drawing in enumerate(training_drawings(count, seed))
     ]
-
-
-class Batches:
-    """Batches of positions by step number: a fresh permutation an epoch, its short rest dropped.
-
-    Args:
-        count: images to draw from.
-        size: images a batch; no more than ``count``.
-        seed: of the permutations.
-    """
-
-    def __init__(self, count: int, size: int, seed: int) -> None:
-        self.count, self.size, self.seed = count, min(size, count), seed
-        self.per_epoch = max(1, count // self.size)
-        self._epoch, self._order = -1, np.empty(0, np.int64)
-
-    def __getitem__(self, step: int) -> np.ndarray:
-        """Positions (size,) int64 of the batch of ``step``."""
-        epoch, number = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng([self.seed, epoch, 1]).permutation(self.count)
-        return self._order[number * self.size : (number + 1) * self.size]
 
 
 def read_collection(

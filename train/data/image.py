@@ -12,14 +12,13 @@ from typing import Any, Protocol, TypeVar
 
 from PIL import Image, JpegImagePlugin
 
-from train.triplets.from_attributes import Item
-from ztcir_sdk.errors import ImageError, ZtcirError
+from train.data.item import Item
+from ztcir_sdk.errors import ImageError
 from ztcir_sdk.preprocess import load_image
 
 __all__ = [
     "DRAWING_PREFIX",
     "BytesPicture",
-    "DataError",
     "FilePicture",
     "Picture",
     "SlicePicture",
@@ -31,10 +30,6 @@ __all__ = [
 
 DRAWING_PREFIX = "drawing-"
 _SAFE_PIXELS = 80_000_000  # below every limit: larger ones take the slow, complete check
-
-
-class DataError(ZtcirError):
-    """A shard, a folder or a table of training data cannot be used."""
 
 
 @dataclass(frozen=True)

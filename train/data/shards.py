@@ -18,15 +18,9 @@ from pathlib import Path
 from tqdm import tqdm
 from webdataset.tariterators import base_plus_ext
 
-from train.data.image import (
-    BytesPicture,
-    DataError,
-    SlicePicture,
-    TrainingImage,
-    checked,
-)
+from train.data.image import BytesPicture, SlicePicture, TrainingImage, checked
+from train.data.item import DataError, Item
 from train.data.report import ReadReport
-from train.triplets.from_attributes import Item
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.runtime.cores import available_cores
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from webdataset.shardlists import expand_urls
 
 from train.data.folder import read_folder
-from train.data.image import DataError, TrainingImage
+from train.data.image import TrainingImage
+from train.data.item import DataError
 from train.data.report import ReadReport
 from train.data.shards import SHARD_SUFFIXES, read_shard_list
 from train.data.table import read_table

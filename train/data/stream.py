@@ -16,7 +16,8 @@ import webdataset as wds
 from torch.utils.data import IterableDataset
 from webdataset.shardlists import expand_urls
 
-from train.data.image import BytesPicture, DataError, TrainingImage, check_picture
+from train.data.image import BytesPicture, TrainingImage, check_picture
+from train.data.item import DataError, Item, product_name
 from train.data.report import ReadReport, caption_notes
 from train.data.shards import (
     BROKEN,
@@ -27,7 +28,6 @@ from train.data.shards import (
     item_of,
 )
 from train.data.source import expand
-from train.triplets.from_attributes import Item, product_name
 
 __all__ = [
     "ShardStream",

@@ -8,17 +8,10 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from train.data.image import (
-    DataError,
-    FilePicture,
-    Picture,
-    TablePicture,
-    TrainingImage,
-    checked,
-)
+from train.data.image import FilePicture, Picture, TablePicture, TrainingImage, checked
+from train.data.item import UNKNOWN, DataError, Item, is_known
 from train.data.report import ReadReport
 from train.data.tabular import Row, Table, choose_columns, open_table
-from train.triplets.from_attributes import UNKNOWN, Item, is_known
 from ztcir_sdk.errors import ImageError, UsageError
 from ztcir_sdk.runtime.cores import available_cores
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.data.image import DataError
+from train.data.item import DataError
 from ztcir_sdk.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from train.loop.distributed import Workers
-from train.model.composed_model import ComposedModel
 from train.loop.precision import PRECISIONS, autocast, loss_scaler
+from train.model.composed_model import ComposedModel
 from ztcir_sdk.errors import UsageError
 
 __all__ = ["Compute", "Engine"]

@@ -26,9 +26,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from train.data.image import TrainingImage
 from train.model.backbone import Backbone
 from train.model.checkpoint import hash_tensors
-from train.data.collection import TrainingImage
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime.cores import available_cores

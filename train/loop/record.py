@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from train.data.collection import TrainingImage
-from train.triplets.from_attributes import Triplet
+from train.data.image import TrainingImage
 from ztcir_sdk import environment
 from ztcir_sdk.errors import MissingDependencyError
+from ztcir_sdk.evaluation.triplets import Triplet
 
 __all__ = [
     "Cost",

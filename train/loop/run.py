@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from train.loop.engine import Compute, Engine
+from train.loop.record import Cost, Log, Record, versions
 from train.model.checkpoint import (
     CheckpointError,
     find_checkpoint,
@@ -29,8 +31,6 @@ from train.model.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from train.loop.engine import Compute, Engine
-from train.loop.record import Cost, Log, Record, versions
 
 __all__ = ["Run", "Schedule", "parameter_groups", "step_generator", "versions"]
 

@@ -27,16 +27,17 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from train.model.backbone import Backbone, BackboneConfig, create_backbone
-from train.model.checkpoint import hash_tensors, read_checkpoint, write_checkpoint
-from train.data.collection import Batches, TrainingImage
-from train.stages.fast_trunk import forward_upper_stages
-from train.stages.losses import info_nce, multi_positive_nce
-from train.model.composed_model import load_backbone
-from train.model.prompts import encode_alike
+from train.data.batches import Batches
+from train.data.image import TrainingImage
+from train.data.item import Item
 from train.loop.record import data_fingerprint
 from train.loop.run import Run, Schedule
-from train.triplets.from_attributes import Item
+from train.model.backbone import Backbone, BackboneConfig, create_backbone
+from train.model.checkpoint import hash_tensors, read_checkpoint, write_checkpoint
+from train.model.composed_model import load_backbone
+from train.model.prompts import encode_alike
+from train.stages.fast_trunk import forward_upper_stages
+from train.stages.losses import info_nce, multi_positive_nce
 from train.stages.word_vectors import SemanticTokenEmbedding, sentence_encoder_rows
 from train.wordings.attribute_wordings import describe
 from ztcir_sdk.errors import MissingDependencyError

@@ -14,18 +14,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train.data.collection import Batches, DataError, TrainingImage
+from train.data.batches import Batches
+from train.data.image import TrainingImage
+from train.data.item import DataError
 from train.loop.engine import Compute, Engine
 from train.loop.features import ImageFeatures, image_features
-from train.stages.hard_negatives import Answers, candidate_pool, mine
-from train.stages.losses import multi_positive_nce
-from train.model.composed_model import ComposedModel, describe_model, load_model, own_weights
 from train.loop.precision import autocast
-from train.model.prompts import encode_alike, prompt_ids
 from train.loop.record import data_fingerprint, triplets_fingerprint
 from train.loop.run import Run, Schedule, parameter_groups
-from train.triplets.from_attributes import Triplet
+from train.model.composed_model import ComposedModel, describe_model, load_model, own_weights
+from train.model.prompts import encode_alike, prompt_ids
+from train.stages.hard_negatives import Answers, candidate_pool, mine
+from train.stages.losses import multi_positive_nce
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, relevance
+from ztcir_sdk.evaluation.triplets import Triplet
 
 __all__ = [
     "ComposeTraining",

@@ -11,17 +11,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from train.data.batches import Batches
+from train.data.image import TrainingImage
 from train.data.stream import ShardStream
-from train.data.collection import Batches, TrainingImage
 from train.loop.engine import Compute, Engine
 from train.loop.features import ImageFeatures, image_features, text_features
-from train.stages.losses import info_nce
-from train.stages.map_batches import Captions, ListedBatches, StreamedBatches, is_captioned
-from train.model.composed_model import ComposedModel, ModelConfig, describe_model, load_backbone, own_weights
 from train.loop.precision import autocast
-from train.model.prompts import mapped_ids, text_ids
 from train.loop.record import data_fingerprint
 from train.loop.run import Run, Schedule, parameter_groups
+from train.model.composed_model import (
+    ComposedModel,
+    ModelConfig,
+    describe_model,
+    load_backbone,
+    own_weights,
+)
+from train.model.prompts import mapped_ids, text_ids
+from train.stages.losses import info_nce
+from train.stages.map_batches import Captions, ListedBatches, StreamedBatches, is_captioned
 from train.stages.word_bank import TextAlignment, WordBank, default_words
 from ztcir_sdk.errors import UsageError
 

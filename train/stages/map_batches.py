@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train.model.backbone import Backbone
+from train.data.batches import Batches
+from train.data.image import TrainingImage
+from train.data.item import DataError
 from train.data.stream import ShardStream, endless, shards_fingerprint
-from train.data.collection import Batches, DataError, TrainingImage
 from train.loop.engine import Engine
 from train.loop.features import ImageFeatures, ahead, encode_each
 from train.loop.record import data_fingerprint
+from train.model.backbone import Backbone
 from ztcir_sdk.preprocess import Preprocessing
 
 __all__ = ["Captions", "ListedBatches", "MapBatch", "StreamedBatches", "is_captioned"]

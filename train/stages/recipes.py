@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from train.model.backbone import CONFIGS
+from train.model.composed_model import ModelConfig, model_config
 from train.stages.fit_compose import ComposeTraining
 from train.stages.fit_map import MapTraining
-from train.model.composed_model import ModelConfig, model_config
 from ztcir_sdk.errors import UsageError
 
 __all__ = ["Configuration", "configuration_names", "load_configuration"]
@@ -29,7 +29,7 @@ class Configuration:
     Attributes:
         name: of it.
         about: a sentence on it.
-        backbone: what `train.model.composed_model.load_backbone` takes; ``None`` where it is trained first.
+        backbone: as `load_backbone` takes it; ``None`` where it is trained first.
         model: of `ModelConfig`, what differs from the defaults.
         map, compose: of `MapTraining` and `ComposeTraining`, likewise.
     """

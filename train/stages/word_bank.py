@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train.data.collection import DataError, TrainingImage
+from train.data.image import TrainingImage
+from train.data.item import DataError
 from train.stages.losses import nearest_word_alignment, soft_text_alignment
 
 __all__ = ["TextAlignment", "WordBank", "default_words", "read_words"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from train.data.image import DataError
+from train.data.item import DataError
 from train.data.report import ReadReport, caption_notes
 from train.data.table import pair_name, pair_picture_columns
 from train.data.tabular import TABLE_SUFFIXES, choose_columns, open_table

@@ -13,70 +13,27 @@ import os
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from train.data.item import UNKNOWN, Item
 from train.wordings.attribute_wordings import KINDS, word
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
+from ztcir_sdk.evaluation.triplets import Triplet
 
 if TYPE_CHECKING:
-    from train.data.tabular import Row
+    pass
 
 __all__ = [
-    "DEFAULT_COLUMNS",
-    "UNKNOWN",
-    "Item",
-    "Triplet",
-    "is_known",
-    "product_name",
-    "read_catalogue",
-    "read_triplets",
-    "split_development",
     "spoil",
     "synthesise",
     "write_triplets",
 ]
 
-UNKNOWN = "NA"
-"""An attribute value that is not known: such an item takes part in no triplet."""
 
-DEFAULT_COLUMNS: Mapping[str, str] = {
-    "id": "id",
-    "gender": "gender",
-    "type": "articleType",
-    "colour": "baseColour",
-    "caption": "caption",
-    "split": "split",
-}
-"""What an `Item` holds -> the catalogue's column; "pattern" may be added, others replaced."""
-
-_NOT_KNOWN = frozenset({"", "na", "n/a", "nan", "none", "null", "unknown"})
 _TEMPER = 0.5  # exponent on how often a combination or a value occurs; 0 would be uniform
-
-
-@dataclass(frozen=True)
-class Item:
-    """A product: its id, its attributes as the catalogue spells them, and its name.
-
-    An attribute is None or empty where the catalogue has no such attribute, and `UNKNOWN` where
-    this item lacks it.
-    """
-
-    id: str
-    gender: str
-    type: str
-    colour: str
-    pattern: str | None
-    caption: str
-
-
-def is_known(value: str) -> bool:
-    """Whether an attribute's value says something: it is not empty, "NA", "unknown" or the like."""
-    return value.strip().lower() not in _NOT_KNOWN
 
 
 _Attributes = tuple[str, ...]  # the values in the order of KINDS
@@ -206,101 +163,6 @@ def spoil(
             wrong = ids[int(rng.integers(len(ids)))]
         triplets[place] = dataclasses.replace(triplet, targets=(wrong,))
     return triplets
-
-
-def split_development(
-    items: Sequence[Item], fraction: float = 0.1, *, seed: int
-) -> tuple[list[Item], list[Item]]:
-    """Part the items into (training, development) by product name: no name is in both.
-
-    Args:
-        items: the training split; their order does not matter to who goes where.
-        fraction: how many of the product names go to development, above 0 and below 1.
-        seed: an equal seed gives an equal split.
-
-    Raises:
-        UsageError: a ``fraction`` that is not between 0 and 1.
-    """
-    if not 0.0 < fraction < 1.0:
-        raise UsageError(f"The development fraction lies between 0 and 1, not {fraction}.")
-    names = sorted({product_name(item) for item in items})
-    order = np.random.default_rng(seed).permutation(len(names))
-    development = {names[place] for place in order[: round(fraction * len(names))]}
-    parts: tuple[list[Item], list[Item]] = ([], [])
-    for item in items:
-        parts[product_name(item) in development].append(item)
-    return parts
-
-
-def product_name(item: Item) -> str:
-    """What items that show one product share: the caption, or the id where there is none."""
-    return " ".join(item.caption.casefold().split()) or f"item {item.id}"
-
-
-def read_catalogue(
-    metadata: Path, split: str | None = None, *, columns: Mapping[str, str] | None = None
-) -> list[Item]:
-    """Read a catalogue's items from a CSV, TSV or Parquet file, in the file's order.
-
-    Args:
-        metadata: the file; text in UTF-8, with a header.
-        split: only rows whose split column says so; None for all.
-        columns: what replaces or adds to `DEFAULT_COLUMNS`, for example ``{"colour": "shade",
-            "pattern": "pattern"}``. An attribute mapped to an empty string does not exist here.
-
-    Raises:
-        UsageError: an unknown key in ``columns``, or a column that the file does not have.
-        ZtcirError: the file is missing, damaged, or has no row of the split.
-    """
-    from train.data.tabular import open_table  # which knows of items itself
-
-    mapped = {**DEFAULT_COLUMNS, **(columns or {})}
-    strange = mapped.keys() - DEFAULT_COLUMNS.keys() - {"pattern"}
-    if strange:
-        raise UsageError(
-            f"There is no item field {min(strange)!r}; the columns can be given for "
-            f"{', '.join(DEFAULT_COLUMNS)} and pattern."
-        )
-    table = open_table(metadata)
-    needed = {field: name for field, name in mapped.items() if name}
-    if split is None:
-        needed.pop("split", None)
-    missing = [name for name in needed.values() if name not in table.columns]
-    if missing:
-        raise UsageError(
-            f"{metadata} has no column {missing[0]!r}; it has {', '.join(table.columns)}."
-        )
-    if split is not None and "split" not in needed:
-        raise UsageError(f"Which rows are {split!r} is not told without a split column.")
-    items = [
-        _item(row, mapped)
-        for row in table.rows(list(dict.fromkeys(needed.values())))
-        if split is None or row.text(needed["split"], "split") == split
-    ]
-    if not items:
-        which = f" of the split {split!r}" if split is not None else ""
-        raise ZtcirError(f"{metadata} holds no row{which}; check the file and the split's name.")
-    return items
-
-
-def _item(row: Row, mapped: Mapping[str, str]) -> Item:
-    def text(field: str) -> str:
-        return row.text(mapped[field], field).strip() if mapped.get(field) else ""
-
-    def value(field: str) -> str:
-        if not mapped.get(field):
-            return ""
-        found = " ".join(text(field).split())
-        return found if is_known(found) else UNKNOWN
-
-    return Item(
-        id=text("id"),
-        gender=value("gender"),
-        type=value("type"),
-        colour=value("colour"),
-        pattern=value("pattern") or None,
-        caption=text("caption"),
-    )
 
 
 def write_triplets(path: Path, triplets: Sequence[Triplet]) -> None:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from train.triplets.caption_pairs import CaptionPairs, Edit, Tokens, tokens
+from train.data.item import Item
 from train.data.report import script_of
+from train.triplets.caption_pairs import CaptionPairs, Edit, Tokens, tokens
+from train.triplets.from_attributes import spoil
 from train.triplets.near_duplicates import SAME_LOOK, Looks
 from train.wordings.phrase_wordings import reword
-from train.triplets.from_attributes import Item, spoil
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet
 

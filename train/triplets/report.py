@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from train.wordings.phrase_wordings import CHANGES, SHAPES, phrase_families
 from train.wordings.attribute_wordings import KINDS, families
+from train.wordings.phrase_wordings import CHANGES, SHAPES, phrase_families
 from ztcir_sdk.contact_sheet import Picture, SheetCell, SheetRow, contact_sheet
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.evaluation.triplets import Triplet

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from train.triplets.from_captions import mine_captions
-from train.data.collection import DataError, TrainingImage
-from train.wordings.phrase_wordings import CHANGES
+from train.data.image import TrainingImage
+from train.data.item import UNKNOWN, DataError
 from train.triplets.formats import resolve
-from train.triplets.from_attributes import UNKNOWN, Triplet, synthesise
+from train.triplets.from_attributes import synthesise
+from train.triplets.from_captions import mine_captions
+from train.wordings.phrase_wordings import CHANGES
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.evaluation.triplets import Triplet
 
 __all__ = ["StageTwoData", "collection_triplets", "stage_two_data"]
 

@@ -17,7 +17,7 @@ from functools import cache
 
 import numpy as np
 
-from train.wordings.surface_forms import verbalise
+from train.wordings.family import Family
 from train.wordings.frames import (
     ABOUT_THE_REFERENCE,
     FRAMES,
@@ -27,6 +27,7 @@ from train.wordings.frames import (
     WANTED,
 )
 from train.wordings.noise import pick, respell, roughen
+from train.wordings.surface_forms import verbalise
 from train.wordings.templates import (
     AND_KEEP,
     BEFORE,
@@ -36,7 +37,6 @@ from train.wordings.templates import (
     KEEP_THE_REST,
     SHARED_CHOICES,
     WRITTEN_FAMILIES,
-    Family,
 )
 from ztcir_sdk.drawings import DEMO_WORDINGS
 from ztcir_sdk.evaluation.oracle import attribute_caption

@@ -13,9 +13,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from train.wordings.noise import pick, respell, roughen
-from train.wordings.templates import Family
 from train.wordings.attribute_wordings import Wording, choose, surround
+from train.wordings.family import Family
+from train.wordings.noise import pick, respell, roughen
 
 __all__ = ["CHANGES", "HELD_OUT_PHRASE_FAMILIES", "SHAPES", "phrase_families", "reword"]
 

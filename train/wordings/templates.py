@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+
+from train.wordings.family import Family
 
 __all__ = [
     "AND_KEEP",
@@ -20,7 +21,6 @@ __all__ = [
     "SHARED_CHOICES",
     "SLIPS",
     "WRITTEN_FAMILIES",
-    "Family",
 ]
 
 # Chosen before any training; each is a way of asking that no training family resembles.
@@ -32,16 +32,6 @@ HELD_OUT_FAMILIES: Mapping[str, frozenset[str]] = MappingProxyType(
         "pattern": frozenset({"suits_me", "regret", "imagine", "ditch"}),
     }
 )
-
-
-@dataclass(frozen=True)
-class Family:
-    """A way of asking. ``mood`` says what may be put around its templates."""
-
-    name: str
-    mood: str  # imperative, wish, phrase, question, caption, or terse: nothing around it
-    templates: tuple[str, ...]
-    keeps: bool = False  # it already says that the rest stays
 
 
 SHARED_CHOICES: Mapping[str, str] = {

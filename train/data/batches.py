@@ -1,0 +1,30 @@
+"""The order in which a stage draws its batches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["Batches"]
+
+
+class Batches:
+    """Batches of positions by step number: a fresh permutation an epoch, its short rest dropped.
+
+    Args:
+        count: images to draw from.
+        size: images a batch; no more than ``count``.
+        seed: of the permutations.
+    """
+
+    def __init__(self, count: int, size: int, seed: int) -> None:
+        self.count, self.size, self.seed = count, min(size, count), seed
+        self.per_epoch = max(1, count // self.size)
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        """Positions (size,) int64 of the batch of ``step``."""
+        epoch, number = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([self.seed, epoch, 1]).permutation(self.count)
+        return self._order[number * self.size : (number + 1) * self.size]
