@@ -89,7 +89,7 @@ def _metadata_problems(files: Mapping[str, bytes], info: str, root: Path) -> lis
     wrong = []
     if (metadata["Name"], metadata["Version"]) != ("ztcir", version):
         wrong.append(f"it is {metadata['Name']} {metadata['Version']}, not ztcir {version}")
-    if f'__version__ = "{version}"' not in files.get("ztcir_sdk/__init__.py", b"").decode():
+    if f'__version__ = "{version}"' not in files.get("ztcir_sdk/version.py", b"").decode():
         wrong.append(f"ztcir_sdk.__version__ is not {version}")
     if metadata["License-Expression"] != "Apache-2.0":
         wrong.append(f"its licence is {metadata['License-Expression']}, not Apache-2.0")
@@ -111,10 +111,10 @@ def _metadata_problems(files: Mapping[str, bytes], info: str, root: Path) -> lis
 
 
 def _version(root: Path) -> str:
-    text = (root / "pyproject.toml").read_text(encoding="utf-8")
-    found = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
+    text = (root / "ztcir_sdk/version.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
     if found is None:
-        raise SystemExit("pyproject.toml has no static version.")
+        raise SystemExit("ztcir_sdk/version.py has no version.")
     return found[1]
 
 

@@ -10,7 +10,7 @@ import torch
 
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.runtime import RuntimeSettings, open_graph
-from ztcir_sdk.runtime.trial import TINY_GRAPH, TINY_INPUT
+from ztcir_sdk.runtime.onnx.trial import TINY_GRAPH, TINY_INPUT
 
 __all__ = ["check_gpu", "slug"]
 

@@ -32,7 +32,7 @@ from benchmarks.measurement import (
 from benchmarks.sides import EAGER, NAMES, SDK
 from benchmarks.surroundings import ROOT, load_average, surroundings
 from cli.output import note, table, write_file
-from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle, embedded_names
+from ztcir_sdk.bundle.bundle import DEFAULT_BUNDLE, Bundle, embedded_names
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.runtime import resolve_device

@@ -34,8 +34,8 @@ from export.bundle import export_bundle
 from export.parity import TOLERANCE
 from train.model.composed_model import ComposedModel
 from ztcir_sdk.benchmark import draw_photos, random_index
-from ztcir_sdk.bundle import Bundle
-from ztcir_sdk.drawings import demo_gallery, demo_queries
+from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.retriever import Retriever
 

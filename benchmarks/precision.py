@@ -32,13 +32,13 @@ from export.int8 import fuse
 from export.variants import Variants, write_variants
 from train.model.composed_model import ComposedModel
 from train.model.prompts import prompt_ids
-from ztcir_sdk.drawings import demo_gallery, demo_queries, draw
+from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries, draw
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime import OnnxGraph, RuntimeSettings
 from ztcir_sdk.runtime.cores import available_cores
-from ztcir_sdk.runtime.onnx import import_onnxruntime
+from ztcir_sdk.runtime.onnx.graph import import_onnxruntime
 
 __all__ = ["main"]
 

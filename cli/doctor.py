@@ -29,7 +29,7 @@ def doctor(context: click.Context, bundle: Path | None, index: Path | None, as_j
 
     Every problem comes with its cure. Exits with 0 if a search can run, else with 1.
     """
-    from ztcir_sdk.diagnosis import diagnose
+    from ztcir_sdk.doctor.diagnosis import diagnose
 
     diagnosis = diagnose(bundle=bundle, index=index)
     if as_json:

@@ -15,8 +15,8 @@ from cli.output import emit_json, measured_with, note, progress_bars, table, wri
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from ztcir_sdk.evaluation.benchmark_report import BenchmarkReport, Scores
-    from ztcir_sdk.evaluation.embedding_run import EmbeddingRun, Method
+    from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
+    from ztcir_sdk.evaluation.benchmarks.report import BenchmarkReport, Scores
     from ztcir_sdk.retriever import Retriever
 
 __all__ = ["circo", "cirr", "fashioniq", "genecis"]
@@ -173,9 +173,9 @@ def _evaluate(
     out: Path | None = None,
 ) -> None:
     """Run one of the benchmarks, and print what it gives."""
-    from ztcir_sdk.evaluation.benchmark_images import UnusableImagesError
-    from ztcir_sdk.evaluation.embedding_cache import EmbeddingCache
-    from ztcir_sdk.evaluation.embedding_run import EmbeddingRun, Method
+    from ztcir_sdk.evaluation.benchmarks.embedding_cache import EmbeddingCache
+    from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
+    from ztcir_sdk.evaluation.benchmarks.images import UnusableImagesError
 
     name = str(ctx.command.name)
     benchmark = _module(name)
@@ -251,7 +251,7 @@ def _write_submissions(report: BenchmarkReport, out: Path) -> list[str]:
 
 
 def _page(report: BenchmarkReport, method: Method, run: EmbeddingRun, retriever: Retriever) -> str:
-    from ztcir_sdk.evaluation.benchmark_page import benchmark_page
+    from ztcir_sdk.pages.benchmark_page import benchmark_page
 
     prompt = {"composed": report.prompt, "stage1": report.prompt, "mapped": run.mapped_prompt}
     asked = f', "{prompt[method.name]}"' if method.name in prompt else ""

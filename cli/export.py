@@ -24,7 +24,7 @@ from cli.output import emit_json
 if TYPE_CHECKING:
     from train.model.backbone import Backbone
     from train.model.composed_model import ComposedModel
-    from ztcir_sdk.bundle import Bundle
+    from ztcir_sdk.bundle.bundle import Bundle
 
 __all__ = ["export"]
 

@@ -13,8 +13,8 @@ import click
 from cli.output import note, table
 
 if TYPE_CHECKING:
-    from ztcir_sdk.bundle import Bundle
-    from ztcir_sdk.engines import EngineReport
+    from ztcir_sdk.bundle.bundle import Bundle
+    from ztcir_sdk.bundle.engines import EngineReport
 
 __all__ = [
     "TensorRtChoice",
@@ -103,7 +103,7 @@ def engine_precisions(asked: Sequence[str]) -> tuple[str, ...]:
     Raises:
         UsageError: it runs none of them.
     """
-    from ztcir_sdk.engines import FOR_PROCESSORS
+    from ztcir_sdk.bundle.graph_source import FOR_PROCESSORS
 
     left_out = [name for name in asked if name in FOR_PROCESSORS]
     if not left_out:
@@ -119,7 +119,8 @@ def export_engines(
     bundle: Bundle, choice: TensorRtChoice, *, precisions: Sequence[str] = ()
 ) -> list[EngineReport]:
     """Build a bundle's engines, by default in all precisions that TensorRT runs; tell of each."""
-    from ztcir_sdk.engines import IMAGES_AT_ONCE, TEXTS_AT_ONCE, BatchSizes, build_engines
+    from ztcir_sdk.bundle.engines import build_engines
+    from ztcir_sdk.bundle.graph_source import IMAGES_AT_ONCE, TEXTS_AT_ONCE, BatchSizes
 
     chosen = (choice.max_images, choice.max_texts, choice.max_tokens)
     sizes = None

@@ -12,8 +12,8 @@ from typing import Any, TextIO
 
 import click
 
-from ztcir_sdk import __version__
 from ztcir_sdk.errors import ZtcirError, telling_full_disk
+from ztcir_sdk.version import __version__
 
 __all__ = ["main"]
 

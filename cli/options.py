@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from ztcir_sdk.bundle import Bundle
+    from ztcir_sdk.bundle.bundle import Bundle
     from ztcir_sdk.retriever import Retriever
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 METHODS = ("composed", "mapped", "stage1", "image", "text", "sum")
-"""As in `ztcir_sdk.bundle`, which --help does without."""
+"""As in `ztcir_sdk.bundle.bundle`, which --help does without."""
 
 BACKENDS = ("auto", "onnx", "onnx-tensorrt", "tensorrt")
 """As in `ztcir_sdk.runtime`, which --help does without."""
@@ -131,6 +131,6 @@ def with_engine(command: Command) -> Callable[..., Any]:
 
 def load_bundle(path: Path | None) -> Bundle:
     """Load the bundle of --bundle."""
-    from ztcir_sdk.bundle import Bundle
+    from ztcir_sdk.bundle.bundle import Bundle
 
     return Bundle.embedded() if path is None else Bundle.load(path)

@@ -82,7 +82,7 @@ def search(
         write_file(grid, _grid(reference, text, hits, GRID_FORMATS[grid.suffix.lower()]))
         note(f"wrote {grid}")
     if html is not None:
-        from ztcir_sdk.result_page import result_page
+        from ztcir_sdk.pages.result_page import result_page
 
         write_file(html, result_page(reference, text, hits).encode())
         note(f"wrote {html}")
@@ -112,8 +112,8 @@ def _from_here(path: str) -> str:
 
 
 def _grid(reference: str, text: str, hits: Sequence[Hit], form: str) -> bytes:
-    from ztcir_sdk.contact_sheet import SheetCell, SheetRow, contact_sheet
-    from ztcir_sdk.result_page import thumbnail
+    from ztcir_sdk.pages.contact_sheet import SheetCell, SheetRow, contact_sheet
+    from ztcir_sdk.pages.result_page import thumbnail
 
     cells = [
         SheetCell(thumbnail(hit.path) or hit.path, f"{Path(hit.path).name}\n{hit.score:.3f}")

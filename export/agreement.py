@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk.bundle import Bundle, Precision
-from ztcir_sdk.drawings import demo_gallery, demo_queries, draw, training_drawings
+from ztcir_sdk.bundle.bundle import Bundle, Precision
+from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries, draw, training_drawings
 from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.errors import ImageError, ZtcirError
 from ztcir_sdk.evaluation.metrics import rank

@@ -23,7 +23,7 @@ from train.model.checkpoint import hash_tensors
 from train.model.composed_model import ComposedModel
 from train.model.prompts import COMPOSED_PROMPT, MAPPED_PROMPT
 from train.model.vocabulary import text_layout, write_tokenizer
-from ztcir_sdk.bundle import (
+from ztcir_sdk.bundle.bundle import (
     METHODS,
     Bundle,
     Dimensions,

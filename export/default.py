@@ -30,7 +30,7 @@ from train.stages.fit_backbone import BackboneTraining, fit_backbone
 from train.stages.fit_compose import ComposeTraining, fit_compose
 from train.stages.fit_map import MapTraining, fit_map
 from train.triplets.stage_two import stage_two_data
-from ztcir_sdk.bundle import Bundle, require_free
+from ztcir_sdk.bundle.bundle import Bundle, require_free
 from ztcir_sdk.errors import ZtcirError, telling_full_disk
 from ztcir_sdk.evaluation.triplet_evaluation import (
     ALL_METHODS,

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from cli.main import main
 from ztcir_sdk.encoder import EncodedImage, Questions
-from ztcir_sdk.evaluation.embedding_cache import EmbeddingCache
-from ztcir_sdk.evaluation.embedding_run import EmbeddingRun, Method
+from ztcir_sdk.evaluation.benchmarks.embedding_cache import EmbeddingCache
+from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
 
 Array = NDArray[np.float32]
 COMPOSED = Method("composed", "a photo of $ that {text}")

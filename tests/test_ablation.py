@@ -54,8 +54,8 @@ from train.model.prompts import text_ids
 from train.stages.fit_compose import ComposeTraining
 from train.stages.fit_map import MapTraining, encode_captions
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle import Bundle
-from ztcir_sdk.drawings import draw, training_drawings
+from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.drawings.drawings import draw, training_drawings
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.triplet_evaluation import ALL_METHODS, evaluate_triplets
 from ztcir_sdk.preprocess import Preprocessing

@@ -24,11 +24,12 @@ from tiny_bundle import SIZE, TinyModel, write_tiny_bundle
 from benchmarks import readme
 from benchmarks.comparison import LEAST_ROUNDS, Ratio, Rounds, compare
 from ztcir_sdk.benchmark import BenchmarkSettings, benchmark
-from ztcir_sdk.drawings import demo_gallery, demo_queries
+from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries
 from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.runtime import GraphSource, RuntimeSettings, open_graph, tensorrt_package
-from ztcir_sdk.runtime.tensorrt import TensorRtGraph
+from ztcir_sdk.runtime import GraphSource, RuntimeSettings, open_graph
+from ztcir_sdk.runtime.tensorrt import package as tensorrt_package
+from ztcir_sdk.runtime.tensorrt.graph import TensorRtGraph
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

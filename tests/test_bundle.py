@@ -21,9 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_bundle import PROMPTS, TinyModel, tiny_parts, write_tiny_bundle
 
-from ztcir_sdk import __version__
-from ztcir_sdk import bundle as bundle_module
-from ztcir_sdk.bundle import (
+from ztcir_sdk.bundle import bundle as bundle_module
+from ztcir_sdk.bundle.bundle import (
     MANIFEST,
     Bundle,
     Manifest,
@@ -32,8 +31,9 @@ from ztcir_sdk.bundle import (
     TextLayout,
     embedded_names,
 )
-from ztcir_sdk.diagnosis import diagnose
+from ztcir_sdk.doctor.diagnosis import diagnose
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
+from ztcir_sdk.version import __version__
 
 FILES = ["tokenizer.json", "image_encoder.onnx", "token_learner.onnx", "text_encoder.onnx"]
 

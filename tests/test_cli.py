@@ -30,10 +30,11 @@ from tiny_bundle import TinyModel, write_tiny_bundle
 from cli.main import COMMANDS, LazyCommand, main
 from cli.options import METHODS
 from cli.paths import expand
-from ztcir_sdk import Retriever, __version__, benchmark
-from ztcir_sdk.bundle import METHODS as SDK_METHODS
+from ztcir_sdk import Retriever, benchmark
+from ztcir_sdk.bundle.bundle import METHODS as SDK_METHODS
 from ztcir_sdk.environment import list_gpus
 from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -531,7 +532,7 @@ def test_doctor_finds_two_runtimes(
     place: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     versions = {"onnxruntime": "1.22.0", "onnxruntime-gpu": "1.22.0"}
-    monkeypatch.setattr("ztcir_sdk.runtime_diagnosis.installed", versions.get)
+    monkeypatch.setattr("ztcir_sdk.doctor.runtime.installed", versions.get)
     code, found = findings("--bundle", bundle)
     assert code == 1
     runtime = found["ONNX Runtime"]
@@ -618,7 +619,7 @@ def test_gpus_are_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.Monke
         cuDeviceGet=put(None),
         cuDeviceGetName=name,
     )
-    monkeypatch.setattr("ztcir_sdk.runtime.cuda._driver", lambda: driver)
+    monkeypatch.setattr("ztcir_sdk.runtime.tensorrt.cuda._driver", lambda: driver)
     assert list_gpus() == ["Some GPU", "an NVIDIA GPU"]
     tool.unlink()
     assert list_gpus() == ["Some GPU", "an NVIDIA GPU"]

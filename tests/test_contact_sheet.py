@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ztcir_sdk.contact_sheet import RIGHT, UNKNOWN, WRONG, SheetCell, SheetRow, contact_sheet
 from ztcir_sdk.errors import UsageError
+from ztcir_sdk.pages.contact_sheet import RIGHT, UNKNOWN, WRONG, SheetCell, SheetRow, contact_sheet
 
 Rgb = tuple[int, int, int]
 Box = tuple[int, int, int, int]

@@ -19,7 +19,7 @@ from train.stages.fit_backbone import BackboneTraining
 from train.stages.fit_compose import ComposeTraining
 from train.stages.fit_map import MapTraining
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.evaluation.triplet_evaluation import ALL_METHODS, evaluate_triplets
 
 SHORT = {"epochs": 1, "batch_size": 16}

@@ -22,7 +22,7 @@ from benchmarks.readme import REGIONS
 from cli.main import EXTRAS, main
 from cli.options import METHODS
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.bundle.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

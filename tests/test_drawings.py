@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
-from ztcir_sdk.drawings import (
+from ztcir_sdk.drawings.drawings import (
     COLOURS,
     DEMO_COMBINATIONS,
     DEMO_WORDINGS,
@@ -104,7 +104,7 @@ def test_a_drawing_is_the_same_every_time(drawing: Drawing) -> None:
 
 def test_a_drawing_is_the_same_in_another_process() -> None:
     code = (
-        "import hashlib; from ztcir_sdk.drawings import Drawing, draw; "
+        "import hashlib; from ztcir_sdk.drawings.drawings import Drawing, draw; "
         "image = draw(Drawing('jacket', 'green', 'checked', 12)); "
         "print(hashlib.sha256(image.tobytes()).hexdigest())"
     )

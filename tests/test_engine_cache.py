@@ -14,10 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ztcir_sdk.runtime import GraphSource, ShapeRange, TensorSpec, engine_cache, engines
-from ztcir_sdk.runtime.engine_cache import EngineCache, EngineError, EngineKey, StoredEngine
-from ztcir_sdk.runtime.engines import Target, ensure_engine
-from ztcir_sdk.runtime.tensorrt_build import BuiltEngine
+from ztcir_sdk.runtime import GraphSource, ShapeRange, TensorSpec
+from ztcir_sdk.runtime.tensorrt import cache as engine_cache
+from ztcir_sdk.runtime.tensorrt import open as engines
+from ztcir_sdk.runtime.tensorrt.build import BuiltEngine
+from ztcir_sdk.runtime.tensorrt.cache import EngineCache, EngineError, EngineKey, StoredEngine
+from ztcir_sdk.runtime.tensorrt.open import Target, ensure_engine
 
 KEY = EngineKey(
     graph="text_encoder",

@@ -17,18 +17,18 @@ from PIL import Image
 from tiny_bundle import write_tiny_bundle
 
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle import METHODS
+from ztcir_sdk.bundle.bundle import METHODS
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
-from ztcir_sdk.evaluation import embedding_run
-from ztcir_sdk.evaluation.benchmark_images import (
+from ztcir_sdk.evaluation.benchmarks import embedding_run
+from ztcir_sdk.evaluation.benchmarks.embedding_cache import EmbeddingCache, default_cache_folder
+from ztcir_sdk.evaluation.benchmarks.embedding_run import ComposedQuery, EmbeddingRun, Method
+from ztcir_sdk.evaluation.benchmarks.images import (
     BenchmarkImage,
     UnusableImagesError,
     locate,
     require_whole,
 )
-from ztcir_sdk.evaluation.embedding_cache import EmbeddingCache, default_cache_folder
-from ztcir_sdk.evaluation.embedding_run import ComposedQuery, EmbeddingRun, Method
 
 ROOT = Path(__file__).resolve().parents[1]
 TOWER = "cd" * 32
@@ -267,7 +267,7 @@ sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
 from test_eval_cache import run_of
 from ztcir_sdk import Retriever
 from ztcir_sdk.evaluation import embedding_run
-from ztcir_sdk.evaluation.benchmark_images import locate
+from ztcir_sdk.evaluation.benchmarks.images import locate
 
 embedding_run.COMMIT_IMAGES = 64
 retriever = Retriever(sys.argv[2], threads=1)

@@ -28,8 +28,7 @@ from tiny_bundle import write_tiny_bundle
 
 from ztcir_sdk import Retriever
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.evaluation.benchmark_images import UnusableImagesError
-from ztcir_sdk.evaluation.circo import (
+from ztcir_sdk.evaluation.benchmarks.circo import (
     SUBMISSION,
     _read_queries,
     _said,
@@ -37,7 +36,8 @@ from ztcir_sdk.evaluation.circo import (
     _without_concept,
     evaluate_circo,
 )
-from ztcir_sdk.evaluation.embedding_run import Method
+from ztcir_sdk.evaluation.benchmarks.embedding_run import Method
+from ztcir_sdk.evaluation.benchmarks.images import UnusableImagesError
 
 KS = (5, 10, 25, 50)
 

@@ -27,9 +27,9 @@ from tiny_bundle import write_tiny_bundle
 
 from ztcir_sdk import Retriever
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.evaluation.benchmark_images import UnusableImagesError
-from ztcir_sdk.evaluation.cirr import SUBMISSIONS, evaluate_cirr
-from ztcir_sdk.evaluation.embedding_run import Method
+from ztcir_sdk.evaluation.benchmarks.cirr import SUBMISSIONS, evaluate_cirr
+from ztcir_sdk.evaluation.benchmarks.embedding_run import Method
+from ztcir_sdk.evaluation.benchmarks.images import UnusableImagesError
 
 Array = NDArray[np.float32]
 FOLDERS = {"val": "dev", "test1": "test1"}

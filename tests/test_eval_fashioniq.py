@@ -27,15 +27,15 @@ from tiny_bundle import write_tiny_bundle
 
 from ztcir_sdk import Retriever
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.evaluation.benchmark_images import UnusableImagesError
-from ztcir_sdk.evaluation.embedding_run import EmbeddingRun, Method
-from ztcir_sdk.evaluation.fashioniq import (
+from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
+from ztcir_sdk.evaluation.benchmarks.fashioniq import (
     CATEGORIES,
     ORDERS,
     PROTOCOLS,
     evaluate_fashioniq,
     join_captions,
 )
+from ztcir_sdk.evaluation.benchmarks.images import UnusableImagesError
 
 Array = NDArray[np.float32]
 

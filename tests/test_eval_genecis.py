@@ -28,9 +28,9 @@ from tiny_bundle import write_tiny_bundle
 
 from ztcir_sdk import Retriever
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.evaluation.benchmark_images import BenchmarkImage, UnusableImagesError
-from ztcir_sdk.evaluation.embedding_run import Method
-from ztcir_sdk.evaluation.genecis import TASKS, evaluate_genecis
+from ztcir_sdk.evaluation.benchmarks.embedding_run import Method
+from ztcir_sdk.evaluation.benchmarks.genecis import TASKS, evaluate_genecis
+from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage, UnusableImagesError
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ from tiny_bundle import TinyModel, tiny_parts, write_tiny_bundle
 
 from cli import eval_benchmarks, output
 from cli.main import main
-from ztcir_sdk.bundle import Bundle
-from ztcir_sdk.evaluation.benchmark_images import BenchmarkImage
-from ztcir_sdk.evaluation.benchmark_page import benchmark_page
-from ztcir_sdk.evaluation.benchmark_report import Answer, AnswerHit, chosen
+from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage
+from ztcir_sdk.evaluation.benchmarks.report import Answer, AnswerHit, chosen
+from ztcir_sdk.pages.benchmark_page import benchmark_page
 
 BENCHMARKS = ("fashioniq", "cirr", "circo", "genecis")
 

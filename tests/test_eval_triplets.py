@@ -18,7 +18,7 @@ from tiny_bundle import write_tiny_bundle
 
 from cli.main import main
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle import METHODS
+from ztcir_sdk.bundle.bundle import METHODS
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation import triplet_evaluation
 from ztcir_sdk.evaluation.oracle import attribute_caption

@@ -28,8 +28,8 @@ from train.model.backbone import Backbone, BackboneConfig, UnsupportedBackboneEr
 from train.model.checkpoint import write_checkpoint
 from train.model.composed_model import describe_model, own_weights
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle import Bundle
-from ztcir_sdk.drawings import demo_gallery, draw
+from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.drawings.drawings import demo_gallery, draw
 from ztcir_sdk.errors import ZtcirError
 
 Array = NDArray[np.float32]

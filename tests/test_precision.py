@@ -38,8 +38,8 @@ from export.precision import BOUNDS, Acceptance, PrecisionError, accept
 from export.storage import row_scales
 from train.model.backbone import Backbone
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle import Bundle
-from ztcir_sdk.drawings import demo_gallery, draw
+from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.drawings.drawings import demo_gallery, draw
 from ztcir_sdk.errors import UsageError, ZtcirError
 
 Array = NDArray[np.float32]

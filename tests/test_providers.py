@@ -26,13 +26,13 @@ from tiny_bundle import SIZE, TinyModel, write_tiny_bundle
 from cli.options import BACKENDS as CLI_BACKENDS
 from cli.options import Engine
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle import Bundle
-from ztcir_sdk.engines import graph_source
+from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle.graph_source import graph_source
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.runtime import BACKENDS, OnnxGraph, RuntimeSettings, devices, open_graph
-from ztcir_sdk.runtime.engine_cache import CACHE_VARIABLE
-from ztcir_sdk.runtime.preload import preload
-from ztcir_sdk.runtime.trial import ProviderRun, run_tiny_graph
+from ztcir_sdk.runtime.onnx.preload import preload
+from ztcir_sdk.runtime.onnx.trial import ProviderRun, run_tiny_graph
+from ztcir_sdk.runtime.tensorrt.cache import CACHE_VARIABLE
 
 CPU, CUDA, TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tiny_bundle import SIZE, TinyModel, write_tiny_bundle
 
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle import METHODS
+from ztcir_sdk.bundle.bundle import METHODS
 from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.errors import ImageError, UsageError
 from ztcir_sdk.preprocess import load_image

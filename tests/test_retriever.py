@@ -25,7 +25,7 @@ from tiny_bundle import PREPROCESSING, PROMPTS, TinyModel, tiny_parts, unit, wri
 
 import ztcir_sdk
 from ztcir_sdk import Bundle, Hit, Reference, Retriever, ZtcirError
-from ztcir_sdk.bundle import METHODS
+from ztcir_sdk.bundle.bundle import METHODS
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import (
     BundleError,
@@ -435,7 +435,7 @@ def test_precision_is_chosen_and_recorded(tmp_path: Path, folder: Path) -> None:
 
 
 def test_pretrained_bundles_come_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ztcir_sdk.bundle.resources.files", lambda _: tmp_path)
+    monkeypatch.setattr("ztcir_sdk.bundle.bundle.resources.files", lambda _: tmp_path)
     with pytest.raises(BundleError, match="holds no bundle"):
         Retriever.from_pretrained()
     write_tiny_bundle(tmp_path / "bundles" / "fashion-lite", name="fashion-lite")

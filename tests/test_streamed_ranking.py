@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ztcir_sdk.evaluation.benchmarks.streamed_ranking import BLOCK, rank_blocks, rank_own
 from ztcir_sdk.evaluation.metrics import NO_ROW, rank
-from ztcir_sdk.evaluation.streamed_ranking import BLOCK, rank_blocks, rank_own
 
 Array = NDArray[np.float32]
 

@@ -24,19 +24,20 @@ from onnx import TensorProto, helper
 from tiny_bundle import write_tiny_bundle
 
 from cli.main import main
-from ztcir_sdk.bundle import Bundle, embedded_names
-from ztcir_sdk.engines import BatchSizes, build_engines, graph_source
+from ztcir_sdk.bundle.bundle import Bundle, embedded_names
+from ztcir_sdk.bundle.engines import build_engines
+from ztcir_sdk.bundle.graph_source import BatchSizes, graph_source
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
 from ztcir_sdk.runtime import GraphSource, OnnxGraph, RuntimeSettings, ShapeRange
-from ztcir_sdk.runtime.architectures import architecture_of, gpu_names
-from ztcir_sdk.runtime.engine_cache import CACHE_VARIABLE, EngineCache
-from ztcir_sdk.runtime.tensorrt_build import (
+from ztcir_sdk.runtime.tensorrt.architectures import architecture_of, gpu_names
+from ztcir_sdk.runtime.tensorrt.build import (
     EngineBuildError,
     UnsupportedGraphError,
     build_engine,
 )
-from ztcir_sdk.runtime.tensorrt_graph import widened
-from ztcir_sdk.runtime.tensorrt_package import TensorRt, import_tensorrt
+from ztcir_sdk.runtime.tensorrt.cache import CACHE_VARIABLE, EngineCache
+from ztcir_sdk.runtime.tensorrt.package import TensorRt, import_tensorrt
+from ztcir_sdk.runtime.tensorrt.widen import widened
 
 ROOT = Path(__file__).resolve().parents[1]
 SUPPORTED = json.loads((Path(__file__).parent / "tensorrt_10_3_operators.json").read_text())
@@ -292,7 +293,7 @@ def test_without_onnx_what_widens_such_weights_is_named(
     source = GraphSource(
         stored_in_int8(tmp_path / "small.onnx"), "digest", ranges={"B": ShapeRange(1, 1, 4)}
     )
-    monkeypatch.setattr("ztcir_sdk.runtime.tensorrt_build.can_widen", lambda: False)
+    monkeypatch.setattr("ztcir_sdk.runtime.tensorrt.build.can_widen", lambda: False)
     with pytest.raises(EngineBuildError, match="pip install onnx") as caught:
         build_engine(source, rtx, architecture="sm_86")
     one_sentence(caught.value)
@@ -313,7 +314,7 @@ def test_an_architecture_that_is_not_compiled_for_is_refused(rtx: TensorRt, tiny
 
 
 def test_a_machine_without_a_gpu_asks_for_its_name(tiny: Bundle) -> None:
-    from ztcir_sdk.runtime.cuda import count_gpus
+    from ztcir_sdk.runtime.tensorrt.cuda import count_gpus
 
     pytest.importorskip("cuda.bindings", reason="cuda-python is not installed")
     if count_gpus():

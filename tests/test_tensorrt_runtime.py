@@ -27,10 +27,12 @@ from tiny_bundle import D_T, D_VSI, SIZE, N, TinyModel, tiny_parts, write_tiny_b
 from cli.main import main
 from ztcir_sdk import Retriever
 from ztcir_sdk.benchmark import BenchmarkSettings, benchmark
-from ztcir_sdk.bundle import Bundle
-from ztcir_sdk.engines import BatchSizes, build_engines, graph_source
+from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle.engines import build_engines
+from ztcir_sdk.bundle.graph_source import BatchSizes, graph_source
+from ztcir_sdk.doctor.findings import Diagnosis, Finding
+from ztcir_sdk.doctor.runtime import look_at_gpu
 from ztcir_sdk.errors import MissingDependencyError, UsageError, ZtcirError
-from ztcir_sdk.findings import Diagnosis, Finding
 from ztcir_sdk.runtime import (
     GraphSource,
     OnnxGraph,
@@ -39,13 +41,12 @@ from ztcir_sdk.runtime import (
     cuda,
     open_graph,
     tensorrt,
-    tensorrt_package,
 )
-from ztcir_sdk.runtime.cuda import CudaError, Gpu, OutOfGpuMemoryError
-from ztcir_sdk.runtime.engine_cache import CACHE_VARIABLE, EngineCache, EngineError
-from ztcir_sdk.runtime.engines import Target, ensure_engine
-from ztcir_sdk.runtime.tensorrt import TensorRtGraph
-from ztcir_sdk.runtime_diagnosis import look_at_gpu
+from ztcir_sdk.runtime.tensorrt import package as tensorrt_package
+from ztcir_sdk.runtime.tensorrt.cache import CACHE_VARIABLE, EngineCache, EngineError
+from ztcir_sdk.runtime.tensorrt.cuda import CudaError, Gpu, OutOfGpuMemoryError
+from ztcir_sdk.runtime.tensorrt.graph import TensorRtGraph
+from ztcir_sdk.runtime.tensorrt.open import Target, ensure_engine
 
 TENSORRT = RuntimeSettings(backend="tensorrt", device="cuda:0", threads=1)
 

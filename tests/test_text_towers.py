@@ -23,9 +23,9 @@ from train.model.composed_model import ComposedModel
 from train.model.prompts import mapped_ids, prompt_ids, text_ids
 from train.model.text_tower import TextTower, UnsupportedBackboneError, read_text_tower
 from train.model.vocabulary import VocabularyError, tower_tokenizer
+from ztcir_sdk.bundle.manifest import TextLayout
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.manifest import TextLayout
 from ztcir_sdk.runtime import RuntimeSettings
 from ztcir_sdk.tokenizer import TextTruncatedWarning
 from ztcir_sdk.tokenizer import Tokenizer as SDKTokenizer

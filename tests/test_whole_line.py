@@ -39,8 +39,8 @@ from train.model.text_tower import TextTower
 from train.model.vocabulary import VocabularyError, tower_tokenizer
 from train.stages.recipes import configuration_names, load_configuration
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle import METHODS, Bundle
-from ztcir_sdk.drawings import DEMO_WORDINGS, demo_gallery, demo_queries, draw
+from ztcir_sdk.bundle.bundle import METHODS, Bundle
+from ztcir_sdk.drawings.drawings import DEMO_WORDINGS, demo_gallery, demo_queries, draw
 from ztcir_sdk.errors import ZtcirError
 
 Array = NDArray[np.float32]

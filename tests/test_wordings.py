@@ -33,9 +33,9 @@ from train.wordings.frames import (
 )
 from train.wordings.noise import respell, roughen
 from train.wordings.surface_forms import SLOTS, article, surface_forms, verbalise
-from ztcir_sdk.drawings import DEMO_WORDINGS
-from ztcir_sdk.drawings import KINDS as DEMO_KINDS
-from ztcir_sdk.drawings import Kind as DemoKind
+from ztcir_sdk.drawings.drawings import DEMO_WORDINGS
+from ztcir_sdk.drawings.drawings import KINDS as DEMO_KINDS
+from ztcir_sdk.drawings.drawings import Kind as DemoKind
 from ztcir_sdk.evaluation.oracle import attribute_caption
 
 VALUES = {

@@ -24,7 +24,7 @@ from train.stages.fit_backbone import BackboneTraining, fit_backbone
 from train.stages.fit_compose import ComposeTraining, fit_compose
 from train.stages.fit_map import MapTraining, fit_map
 from train.triplets.stage_two import collection_triplets
-from ztcir_sdk.drawings import Drawing, draw
+from ztcir_sdk.drawings.drawings import Drawing, draw
 
 CONFIGS = Path(__file__).parent / "tiny_configs"
 open_clip.add_model_config(CONFIGS)

@@ -9,17 +9,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ztcir_sdk.version import __version__
+
 if TYPE_CHECKING:
-    from ztcir_sdk.bundle import Bundle
+    from ztcir_sdk.bundle.bundle import Bundle
     from ztcir_sdk.errors import ZtcirError
     from ztcir_sdk.retriever import Hit, Reference, Retriever
 
 __all__ = ["Bundle", "Hit", "Reference", "Retriever", "ZtcirError", "__version__"]
 
-__version__ = "0.1.0"  # as in pyproject.toml
-
 _HOMES = {
-    "Bundle": "ztcir_sdk.bundle",
+    "Bundle": "ztcir_sdk.bundle.bundle",
     "Hit": "ztcir_sdk.retriever",
     "Reference": "ztcir_sdk.retriever",
     "Retriever": "ztcir_sdk.retriever",

@@ -16,8 +16,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from ztcir_sdk.contact_sheet import SheetCell, SheetRow, contact_sheet
-from ztcir_sdk.drawings import (
+from ztcir_sdk.drawings.drawings import (
     DemoQuery,
     Drawing,
     demo_gallery,
@@ -26,6 +25,7 @@ from ztcir_sdk.drawings import (
     showcase_queries,
 )
 from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
+from ztcir_sdk.pages.contact_sheet import SheetCell, SheetRow, contact_sheet
 from ztcir_sdk.retriever import Retriever
 
 __all__ = ["CHECKED_QUERIES", "Demo", "DemoAnswer", "DemoHit", "file_names", "run_demo"]

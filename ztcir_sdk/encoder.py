@@ -14,8 +14,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ztcir_sdk.bundle import METHODS, REFERENCE_TENSORS, Bundle
-from ztcir_sdk.engines import FOR_PROCESSORS, IMAGES_AT_ONCE, TEXTS_AT_ONCE, graph_source
+from ztcir_sdk.bundle.bundle import METHODS, REFERENCE_TENSORS, Bundle
+from ztcir_sdk.bundle.graph_source import (
+    FOR_PROCESSORS,
+    IMAGES_AT_ONCE,
+    TEXTS_AT_ONCE,
+    graph_source,
+)
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.preprocess import ImageSource
 from ztcir_sdk.runtime import Graph, RuntimeSettings, open_graph, resolve_device
@@ -130,7 +135,7 @@ class Encoder:
         return Tokenizer.from_file(self.bundle.tokenizer_path, **options)
 
     def graph(self, name: str) -> Graph:
-        """Return a graph, of `ztcir_sdk.bundle.GRAPHS`, loaded at the first call.
+        """Return a graph, of `ztcir_sdk.bundle.bundle.GRAPHS`, loaded at the first call.
 
         Raises:
             MissingDependencyError: the backend is not installed.

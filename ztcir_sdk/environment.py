@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ztcir_sdk import __version__
 from ztcir_sdk.runtime.cores import available_cores
+from ztcir_sdk.version import __version__
 
 __all__ = [
     "ONNX_RUNTIMES",
@@ -102,7 +102,7 @@ def list_gpus() -> list[str]:
     board = _read("/proc/device-tree/model").strip("\0\n ")
     if "Jetson" in board:
         return [board]
-    from ztcir_sdk.runtime.cuda import gpu_names  # only here: the rest needs no driver
+    from ztcir_sdk.runtime.tensorrt.cuda import gpu_names  # only here: the rest needs no driver
 
     return gpu_names()
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ztcir_sdk.bundle.manifest import Manifest
 from ztcir_sdk.encoder import EncodedImage
-from ztcir_sdk.manifest import Manifest
 from ztcir_sdk.preprocess import ImageSource
 
 __all__ = ["ReferenceCache", "read_content", "reference_bytes"]

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle
+from ztcir_sdk.bundle.bundle import DEFAULT_BUNDLE, Bundle
+from ztcir_sdk.bundle.graph_source import IMAGES_AT_ONCE
 from ztcir_sdk.encoder import EncodedImage, Encoder, Questions
-from ztcir_sdk.engines import IMAGES_AT_ONCE
 from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
 from ztcir_sdk.files import hash_file
 from ztcir_sdk.gallery import IndexReport, build_index

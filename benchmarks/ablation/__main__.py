@@ -34,7 +34,7 @@ from benchmarks.surroundings import ROOT, load_average, surroundings
 from cli.output import note, table, write_file
 from train.data.collection import read_collection
 from train.data.source import read_sources
-from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import ZtcirError, telling_full_disk
 

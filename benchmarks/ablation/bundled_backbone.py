@@ -23,8 +23,8 @@ from train.model.backbone import Backbone, BackboneConfig, create_backbone
 from train.model.checkpoint import write_checkpoint
 from train.model.composed_model import ComposedModel, ModelConfig
 from train.stages.fit_map import encode_captions
-from ztcir_sdk.bundle import Bundle
-from ztcir_sdk.drawings import draw, training_drawings
+from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.drawings.drawings import draw, training_drawings
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.preprocess import Preprocessing

@@ -13,7 +13,7 @@ from train.data.report import ReadReport, caption_notes
 from train.data.shards import read_shard_list
 from train.data.source import read_sources
 from train.data.stream import is_held_out
-from ztcir_sdk.drawings import draw, training_drawings
+from ztcir_sdk.drawings.drawings import draw, training_drawings
 
 __all__ = [
     "drawn_images",

@@ -12,8 +12,8 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from train.model.text_tower import SIGLIP_CLEANING, TextTower
+from ztcir_sdk.bundle.manifest import TextLayout
 from ztcir_sdk.errors import MissingDependencyError, ZtcirError
-from ztcir_sdk.manifest import TextLayout
 from ztcir_sdk.tokenizer import Tokenizer as SDKTokenizer
 
 __all__ = [

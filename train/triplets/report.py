@@ -13,9 +13,9 @@ from PIL import Image
 
 from train.wordings.attribute_wordings import KINDS, families
 from train.wordings.phrase_wordings import CHANGES, SHAPES, phrase_families
-from ztcir_sdk.contact_sheet import Picture, SheetCell, SheetRow, contact_sheet
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.evaluation.triplets import Triplet
+from ztcir_sdk.pages.contact_sheet import Picture, SheetCell, SheetRow, contact_sheet
 
 __all__ = ["TripletReport", "triplet_sheet"]
 

@@ -38,7 +38,7 @@ from train.wordings.templates import (
     SHARED_CHOICES,
     WRITTEN_FAMILIES,
 )
-from ztcir_sdk.drawings import DEMO_WORDINGS
+from ztcir_sdk.drawings.drawings import DEMO_WORDINGS
 from ztcir_sdk.evaluation.oracle import attribute_caption
 
 __all__ = [

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk.bundle import METHODS
+from ztcir_sdk.bundle.bundle import METHODS
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, recall_at_k, relevance
 from ztcir_sdk.evaluation.oracle import attribute_caption

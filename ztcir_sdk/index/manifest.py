@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ztcir_sdk import __version__
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.files import flush_file, flush_folder, hash_file
+from ztcir_sdk.version import __version__
 
 __all__ = [
     "FORMAT_VERSION",

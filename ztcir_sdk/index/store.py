@@ -18,7 +18,6 @@ import filelock
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ztcir_sdk import __version__
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import IndexMismatchError
 from ztcir_sdk.files import flush_file
@@ -36,6 +35,7 @@ from ztcir_sdk.index.manifest import (
 from ztcir_sdk.index.protocol import Neighbours
 from ztcir_sdk.index.view import IndexView, open_view
 from ztcir_sdk.index.writer import IndexWriter
+from ztcir_sdk.version import __version__
 
 __all__ = ["Index"]
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk import __version__
 from ztcir_sdk.environment import now
 from ztcir_sdk.files import flush_file
 from ztcir_sdk.index import vectors as nearest
@@ -29,6 +28,7 @@ from ztcir_sdk.index.manifest import (
     remove_unnamed,
 )
 from ztcir_sdk.index.view import FLOAT, IndexView, map_vectors, rows_in_a_block
+from ztcir_sdk.version import __version__
 
 __all__ = ["IndexWriter"]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ztcir_sdk.runtime.cores import available_cores
 from ztcir_sdk.runtime.devices import resolve_device
-from ztcir_sdk.runtime.onnx import OnnxGraph
+from ztcir_sdk.runtime.onnx.graph import OnnxGraph
 from ztcir_sdk.runtime.protocol import Graph, TensorSpec
 from ztcir_sdk.runtime.settings import BACKENDS, RuntimeSettings
 from ztcir_sdk.runtime.source import GraphSource, ShapeRange, ShapeRanges
@@ -48,7 +48,7 @@ def open_graph(
     if device == "cpu" or settings.backend in ("onnx", "onnx-tensorrt"):
         return OnnxGraph(graph, settings)
     # Only here: a processor needs none of it.
-    from ztcir_sdk.runtime.engines import open_cached_engine, open_engine
+    from ztcir_sdk.runtime.tensorrt.open import open_cached_engine, open_engine
 
     source = graph if isinstance(graph, GraphSource) else GraphSource.of_file(graph)
     if settings.backend == "tensorrt":

@@ -7,9 +7,9 @@ import re
 import warnings
 
 from ztcir_sdk.errors import MissingDependencyError, UsageError
-from ztcir_sdk.runtime.cuda import count_gpus
-from ztcir_sdk.runtime.onnx_providers import CUDA, import_onnxruntime
-from ztcir_sdk.runtime.trial import run_tiny_graph
+from ztcir_sdk.runtime.onnx.providers import CUDA, import_onnxruntime
+from ztcir_sdk.runtime.onnx.trial import run_tiny_graph
+from ztcir_sdk.runtime.tensorrt.cuda import count_gpus
 
 __all__ = ["resolve_device"]
 

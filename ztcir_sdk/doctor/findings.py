@@ -1,0 +1,60 @@
+"""What a diagnosis found, one thing after another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ztcir_sdk.environment import describe_machine, now, versions
+from ztcir_sdk.runtime.onnx.trial import ProviderRun
+
+__all__ = ["Diagnosis", "Finding", "Status"]
+
+Status = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    status: Status
+    """"problem" stands in the way of a search; "note" does not."""
+    detail: str
+    cure: str = ""
+    """What to do, if there is something to do."""
+
+    def to_dict(self) -> dict[str, str]:
+        """Return JSON values."""
+        values = {"name": self.name, "status": self.status, "detail": self.detail}
+        return {**values, "cure": self.cure} if self.cure else values
+
+
+@dataclass
+class Diagnosis:
+    """All findings, in the order in which they were made."""
+
+    findings: list[Finding] = field(default_factory=list)
+    providers: list[ProviderRun] = field(default_factory=list)
+    model_card: dict[str, Any] | None = None
+
+    @property
+    def can_search(self) -> bool:
+        """Whether nothing stands in the way."""
+        return all(finding.status != "problem" for finding in self.findings)
+
+    def add(self, name: str, status: Status, detail: str, cure: str = "") -> None:
+        """Note a finding."""
+        self.findings.append(Finding(name, status, detail, cure))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values, with the date, the machine and the versions."""
+        return {
+            "can_search": self.can_search,
+            "date": now(),
+            "machine": describe_machine(),
+            "versions": versions(),
+            "providers": [run.to_dict() for run in self.providers],
+            "model_card": self.model_card,
+            "findings": [finding.to_dict() for finding in self.findings],
+        }

@@ -1,0 +1,157 @@
+"""NVIDIA's libraries here: which version really loads, and what installs a missing one."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ztcir_sdk.errors import MissingDependencyError, ZtcirError
+from ztcir_sdk.runtime.onnx.preload import preload
+from ztcir_sdk.runtime.onnx.trial import TINY_GRAPH, TINY_INPUT
+from ztcir_sdk.runtime.source import GraphSource
+from ztcir_sdk.runtime.tensorrt.cuda import Gpu, driver_version, import_cuda
+from ztcir_sdk.runtime.tensorrt.package import PACKAGES, import_tensorrt, installed_packages
+
+__all__ = ["Library", "TensorRtTrial", "cuda_libraries", "tensorrt_libraries", "try_tensorrt"]
+
+_INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+
+
+@dataclass(frozen=True)
+class Library:
+    """Something that a GPU needs."""
+
+    name: str
+    version: str | None
+    """None if it is missing or does not load."""
+    why: str = ""
+    """Why it does not load, where that is known."""
+    cure: str = ""
+    """What to do about that."""
+
+
+@dataclass(frozen=True)
+class TensorRtTrial:
+    """What TensorRT did with a tiny graph here."""
+
+    name: str
+    """What the package is called."""
+    version: str
+    ran: bool
+    """Whether it ran it on a GPU."""
+    compiled: bool
+    """Whether it made an engine of it."""
+    why_not: str = ""
+
+
+def cuda_libraries(ort: Any | None) -> list[Library]:
+    """Return the driver, CUDA and cuDNN, of the major versions that ONNX Runtime is made for."""
+    newest = driver_version()
+    libraries = [
+        Library(
+            "CUDA driver",
+            newest,
+            cure=""
+            if newest
+            else "install NVIDIA's driver, or start the container with --gpus all",
+        )
+    ]
+    made_for = str(getattr(ort, "cuda_version", "") or "")
+    if ort is not None:
+        preload(ort)
+    major = made_for.partition(".")[0] or "12"
+    cudart = _load("libcudart.so." + major, f"cudart64_{major}.dll", "cudaRuntimeGetVersion")
+    libraries.append(_library("CUDA", cudart, lambda v: f"{v // 1000}.{v % 1000 // 10}"))
+    cudnn = _load("libcudnn.so.9", "cudnn64_9.dll", "cudnnGetVersion")
+    dotted: Callable[[int], str] = lambda v: f"{v // 10000}.{v % 10000 // 100}.{v % 100}"  # noqa: E731
+    libraries.append(_library("cuDNN", cudnn, dotted))
+    return libraries
+
+
+def tensorrt_libraries() -> list[Library]:
+    """Return the TensorRT packages that are installed, and what talks to the GPU beside them."""
+    libraries: list[Library] = []
+    for package in installed_packages():
+        try:
+            version = import_tensorrt(package).version
+        except MissingDependencyError as error:
+            libraries.append(Library(PACKAGES[package], None, cure=str(error)))
+        else:
+            libraries.append(Library(PACKAGES[package], version))
+    if libraries:
+        try:
+            import_cuda()
+        except MissingDependencyError as error:
+            libraries.append(Library("cuda-python", None, cure=str(error)))
+    return libraries
+
+
+def try_tensorrt(package: str) -> TensorRtTrial:
+    """Build a tiny graph's engine and run it; without a GPU, compile it at most.
+
+    Raises:
+        MissingDependencyError: the package does not load.
+    """
+    from ztcir_sdk.runtime.settings import RuntimeSettings
+    from ztcir_sdk.runtime.tensorrt.cache import EngineCache
+    from ztcir_sdk.runtime.tensorrt.graph import TensorRtGraph
+    from ztcir_sdk.runtime.tensorrt.open import Target, ensure_engine
+
+    trt = import_tensorrt(package)
+
+    def result(why: str, *, ran: bool = False, compiled: bool = False) -> TensorRtTrial:
+        return TensorRtTrial(PACKAGES[package], trt.version, ran, compiled, why)
+
+    gpu: Gpu | None = None
+    why, compiled = "", False
+    try:
+        gpu = Gpu(0)
+    except ZtcirError as error:
+        why = str(error)
+    if gpu is None and not trt.architectures():
+        return result(why)
+    target = Target(trt.architectures()[-1]) if gpu is None else Target.of(gpu)
+    with tempfile.TemporaryDirectory(prefix="ztcir-doctor-") as scratch:
+        file = Path(scratch) / "tiny.onnx"
+        file.write_bytes(TINY_GRAPH)
+        try:
+            source, cache = GraphSource.of_file(file), EngineCache(Path(scratch) / "engines")
+            stored, _ = ensure_engine(source, trt, target, cache=cache)
+            compiled = True
+            if gpu is not None:
+                graph = TensorRtGraph(stored, trt, gpu, RuntimeSettings())
+                [y] = graph.run({"x": TINY_INPUT}).values()
+                graph.close()
+                if np.allclose(y, TINY_INPUT @ TINY_INPUT):
+                    return result("", ran=True, compiled=True)
+                why = f"the result is wrong: {y.tolist()}"
+        except ZtcirError as error:
+            why = str(error)
+    return result(why, compiled=compiled)
+
+
+def _load(linux: str, windows: str, function: str) -> int | str:
+    """Return what a library says is its version, or why it does not load."""
+    try:
+        library = ctypes.CDLL(windows if sys.platform == "win32" else linux)
+        if function == "cudnnGetVersion":
+            library.cudnnGetVersion.restype = ctypes.c_size_t
+            return int(library.cudnnGetVersion())
+        version = ctypes.c_int(0)
+        getattr(library, function)(ctypes.byref(version))
+    except (OSError, AttributeError) as error:
+        return str(error)
+    return version.value
+
+
+def _library(name: str, found: int | str, dotted: Callable[[int], str]) -> Library:
+    if isinstance(found, str):
+        return Library(name, None, why=found, cure=_INSTALL)
+    return Library(name, dotted(found))

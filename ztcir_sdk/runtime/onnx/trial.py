@@ -1,0 +1,90 @@
+"""A tiny graph, run for real: the only proof that an execution provider works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ztcir_sdk.runtime.onnx.preload import preload
+
+__all__ = [
+    "PLACEMENT",
+    "TINY_GRAPH",
+    "TINY_INPUT",
+    "ProviderRun",
+    "first_line",
+    "placement",
+    "run_tiny_graph",
+]
+
+# y = MatMul(x, x) of 2 x 2 float32 (opset 13, IR version 8), as `onnx.helper` serialises it.
+TINY_GRAPH = bytes.fromhex(
+    "08083a400a110a01780a017812017922064d61744d756c1201675a130a0178120e0a0c"
+    "080112080a0208020a02080262130a0179120e0a0c080112080a0208020a02080242040a00100d"
+)
+TINY_INPUT = np.array([[1, 2], [3, 4]], dtype=np.float32)
+_CPU = "CPUExecutionProvider"
+_SILENT = 4  # log severity
+PLACEMENT = "session.record_ep_graph_assignment_info"
+"""Session option with which `placement` can tell."""
+
+
+@dataclass(frozen=True)
+class ProviderRun:
+    """Whether an execution provider of ONNX Runtime really ran a graph here."""
+
+    provider: str
+    ran: bool
+    why_not: str = ""
+    nodes: dict[str, int] = field(default_factory=dict)
+    """Provider -> nodes of the graph that were given to it, where ONNX Runtime tells."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        values: dict[str, Any] = {"provider": self.provider, "ran": self.ran}
+        if self.nodes:
+            values["nodes"] = self.nodes
+        return values if self.ran else {**values, "why_not": self.why_not}
+
+
+def run_tiny_graph(ort: Any, provider: str) -> ProviderRun:
+    """Run a graph on one provider, with no other to fall back to in silence."""
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT  # what goes wrong is told in the result
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry(PLACEMENT, "1")
+    if provider != _CPU:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        if missing := preload(ort, provider):
+            return ProviderRun(provider, False, missing)
+    try:
+        session = ort.InferenceSession(TINY_GRAPH, options, providers=[provider], enable_fallback=0)
+        used = session.get_providers()[0]
+        [y] = session.run(None, {"x": TINY_INPUT})
+        nodes = placement(session)
+    except Exception as error:  # ONNX Runtime's own exceptions have no common base but this
+        return ProviderRun(provider, False, first_line(error))
+    if used != provider:
+        return ProviderRun(provider, False, f"{used} ran in its place", nodes)
+    if nodes and provider not in nodes:
+        return ProviderRun(provider, False, f"{next(iter(nodes))} ran in its place", nodes)
+    if not np.allclose(y, TINY_INPUT @ TINY_INPUT):
+        return ProviderRun(provider, False, f"the result is wrong: {y.tolist()}", nodes)
+    return ProviderRun(provider, True, nodes=nodes)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a message, which may go on with a trace."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def placement(session: Any) -> dict[str, int]:
+    """Return how many nodes each provider was given; empty where ONNX Runtime does not tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    nodes: dict[str, int] = {}
+    for part in session.get_provider_graph_assignment_info():
+        nodes[part.ep_name] = nodes.get(part.ep_name, 0) + len(part.get_nodes())
+    return nodes
