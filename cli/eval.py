@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.eval_benchmarks import circo, cirr, fashioniq, genecis
-from cli.options import METHODS, Engine, as_json, with_engine
+from cli.options import Engine, as_json, with_engine
 from cli.output import emit_json, measured_with, note, progress_bar, table
 from cli.paths import expand
+from ztcir_sdk.names import METHODS, ORACLE
 
 if TYPE_CHECKING:
     from ztcir_sdk.evaluation.triplet_evaluation import MethodScores
@@ -49,7 +50,7 @@ for benchmark in (fashioniq, cirr, circo, genecis):
 )
 @click.option(
     "--method",
-    type=click.Choice((*METHODS, "oracle", ALL)),
+    type=click.Choice((*METHODS, ORACLE, ALL)),
     default="composed",
     show_default=True,
     help="How to answer. oracle reads the targets' attributes; all compares every method, and "
@@ -88,7 +89,7 @@ def triplets(
             retriever,
             expand((*images, *more_images)),
             file,
-            methods=(*METHODS, "oracle") if method == ALL else (method,),
+            methods=(*METHODS, ORACLE) if method == ALL else (method,),
             weight=weight,
             best_sum=method == ALL,
             index=None if index is None else retriever.open_index(index),

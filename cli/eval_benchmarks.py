@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import METHODS, Engine, as_json, with_engine
+from cli.options import Engine, as_json, with_engine
 from cli.output import emit_json, measured_with, note, progress_bars, table, write_file
+from ztcir_sdk.names import METHODS, PROMPTED_METHODS
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -29,7 +30,7 @@ LISTED = 1000
 def _module(name: str) -> ModuleType:
     import importlib
 
-    return importlib.import_module(f"ztcir_sdk.evaluation.{name}")
+    return importlib.import_module(f"ztcir_sdk.evaluation.benchmarks.{name}")
 
 
 def _print_download_help(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -182,7 +183,7 @@ def _evaluate(
     run_benchmark: Callable[..., BenchmarkReport] = getattr(benchmark, f"evaluate_{name}")
     if weight is not None and method not in ("sum", ALL):
         raise click.UsageError("--weight is of --method sum: leave it out, or use sum.")
-    if prompt is not None and method not in ("composed", "stage1", ALL):
+    if prompt is not None and method not in (*PROMPTED_METHODS, ALL):
         raise click.UsageError("--prompt is of --method composed and stage1: leave it out.")
     _require_places(html, out if split == "test" else None)
     retriever = engine.retriever()

@@ -18,8 +18,9 @@ from cli.export_trt import (
     show_engines,
     tensorrt_options,
 )
-from cli.options import METHODS, load_bundle
+from cli.options import load_bundle
 from cli.output import emit_json
+from ztcir_sdk.names import METHODS
 
 if TYPE_CHECKING:
     from train.model.backbone import Backbone

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cli.paths import expand
+from ztcir_sdk.names import PRECISIONS
 
 if TYPE_CHECKING:
     from export.precision import Acceptance
 
 __all__ = ["PrecisionChoice", "precision_options"]
 
-PRECISIONS = ("fp32", "fp16", "int8")
 """As in `export.precision`, which --help does without."""
 
 TRIED_ON = {"calibration": ("int8",), "gallery": ("fp16", "int8"), "triplets": ("fp16", "int8")}

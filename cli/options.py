@@ -10,25 +10,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ztcir_sdk.names import BACKENDS
+
 if TYPE_CHECKING:
     from ztcir_sdk.bundle.bundle import Bundle
     from ztcir_sdk.retriever import Retriever
 
 __all__ = [
-    "BACKENDS",
-    "METHODS",
     "Engine",
     "as_json",
     "bundle_option",
     "load_bundle",
     "with_engine",
 ]
-
-METHODS = ("composed", "mapped", "stage1", "image", "text", "sum")
-"""As in `ztcir_sdk.bundle.bundle`, which --help does without."""
-
-BACKENDS = ("auto", "onnx", "onnx-tensorrt", "tensorrt")
-"""As in `ztcir_sdk.runtime`, which --help does without."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

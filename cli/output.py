@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.files import write_whole
 
 if TYPE_CHECKING:
     from ztcir_sdk.retriever import Retriever
@@ -132,7 +133,7 @@ def write_file(path: Path, data: bytes) -> None:
         ZtcirError: its folder is missing, or cannot be written to.
     """
     try:
-        path.write_bytes(data)
+        write_whole(path, data)
     except OSError as error:
         raise ZtcirError(
             f"{path} cannot be written ({error.strerror}); choose another place."

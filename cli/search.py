@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import METHODS, Engine, as_json, with_engine
+from cli.options import Engine, as_json, with_engine
 from cli.output import emit_json, note, table, write_file
+from ztcir_sdk.names import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ztcir_sdk.names import TRAINING_PRECISIONS
+
 if TYPE_CHECKING:
     from train.stages.recipes import Configuration
 
@@ -92,7 +94,7 @@ def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option(
             "--precision",
-            type=click.Choice(["fp32", "bf16", "fp16"]),
+            type=click.Choice(TRAINING_PRECISIONS),
             default="bf16",
             show_default=True,
             help="Of matrix products; weights stay fp32.",

@@ -12,6 +12,7 @@ import click
 
 from cli.options import as_json as json_option
 from cli.output import emit_json, note, write_file
+from ztcir_sdk.names import UNKNOWN_VALUE
 
 if TYPE_CHECKING:
     from train.data.item import Item
@@ -223,7 +224,6 @@ def _make(
     noise: float,
 ) -> tuple[list[Triplet], Mapping[str, int], Mapping[str, int]]:
     """The triplets, why items took no part, and why pairs of captions gave none."""
-    from train.data.item import UNKNOWN
     from train.triplets.from_attributes import synthesise
     from train.triplets.from_captions import mine_captions
     from train.triplets.near_duplicates import SAME_LOOK, without_near_duplicates
@@ -241,7 +241,7 @@ def _make(
         f"no known {kind}"
         for item in items
         for kind in ("colour", "type", "gender", "pattern")
-        if getattr(item, kind) == UNKNOWN
+        if getattr(item, kind) == UNKNOWN_VALUE
     )
     found = synthesise(items, seed=seed, limit=limit, held_out=held_out, noise=noise)
     found, duplicates = without_near_duplicates(found, pictures)

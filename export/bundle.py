@@ -15,16 +15,14 @@ import torch
 from export.agreement import Judge, calibration_pictures, drawn_probe, folder_probe
 from export.graphs import backbone_of, graph_modules
 from export.parity import check_frozen_text, check_parity, randomised
-from export.precision import PRECISIONS, Acceptance, accept
+from export.precision import Acceptance, accept
 from export.storage import round_weights
 from export.variants import Variants, export_fp32, write_variants
 from train.model.backbone import Backbone
 from train.model.checkpoint import hash_tensors
 from train.model.composed_model import ComposedModel
-from train.model.prompts import COMPOSED_PROMPT, MAPPED_PROMPT
 from train.model.vocabulary import text_layout, write_tokenizer
 from ztcir_sdk.bundle.bundle import (
-    METHODS,
     Bundle,
     Dimensions,
     FileRecord,
@@ -36,13 +34,13 @@ from ztcir_sdk.bundle.bundle import (
 )
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.files import hash_file
+from ztcir_sdk.names import METHODS, PRECISIONS, PROMPTS
 from ztcir_sdk.preprocess import Preprocessing
 
 __all__ = ["export_bundle", "image_tower_fingerprint"]
 
 BARE_METHODS = ("image", "text", "sum")
 """What a backbone answers without trained parts."""
-PROMPTS = {"composed": COMPOSED_PROMPT, "stage1": COMPOSED_PROMPT, "mapped": MAPPED_PROMPT}
 TOKENIZER = "tokenizer.json"
 
 

@@ -25,7 +25,6 @@ from train.model.backbone import Backbone
 from train.model.composed_model import ComposedModel
 
 __all__ = [
-    "GRAPHS",
     "OPSET",
     "GraphModule",
     "backbone_of",
@@ -36,7 +35,6 @@ __all__ = [
 ]
 
 OPSET = 18  # what TensorRT 10.3 (JetPack 6) documents in full
-GRAPHS = ("image_encoder", "token_learner", "text_encoder")
 
 
 class ImageEncoder(nn.Module):

@@ -19,9 +19,8 @@ from ztcir_sdk.evaluation.triplet_evaluation import evaluate_triplets
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.sources import Source
 
-__all__ = ["BOUNDS", "PRECISIONS", "Acceptance", "Bounds", "PrecisionError", "accept"]
+__all__ = ["BOUNDS", "Acceptance", "Bounds", "PrecisionError", "accept"]
 
-PRECISIONS = ("fp32", "fp16", "int8")
 MAP_LOSS = 0.005
 """Half a point of mAP@10, that a precision may cost."""
 

@@ -28,12 +28,12 @@ from PIL import Image
 from tiny_bundle import TinyModel, write_tiny_bundle
 
 from cli.main import COMMANDS, LazyCommand, main
-from cli.options import METHODS
 from cli.paths import expand
 from ztcir_sdk import Retriever, benchmark
-from ztcir_sdk.bundle.bundle import METHODS as SDK_METHODS
 from ztcir_sdk.environment import list_gpus
 from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.names import METHODS
+from ztcir_sdk.names import METHODS as SDK_METHODS
 from ztcir_sdk.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]

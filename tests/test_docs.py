@@ -20,9 +20,9 @@ from tiny_bundle import TinyModel, write_tiny_bundle
 
 from benchmarks.readme import REGIONS
 from cli.main import EXTRAS, main
-from cli.options import METHODS
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.names import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -17,7 +17,6 @@ from PIL import Image
 from tiny_bundle import write_tiny_bundle
 
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle.bundle import METHODS
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
 from ztcir_sdk.evaluation.benchmarks import embedding_run
@@ -29,6 +28,7 @@ from ztcir_sdk.evaluation.benchmarks.images import (
     locate,
     require_whole,
 )
+from ztcir_sdk.names import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 TOWER = "cd" * 32

@@ -18,12 +18,12 @@ from tiny_bundle import write_tiny_bundle
 
 from cli.main import main
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle.bundle import METHODS
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation import triplet_evaluation
 from ztcir_sdk.evaluation.oracle import attribute_caption
 from ztcir_sdk.evaluation.triplet_evaluation import SUM_WEIGHTS, evaluate_triplets
 from ztcir_sdk.index import Index
+from ztcir_sdk.names import METHODS
 
 COUNT = 40
 KINDS = ("colour", "type")

@@ -37,9 +37,10 @@ from export.variants import export_fp32
 from train.model.checkpoint import write_checkpoint
 from train.model.composed_model import ComposedModel, describe_model, own_weights
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle.bundle import METHODS, Bundle
+from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.drawings.drawings import draw, training_drawings
 from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.names import METHODS
 
 Array = NDArray[Any]
 Spoil = Callable[[onnx.ModelProto], None]

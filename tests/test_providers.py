@@ -23,13 +23,14 @@ from onnx import TensorProto, helper
 from test_runtime import text_inputs
 from tiny_bundle import SIZE, TinyModel, write_tiny_bundle
 
-from cli.options import BACKENDS as CLI_BACKENDS
 from cli.options import Engine
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.bundle.graph_source import graph_source
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.runtime import BACKENDS, OnnxGraph, RuntimeSettings, devices, open_graph
+from ztcir_sdk.names import BACKENDS
+from ztcir_sdk.names import BACKENDS as CLI_BACKENDS
+from ztcir_sdk.runtime import OnnxGraph, RuntimeSettings, devices, open_graph
 from ztcir_sdk.runtime.onnx.preload import preload
 from ztcir_sdk.runtime.onnx.trial import ProviderRun, run_tiny_graph
 from ztcir_sdk.runtime.tensorrt.cache import CACHE_VARIABLE

@@ -25,7 +25,6 @@ from tiny_bundle import PREPROCESSING, PROMPTS, TinyModel, tiny_parts, unit, wri
 
 import ztcir_sdk
 from ztcir_sdk import Bundle, Hit, Reference, Retriever, ZtcirError
-from ztcir_sdk.bundle.bundle import METHODS
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import (
     BundleError,
@@ -35,6 +34,7 @@ from ztcir_sdk.errors import (
     UsageError,
 )
 from ztcir_sdk.index import Index
+from ztcir_sdk.names import METHODS
 from ztcir_sdk.retriever import default_index_path
 from ztcir_sdk.sources import read_picture
 from ztcir_sdk.tokenizer import TextTruncatedWarning

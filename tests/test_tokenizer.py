@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from train.model.vocabulary import write_clip_tokenizer
 from ztcir_sdk.errors import BundleError, UsageError
-from ztcir_sdk.tokenizer import PLACEHOLDER_ID, TextTruncatedWarning, Tokenizer, clean
+from ztcir_sdk.names import PLACEHOLDER_ID
+from ztcir_sdk.tokenizer import TextTruncatedWarning, Tokenizer, clean
 
 open_clip = pytest.importorskip("open_clip", reason="parity needs the train extra")
 

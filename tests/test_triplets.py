@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from cli.triplets import triplets as triplets_command
 from train.data.catalogue import read_catalogue
-from train.data.item import UNKNOWN, Item, split_development
+from train.data.item import Item, split_development
 from train.triplets.from_attributes import synthesise, write_triplets
 from train.triplets.report import TripletReport
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
+from ztcir_sdk.names import UNKNOWN_VALUE
 
 
 @st.composite
@@ -28,9 +29,9 @@ def catalogues(draw: st.DrawFn) -> list[Item]:
     rows = draw(
         st.lists(
             st.tuples(
-                st.sampled_from(["Men", "Women", "Unisex", UNKNOWN]),
+                st.sampled_from(["Men", "Women", "Unisex", UNKNOWN_VALUE]),
                 st.sampled_from(["Tshirts", "Casual Shoes", "Ring"]),
-                st.sampled_from(["Black", "Navy Blue", "Multi", UNKNOWN]),
+                st.sampled_from(["Black", "Navy Blue", "Multi", UNKNOWN_VALUE]),
                 st.sampled_from([None, "plain", "striped"]),
                 st.sampled_from(["Acme shirt", "acme  SHIRT", "Bolt shoe", "Ring of Gold", ""]),
             ),
@@ -68,7 +69,7 @@ def test_targets_are_all_items_with_one_attribute_changed_and_no_other(
         made = synthesise(items, seed=seed, limit=30, held_out=held_out)
     except ZtcirError:
         made = []
-        known = [item for item in items if UNKNOWN not in values(item).values()]
+        known = [item for item in items if UNKNOWN_VALUE not in values(item).values()]
         for one in known:  # then no two items may differ in one attribute that both have
             for other in known:
                 apart = [k for k in values(one) if values(one)[k] != values(other)[k]]
@@ -80,8 +81,8 @@ def test_targets_are_all_items_with_one_attribute_changed_and_no_other(
         expected = {**reference, triplet.kind: wanted[triplet.kind]}
         assert sorted(triplet.targets) == sorted(i.id for i in items if values(i) == expected)
         assert triplet.reference not in triplet.targets
-        assert UNKNOWN not in reference.values()
-        assert UNKNOWN not in expected.values()
+        assert UNKNOWN_VALUE not in reference.values()
+        assert UNKNOWN_VALUE not in expected.values()
         assert triplet.text
     assert len({triplet.id for triplet in made}) == len(made)
 
@@ -268,8 +269,8 @@ def test_a_catalogue_is_read_by_split_and_columns(tmp_path: Path) -> None:
     path.write_text(CSV, encoding="utf-8")
     assert read_catalogue(path, "train") == [
         Item("1", "Men", "Tshirts", "Red", None, "Acme Red"),
-        Item("2", "Men", "Tshirts", UNKNOWN, None, "Acme"),
-        Item("4", UNKNOWN, "Tshirts", "Navy Blue", None, "Bolt"),
+        Item("2", "Men", "Tshirts", UNKNOWN_VALUE, None, "Acme"),
+        Item("4", UNKNOWN_VALUE, "Tshirts", "Navy Blue", None, "Bolt"),
     ]
     assert len(read_catalogue(path)) == 4
     woven = read_catalogue(path, "val", columns={"pattern": "weave", "gender": ""})

@@ -39,9 +39,10 @@ from train.model.text_tower import TextTower
 from train.model.vocabulary import VocabularyError, tower_tokenizer
 from train.stages.recipes import configuration_names, load_configuration
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle.bundle import METHODS, Bundle
+from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.drawings.drawings import DEMO_WORDINGS, demo_gallery, demo_queries, draw
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.names import METHODS
 
 Array = NDArray[np.float32]
 PRECISIONS = ("fp32", "fp16", "int8")

@@ -25,6 +25,7 @@ from ztcir_sdk.drawings.drawings import (
     showcase_queries,
 )
 from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
+from ztcir_sdk.files import write_whole
 from ztcir_sdk.pages.contact_sheet import SheetCell, SheetRow, contact_sheet
 from ztcir_sdk.retriever import Retriever
 
@@ -243,7 +244,7 @@ def _write_if_new(path: Path, data: bytes) -> None:
     except FileNotFoundError:
         same = False
     if not same:
-        path.write_bytes(data)
+        write_whole(path, data)
 
 
 def _write_sheet(path: Path, answers: Sequence[DemoAnswer], title: str) -> None:
@@ -263,7 +264,7 @@ def _write_sheet(path: Path, answers: Sequence[DemoAnswer], title: str) -> None:
     stream = io.BytesIO()
     contact_sheet(rows, title=title, per_line=DEPTH).save(stream, "PNG", pnginfo=text)
     try:
-        path.write_bytes(stream.getvalue())
+        write_whole(path, stream.getvalue())
     except OSError as error:
         raise ZtcirError(
             f"The contact sheet {path} cannot be written: {error.strerror}."

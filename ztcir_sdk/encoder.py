@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ztcir_sdk.bundle.bundle import METHODS, REFERENCE_TENSORS, Bundle
+from ztcir_sdk.bundle.bundle import REFERENCE_TENSORS, Bundle
 from ztcir_sdk.bundle.graph_source import (
     FOR_PROCESSORS,
     IMAGES_AT_ONCE,
@@ -22,9 +22,10 @@ from ztcir_sdk.bundle.graph_source import (
     graph_source,
 )
 from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.names import METHODS, PLACEHOLDER_MARK, PROMPTED_METHODS, TEXT_SLOT
 from ztcir_sdk.preprocess import ImageSource
 from ztcir_sdk.runtime import Graph, RuntimeSettings, open_graph, resolve_device
-from ztcir_sdk.tokenizer import PLACEHOLDER_MARK, TEXT_SLOT, Tokenizer
+from ztcir_sdk.tokenizer import Tokenizer
 
 __all__ = ["EncodedImage", "Encoder", "Questions"]
 
@@ -226,7 +227,7 @@ class Encoder:
         weight = 0.5 if weight is None else float(weight)
         if not 0 <= weight <= 1:
             raise UsageError(f"The weight must be from 0 to 1, not {weight}.")
-        if prompt is not None and method not in ("composed", "stage1"):
+        if prompt is not None and method not in PROMPTED_METHODS:
             raise UsageError(f"The method {method!r} takes no prompt: leave it out.")
         if prompt is not None and not (PLACEHOLDER_MARK in prompt and TEXT_SLOT in prompt):
             raise UsageError(f"The prompt {prompt!r} needs a {PLACEHOLDER_MARK} and a {TEXT_SLOT}.")

@@ -1,13 +1,28 @@
-"""Files that must survive a crash, and their checksums."""
+"""Files and folders that are replaced whole or not at all, and their checksums."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
+import secrets
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
-__all__ = ["flush_file", "flush_folder", "hash_file"]
+__all__ = [
+    "finish_swap",
+    "flush_file",
+    "flush_folder",
+    "folder_whole",
+    "hash_file",
+    "open_whole",
+    "standing_folder",
+    "write_whole",
+]
 
 BLOCK = 1 << 20
 
@@ -22,17 +37,109 @@ def hash_file(file: Path) -> str:
 
 
 def flush_file(file: Path) -> None:
-    """Bring a file's bytes to the disk itself."""
-    with file.open("rb+") as stream:
+    """Write a file's cached bytes to the disk."""
+    with file.open("rb+") as stream:  # Windows refuses to flush what is open for reading
         os.fsync(stream.fileno())
 
 
 def flush_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk itself, where the system can."""
+    """Write a folder's entries to the disk, where the system supports it."""
     if sys.platform == "win32":  # there a folder cannot be opened
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # CIFS and some FUSE file systems
+            raise
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def open_whole(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
+    """Open a file for writing; it takes the place of `path` when the block ends without an error.
+
+    A crash at any moment leaves the old file or the new one, and no other process sees a part.
+
+    Args:
+        path: the file to create or replace.
+        mode: "wb" or "w".
+        options: of ``open``, such as ``encoding``.
+
+    Raises:
+        OSError: the folder is missing, the disk is full, and so on; `path` is then untouched.
+    """
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        with fresh.open(mode.replace("w", "x"), **options) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Create or replace a file, whole or not at all; text is written as UTF-8. See `open_whole`."""
+    with open_whole(path) as stream:
+        stream.write(data.encode() if isinstance(data, str) else data)
+
+
+def standing_folder(target: Path) -> Path:
+    """Return `target`, or what stood there before, if a writer was killed while replacing it."""
+    old = _aside(target, "old")
+    return old if not target.exists() and old.is_dir() else target
+
+
+def finish_swap(target: Path) -> None:
+    """Complete a replacement of `target` in which a writer was killed, keeping the newer folder."""
+    old = _aside(target, "old")
+    if target.exists():
+        # On Windows, what is still open may resist; the next writer tries again.
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        old.rename(target)
+
+
+@contextlib.contextmanager
+def folder_whole(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `target` when the block ends without an error.
+
+    A crash at any moment leaves the old folder or the new one, in its place or where
+    `standing_folder` finds it. The block flushes the files that it writes.
+
+    Args:
+        target: a folder to replace whole, or a name that is free.
+
+    Raises:
+        OSError: the disk is full, a rename failed, and so on; the old folder then stays.
+    """
+    fresh, old = _aside(target, "new"), _aside(target, "old")
+    if fresh.exists():  # left behind by a writer that was killed
+        shutil.rmtree(fresh)
+    fresh.mkdir()
+    try:
+        yield fresh
+        flush_folder(fresh)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        try:
+            fresh.rename(target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                old.rename(target)
+            raise
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    flush_folder(target.parent)
+    finish_swap(target)
+
+
+def _aside(target: Path, what: str) -> Path:
+    return target.with_name(f".{target.name}.ztcir-{what}")

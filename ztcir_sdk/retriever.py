@@ -26,10 +26,11 @@ from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
 from ztcir_sdk.files import hash_file
 from ztcir_sdk.gallery import IndexReport, build_index
 from ztcir_sdk.index import GalleryIndex, Index, IndexView, Item
+from ztcir_sdk.names import is_tar
 from ztcir_sdk.preprocess import ImageSource
 from ztcir_sdk.reference_cache import ReferenceCache, read_content, reference_bytes
 from ztcir_sdk.runtime import RuntimeSettings
-from ztcir_sdk.sources import TAR_SUFFIXES, Source, read_picture
+from ztcir_sdk.sources import Source, read_picture
 
 __all__ = ["Hit", "Reference", "Retriever", "default_index_path"]
 
@@ -586,7 +587,7 @@ def _from_archive(image: ImageSource) -> ImageSource:
     if isinstance(image, (str, os.PathLike)) and not os.path.lexists(image):
         path = Path(image)
         for parent in path.parents:
-            if parent.name.lower().endswith(TAR_SUFFIXES) and parent.is_file():
+            if is_tar(parent.name) and parent.is_file():
                 return read_picture(parent.parent, str(path.relative_to(parent.parent)))
     return image
 

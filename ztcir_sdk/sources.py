@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
+from ztcir_sdk.names import is_tar
 
 __all__ = [
     "PICTURE_SUFFIXES",
@@ -34,7 +35,6 @@ __all__ = [
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 """Compared in lower case."""
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 LARGEST_FILE = 1 << 29
 """Bytes of the largest file that is read: 100 megapixels without compression are less."""
 
@@ -151,7 +151,7 @@ def list_pictures(source: Source, *, root: Path | None = None, skip: Path | None
     for path in paths:
         if path.is_dir():
             _list_folder(path, listing, skip)
-        elif path.name.lower().endswith(TAR_SUFFIXES):
+        elif is_tar(path.name):
             _list_archive(path, listing)
         elif path.suffix.lower() in PICTURE_SUFFIXES:
             _list_file(path, listing)
@@ -249,7 +249,7 @@ def read_picture(root: Path, path: str) -> bytes:
     if whole.is_file():
         return SourceReader().read(SourceFile(path, whole.stat().st_size, 0, whole))
     for parent in whole.parents:
-        if parent.name.lower().endswith(TAR_SUFFIXES) and parent.is_file():
+        if is_tar(parent.name) and parent.is_file():
             name = whole.relative_to(parent).as_posix()
             try:
                 with tarfile.open(parent) as archive:

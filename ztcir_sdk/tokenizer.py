@@ -26,14 +26,12 @@ import tokenizers
 from numpy.typing import NDArray
 
 from ztcir_sdk.errors import BundleError, UsageError
+from ztcir_sdk.names import PLACEHOLDER_ID, PLACEHOLDER_MARK, TEXT_SLOT
 
 __all__ = [
     "CLEANINGS",
     "END_OF_TEXT",
-    "PLACEHOLDER_ID",
-    "PLACEHOLDER_MARK",
     "START_OF_TEXT",
-    "TEXT_SLOT",
     "TextTruncatedWarning",
     "Tokenizer",
     "canonicalize",
@@ -42,12 +40,6 @@ __all__ = [
 
 START_OF_TEXT = "<start_of_text>"
 END_OF_TEXT = "<end_of_text>"
-PLACEHOLDER_MARK = "$"
-"""Marks the pseudo-word's place in a template, and only there: in a text it is a dollar sign."""
-PLACEHOLDER_ID = -1
-"""Stands for the pseudo-word in ``input_ids``. No vocabulary has it, so no text can produce it."""
-TEXT_SLOT = "{text}"
-"""Marks the text's place in a template."""
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SLOTS = re.compile(rf"({re.escape(PLACEHOLDER_MARK)}|{re.escape(TEXT_SLOT)})")

@@ -44,12 +44,13 @@ from train.loop.features import image_features, text_features
 from train.loop.record import data_fingerprint
 from train.loop.run import Run, Schedule, parameter_groups
 from train.model.composed_model import ComposedModel, load_backbone
-from train.model.prompts import MAPPED_PROMPT
 from train.stages.fit_map import MapTraining, encode_captions
 from train.stages.losses import info_nce
 from train.stages.map_batches import is_captioned
 from train.wordings.attribute_wordings import describe
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.files import open_whole
+from ztcir_sdk.names import MAPPED_PROMPT
 
 __all__ = ["fit_rival"]
 
@@ -299,9 +300,8 @@ def _invert(bench: _Bench, regulariser: _Regulariser, chosen: NDArray[np.int64])
         if not path.is_file():
             rng = np.random.default_rng([bench.config.seed, number, 2])
             words = _invert_batch(bench, regulariser, prompts, chosen[start : start + size], rng)
-            fresh = folder / ".new.npy"
-            np.save(fresh, words.cpu().numpy())
-            fresh.replace(path)
+            with open_whole(path) as stream:
+                np.save(stream, words.cpu().numpy())
         done.append(torch.from_numpy(np.load(path)))
     return torch.cat(done)
 

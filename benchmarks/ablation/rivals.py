@@ -32,7 +32,8 @@ from train.model.composed_model import ComposedModel, ModelConfig
 from train.model.text_tower import TextTower
 from train.model.vocabulary import tower_tokenizer
 from train.stages.losses import info_nce
-from ztcir_sdk.tokenizer import PLACEHOLDER_ID, Tokenizer
+from ztcir_sdk.names import PLACEHOLDER_ID
+from ztcir_sdk.tokenizer import Tokenizer
 
 __all__ = [
     "RIVALS",

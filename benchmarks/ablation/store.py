@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.ablation.rows import Row
 from ztcir_sdk.environment import now
+from ztcir_sdk.files import write_whole
 
 __all__ = ["FORMAT", "Store"]
 
@@ -64,6 +65,4 @@ class Store:
             "validation": self.validation,
             "identity": identity,
         }
-        fresh = path.with_name(f".{path.name}.new")
-        fresh.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        fresh.replace(path)
+        write_whole(path, json.dumps(values, indent=1, allow_nan=False) + "\n")

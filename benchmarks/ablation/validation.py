@@ -23,12 +23,13 @@ from train.loop.features import BATCH
 from train.model.backbone import Backbone
 from train.model.checkpoint import hash_tensors
 from train.model.composed_model import ComposedModel
-from train.model.prompts import COMPOSED_PROMPT, MAPPED_PROMPT, encode_alike
+from train.model.prompts import encode_alike
 from train.stages.fit_map import encode_captions
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, recall_at_k, relevance
 from ztcir_sdk.evaluation.oracle import attribute_caption
 from ztcir_sdk.evaluation.triplet_evaluation import RECALLS, SUM_WEIGHTS
 from ztcir_sdk.evaluation.triplets import read_triplets
+from ztcir_sdk.names import COMPOSED_PROMPT, MAPPED_PROMPT
 from ztcir_sdk.preprocess import Preprocessing
 
 __all__ = ["Scores", "Validation", "read_validation"]

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from train.data.item import UNKNOWN, Item, is_known
+from train.data.item import Item, is_known
 from train.data.tabular import Row, open_table
 from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.names import CATALOGUE_COLUMNS, UNKNOWN_VALUE
 
 __all__ = ["DEFAULT_COLUMNS", "read_catalogue"]
 
 DEFAULT_COLUMNS: Mapping[str, str] = {
     "id": "id",
-    "gender": "gender",
-    "type": "articleType",
-    "colour": "baseColour",
+    **CATALOGUE_COLUMNS,
     "caption": "caption",
     "split": "split",
 }
@@ -74,7 +73,7 @@ def _item(row: Row, mapped: Mapping[str, str]) -> Item:
         if not mapped.get(field):
             return ""
         found = " ".join(text(field).split())
-        return found if is_known(found) else UNKNOWN
+        return found if is_known(found) else UNKNOWN_VALUE
 
     return Item(
         id=text("id"),

@@ -10,8 +10,9 @@ from train.data.image import FilePicture, TrainingImage, checked
 from train.data.report import ReadReport
 from train.data.shards import BROKEN, item_of
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.names import is_tar
 from ztcir_sdk.runtime.cores import available_cores
-from ztcir_sdk.sources import TAR_SUFFIXES, SourceFile, list_pictures
+from ztcir_sdk.sources import SourceFile, list_pictures
 
 __all__ = ["read_folder"]
 
@@ -29,7 +30,7 @@ def read_folder(folder: Path, report: ReadReport) -> list[TrainingImage]:
     for name, why in listing.failed:
         report.skip(name, why)
     files = [file for file in listing.files if file.offset is None]
-    if not files and any(path.name.lower().endswith(TAR_SUFFIXES) for path in folder.iterdir()):
+    if not files and any(is_tar(path.name) for path in folder.iterdir()):
         report.notes.append(
             f"{folder} holds shards, which are not read as part of a folder; name them themselves, "
             f"as '{folder}/*.tar'."

@@ -9,10 +9,7 @@ import numpy as np
 
 from ztcir_sdk.errors import UsageError, ZtcirError
 
-__all__ = ["UNKNOWN", "DataError", "Item", "is_known", "product_name", "split_development"]
-
-UNKNOWN = "NA"
-"""An attribute value that is not known: such an item takes part in no triplet."""
+__all__ = ["DataError", "Item", "is_known", "product_name", "split_development"]
 
 _NOT_KNOWN = frozenset({"", "na", "n/a", "nan", "none", "null", "unknown"})
 
@@ -25,7 +22,7 @@ class DataError(ZtcirError):
 class Item:
     """A product: its id, its attributes as the catalogue spells them, and its name.
 
-    An attribute is None or empty where the catalogue has no such attribute, and `UNKNOWN` where
+    An attribute is None or empty where the catalogue has no such attribute, and "NA" where
     this item lacks it.
     """
 

@@ -22,19 +22,17 @@ from train.data.image import BytesPicture, SlicePicture, TrainingImage, checked
 from train.data.item import DataError, Item
 from train.data.report import ReadReport
 from ztcir_sdk.errors import ImageError
+from ztcir_sdk.names import CATALOGUE_COLUMNS
 from ztcir_sdk.runtime.cores import available_cores
 
 __all__ = [
     "BROKEN",
     "PICTURES",
-    "SHARD_SUFFIXES",
     "is_closed",
     "is_whole",
     "item_of",
     "read_shard_list",
 ]
-
-SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 """Suffixes of a sample's picture, in lower case; the first that a sample has counts."""
@@ -42,7 +40,6 @@ PICTURES = ("jpg", "jpeg", "png", "webp")
 BROKEN = (KeyError, ValueError, TypeError, RecursionError, ImageError)
 """What a broken sample raises."""
 
-_CATALOGUE = {"gender": "gender", "type": "articleType", "colour": "baseColour"}
 _TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
 _CHUNK = 512  # samples that are checked side by side
 
@@ -82,8 +79,8 @@ def item_of(key: str, texts: Mapping[str, bytes]) -> Item:
     fields = json.loads(texts["json"]) if "json" in texts else {}
     if not isinstance(fields, dict):
         raise ValueError("its JSON is no object")
-    if not fields.keys().isdisjoint(("articleType", "baseColour")):
-        known = {name: str(fields[column]) for name, column in _CATALOGUE.items()}
+    if not fields.keys().isdisjoint((CATALOGUE_COLUMNS["type"], CATALOGUE_COLUMNS["colour"])):
+        known = {name: str(fields[column]) for name, column in CATALOGUE_COLUMNS.items()}
         return Item(id=str(fields["id"]), pattern=None, caption=str(fields["caption"]), **known)
     caption = texts["txt"].decode() if "txt" in texts else fields.get("caption") or ""
     return Item(id=key, gender="", type="", colour="", pattern=None, caption=_one_line(caption))

@@ -12,9 +12,10 @@ from train.data.folder import read_folder
 from train.data.image import TrainingImage
 from train.data.item import DataError
 from train.data.report import ReadReport
-from train.data.shards import SHARD_SUFFIXES, read_shard_list
+from train.data.shards import read_shard_list
 from train.data.table import read_table
 from train.data.tabular import TABLE_SUFFIXES
+from ztcir_sdk.names import is_tar
 
 __all__ = ["expand", "read_sources"]
 
@@ -56,7 +57,7 @@ def read_sources(
     paths = expand(patterns)
     shards: list[Path] = []
     for path in [*paths, None]:
-        if path is not None and path.name.lower().endswith(SHARD_SUFFIXES) and not path.is_dir():
+        if path is not None and is_tar(path.name) and not path.is_dir():
             shards.append(path)
             continue
         if shards:  # shards that follow each other are one data set

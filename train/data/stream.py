@@ -22,12 +22,13 @@ from train.data.report import ReadReport, caption_notes
 from train.data.shards import (
     BROKEN,
     PICTURES,
-    SHARD_SUFFIXES,
     is_closed,
     is_whole,
     item_of,
 )
 from train.data.source import expand
+from ztcir_sdk.files import write_whole
+from ztcir_sdk.names import is_tar
 
 __all__ = [
     "ShardStream",
@@ -54,7 +55,7 @@ def stream_shards(patterns: Sequence[str]) -> list[str]:
             shards += expand_urls(pattern)
             continue
         for path in expand([pattern]):
-            if not path.name.lower().endswith(SHARD_SUFFIXES) or path.is_dir():
+            if not is_tar(path.name) or path.is_dir():
                 raise DataError(f"{path} is no shard (.tar), and only shards can be streamed.")
             if not path.is_file():
                 raise DataError(f"The shard {path} does not exist.")
@@ -143,11 +144,7 @@ def _read_length(path: Path, stream: ShardStream) -> int:
 
 def _write_length(path: Path, stream: ShardStream, count: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(
-        json.dumps({"images": count, "shards": shards_fingerprint(stream.own)}), "utf-8"
-    )
-    fresh.replace(path)
+    write_whole(path, json.dumps({"images": count, "shards": shards_fingerprint(stream.own)}))
 
 
 class ShardStream(IterableDataset[TrainingImage]):

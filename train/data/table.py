@@ -9,10 +9,11 @@ from itertools import islice
 from pathlib import Path
 
 from train.data.image import FilePicture, Picture, TablePicture, TrainingImage, checked
-from train.data.item import UNKNOWN, DataError, Item, is_known
+from train.data.item import DataError, Item, is_known
 from train.data.report import ReadReport
 from train.data.tabular import Row, Table, choose_columns, open_table
 from ztcir_sdk.errors import ImageError, UsageError
+from ztcir_sdk.names import UNKNOWN_VALUE
 from ztcir_sdk.runtime.cores import available_cores
 
 __all__ = ["IMAGE_FIELDS", "pair_name", "pair_picture_columns", "read_table"]
@@ -110,7 +111,7 @@ def _item(row: Row, chosen: Mapping[str, str], name: str) -> Item:
         if field not in chosen:
             return ""
         value = _text(row, chosen, field)
-        return value if is_known(value) else UNKNOWN
+        return value if is_known(value) else UNKNOWN_VALUE
 
     return Item(
         id=name,

@@ -30,6 +30,7 @@ from train.data.image import TrainingImage
 from train.model.backbone import Backbone
 from train.model.checkpoint import hash_tensors
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.files import open_whole, write_whole
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime.cores import available_cores
 
@@ -163,9 +164,7 @@ def image_features(
             if kept or not pooled.is_file():
                 pooled.unlink(missing_ok=True)  # for they are written again, from the start
                 _compute(backbone, images, folder, batch, with_patches=kept)
-                (whole if kept else pooled).write_text(
-                    json.dumps({"images": len(ids)}), encoding="utf-8"
-                )
+                write_whole(whole if kept else pooled, json.dumps({"images": len(ids)}))
     embeds = np.load(folder / "embeds.npy")
     if whole.is_file() and patches is not False:
         stored = np.load(folder / "patches.npy", mmap_mode="r")
@@ -196,13 +195,11 @@ def text_features(
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"texts-{digest.hexdigest()[:16]}.npy"
     if not path.is_file():
-        fresh = path.with_name(f".{path.name}.{os.getpid()}.npy")
         embeds = encode().numpy()
         try:
-            np.save(fresh, embeds)
-            fresh.replace(path)
+            with open_whole(path) as stream:
+                np.save(stream, embeds)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
             raise DiskFullError(
                 f"{path} cannot be written ({error.strerror or error}); free some space, or name "
                 "another --cache."
@@ -256,9 +253,7 @@ def _compute(
     def note(count: int) -> None:
         for array in arrays.values():
             array.flush()
-        fresh = progress.with_name(".progress.new")
-        fresh.write_text(json.dumps({**state, "done": count}), encoding="utf-8")
-        fresh.replace(progress)
+        write_whole(progress, json.dumps({**state, "done": count}))
 
     starts = range(done, len(images), batch)
     chunks = [images[start : start + batch] for start in starts]

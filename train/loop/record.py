@@ -20,6 +20,7 @@ from train.data.image import TrainingImage
 from ztcir_sdk import environment
 from ztcir_sdk.errors import MissingDependencyError
 from ztcir_sdk.evaluation.triplets import Triplet
+from ztcir_sdk.files import write_whole
 
 __all__ = [
     "Cost",
@@ -168,9 +169,7 @@ def _forget_after(path: Path, step: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
     if len(kept) < len(lines):
-        shorter = path.with_name(f".{path.name}.new")
-        shorter.write_text("".join(kept), encoding="utf-8")
-        shorter.replace(path)
+        write_whole(path, "".join(kept))
 
 
 def _events(folder: Path, step: int, wanted: bool | None) -> Any:
@@ -245,6 +244,4 @@ class Record:
     def write(self, **outcome: Any) -> None:
         """Replace ``run.json``; without an outcome when a run begins, with one when it ends."""
         summary = {**self._known, "date": environment.now(), **outcome}
-        fresh = self.path.with_name(f".{self.path.name}.new")
-        fresh.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        fresh.replace(self.path)
+        write_whole(self.path, json.dumps(summary, indent=2) + "\n")

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.files import flush_file, folder_whole, standing_folder
 
 __all__ = [
     "CheckpointError",
@@ -55,43 +54,26 @@ def write_checkpoint(
         tensors: file name without suffix -> tensors by name.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".{folder.name}.new")
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
     try:
-        for name, group in tensors.items():
-            path = fresh / f"{name}.safetensors"
-            save_file({key: value.detach().contiguous() for key, value in group.items()}, path)
-            _flush(path)
-        path = fresh / CONFIG
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        _flush(path)
+        with folder_whole(folder) as fresh:
+            for name, group in tensors.items():
+                path = fresh / f"{name}.safetensors"
+                save_file({key: value.detach().contiguous() for key, value in group.items()}, path)
+                flush_file(path)
+            path = fresh / CONFIG
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            flush_file(path)
     except (OSError, SafetensorError) as error:  # the latter where save_file finds the disk full
-        shutil.rmtree(fresh, ignore_errors=True)
         raise CheckpointError(
             f"The checkpoint {folder} could not be written ({error}); "
             "the one before it is untouched. Free some space and resume."
         ) from error
-    if folder.exists():  # otherwise a writer was killed while swapping, and `old` is all there is
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def find_checkpoint(folder: Path) -> Path | None:
     """The checkpoint at ``folder``, or the one it was replacing when the writer was killed."""
-    # "." has no name to add to
-    for candidate in (folder, folder.parent / f".{folder.name}.old"):
-        if (candidate / CONFIG).is_file():
-            return candidate
-    return None
+    found = standing_folder(folder) if folder.name else folder  # "." has no name to add to
+    return found if (found / CONFIG).is_file() else None
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:

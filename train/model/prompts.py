@@ -12,19 +12,15 @@ from torch import Tensor
 
 from train.model.text_tower import CLIP_TOWER, TextTower
 from train.model.vocabulary import tower_tokenizer
+from ztcir_sdk.names import COMPOSED_PROMPT, MAPPED_PROMPT
 from ztcir_sdk.tokenizer import Tokenizer
 
 __all__ = [
-    "COMPOSED_PROMPT",
-    "MAPPED_PROMPT",
     "encode_alike",
     "mapped_ids",
     "prompt_ids",
     "text_ids",
 ]
-
-MAPPED_PROMPT = "a photo of $"
-COMPOSED_PROMPT = "a photo of $ that {text}"
 
 
 @cache

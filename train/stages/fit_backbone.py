@@ -43,6 +43,7 @@ from train.wordings.attribute_wordings import describe
 from ztcir_sdk.errors import MissingDependencyError
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, relevance
 from ztcir_sdk.evaluation.oracle import attribute_caption
+from ztcir_sdk.names import UNKNOWN_VALUE
 from ztcir_sdk.preprocess import Preprocessing
 
 __all__ = ["BackboneTraining", "fit_backbone", "imagenet_weights"]
@@ -255,7 +256,7 @@ class Texts:
 def known_attributes(item: Item) -> dict[str, str]:
     """An item's attributes without what the catalogue does not know."""
     known = {name: getattr(item, name) for name in ATTRIBUTES}
-    return {name: value for name, value in known.items() if value and value != "NA"}
+    return {name: value for name, value in known.items() if value and value != UNKNOWN_VALUE}
 
 
 class _Trained(nn.Module):

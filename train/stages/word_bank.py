@@ -21,6 +21,7 @@ from torch import Tensor
 from train.data.image import TrainingImage
 from train.data.item import DataError
 from train.stages.losses import nearest_word_alignment, soft_text_alignment
+from ztcir_sdk.names import UNKNOWN_VALUE
 
 __all__ = ["TextAlignment", "WordBank", "default_words", "read_words"]
 
@@ -66,7 +67,7 @@ def default_words(images: Iterable[TrainingImage]) -> tuple[str, ...]:
         value.lower()
         for image in images
         for value in (image.item.type, image.item.colour, image.item.gender, image.item.pattern)
-        if value and value != "NA"
+        if value and value != UNKNOWN_VALUE
     }
     return tuple(dict.fromkeys([*sorted(own), *ATTRIBUTES, *open_clip.IMAGENET_CLASSNAMES]))
 

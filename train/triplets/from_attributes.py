@@ -6,11 +6,8 @@ changed value and keeps the rest is a right answer. Nothing but attributes is ne
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train.data.item import UNKNOWN, Item
+from train.data.item import Item
 from train.wordings.attribute_wordings import KINDS, word
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet
+from ztcir_sdk.files import open_whole
+from ztcir_sdk.names import UNKNOWN_VALUE
 
 if TYPE_CHECKING:
     pass
@@ -97,7 +96,7 @@ def synthesise(
     of more. Triplets of one change share their tuple of targets.
 
     Args:
-        items: the catalogue; an item with an `UNKNOWN` attribute takes no part.
+        items: the catalogue; an item with an `UNKNOWN_VALUE` attribute takes no part.
         seed: an equal seed and equal items give equal triplets.
         limit: how many; None for as many as there are items.
         held_out: ask in the wordings that never train.
@@ -112,7 +111,7 @@ def synthesise(
     if not 0.0 <= noise <= 1.0:
         raise UsageError(f"The noise is a fraction from 0 to 1, not {noise}.")
     groups: defaultdict[_Attributes, list[str]] = defaultdict(list)
-    known = [item for item in items if UNKNOWN not in _attributes(item)]
+    known = [item for item in items if UNKNOWN_VALUE not in _attributes(item)]
     for item in known:
         groups[_attributes(item)].append(item.id)
     repeated = [name for name, count in Counter(item.id for item in items).items() if count > 1]
@@ -174,24 +173,8 @@ def write_triplets(path: Path, triplets: Sequence[Triplet]) -> None:
         ZtcirError: the folder is missing or cannot be written to.
     """
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as lines:
-                for triplet in triplets:
-                    lines.write(json.dumps(dataclasses.asdict(triplet), ensure_ascii=False) + "\n")
-                lines.flush()
-                os.fsync(lines.fileno())
-            Path(temporary).chmod(0o666 & ~_umask())
-            Path(temporary).replace(path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                Path(temporary).unlink()
-            raise
+        with open_whole(path, "w", encoding="utf-8", newline="\n") as lines:
+            for triplet in triplets:
+                lines.write(json.dumps(dataclasses.asdict(triplet), ensure_ascii=False) + "\n")
     except OSError as error:
         raise ZtcirError(f"Cannot write the triplets to {path}: {error.strerror}.") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

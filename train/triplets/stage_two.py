@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from train.data.image import TrainingImage
-from train.data.item import UNKNOWN, DataError
+from train.data.item import DataError
 from train.triplets.formats import resolve
 from train.triplets.from_attributes import synthesise
 from train.triplets.from_captions import mine_captions
 from train.wordings.phrase_wordings import CHANGES
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet
+from ztcir_sdk.names import UNKNOWN_VALUE
 
 __all__ = ["StageTwoData", "collection_triplets", "stage_two_data"]
 
@@ -162,7 +163,7 @@ def _part(triplets: Sequence[Triplet], held_out: set[str]) -> tuple[list[Triplet
 
 def _attributes(images: Sequence[TrainingImage]) -> bool:
     items = (image.item for image in images)
-    return any({item.colour, item.type, item.gender} - {"", UNKNOWN} for item in items)
+    return any({item.colour, item.type, item.gender} - {"", UNKNOWN_VALUE} for item in items)
 
 
 def _can_be_asked(images: Sequence[TrainingImage]) -> bool:

@@ -6,13 +6,12 @@ manifest, so a bundle that was cut short or altered on its way is refused.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -21,9 +20,7 @@ from typing import Any
 
 from ztcir_sdk.bundle.manifest import (
     FORMAT,
-    GRAPHS,
     MANIFEST,
-    METHODS,
     REFERENCE_TENSORS,
     Dimensions,
     FileRecord,
@@ -35,7 +32,7 @@ from ztcir_sdk.bundle.manifest import (
     check_file_name,
 )
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
-from ztcir_sdk.files import flush_folder, hash_file
+from ztcir_sdk.files import finish_swap, folder_whole, hash_file, standing_folder
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.version import __version__
@@ -43,9 +40,7 @@ from ztcir_sdk.version import __version__
 __all__ = [
     "DEFAULT_BUNDLE",
     "FORMAT",
-    "GRAPHS",
     "MANIFEST",
-    "METHODS",
     "REFERENCE_TENSORS",
     "Bundle",
     "Dimensions",
@@ -87,7 +82,7 @@ class Bundle:
         Raises:
             BundleError: it is no bundle, is incomplete or altered, or was made by a newer ztcir.
         """
-        folder = _standing(Path(path).absolute())
+        folder = standing_folder(Path(path).absolute())
         bundle = cls(folder, _read_manifest(folder))
         for file, record in bundle.manifest.files.items():
             _check_file(folder, file, record, verify=verify)
@@ -154,17 +149,13 @@ class Bundle:
             BundleError: the entries contradict each other, or a file cannot be read or written.
         """
         target = Path(folder).resolve()
-        fresh, old = _aside(target, "new"), _aside(target, "old")
         for file in files:
             check_file_name("files", file)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _put_back(target, old)
+            finish_swap(target)
             require_free(target, overwrite=overwrite)
-            if fresh.exists():  # a call that was killed left it behind
-                shutil.rmtree(fresh)
-            fresh.mkdir()
-            with _removed_on_failure(fresh):
+            with folder_whole(target) as fresh:
                 manifest = Manifest(
                     name=name,
                     ztcir=__version__,
@@ -185,8 +176,6 @@ class Bundle:
                 serialized = json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False) + "\n"
                 _store(fresh, MANIFEST, serialized.encode())
                 cls.load(fresh)  # what was written is what will be read
-                flush_folder(fresh)
-                _swap(fresh, target, old)
         except OSError as error:
             raise BundleError(
                 f"The bundle {target} cannot be written ({error}): free some space, or choose "
@@ -328,24 +317,6 @@ def _store(folder: Path, file: str, source: str | os.PathLike[str] | bytes) -> F
     return FileRecord(hash_file(path), path.stat().st_size)
 
 
-def _aside(target: Path, what: str) -> Path:
-    return target.with_name(f".{target.name}.ztcir-{what}")
-
-
-def _standing(folder: Path) -> Path:
-    """Return a bundle's folder, or what a writer had moved aside from there when it was killed."""
-    old = _aside(folder, "old")
-    return old if not folder.exists() and (old / MANIFEST).is_file() else folder
-
-
-def _put_back(target: Path, old: Path) -> None:
-    """Finish what a writer that was killed while swapping has begun."""
-    if target.exists():
-        _discard(old)
-    elif old.exists():
-        old.rename(target)
-
-
 def require_free(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Refuse a place that `Bundle.write` would refuse.
 
@@ -363,36 +334,6 @@ def require_free(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
         raise UsageError(
             f"{target} exists and is no bundle: choose another place, so that nothing is lost."
         )
-
-
-@contextlib.contextmanager
-def _removed_on_failure(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _swap(fresh: Path, target: Path, old: Path) -> None:
-    """Put a finished folder in the place of another one, which is kept until it stands there."""
-    if (target / MANIFEST).exists():
-        target.rename(old)
-    elif target.exists():
-        target.rmdir()
-    try:
-        fresh.rename(target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        raise
-    flush_folder(target.parent)
-    _discard(old)
-
-
-def _discard(old: Path) -> None:
-    # What is still open somewhere may resist, on Windows; the next writer tries again.
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _now() -> str:

@@ -19,19 +19,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 from ztcir_sdk.errors import BundleError
+from ztcir_sdk.names import GRAPHS, METHODS, PLACEHOLDER_ID, PLACEHOLDER_MARK, PROMPTS, TEXT_SLOT
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime.protocol import TensorSpec
-from ztcir_sdk.tokenizer import CLEANINGS, END_OF_TEXT, PLACEHOLDER_ID, START_OF_TEXT
+from ztcir_sdk.tokenizer import CLEANINGS, END_OF_TEXT, START_OF_TEXT
 
 __all__ = [
     "FORMAT",
-    "GRAPHS",
     "MANIFEST",
-    "METHODS",
     "REFERENCE_TENSORS",
     "Dimensions",
     "FileRecord",
@@ -45,21 +43,10 @@ __all__ = [
 
 FORMAT = 1
 MANIFEST = "bundle.json"
-GRAPHS = ("image_encoder", "token_learner", "text_encoder")
-
-METHODS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "composed": GRAPHS,
-        "mapped": GRAPHS,
-        "stage1": GRAPHS,
-        "image": ("image_encoder",),
-        "text": ("image_encoder", "text_encoder"),
-        "sum": ("image_encoder", "text_encoder"),
-    }
-)
-"""Ways to answer a query -> the graphs that each needs."""
-
-_PROMPT_SLOTS = {"composed": ("$", "{text}"), "stage1": ("$", "{text}"), "mapped": ("$",)}
+_PROMPT_SLOTS = {
+    method: tuple(slot for slot in (PLACEHOLDER_MARK, TEXT_SLOT) if slot in prompt)
+    for method, prompt in PROMPTS.items()
+}
 """What the prompt of a method holds; the other methods have none."""
 
 REFERENCE_TENSORS = ("pseudo_tokens", "vsi_keys", "vsi_values")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from ztcir_sdk.drawings import bags_and_shoes, garments
 from ztcir_sdk.drawings.canvas import COLOUR_RANGES, PATTERNS, Canvas, Cloth, Fabric
-from ztcir_sdk.drawings.products import bags_and_shoes, garments
 
 __all__ = ["COLOUR_RANGES", "PATTERNS", "PRODUCTS", "Canvas", "Cloth", "Fabric"]
 

@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk.bundle.bundle import METHODS
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, recall_at_k, relevance
 from ztcir_sdk.evaluation.oracle import attribute_caption
 from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
 from ztcir_sdk.gallery import GalleryImage, iter_images
 from ztcir_sdk.index import Index
+from ztcir_sdk.names import CATALOGUE_COLUMNS, METHODS, ORACLE
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.sources import Failure, Listing, SourceReader, list_pictures
 
 __all__ = ["ALL_METHODS", "SUM_WEIGHTS", "MethodScores", "TripletEvaluation", "evaluate_triplets"]
 
-ALL_METHODS = (*METHODS, "oracle")
+ALL_METHODS = (*METHODS, ORACLE)
 SUM_WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
 """Weights of the text among which the best for "sum" is chosen, on the very queries measured."""
 
@@ -42,7 +42,6 @@ PIXELS = 32_000_000
 """and decoded pixels that are held for it, beside one more picture."""
 
 _WITH_REFERENCE = ("composed", "mapped", "stage1")
-_ATTRIBUTES = {"colour": "baseColour", "type": "articleType", "gender": "gender"}
 
 
 @dataclass(frozen=True)
@@ -346,12 +345,13 @@ def _captions(queries: _Queries) -> list[str]:
     captions: list[str] = []
     for path in queries.first_targets:
         metadata = queries.attributes.get(path, {})
-        values = {name: metadata.get(key) for name, key in _ATTRIBUTES.items()}
+        values = {name: metadata.get(key) for name, key in CATALOGUE_COLUMNS.items()}
         caption = attribute_caption(**{name: str(value or "") for name, value in values.items()})
         if not caption:
             raise ZtcirError(
-                f"The method oracle needs the attributes {', '.join(_ATTRIBUTES.values())} of "
-                f"every target, in a JSON file beside its picture in the archive; {path} has none."
+                f"The method {ORACLE} needs the attributes "
+                f"{', '.join(CATALOGUE_COLUMNS.values())} of every target, in a JSON file beside "
+                f"its picture in the archive; {path} has none."
             )
         captions.append(caption)
     return captions

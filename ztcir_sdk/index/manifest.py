@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ztcir_sdk.errors import ZtcirError
-from ztcir_sdk.files import flush_file, flush_folder, hash_file
+from ztcir_sdk.files import flush_folder, hash_file, write_whole
 from ztcir_sdk.version import __version__
 
 __all__ = [
@@ -126,11 +126,8 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Make this the committed state; a crash leaves either the old one or this."""
-        new = folder / f"{MANIFEST}.new"
-        new.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        flush_file(new)
         flush_folder(folder)  # the files it names are there before it is
-        os.replace(new, folder / MANIFEST)  # noqa: PTH105  (one name to fail in tests)
+        write_whole(folder / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
         flush_folder(folder)
 
 

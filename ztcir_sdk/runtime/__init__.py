@@ -9,11 +9,10 @@ from ztcir_sdk.runtime.cores import available_cores
 from ztcir_sdk.runtime.devices import resolve_device
 from ztcir_sdk.runtime.onnx.graph import OnnxGraph
 from ztcir_sdk.runtime.protocol import Graph, TensorSpec
-from ztcir_sdk.runtime.settings import BACKENDS, RuntimeSettings
+from ztcir_sdk.runtime.settings import RuntimeSettings
 from ztcir_sdk.runtime.source import GraphSource, ShapeRange, ShapeRanges
 
 __all__ = [
-    "BACKENDS",
     "Graph",
     "GraphSource",
     "OnnxGraph",

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ztcir_sdk.errors import UsageError
+from ztcir_sdk.names import BACKENDS
 from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = ["BACKENDS", "RuntimeSettings"]
-
-BACKENDS = ("auto", "onnx", "onnx-tensorrt", "tensorrt")
-"""ONNX Runtime on the device, ONNX Runtime's own TensorRT provider, TensorRT without it."""
+__all__ = ["RuntimeSettings"]
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,12 @@ from ztcir_sdk.evaluation.metrics import (
     recall_at_k,
     relevance,
 )
-from ztcir_sdk.tokenizer import TEXT_SLOT
+from ztcir_sdk.names import COMPOSED_PROMPT, TEXT_SLOT
 
 __all__ = ["DOWNLOAD_HELP", "PROMPT", "SUBMISSION", "evaluate_circo"]
 
 NAME = "circo"
-PROMPT = "a photo of $ that {text}"
+PROMPT = COMPOSED_PROMPT
 CONCEPT_SLOT = "{concept}"
 KS = (5, 10, 25, 50)
 SUBMISSION = "circo-test.json"

@@ -34,13 +34,14 @@ from ztcir_sdk.evaluation.benchmarks.report import (
 )
 from ztcir_sdk.evaluation.benchmarks.streamed_ranking import Ranking, rank_blocks, rank_own
 from ztcir_sdk.evaluation.metrics import NO_ROW, recall_at_k, relevance
+from ztcir_sdk.names import COMPOSED_PROMPT
 
 __all__ = ["DOWNLOAD_HELP", "PROMPT", "SUBMISSIONS", "VERSION", "evaluate_cirr"]
 
 NAME = "cirr"
 VERSION = "rc2"
 """Of the data set: its files are called so, and its server asks for it."""
-PROMPT = "a photo of $ that {text}"
+PROMPT = COMPOSED_PROMPT
 RECALLS = (1, 5, 10, 50)
 SUBSET_RECALLS = (1, 2, 3)
 MEAN = "mean(R@5, R_subset@1)"

@@ -33,7 +33,8 @@ from ztcir_sdk.evaluation.benchmarks.images import (
 )
 from ztcir_sdk.evaluation.benchmarks.streamed_ranking import BLOCK
 from ztcir_sdk.gallery import iter_images
-from ztcir_sdk.tokenizer import TEXT_SLOT, canonicalize
+from ztcir_sdk.names import PROMPTED_METHODS, TEXT_SLOT
+from ztcir_sdk.tokenizer import canonicalize
 
 __all__ = ["ComposedQuery", "EmbeddingRun", "Method", "Progress"]
 
@@ -49,7 +50,6 @@ COMMIT_IMAGES = 1000
 COMMIT_SECONDS = 30.0
 """or seconds: what a kill can cost."""
 
-_PROMPTED = ("composed", "stage1")
 _NEEDS_PATCHES = ("composed", "mapped", "stage1")
 
 
@@ -193,7 +193,7 @@ class EmbeddingRun:
 
     def _questions(self, method: Method, texts: Sequence[str]) -> Questions:
         """Tokenize texts; one without a word, which some annotations have, is nothing said."""
-        prompt = method.prompt if method.name in _PROMPTED else None
+        prompt = method.prompt if method.name in PROMPTED_METHODS else None
         weight = method.weight if method.name == "sum" else None
         silent = [_says_nothing(self.encoder, text) for text in texts]
         said = ["nothing" if none else text for none, text in zip(silent, texts, strict=True)]
@@ -217,7 +217,7 @@ class EmbeddingRun:
             "bundle": self.encoder.bundle.fingerprint,
             "precisions": self.encoder.precisions,
             "method": method.name,
-            "prompt": method.prompt if method.name in _PROMPTED else None,
+            "prompt": method.prompt if method.name in PROMPTED_METHODS else None,
             "weight": (0.5 if method.weight is None else method.weight)
             if method.name == "sum"
             else None,

@@ -36,6 +36,7 @@ from ztcir_sdk.evaluation.benchmarks.report import (
 )
 from ztcir_sdk.evaluation.benchmarks.streamed_ranking import Ranking, rank_blocks
 from ztcir_sdk.evaluation.metrics import recall_at_k, relevance
+from ztcir_sdk.names import COMPOSED_PROMPT
 
 __all__ = ["CATEGORIES", "DOWNLOAD_HELP", "ORDERS", "PROMPT", "PROTOCOLS", "evaluate_fashioniq"]
 
@@ -43,7 +44,7 @@ NAME = "fashioniq"
 CATEGORIES = ("dress", "shirt", "toptee")
 PROTOCOLS = ("original", "val_union")
 ORDERS = ("forward", "reversed", "both")
-PROMPT = "a photo of $ that {text}"
+PROMPT = COMPOSED_PROMPT
 RECALLS = (10, 50)
 SHOWN = ("original", "both")
 """Protocol and order of the answers that are shown."""

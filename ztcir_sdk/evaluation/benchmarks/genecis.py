@@ -30,12 +30,13 @@ from ztcir_sdk.evaluation.benchmarks.report import (
 )
 from ztcir_sdk.evaluation.benchmarks.streamed_ranking import Ranking, rank_own
 from ztcir_sdk.evaluation.metrics import recall_at_k, relevance
+from ztcir_sdk.names import COMPOSED_PROMPT
 
 __all__ = ["DOWNLOAD_HELP", "PROMPT", "TASKS", "evaluate_genecis"]
 
 NAME = "genecis"
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
-PROMPT = "a photo of $ that {text}"
+PROMPT = COMPOSED_PROMPT
 RECALLS = (1, 2, 3)
 AVERAGE = "average"
 

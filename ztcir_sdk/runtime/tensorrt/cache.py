@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import filelock
 from platformdirs import user_cache_path
 
 from ztcir_sdk.errors import ZtcirError
-from ztcir_sdk.files import flush_folder
+from ztcir_sdk.files import flush_folder, write_whole
 from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.runtime.source import ShapeRange
 from ztcir_sdk.runtime.tensorrt.build import BuiltEngine
@@ -235,21 +234,6 @@ def _checked(key: EngineKey, path: Path, said: Any, plan: bytes) -> StoredEngine
 
 def _seal(said: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file by another one, whole or not at all."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
 
 
 def _spec_to_dict(spec: TensorSpec) -> dict[str, Any]:

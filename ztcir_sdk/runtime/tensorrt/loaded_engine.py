@@ -7,9 +7,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+from ztcir_sdk.files import write_whole
 from ztcir_sdk.runtime.settings import RuntimeSettings
 from ztcir_sdk.runtime.tensorrt.build import tensor_types
-from ztcir_sdk.runtime.tensorrt.cache import EngineError, StoredEngine, write_whole
+from ztcir_sdk.runtime.tensorrt.cache import EngineError, StoredEngine
 from ztcir_sdk.runtime.tensorrt.cuda import CudaError, Gpu, OutOfGpuMemoryError
 from ztcir_sdk.runtime.tensorrt.gpu_buffers import Buffers
 from ztcir_sdk.runtime.tensorrt.package import TensorRt

@@ -1,0 +1,89 @@
+"""Words that several packages share, each defined once. Imports nothing, so `--help` stays fast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+__all__ = [
+    "BACKENDS",
+    "CATALOGUE_COLUMNS",
+    "COMPOSED_PROMPT",
+    "GRAPHS",
+    "MAPPED_PROMPT",
+    "METHODS",
+    "ORACLE",
+    "PLACEHOLDER_ID",
+    "PLACEHOLDER_MARK",
+    "PRECISIONS",
+    "PROMPTED_METHODS",
+    "PROMPTS",
+    "TAR_SUFFIXES",
+    "TEXT_SLOT",
+    "TRAINING_PRECISIONS",
+    "UNKNOWN_VALUE",
+    "is_tar",
+]
+
+GRAPHS = ("image_encoder", "token_learner", "text_encoder")
+"""The graphs of a bundle, in the order in which a query passes through them."""
+
+METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "composed": GRAPHS,
+        "mapped": GRAPHS,
+        "stage1": GRAPHS,
+        "image": ("image_encoder",),
+        "text": ("image_encoder", "text_encoder"),
+        "sum": ("image_encoder", "text_encoder"),
+    }
+)
+"""Search method -> the graphs that it needs."""
+
+PROMPTED_METHODS = ("composed", "stage1")
+"""Methods that put the modification text into a prompt, beside the pseudo-word."""
+
+ORACLE = "oracle"
+"""Evaluation only: the target's own attributes as text, the mark that perfect composing reaches."""
+
+BACKENDS = ("auto", "onnx", "onnx-tensorrt", "tensorrt")
+"""ONNX Runtime on the device, ONNX Runtime's TensorRT provider, TensorRT itself."""
+
+PRECISIONS = ("fp32", "fp16", "int8")
+"""Precisions of exported graphs."""
+
+TRAINING_PRECISIONS = ("fp32", "bf16", "fp16")
+"""Precisions of matrix products in training; weights stay float32."""
+
+PLACEHOLDER_MARK = "$"
+"""Marks the pseudo-word's place in a template, and only there: in a text it is a dollar sign."""
+
+PLACEHOLDER_ID = -1
+"""Stands for the pseudo-word in ``input_ids``. No vocabulary has it, so no text can produce it."""
+
+TEXT_SLOT = "{text}"
+"""Marks the text's place in a template."""
+
+MAPPED_PROMPT = f"a photo of {PLACEHOLDER_MARK}"
+COMPOSED_PROMPT = f"{MAPPED_PROMPT} that {TEXT_SLOT}"
+
+PROMPTS: Mapping[str, str] = MappingProxyType(
+    {"composed": COMPOSED_PROMPT, "stage1": COMPOSED_PROMPT, "mapped": MAPPED_PROMPT}
+)
+"""Method -> its default prompt template; the other methods have none."""
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+"""Endings of an archive's file name, in lower case."""
+
+UNKNOWN_VALUE = "NA"
+"""An attribute value that is not known."""
+
+CATALOGUE_COLUMNS: Mapping[str, str] = MappingProxyType(
+    {"gender": "gender", "type": "articleType", "colour": "baseColour"}
+)
+"""Attribute -> its usual field in a catalogue's metadata."""
+
+
+def is_tar(name: str) -> bool:
+    """Whether a file name ends like a tar archive's."""
+    return name.lower().endswith(TAR_SUFFIXES)
