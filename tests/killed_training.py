@@ -96,7 +96,7 @@ def _dying(what: str, moment: int) -> Iterator[None]:
 
     def renaming(self: Path, target: Path) -> Path:
         nonlocal swaps
-        if what == "swap" and self.name == ".last.new":
+        if what == "swap" and self.name == ".last.ztcir-new":
             swaps += 1
             if swaps == moment:
                 _die()

@@ -118,7 +118,6 @@ def test_help_and_version_load_nothing_heavy() -> None:
 
 def test_version_is_the_packages() -> None:
     assert run("--version").stdout == f"ztcir {__version__}\n"
-    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
 
 
 def commands(

@@ -11,7 +11,7 @@ import shutil
 import threading
 from collections import namedtuple
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -244,8 +244,8 @@ def test_texts_are_embedded_once_for_the_same_tower_and_the_same_texts(
 def test_a_disk_that_fills_up_within_texts_is_told(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, array: np.ndarray) -> None:
-        path.write_bytes(b"part of it")
+    def full(stream: IO[bytes], array: np.ndarray) -> None:
+        stream.write(b"part of it")
         raise OSError("34400 requested and 15328 written")  # as NumPy says it, without a number
 
     monkeypatch.setattr(np, "save", full)

@@ -727,7 +727,13 @@ def test_what_is_not_committed_does_not_count(folder: Path) -> None:
     manifest = Index.open(folder, image_tower=TOWER).manifest
     with (folder / manifest.vectors.file).open("ab") as stream:
         stream.write(b"torn")
-    for name in ("index.json.new", "items-99.sqlite", "vectors-98.f32", "graph-97.hnsw"):
+    for name in (
+        "index.json.new",
+        ".index.json.0af3.new",
+        "items-99.sqlite",
+        "vectors-98.f32",
+        "graph-97.hnsw",
+    ):
         (folder / name).write_bytes(b"torn")
     (folder / "notes.txt").write_text("a person's own")
     index = assert_sound(folder)

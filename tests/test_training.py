@@ -335,7 +335,7 @@ def test_a_stage_killed_at_any_moment_goes_on_as_if_it_never_was(
     else:
         assert left is not None
         assert read_checkpoint(left)[0]["progress"]["step"] == resumed_from
-        assert (left.name == ".last.old") == (dies[0] == "swap")
+        assert (left.name == ".last.ztcir-old") == (dies[0] == "swap")
     assert trainer.train(stage, folder, data, start=start) == 0, trainer.errors.read_text()
     assert len(log_of(folder)) == STEPS
     assert_equal_runs(folder, whole)

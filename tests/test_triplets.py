@@ -204,7 +204,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     def full_disk(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.triplets.from_attributes.os.fsync", full_disk)
+    monkeypatch.setattr("ztcir_sdk.files.os.fsync", full_disk)
     with pytest.raises(ZtcirError, match="No space left on device"):
         write_triplets(path, made[:1])
     assert path.read_bytes() == before

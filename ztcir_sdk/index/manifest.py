@@ -31,7 +31,9 @@ __all__ = [
 FORMAT_VERSION = 1
 MANIFEST = "index.json"
 METRIC = "cosine"
-OUR_FILES = re.compile(r"(vectors-\d+\.f32|items-\d+\.sqlite|graph-\d+\.hnsw|index\.json\.new)")
+OUR_FILES = re.compile(
+    r"(vectors-\d+\.f32|items-\d+\.sqlite|graph-\d+\.hnsw|index\.json\.new|\.index\.json\.\w+\.new)"
+)
 """Names of the files in an index that may be removed when the manifest does not name them."""
 
 
