@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from places import DATA, DATA_VARIABLE
 
 # An example's time says nothing of the code where several tests share few cores.
 settings.register_profile("ztcir", deadline=None)
@@ -19,16 +20,13 @@ BUILDING = "seconds of building engines"
 FIVE_MINUTES = 300
 """What the engines of a bundle may take to be built for sm_86 and sm_89."""
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of data that is never committed; tests that need it skip where it is absent."""
-    data = SHARED / "data"
-    if not data.is_dir():
-        pytest.skip(f"{data} is absent: the catalogue photos and annotations are not committed")
-    return data
+    if DATA is None:
+        pytest.skip(f"${DATA_VARIABLE} is not set: catalogue photos and annotations are needed")
+    return DATA
 
 
 @pytest.fixture

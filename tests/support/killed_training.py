@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).resolve().parent
+from places import ROOT, SUPPORT
 
 
 class Trainer:
@@ -24,7 +24,7 @@ class Trainer:
 
     def __init__(self, errors: Path) -> None:
         self.errors = errors
-        path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+        path = os.pathsep.join([str(SUPPORT), str(ROOT)])
         with errors.open("w") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, __file__],

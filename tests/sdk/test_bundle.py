@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT, SUPPORT
 from tiny_bundle import PROMPTS, TinyModel, tiny_parts, write_tiny_bundle
 
 from ztcir_sdk.bundle import bundle as bundle_module
@@ -503,10 +504,9 @@ write_tiny_bundle(Path(sys.argv[2]), name="new", overwrite=True)
 def test_a_kill_leaves_the_old_bundle_or_the_new_one(
     bundle: Bundle, parts: dict[str, Any], step: int
 ) -> None:
-    root = Path(__file__).resolve().parents[1]
     done = subprocess.run(
-        [sys.executable, "-c", KILLED_WRITER, str(step), bundle.path, root / "tests"],
-        cwd=root,
+        [sys.executable, "-c", KILLED_WRITER, str(step), bundle.path, SUPPORT],
+        cwd=ROOT,
         check=False,
     )
     assert done.returncode == (-signal.SIGKILL if step < STEPS[-1] else 0)

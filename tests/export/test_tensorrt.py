@@ -21,6 +21,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
+from places import ROOT, SUPPORT
 from tiny_bundle import write_tiny_bundle
 
 from cli.main import main
@@ -39,8 +40,7 @@ from ztcir_sdk.runtime.tensorrt.cache import CACHE_VARIABLE, EngineCache
 from ztcir_sdk.runtime.tensorrt.package import TensorRt, import_tensorrt
 from ztcir_sdk.runtime.tensorrt.widen import widened
 
-ROOT = Path(__file__).resolve().parents[1]
-SUPPORTED = json.loads((Path(__file__).parent / "tensorrt_10_3_operators.json").read_text())
+SUPPORTED = json.loads((SUPPORT / "tensorrt_10_3_operators.json").read_text())
 TYPES = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "int32": "INT32", "bool": "BOOL"}
 BUILT_WITH_TORCH = (
     *("tiny-vit", "tiny-convnet", "tiny-vit, small"),

@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from numpy.typing import NDArray
+from places import ROOT
 
 from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
 from ztcir_sdk.index import GalleryIndex, Index, IndexWriter, Item, vectors, writer
@@ -549,7 +550,7 @@ def test_the_lock_of_a_killed_writer_is_free(folder: Path) -> None:
     )
     child = subprocess.Popen(
         [sys.executable, "-c", program, folder],
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

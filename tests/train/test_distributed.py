@@ -16,6 +16,7 @@ import torch
 from distributed_run import both_stages
 from hypothesis import given
 from hypothesis import strategies as st
+from places import ROOT, SUPPORT
 from safetensors.torch import load_file
 from tiny_runs import PARTS, TRAINING, drawings, write_backbone
 
@@ -24,7 +25,7 @@ from train.loop.engine import Compute, Engine
 from train.stages.fit_map import fit_map
 from ztcir_sdk.errors import UsageError
 
-SCRIPT = Path(__file__).with_name("distributed_run.py")
+SCRIPT = SUPPORT / "distributed_run.py"
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def launch(folder: Path, compute: dict[str, Any], *, processes: int) -> None:
     """Run the script of this folder as ``torchrun`` does, which ``accelerate launch`` is too."""
     launcher = f"-m torch.distributed.run --standalone --nproc_per_node {processes}"
     command = [sys.executable, *launcher.split(), str(SCRIPT), str(folder), json.dumps(compute)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=600, check=False
     )

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT
 from test_tensorrt_runtime import Machine as NvidiaMachine
 from tiny_bundle import SIZE, TinyModel, write_tiny_bundle
 
@@ -31,7 +32,6 @@ from ztcir_sdk.runtime import GraphSource, RuntimeSettings, open_graph
 from ztcir_sdk.runtime.tensorrt import package as tensorrt_package
 from ztcir_sdk.runtime.tensorrt.graph import TensorRtGraph
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 

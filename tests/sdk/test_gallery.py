@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from numpy.typing import NDArray
 from PIL import Image
+from places import ROOT, SUPPORT
 
 from ztcir_sdk import gallery
 from ztcir_sdk.errors import ImageError, IndexMismatchError, UsageError, ZtcirError
@@ -737,8 +738,10 @@ def test_after_a_kill_the_next_run_goes_on(tmp_path: Path, index: Path) -> None:
     photos = tmp_path / "photos"
     for i in range(200):
         write(photos / f"{i}.png", picture(i))
-    tests = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{SUPPORT}{os.pathsep}{ROOT}",
+    }
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, photos, index, "150"], env=environment, check=False
     )

@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
+from places import SUPPORT
 from safetensors.torch import save_file
 from tiny_training import CONVNET, PARTS, QUICK, VIT, tiny_model
 
@@ -310,7 +311,7 @@ def test_random_weights_are_told_in_the_card() -> None:
 def test_a_configuration_of_our_own_takes_weights_from_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configs = Path(__file__).parent / "tiny_configs"
+    configs = SUPPORT / "tiny_configs"
     monkeypatch.setattr("train.model.backbone.CONFIGS", configs)
     monkeypatch.setattr("export.pretrained.CONFIGS", configs)
     torch.manual_seed(8)

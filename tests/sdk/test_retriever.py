@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
+from places import ROOT
 from tiny_bundle import PREPROCESSING, PROMPTS, TinyModel, tiny_parts, unit, write_tiny_bundle
 
 import ztcir_sdk
@@ -38,7 +39,6 @@ from ztcir_sdk.retriever import default_index_path
 from ztcir_sdk.sources import read_picture
 from ztcir_sdk.tokenizer import TextTruncatedWarning
 
-ROOT = Path(__file__).resolve().parents[1]
 ABOUT_THE_TEXT = ("composed", "stage1", "text", "sum")
 
 Array = NDArray[np.float32]

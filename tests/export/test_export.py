@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from places import ROOT
 from tiny_training import PARTS, SHALLOW, VIT, tiny_model
 from torch import Tensor, nn
 
@@ -246,7 +247,7 @@ def test_graphs_keep_the_contract(which: str, request: pytest.FixtureRequest) ->
                 assert isinstance(spec.shape[0], str)
             whole = spec.name in ("input_ids", "reference_index")
             assert spec.dtype == ("int64" if whole else "float32")
-        root = str(Path(__file__).resolve().parents[1]).encode()
+        root = str(ROOT).encode()
         assert root not in path.read_bytes()  # nothing of the machine that made it
 
 

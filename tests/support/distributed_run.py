@@ -11,9 +11,6 @@ import sys
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from tiny_runs import PARTS, TRAINING, drawings
 
 from train.data.stream import ShardStream, read_held_out

@@ -25,6 +25,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from places import ROOT
 from tiny_bundle import TinyModel, write_tiny_bundle
 
 from cli.main import COMMANDS, LazyCommand, main
@@ -35,8 +36,6 @@ from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.names import METHODS
 from ztcir_sdk.names import METHODS as SDK_METHODS
 from ztcir_sdk.version import __version__
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*args: object) -> Result:

@@ -22,6 +22,7 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
+from places import DATA
 from test_tensorrt import refused
 from tiny_siglip import write_siglip, write_vocabulary
 from tiny_training import CONVNET, PARTS, VIT, tiny_model, unflushed
@@ -285,8 +286,8 @@ def many_texts() -> Iterator[str]:
     for length in range(1, 90):
         for _ in range(8):
             yield " ".join(rng.choice(words, size=length))
-    annotations = Path(__file__).resolve().parents[2] / "shared/data/cir-annotations"
-    for file in sorted(annotations.glob("**/cap.dress.val.json")):
+    annotations = DATA and DATA / "cir-annotations"
+    for file in sorted(annotations.glob("**/cap.dress.val.json")) if annotations else ():
         for entry in json.loads(file.read_text(encoding="utf-8")):
             yield " and ".join(entry["captions"])
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from benchmark_data import PlannedEncoder, at, colour_of, planned_run, png, write_images
 from PIL import Image
+from places import ROOT
 from tiny_bundle import write_tiny_bundle
 
 from ztcir_sdk import Retriever
@@ -30,7 +31,6 @@ from ztcir_sdk.evaluation.benchmarks.images import (
 )
 from ztcir_sdk.names import METHODS
 
-ROOT = Path(__file__).resolve().parents[1]
 TOWER = "cd" * 32
 
 
@@ -263,7 +263,7 @@ def test_objects_are_cut_out_and_kept_apart(retriever: Retriever, tmp_path: Path
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/support"]
 from test_eval_cache import run_of
 from ztcir_sdk import Retriever
 from ztcir_sdk.evaluation import embedding_run
