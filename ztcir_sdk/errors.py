@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 from collections.abc import Iterator
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "MissingDependencyError",
     "UsageError",
     "ZtcirError",
+    "install_hint",
     "telling_full_disk",
 ]
 
@@ -50,6 +52,30 @@ class IndexMismatchError(ZtcirError):
 
 class MissingDependencyError(ZtcirError):
     """An optional package is needed; the sentence says which extra installs it."""
+
+
+def install_hint(extra: str, *, reinstall: bool = False) -> str:
+    """Return how to install an extra's packages: "pip install 'onnxruntime>=1.20' (ztcir[cpu])".
+
+    ztcir is on no package index, so pip cannot install ``ztcir[cpu]`` by that name.
+
+    Args:
+        extra: name in ``[project.optional-dependencies]`` of pyproject.toml.
+        reinstall: replace packages that are installed already.
+    """
+    from importlib import metadata  # only here: `--help` needs none of it
+
+    try:
+        declared = metadata.requires("ztcir") or []
+    except metadata.PackageNotFoundError:  # imported from a checkout that is not installed
+        declared = []
+    of_extra = re.compile(rf"""extra == ["']{re.escape(extra)}["']""")
+    found = [line.partition(";")[0].strip() for line in declared if of_extra.search(line)]
+    packages = " ".join(f"'{package}'" for package in found)
+    option = "--force-reinstall " if reinstall else ""
+    if not packages:
+        return f"pip install {option}'.[{extra}]' in a checkout of ztcir (ztcir[{extra}])"
+    return f"pip install {option}{packages} (ztcir[{extra}])"
 
 
 @contextlib.contextmanager
