@@ -20,8 +20,7 @@ from export.storage import round_weights
 from train.model.backbone import BackboneConfig, create_backbone
 from train.model.composed_model import ComposedModel, ModelConfig, load_model, model_config
 from ztcir_sdk.bundle.bundle import Bundle
-from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
-from ztcir_sdk.runtime.onnx.trial import first_line
+from ztcir_sdk.errors import BundleError, UsageError, ZtcirError, first_line
 
 __all__ = [
     "TorchSearch",

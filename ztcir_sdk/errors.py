@@ -18,6 +18,7 @@ __all__ = [
     "MissingDependencyError",
     "UsageError",
     "ZtcirError",
+    "first_line",
     "install_hint",
     "telling_full_disk",
 ]
@@ -76,6 +77,11 @@ def install_hint(extra: str, *, reinstall: bool = False) -> str:
     if not packages:
         return f"pip install {option}'.[{extra}]' in a checkout of ztcir (ztcir[{extra}])"
     return f"pip install {option}{packages} (ztcir[{extra}])"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, which may go on with a trace."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager

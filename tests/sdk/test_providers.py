@@ -30,7 +30,8 @@ from ztcir_sdk.bundle.graph_source import graph_source
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.names import BACKENDS
 from ztcir_sdk.names import BACKENDS as CLI_BACKENDS
-from ztcir_sdk.runtime import OnnxGraph, RuntimeSettings, devices, open_graph
+from ztcir_sdk.runtime import OnnxGraph, RuntimeSettings, open_graph
+from ztcir_sdk.runtime.onnx import devices
 from ztcir_sdk.runtime.onnx.preload import preload
 from ztcir_sdk.runtime.onnx.trial import ProviderRun, run_tiny_graph
 from ztcir_sdk.runtime.tensorrt.cache import CACHE_VARIABLE

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 
 from ztcir_sdk.runtime.cores import available_cores
-from ztcir_sdk.runtime.devices import resolve_device
+from ztcir_sdk.runtime.onnx.devices import resolve_device
 from ztcir_sdk.runtime.onnx.graph import OnnxGraph
 from ztcir_sdk.runtime.protocol import Graph, TensorSpec
 from ztcir_sdk.runtime.settings import RuntimeSettings

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk.errors import BundleError, ZtcirError
-from ztcir_sdk.runtime.devices import resolve_device
+from ztcir_sdk.errors import BundleError, ZtcirError, first_line
+from ztcir_sdk.runtime.onnx.devices import resolve_device
 from ztcir_sdk.runtime.onnx.providers import (
     CPU,
     TENSORRT,
@@ -20,7 +20,7 @@ from ztcir_sdk.runtime.onnx.providers import (
     import_onnxruntime,
     not_loaded,
 )
-from ztcir_sdk.runtime.onnx.trial import PLACEMENT, first_line, placement
+from ztcir_sdk.runtime.onnx.trial import PLACEMENT, placement
 from ztcir_sdk.runtime.protocol import TensorSpec, check_call, sizes_of
 from ztcir_sdk.runtime.settings import RuntimeSettings
 from ztcir_sdk.runtime.source import GraphSource, missing_graph

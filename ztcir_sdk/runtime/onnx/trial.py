@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ztcir_sdk.errors import first_line
 from ztcir_sdk.runtime.onnx.preload import preload
 
 __all__ = [
@@ -14,7 +15,6 @@ __all__ = [
     "TINY_GRAPH",
     "TINY_INPUT",
     "ProviderRun",
-    "first_line",
     "placement",
     "run_tiny_graph",
 ]
@@ -73,11 +73,6 @@ def run_tiny_graph(ort: Any, provider: str) -> ProviderRun:
     if not np.allclose(y, TINY_INPUT @ TINY_INPUT):
         return ProviderRun(provider, False, f"the result is wrong: {y.tolist()}", nodes)
     return ProviderRun(provider, True, nodes=nodes)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of a message, which may go on with a trace."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def placement(session: Any) -> dict[str, int]:

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ztcir_sdk.errors import MissingDependencyError, UsageError
-from ztcir_sdk.runtime.onnx.trial import first_line
+from ztcir_sdk.errors import MissingDependencyError, UsageError, first_line
 
 __all__ = ["PACKAGES", "TensorRt", "import_tensorrt", "installed_packages"]
 
