@@ -1,0 +1,81 @@
+"""Every script of examples/ runs on the demo's images, and uses public names only."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+import ztcir_sdk
+from ztcir_sdk.demo import file_names
+from ztcir_sdk.drawings.drawings import demo_gallery, draw
+
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+PRINTED = {
+    "batch_queries.py": r"(.+-01\.jpg \+ make it (blue|black) -> .+\.jpg\n){20}",
+    "index_and_search.py": r"40 images are indexed, \d+ of them are new\n(\d 0\.\d+ /.+\.jpg\n){5}",
+    "many_texts_one_reference.py": r"/.+\.jpg\n(.+ -> .+\.jpg, .+\.jpg, .+\.jpg\n){3}",
+    "vectors_for_your_database.py": r"(0\.\d{3} .+\.jpg\n){5}image tower: [0-9a-f]{32}\n",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The current folder: it has one image of each kind in the demo."""
+    folder = tmp_path_factory.mktemp("examples")
+    photos = folder / "ztcir-demo" / "photos"
+    photos.mkdir(parents=True)
+    gallery = demo_gallery(per_combination=1)
+    for name, drawing in zip(file_names(gallery), gallery, strict=True):
+        draw(drawing).save(photos / name)
+    return folder
+
+
+def run(script: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", script, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_every_script_has_its_test() -> None:
+    assert [script.name for script in SCRIPTS] == sorted(PRINTED)
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_a_script_runs(name: str, folder: Path) -> None:
+    done = run(ROOT / "examples" / name, folder)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(PRINTED[name], done.stdout), done.stdout
+
+
+def test_an_error_of_the_user_is_one_sentence(folder: Path) -> None:
+    done = run(ROOT / "examples" / "index_and_search.py", folder, "no-such-folder")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "no-such-folder" in done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_a_script_imports_public_names_only(script: Path) -> None:
+    ours = {"ztcir_sdk", "train", "export", "cli", "benchmarks"}
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in ours:
+            assert node.module == "ztcir_sdk"
+            assert {name.name for name in node.names} <= {*ztcir_sdk.__all__}
+        if isinstance(node, ast.Import):
+            assert not {name.name.partition(".")[0] for name in node.names} & ours
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_a_script_is_short(script: Path) -> None:
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 60
