@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CHECK = ROOT / ".ci" / "check_wheel.py"
 
 
-def load_check() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check_wheel", CHECK)
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / ".ci" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -33,7 +33,8 @@ def load_check() -> ModuleType:
     return module
 
 
-check_wheel = load_check()
+check_wheel = load_script("check_wheel")
+project_urls = load_script("project_urls")
 
 
 # --- the wheel -----------------------------------------------------------------------------------
@@ -187,9 +188,45 @@ def test_the_version_has_one_home_and_is_the_same_everywhere() -> None:
     assert 'version = { attr = "ztcir_sdk.version.__version__" }' in project
     assert not re.search(r'^version = "', project, re.MULTILINE)
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.findall(r"^## \[(.+?)\]", changelog, re.MULTILINE)[0] == __version__
+    sections = re.findall(r"^## \[(.+?)\]", changelog, re.MULTILINE)
+    assert next(name for name in sections if name != "Unreleased") == __version__
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.+)$", citation, re.MULTILINE) == [__version__]
     done = run_without([], "from cli.main import main; main(['--version'])")
     assert done.stdout == f"ztcir {__version__}\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script of bash")
+def test_release_notes_are_one_section_of_the_changelog() -> None:
+    def notes(version: str) -> subprocess.CompletedProcess[str]:
+        script = ROOT / ".ci" / "release_notes"
+        return subprocess.run([script, version], capture_output=True, text=True)
+
+    done = notes(__version__)
+    assert done.returncode == 0
+    assert "### Added" in done.stdout
+    assert "\n## " not in done.stdout
+    assert notes("0.0.0").returncode == 1
+
+
+def test_a_release_names_its_repository() -> None:
+    """Until then no file holds an address, since the project is on no public host yet."""
+    before = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert "[project.urls]" not in before
+    after = project_urls.with_urls(before, "https://host.example/owner/name")
+    assert after.startswith(before)
+    added = re.findall(r'^(\w+) = "(https://host\.example/owner/name.*)"$', after, re.MULTILINE)
+    names = ["Homepage", "Documentation", "Repository", "Issues", "Changelog"]
+    assert [name for name, _ in added] == names
+
+
+def test_hosted_workflows_run_every_python_that_is_declared() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    declared = re.findall(r"Programming Language :: Python :: (3\.\d+)", project)
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    [matrix] = re.findall(r"^ +python: \[(.*)\]$", workflow, re.MULTILINE)
+    assert re.findall(r"3\.\d+", matrix) == declared
+    assert f'requires-python = ">={declared[0]}"' in project
 
 
 def test_the_licence_is_apaches_own_text() -> None:
