@@ -7,10 +7,11 @@ that a search uses. What counts is what a user sees: the first ten of each ranki
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ztcir_sdk.bundle.bundle import Bundle, Precision

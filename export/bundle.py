@@ -6,11 +6,11 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 
 from export.agreement import Judge, calibration_pictures, drawn_probe, folder_probe
 from export.graphs import backbone_of, graph_modules
@@ -23,6 +23,7 @@ from train.model.checkpoint import hash_tensors
 from train.model.composed_model import ComposedModel
 from train.model.vocabulary import text_layout, write_tokenizer
 from ztcir_sdk.bundle.bundle import (
+    FORMAT,
     Bundle,
     Dimensions,
     FileRecord,
@@ -34,7 +35,7 @@ from ztcir_sdk.bundle.bundle import (
 )
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.files import hash_file
-from ztcir_sdk.names import METHODS, PRECISIONS, PROMPTS
+from ztcir_sdk.names import METHODS, PLACEHOLDER_ID, PRECISIONS, PROMPTS
 from ztcir_sdk.preprocess import Preprocessing
 
 __all__ = ["export_bundle", "image_tower_fingerprint"]
@@ -167,7 +168,7 @@ def _entries(
         ),
         "image_tower": image_tower_fingerprint(model),
         "placeholder": Placeholder(
-            tokens=1 if isinstance(model, Backbone) else model.config.tokens
+            id=PLACEHOLDER_ID, tokens=1 if isinstance(model, Backbone) else model.config.tokens
         ),
         "tokenizer": TOKENIZER,
     }
@@ -186,6 +187,7 @@ def _choose(
         variants.folder,
         Manifest(
             **entries,
+            format=FORMAT,
             ztcir="draft",
             created="2000-01-01T00:00:00+00:00",
             graphs=variants.graphs,

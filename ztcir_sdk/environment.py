@@ -1,4 +1,4 @@
-"""What a measurement was made on: the machine, and the versions of what ran there."""
+"""The machine and the package versions that a result depends on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import datetime
 import os
 import platform
 import re
-import shutil
-import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ztcir_sdk.runtime.cores import available_cores
+from ztcir_sdk.runtime.tensorrt.cuda import gpu_names
 from ztcir_sdk.version import __version__
 
 __all__ = [
@@ -35,7 +33,7 @@ ONNX_RUNTIMES = (
     "onnxruntime-migraphx",
     "onnxruntime-training",
 )
-"""Distributions that all write the package `onnxruntime`, each over the other's files."""
+"""Distributions that all install the package `onnxruntime` and overwrite each other's files."""
 
 _DISTRIBUTIONS = (
     "numpy",
@@ -50,12 +48,14 @@ _DISTRIBUTIONS = (
 
 
 def now() -> str:
-    """Return the time: UTC, ISO 8601."""
+    """Return the current time: UTC, ISO 8601."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def installed(distribution: str) -> str | None:
     """Return the version of an installed distribution, or None."""
+    from importlib import metadata  # slow to import, and opening an index needs only `now`
+
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -63,7 +63,7 @@ def installed(distribution: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return Python's version and those of the installed packages that results depend on."""
+    """Return the versions of Python and of the installed packages that results depend on."""
     found = {"python": platform.python_version(), "ztcir": __version__}
     for name in _DISTRIBUTIONS:
         version = installed(name)
@@ -73,7 +73,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return the machine as JSON values; what cannot be found out is None."""
+    """Return the machine as JSON values; None where a value is not available."""
     return {
         "cpu": _cpu_name(),
         "cpus": available_cores(),
@@ -86,15 +86,17 @@ def describe_machine() -> dict[str, Any]:
 
 
 def list_gpus() -> list[str]:
-    """Return NVIDIA GPUs, each as "name, memory, driver version"; a Jetson's as its board's name.
+    """Return the NVIDIA GPUs, each as "name, memory, driver version"; a Jetson by its board.
 
-    Where there is no ``nvidia-smi``, as in a small container, the names that the driver's library
-    gives. An empty list where there is none, or no driver that tells.
+    Without ``nvidia-smi``, as in a small container, the names come from the driver's library.
     """
+    import shutil
+    import subprocess
+
     command = shutil.which("nvidia-smi")
     if command is not None:
         query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-        with contextlib.suppress(OSError, subprocess.SubprocessError):  # a broken driver
+        with contextlib.suppress(OSError, subprocess.SubprocessError):  # the driver is broken
             answer = subprocess.run(
                 [command, *query], capture_output=True, text=True, timeout=20, check=True
             )
@@ -102,8 +104,6 @@ def list_gpus() -> list[str]:
     board = _read("/proc/device-tree/model").strip("\0\n ")
     if "Jetson" in board:
         return [board]
-    from ztcir_sdk.runtime.tensorrt.cuda import gpu_names  # only here: the rest needs no driver
-
     return gpu_names()
 
 
@@ -119,7 +119,7 @@ def _memory_gb() -> float | None:
 
 
 def _read(path: str) -> str:
-    """Return a system file's text, empty where there is none."""
+    """Return the text of a system file, or an empty text if it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:

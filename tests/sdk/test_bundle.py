@@ -36,6 +36,7 @@ from ztcir_sdk.doctor.diagnosis import diagnose
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
 from ztcir_sdk.version import __version__
 
+TEXT_ENCODER = ("graphs", "text_encoder", "fp32")
 FILES = ["tokenizer.json", "image_encoder.onnx", "token_learner.onnx", "text_encoder.onnx"]
 
 
@@ -328,6 +329,44 @@ def test_an_altered_manifest_is_valid_as_it_stands_or_refused(
 
 
 @pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        (("name",), None, "is None, not a text"),
+        (("surprise",), 1, "is no known entry"),
+        (("text", "context_length"), 2, "is 2, not a whole number of at least 3"),
+        (("text", "causal"), 1, "is 1, not true or false"),
+        (("text", "clean"), "upper", "is 'upper', not one of lower, canonicalize"),
+        (("text", "surprise"), 1, "is no known entry"),
+        (("placeholder", "id"), 259, "is 259, not -1, which no text can produce"),
+        (("dimensions", "embed"), 0, "is 0, not a whole number of at least 1"),
+        (("dimensions", "vsi"), True, "is True, not a whole number of at least 0"),
+        (("files", "tokenizer.json", "sha256"), "A1", "is 'A1', not 64 hexadecimal digits"),
+        (("files", "tokenizer.json"), [], "is [], not an object"),
+        ((*TEXT_ENCODER, "file"), "../x", "is '../x', not a file inside the bundle"),
+        ((*TEXT_ENCODER, "precision"), "fp 32", "is 'fp 32', not a word such as fp32"),
+        ((*TEXT_ENCODER, "inputs"), {}, "is {}, not a list"),
+        ((*TEXT_ENCODER, "inputs", 0), {"name": "x"}, ".dtype is missing"),
+        ((*TEXT_ENCODER, "inputs", 0, "shape", 1), 2.5, "is 2.5, not a whole number or a text"),
+        (("prompts", "mapped"), " ", "is ' ', not a text"),
+    ],
+)
+def test_the_error_of_a_wrong_entry_names_it_its_value_and_what_is_expected(
+    bundle: Bundle, path: tuple[str | int, ...], value: Any, problem: str
+) -> None:
+    values = bundle.manifest.to_dict()
+    parent: Any = values
+    for part in path[:-1]:
+        parent = parent[part]
+    parent[path[-1]] = value
+    entry = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)[1:]
+    space = "" if problem.startswith(".") else " "
+    with pytest.raises(BundleError) as caught:
+        Bundle.load(edit_manifest(bundle, **values))
+    file = bundle.path / MANIFEST
+    assert str(caught.value) == f"{file}: {entry}{space}{problem}: export the bundle again."
+
+
+@pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"methods": ("composed", "guess")}, "methods is 'guess', not one of composed"),
@@ -374,16 +413,16 @@ def test_graphs_must_keep_the_contract(tmp_path: Path, parts: dict[str, Any]) ->
 
 
 def test_an_encoder_that_is_not_causal_says_what_to_pad_to() -> None:
-    assert TextLayout(causal=False, pad_to=77).pad_to == 77
-    with pytest.raises(BundleError, match=r"text\.pad_to"):
-        TextLayout(causal=False)
-    with pytest.raises(BundleError, match=r"text\.pad_to is 64"):
-        TextLayout(pad_to=64)
+    assert TextLayout(77, causal=False, pool="eot", pad_to=77).pad_to == 77
+    with pytest.raises(BundleError, match="pad_to is None, not a length"):
+        TextLayout(77, causal=False, pool="eot", pad_to=None)
+    with pytest.raises(BundleError, match="pad_to is 64, not a whole number of at least 77"):
+        TextLayout(77, causal=True, pool="eot", pad_to=64)
 
 
 def test_the_placeholder_is_no_vocabulary_id() -> None:
-    with pytest.raises(BundleError, match=r"placeholder\.id is 259"):
-        Placeholder(id=259)
+    with pytest.raises(BundleError, match="id is 259, not -1"):
+        Placeholder(id=259, tokens=1)
 
 
 # --- overwriting, failures, kills ----------------------------------------------------------------
@@ -538,6 +577,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The package's folder, with no bundle in it."""
     monkeypatch.setattr(bundle_module.resources, "files", lambda _: tmp_path)
     return tmp_path
+
+
+def test_the_embedded_bundle_keeps_its_manifest_and_fingerprint() -> None:
+    bundle = Bundle.embedded(verify=False)
+    written = json.dumps(bundle.manifest.to_dict(), indent=1, ensure_ascii=False) + "\n"
+    assert (bundle.path / MANIFEST).read_text(encoding="utf-8") == written
+    # Computed when manifests were still checked by hand-written code.
+    assert bundle.fingerprint == "a2e7fc88425265407c029c3ce35666f324b3a5b3ef614c20fe7aa3186c92f8bc"
 
 
 def test_embedded_bundles_are_found_by_name(package: Path, parts: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ import types
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from msgspec.structs import replace
 from onnx import TensorProto, helper
 from test_runtime import text_inputs
 from tiny_bundle import SIZE, TinyModel, write_tiny_bundle

@@ -309,7 +309,7 @@ def tiny_parts(model: TinyModel, *, precisions: Sequence[str] = ("fp32",)) -> di
         "model_card": {"backbone": "tiny", "limits": ["knows nothing"]},
         "methods": tuple(METHODS),
         "prompts": PROMPTS,
-        "text": TextLayout(),
+        "text": TextLayout(context_length=77, causal=True, pool="eot", pad_to=None),
         "preprocessing": PREPROCESSING,
         "dimensions": Dimensions(
             embed=D, patch=D_V, patches=N, text=D_T, vsi_layers=int(model.vsi), vsi=D_VSI

@@ -33,6 +33,7 @@ from ztcir_sdk.bundle.manifest import (
 )
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
 from ztcir_sdk.files import finish_swap, folder_whole, hash_file, standing_folder
+from ztcir_sdk.names import PLACEHOLDER_ID
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.version import __version__
@@ -157,13 +158,14 @@ class Bundle:
             require_free(target, overwrite=overwrite)
             with folder_whole(target) as fresh:
                 manifest = Manifest(
+                    format=FORMAT,
                     name=name,
                     ztcir=__version__,
                     created=created or _now(),
                     model_card=model_card,
                     methods=tuple(methods),
-                    prompts=prompts,
-                    placeholder=placeholder or Placeholder(),
+                    prompts=dict(prompts),
+                    placeholder=placeholder or Placeholder(PLACEHOLDER_ID, 1),
                     text=text,
                     preprocessing=preprocessing,
                     dimensions=dimensions,
@@ -173,6 +175,7 @@ class Bundle:
                     precisions=precisions or {},
                     files={file: _store(fresh, file, source) for file, source in files.items()},
                 )
+                manifest = Manifest.from_dict(manifest.to_dict())  # checks the types as well
                 serialized = json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False) + "\n"
                 _store(fresh, MANIFEST, serialized.encode())
                 cls.load(fresh)  # what was written is what will be read

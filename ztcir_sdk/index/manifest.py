@@ -9,12 +9,14 @@ import contextlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
 
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.files import flush_folder, hash_file, write_whole
+from ztcir_sdk.schema import EntryError, NaturalNumber, PositiveNumber, from_json, to_json
 from ztcir_sdk.version import __version__
 
 __all__ = [
@@ -30,7 +32,6 @@ __all__ = [
 
 FORMAT_VERSION = 1
 MANIFEST = "index.json"
-METRIC = "cosine"
 OUR_FILES = re.compile(
     r"(vectors-\d+\.f32|items-\d+\.sqlite|graph-\d+\.hnsw|index\.json\.new|\.index\.json\.\w+\.new)"
 )
@@ -41,22 +42,22 @@ class IndexUnusableError(ZtcirError):
     """An index is missing, incomplete, altered, locked, or of an unknown format."""
 
 
-@dataclass(frozen=True)
-class FileRecord:
+class FileRecord(Struct, frozen=True, forbid_unknown_fields=True):
     """A file of the index; its first `bytes` bytes count, and have this checksum."""
 
-    file: str
-    bytes: int
+    file: Annotated[
+        str, Meta(pattern=rf"^{OUR_FILES.pattern}\Z", description="the name of an index's file")
+    ]
+    bytes: NaturalNumber
     sha256: str
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """One committed state of an index."""
 
-    dim: int
+    dim: PositiveNumber
     """Width of the vectors."""
-    items: int
+    items: NaturalNumber
     """Number of items."""
     image_tower: str
     """Fingerprint (hex) of what made the vectors: image-tower weights and preprocessing."""
@@ -64,11 +65,11 @@ class Manifest:
     """Precision of the graphs that made them, joined by "+" where several did; never checked."""
     root: str
     """Folder that item paths are relative to; relative to the index, so that both can be moved."""
-    generation: int
+    generation: NaturalNumber
     """Counts the commits."""
-    first_label: int
+    first_label: NaturalNumber
     """Label of the first row; grows when the rows are rewritten, so no label is used twice."""
-    rows: int
+    rows: NaturalNumber
     """Rows in the file of vectors, those of removed items included."""
     vectors: FileRecord
     """(rows, dim) little-endian float32, L2-normalised, without a header."""
@@ -76,12 +77,12 @@ class Manifest:
     """SQLite file of the items."""
     graph: FileRecord | None
     """hnswlib graph over the first `graph_rows` rows, where the collection is large."""
-    graph_rows: int
+    graph_rows: NaturalNumber
     updated: str
     """When this state was made: UTC, ISO 8601."""
     ztcir: str
     """Version that made it."""
-    metric: str = METRIC
+    metric: Literal["cosine"] = "cosine"
     format_version: int = FORMAT_VERSION
 
     @property
@@ -114,13 +115,17 @@ class Manifest:
                 "index the collection again."
             ) from error
         try:
-            return _parse(json.loads(text))
-        except _UnknownFormatError as error:
-            raise IndexUnusableError(
-                f"{folder} has index format {error}, which ztcir {__version__} does not know; "
-                "update ztcir, or index the collection again."
-            ) from None
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            values = json.loads(text)
+            found = values.get("format_version") if isinstance(values, dict) else FORMAT_VERSION
+            if found != FORMAT_VERSION:
+                raise IndexUnusableError(
+                    f"{folder} has index format {found!r}, which ztcir {__version__} does not "
+                    "know; update ztcir, or index the collection again."
+                )
+            manifest = from_json(values, cls)
+            _check_sizes(manifest)
+            return manifest
+        except (ValueError, RecursionError) as error:
             raise IndexUnusableError(
                 f"The manifest {folder / MANIFEST} is damaged ({error}); "
                 "delete the index and index the collection again."
@@ -129,52 +134,21 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Make this the committed state; a crash leaves either the old one or this."""
         flush_folder(folder)  # the files it names are there before it is
-        write_whole(folder / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
+        write_whole(folder / MANIFEST, json.dumps(to_json(self), indent=2) + "\n")
         flush_folder(folder)
 
 
-class _UnknownFormatError(Exception):
-    pass
+def _check_sizes(manifest: Manifest) -> None:
+    """Check what the types cannot say.
 
-
-def _parse(value: Any) -> Manifest:
-    if not isinstance(value, dict):
-        raise TypeError("not a JSON object")
-    if value.get("format_version") != FORMAT_VERSION:
-        raise _UnknownFormatError(repr(value.get("format_version")))
-    fields = dict(value)
-    for name in ("vectors", "table", "graph"):
-        if fields[name] is not None or name != "graph":
-            fields[name] = _record(fields[name])
-    manifest = Manifest(**fields)
-    for name in ("dim", "items", "generation", "first_label", "rows", "graph_rows"):
-        _natural(name, getattr(manifest, name))
-    for name in ("image_tower", "precision", "root", "updated", "ztcir"):
-        if not isinstance(getattr(manifest, name), str):
-            raise TypeError(f"{name} is not a text")
-    if manifest.metric != METRIC:
-        raise ValueError(f"metric {manifest.metric!r} is unknown")
-    if manifest.vectors.bytes != 4 * manifest.rows * manifest.dim or manifest.dim < 1:
-        raise ValueError("size of the vectors is not rows times dim")
-    if manifest.items > manifest.rows or manifest.graph_rows > manifest.rows:
-        raise ValueError("there are more items than vectors")
-    return manifest
-
-
-def _record(value: Any) -> FileRecord:
-    record = FileRecord(**value)
-    # A name from the outside, which will be opened: it must stay in this folder.
-    if not isinstance(record.file, str) or not OUR_FILES.fullmatch(record.file):
-        raise ValueError(f"file name {record.file!r} is not an index's")
-    if not isinstance(record.sha256, str):
-        raise TypeError("sha256 is not a text")
-    _natural("bytes", record.bytes)
-    return record
-
-
-def _natural(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
-        raise ValueError(f"{name} is {value!r}")
+    Raises:
+        EntryError: entries contradict each other.
+    """
+    if manifest.vectors.bytes != 4 * manifest.rows * manifest.dim:
+        raise EntryError.wrong("vectors.bytes", manifest.vectors.bytes, "4 * rows * dim")
+    for name in ("items", "graph_rows"):
+        if (number := getattr(manifest, name)) > manifest.rows:
+            raise EntryError.wrong(name, number, f"at most the {manifest.rows} rows")
 
 
 def remove_unnamed(folder: Path, named: set[str]) -> None:

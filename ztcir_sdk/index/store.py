@@ -14,7 +14,6 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-import filelock
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -257,6 +256,8 @@ class Index:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Be the only writer. The system lets go of the lock when its process ends, however it does."""
+    import filelock  # a search needs none, so not at import
+
     lock = filelock.FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()

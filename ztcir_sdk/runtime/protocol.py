@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,8 +14,7 @@ from ztcir_sdk.errors import UsageError
 __all__ = ["Graph", "TensorSpec", "check_call", "sizes_of"]
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An input or output of a graph."""
 
     name: str

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import Struct
+
 from ztcir_sdk.errors import BundleError
 from ztcir_sdk.files import hash_file
 from ztcir_sdk.runtime.protocol import TensorSpec
@@ -15,8 +17,7 @@ from ztcir_sdk.runtime.protocol import TensorSpec
 __all__ = ["GraphSource", "ShapeRange", "ShapeRanges", "missing_graph"]
 
 
-@dataclass(frozen=True)
-class ShapeRange:
+class ShapeRange(Struct, frozen=True, forbid_unknown_fields=True):
     """Sizes of a dynamic axis: an engine takes from `least` to `most`, and is tuned for `usual`."""
 
     least: int

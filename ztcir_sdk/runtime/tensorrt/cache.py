@@ -1,8 +1,8 @@
-"""Engines on disk: found by what they were made of and for, checked before they are run.
+"""Engines on disk: found by a key, and checked before they run.
 
-An engine is only right for one graph, precision, TensorRT version and GPU. Its name is made of all
-of these, a JSON file beside it repeats them with the checksum, and nothing is handed out that does
-not say exactly what is asked for.
+An engine fits only one graph, precision, TensorRT version and GPU. These make up its key. Its file
+name is derived from the key, and a JSON file beside it holds its metadata: the key, a checksum and
+the tensors. An engine is loaded only if its metadata has exactly the requested key.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-from platformdirs import user_cache_path
+from msgspec import Struct
 
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.files import flush_folder, write_whole
 from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.runtime.source import ShapeRange
 from ztcir_sdk.runtime.tensorrt.build import BuiltEngine
+from ztcir_sdk.schema import NaturalNumber, from_json, to_json
 from ztcir_sdk.version import __version__
 
 __all__ = ["CACHE_VARIABLE", "EngineCache", "EngineError", "EngineKey", "StoredEngine"]
@@ -34,121 +34,169 @@ FORMAT = 1
 
 
 class EngineError(ZtcirError):
-    """An engine is missing, stale, damaged, or was built elsewhere."""
+    """An engine is missing, outdated, corrupt, or was built for another machine."""
 
 
-@dataclass(frozen=True)
-class EngineKey:
-    """All that an engine must fit."""
+class EngineKey(Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that an engine must match."""
 
     graph: str
-    """Its name."""
+    """Name of the graph."""
     digest: str
     """SHA-256 (hex) of the graph; see `GraphSource`."""
     precision: str
     package: str
     """"tensorrt" or "tensorrt_rtx"."""
     version: str
-    """Of that package: engines do not move between versions."""
+    """Version of that package: an engine runs only on the version that built it."""
     architecture: str
-    """As "sm_86"."""
+    """For example "sm_86"."""
     gpu: str = ""
-    """The GPU's model, where an engine does not move between models of an architecture."""
+    """The GPU's model, for engines that run only on the model that they were built for."""
 
     @property
     def stem(self) -> str:
         """File name without suffix."""
-        every = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(to_json(self), sort_keys=True).encode()).hexdigest()
         parts = (self.graph, self.precision, self.architecture, self.package, self.version)
-        return f"{'-'.join(parts)}-{every[:12]}"
+        return f"{'-'.join(parts)}-{digest[:12]}"
+
+    @property
+    def description(self) -> str:
+        """Package, version and GPU, for messages."""
+        return f"{self.package} {self.version} for {self.gpu or self.architecture}"
+
+
+class _Metadata(Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON file beside an engine."""
+
+    format: int
+    key: EngineKey
+    sha256: str
+    """Of the engine."""
+    bytes: NaturalNumber
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    ranges: Mapping[str, ShapeRange]
+    seconds: float
+    """How long the build took."""
+    ztcir: str
+    """Version that wrote it."""
+    seal: str = ""
+    """SHA-256 (hex) of all other entries."""
 
 
 @dataclass(frozen=True)
 class StoredEngine:
-    """An engine that fits, as it was read."""
+    """An engine that was read from the cache and matches its key."""
 
     key: EngineKey
     path: Path
     plan: bytes
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    ranges: dict[str, ShapeRange]
+    ranges: Mapping[str, ShapeRange]
     seconds: float
-    """What building it took."""
+    """How long the build took."""
 
     @property
     def kernel_file(self) -> Path:
-        """Where the kernels are kept that TensorRT for RTX finished on the GPU."""
+        """File of the kernels that TensorRT for RTX compiled on the GPU."""
         return self.path.with_suffix(".kernels")
 
 
 class EngineCache:
-    """A folder of engines. Any number of processes may use one at the same time."""
+    """A folder of engines. Any number of processes may use it at the same time."""
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        """Take a folder; by default `$ZTCIR_ENGINES`, else one in the user's cache."""
+        """Use a folder; by default `$ZTCIR_ENGINES`, else one in the user's cache."""
         chosen = folder or os.environ.get(CACHE_VARIABLE)
-        self.folder = Path(chosen) if chosen else user_cache_path("ztcir") / "engines"
+        if not chosen:
+            from platformdirs import user_cache_path  # rarely needed, so not at import
+
+            chosen = user_cache_path("ztcir") / "engines"
+        self.folder = Path(chosen)
 
     def path(self, key: EngineKey) -> Path:
-        """Return where the engine is, or would be."""
+        """Return the file of an engine, whether it exists or not."""
         return self.folder / f"{key.stem}.engine"
 
     def timing_cache(self, key: EngineKey) -> Path:
-        """Return the file in which builds for one GPU share what they measured."""
+        """Return the file in which builds for one GPU share their kernel timings."""
         gpu = hashlib.sha256(key.gpu.encode()).hexdigest()[:8]
         name = f"timing-{key.package}-{key.version}-{key.architecture}-{gpu}.cache"
         return self.folder / name
 
     def load(self, key: EngineKey) -> StoredEngine:
-        """Read an engine and check that it is what is asked for.
+        """Read an engine and check that it matches its key.
 
         Raises:
-            EngineError: it is missing, damaged, or not what its name says.
+            EngineError: it is missing, corrupt, or has another key.
         """
         path = self.path(key)
         try:
-            said = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            values = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             plan = path.read_bytes()
         except FileNotFoundError:
             raise EngineError(self._missing(key)) from None
         except (OSError, ValueError) as error:
-            raise EngineError(_again(f"The engine {path} cannot be read ({error})")) from error
+            raise EngineError(_rebuild(f"The engine {path} cannot be read ({error})")) from error
+        if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
+            raise EngineError(_rebuild(f"The engine {path} was made by another version of ztcir"))
         try:
-            return _checked(key, path, said, plan)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            metadata = from_json(values, _Metadata)
+            if metadata.seal != _seal(values):
+                raise ValueError("its seal does not match")
+        except ValueError as error:
             raise EngineError(
-                _again(f"What is said of the engine {path} is damaged ({error})")
+                _rebuild(f"The metadata of engine {path} is corrupt ({error})")
             ) from error
+        if metadata.key != key:
+            difference = _difference(metadata.key, key)
+            raise EngineError(
+                _rebuild(f"The engine {path} is not the one that its name states: it {difference}")
+            )
+        if len(plan) != metadata.bytes or hashlib.sha256(plan).hexdigest() != metadata.sha256:
+            raise EngineError(_rebuild(f"The engine {path} has a wrong checksum"))
+        return StoredEngine(
+            key=key,
+            path=path,
+            plan=plan,
+            inputs=metadata.inputs,
+            outputs=metadata.outputs,
+            ranges=metadata.ranges,
+            seconds=metadata.seconds,
+        )
 
-    def knows(self, digest: str) -> bool:
-        """Return whether there is an engine of a graph, for whatever GPU."""
+    def has_engine_of(self, digest: str) -> bool:
+        """Return whether the cache has an engine of a graph, for any GPU."""
         return any(key.digest == digest for key in self._keys())
 
     def store(self, key: EngineKey, built: BuiltEngine) -> StoredEngine:
-        """Write an engine; whoever reads meanwhile sees the old one, none, or this one.
+        """Write an engine; a concurrent reader gets the old one, none, or this one.
 
         Raises:
             EngineError: the folder cannot be written to.
         """
         path = self.path(key)
-        said: dict[str, Any] = {
-            "format": FORMAT,
-            "key": asdict(key),
-            "sha256": hashlib.sha256(built.plan).hexdigest(),
-            "bytes": len(built.plan),
-            "inputs": [_spec_to_dict(spec) for spec in built.inputs],
-            "outputs": [_spec_to_dict(spec) for spec in built.outputs],
-            "ranges": {edge: asdict(sizes) for edge, sizes in built.ranges.items()},
-            "seconds": round(built.seconds, 3),
-            "ztcir": __version__,
-        }
-        said["seal"] = _seal(said)
+        metadata = _Metadata(
+            format=FORMAT,
+            key=key,
+            sha256=hashlib.sha256(built.plan).hexdigest(),
+            bytes=len(built.plan),
+            inputs=built.inputs,
+            outputs=built.outputs,
+            ranges=built.ranges,
+            seconds=round(built.seconds, 3),
+            ztcir=__version__,
+        )
+        values = to_json(metadata)
+        values["seal"] = _seal(values)
         try:
-            # What is in it is run: nobody else should be able to put something there.
+            # Engines are executed: no other user may be able to put one here.
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_whole(path, built.plan)
-            write_whole(path.with_suffix(".json"), json.dumps(said, indent=1).encode())
+            write_whole(path.with_suffix(".json"), json.dumps(values, indent=1))
             if built.timing_cache is not None:
                 write_whole(self.timing_cache(key), built.timing_cache)
             flush_folder(self.folder)
@@ -160,12 +208,14 @@ class EngineCache:
         return self.load(key)
 
     @contextlib.contextmanager
-    def building(self, key: EngineKey) -> Iterator[None]:
+    def build_lock(self, key: EngineKey) -> Iterator[None]:
         """Let one process at a time build this engine; the others wait.
 
         Raises:
             EngineError: the folder cannot be written to.
         """
+        import filelock  # only builds need it, so not at import
+
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = filelock.FileLock(self.folder / f"{key.stem}.lock")
@@ -181,68 +231,39 @@ class EngineCache:
             lock.release()
 
     def _missing(self, key: EngineKey) -> str:
-        """Say which engines there are of the graph, if there are any."""
+        """Return a sentence that names the nearest engine of the graph, if there is one."""
+        graph = f"{key.graph} ({key.precision})"
         others = [
             other
             for other in self._keys()
             if (other.graph, other.precision) == (key.graph, key.precision)
         ]
         if not others:
-            return _again(f"There is no engine of {key.graph} ({key.precision}) in {self.folder}")
-        return _again(f"The engine of {key.graph} ({key.precision}) {_difference(others, key)}")
+            return _rebuild(f"There is no engine of {graph} in {self.folder}")
+        nearest = min(others, key=lambda one: sum(_differs(one, key)))
+        return _rebuild(f"The engine of {graph} {_difference(nearest, key)}")
 
     def _keys(self) -> Iterator[EngineKey]:
-        """Yield what the engines here say that they are for."""
+        """Yield the keys of the engines in the folder."""
         for file in sorted(self.folder.glob("*.json")):
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-                yield EngineKey(**json.loads(file.read_text(encoding="utf-8"))["key"])
+                yield from_json(json.loads(file.read_text(encoding="utf-8"))["key"], EngineKey)
 
 
-def _difference(others: list[EngineKey], key: EngineKey) -> str:
-    """Say what the nearest of some engines was made for instead."""
-    wanted = asdict(key)
-    nearest = min(others, key=lambda one: sum(asdict(one)[name] != wanted[name] for name in wanted))
-    if nearest.digest != key.digest:
+def _differs(one: EngineKey, other: EngineKey) -> list[bool]:
+    return [getattr(one, name) != getattr(other, name) for name in EngineKey.__struct_fields__]
+
+
+def _difference(found: EngineKey, key: EngineKey) -> str:
+    if found.digest != key.digest:
         return "is of another bundle"
-    made = f"{nearest.package} {nearest.version} for {nearest.gpu or nearest.architecture}"
-    here = f"{key.package} {key.version} for {key.gpu or key.architecture}"
-    return f"was built by {made}, and here runs {here}"
+    return f"was built by {found.description}, not by {key.description}"
 
 
-def _checked(key: EngineKey, path: Path, said: Any, plan: bytes) -> StoredEngine:
-    if said["format"] != FORMAT:
-        raise EngineError(_again(f"The engine {path} was made by another version of ztcir"))
-    if said.pop("seal") != _seal(said):
-        raise ValueError("it was changed")
-    found = EngineKey(**said["key"])
-    if found != key:
-        raise EngineError(
-            _again(f"The engine {path} is not what its name says: it {_difference([found], key)}")
-        )
-    if len(plan) != said["bytes"] or hashlib.sha256(plan).hexdigest() != said["sha256"]:
-        raise EngineError(_again(f"The engine {path} has a wrong checksum"))
-    return StoredEngine(
-        key=found,
-        path=path,
-        plan=plan,
-        inputs=tuple(map(_spec_from_dict, said["inputs"])),
-        outputs=tuple(map(_spec_from_dict, said["outputs"])),
-        ranges={edge: ShapeRange(**sizes) for edge, sizes in said["ranges"].items()},
-        seconds=float(said["seconds"]),
-    )
+def _seal(values: Mapping[str, Any]) -> str:
+    entries = {name: value for name, value in values.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
-def _seal(said: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def _spec_to_dict(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
-
-
-def _spec_from_dict(values: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(values["name"], values["dtype"], tuple(values["shape"]))
-
-
-def _again(what: str) -> str:
-    return f"{what}: `ztcir export --trt` builds it here."
+def _rebuild(problem: str) -> str:
+    return f"{problem}: `ztcir export --trt` builds it here."

@@ -73,7 +73,7 @@ def ensure_engine(
     """
     cache = cache or EngineCache()
     key = target.key(source, trt)
-    with cache.building(key):
+    with cache.build_lock(key):
         if not rebuild:
             try:
                 stored = cache.load(key)
@@ -120,7 +120,7 @@ def open_engine(source: GraphSource, settings: RuntimeSettings) -> TensorRtGraph
 
 def open_cached_engine(source: GraphSource, settings: RuntimeSettings) -> TensorRtGraph | None:
     """Load a graph's engine if there is one for the GPU; warn of one that does not fit any more."""
-    if not installed_packages() or not EngineCache().knows(source.digest):
+    if not installed_packages() or not EngineCache().has_engine_of(source.digest):
         return None
     try:
         gpu = Gpu(_number(settings.device))
