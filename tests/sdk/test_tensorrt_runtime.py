@@ -38,14 +38,13 @@ from ztcir_sdk.runtime import (
     OnnxGraph,
     RuntimeSettings,
     ShapeRange,
-    cuda,
     open_graph,
-    tensorrt,
 )
+from ztcir_sdk.runtime.tensorrt import cuda
 from ztcir_sdk.runtime.tensorrt import package as tensorrt_package
 from ztcir_sdk.runtime.tensorrt.cache import CACHE_VARIABLE, EngineCache, EngineError
 from ztcir_sdk.runtime.tensorrt.cuda import CudaError, Gpu, OutOfGpuMemoryError
-from ztcir_sdk.runtime.tensorrt.graph import TensorRtGraph
+from ztcir_sdk.runtime.tensorrt.graph import SHAPES_KEPT, TensorRtGraph
 from ztcir_sdk.runtime.tensorrt.open import Target, ensure_engine
 
 TENSORRT = RuntimeSettings(backend="tensorrt", device="cuda:0", threads=1)
@@ -79,10 +78,10 @@ class Machine:
         for package in tensorrt_package.PACKAGES:
             self._patch.setitem(sys.modules, package, self.packages.get(package))
         for module in (
-            "runtime.engines",
-            "runtime.libraries",
-            "runtime.tensorrt_package",
-            "runtime_diagnosis",
+            "doctor.libraries",
+            "doctor.runtime",
+            "runtime.tensorrt.open",
+            "runtime.tensorrt.package",
         ):
             where = f"ztcir_sdk.{module}.installed_packages"
             self._patch.setattr(where, lambda: list(self.packages))
@@ -155,7 +154,7 @@ def test_every_shape_and_every_repetition_answers_as_onnx_runtime(
 
     check()
     assert "cudaGraphLaunch" in machine.cuda.calls
-    assert len(text_encoder._held.plans) <= tensorrt.SHAPES_KEPT
+    assert len(text_encoder._held.plans) <= SHAPES_KEPT
 
 
 def test_only_what_is_asked_for_comes_back(machine: Machine, bundle: Bundle) -> None:
@@ -515,7 +514,7 @@ def test_auto_takes_an_engine_where_there_is_one_and_builds_none(
     build_engines(bundle)
     assert open_graph(text, auto).provider == "TensorRT 10.3.0"
     machine.install(FakeCuda(), ("tensorrt", "10.4.0"))
-    with pytest.warns(UserWarning, match=r"built by tensorrt 10\.3\.0 .* here runs tensorrt 10\.4"):
+    with pytest.warns(UserWarning, match=r"built by tensorrt 10\.3\.0 .* not by tensorrt 10\.4"):
         assert open_graph(text, auto).provider == "CUDAExecutionProvider"
     assert not machine.trt.builds
 
