@@ -11,8 +11,8 @@ import click
 from cli.eval_benchmarks import circo, cirr, fashioniq, genecis
 from cli.options import Engine, as_json, with_engine
 from cli.output import emit_json, measured_with, note, progress_bar, table
-from cli.paths import expand
 from ztcir_sdk.names import METHODS, ORACLE
+from ztcir_sdk.path_patterns import expand_paths
 
 if TYPE_CHECKING:
     from ztcir_sdk.evaluation.triplet_evaluation import MethodScores
@@ -87,7 +87,7 @@ def triplets(
     with progress_bar("Encoding") as progress:
         result = evaluate_triplets(
             retriever,
-            expand((*images, *more_images)),
+            expand_paths((*images, *more_images)),
             file,
             methods=(*METHODS, ORACLE) if method == ALL else (method,),
             weight=weight,

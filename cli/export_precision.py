@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.paths import expand
 from ztcir_sdk.names import PRECISIONS
+from ztcir_sdk.path_patterns import expand_paths
 
 if TYPE_CHECKING:
     from export.precision import Acceptance
@@ -46,7 +46,7 @@ class PrecisionChoice:
 
         return Acceptance(
             trained=trained,
-            gallery=expand(self.gallery) if self.gallery else None,
+            gallery=expand_paths(self.gallery) if self.gallery else None,
             triplets=self.triplets,
             calibration=self.calibration,
         )

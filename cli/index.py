@@ -9,7 +9,7 @@ import click
 
 from cli.options import Engine, as_json, with_engine
 from cli.output import emit_json, note, progress_bar
-from cli.paths import expand
+from ztcir_sdk.path_patterns import expand_paths
 
 __all__ = ["index"]
 
@@ -35,7 +35,7 @@ def index(
     Again after a change it costs the change; after a kill it goes on from there. Pictures that
     cannot be used are named at the end, the rest is indexed.
     """
-    paths = expand(source)
+    paths = expand_paths(source)
     target = _default_index(paths) if to is None else to
     retriever = engine.retriever()
     with progress_bar("Indexing") as progress:

@@ -29,7 +29,6 @@ from places import ROOT
 from tiny_bundle import TinyModel, write_tiny_bundle
 
 from cli.main import COMMANDS, LazyCommand, main
-from cli.paths import expand
 from ztcir_sdk import Retriever, benchmark
 from ztcir_sdk.environment import list_gpus
 from ztcir_sdk.errors import UsageError, ZtcirError
@@ -659,34 +658,6 @@ def test_bench_measures_graphs_queries_and_indexing(
     people = run("bench", "--bundle", bundle, "--repeat", 1)
     assert people.exit_code == 0
     assert "pictures/s" in people.stdout
-
-
-# sources as they are typed
-
-
-@pytest.mark.parametrize(
-    ("pattern", "expected"),
-    [
-        ("val-{0000..0002}.tar", ["val-0000.tar", "val-0001.tar", "val-0002.tar"]),
-        ("{9..11}", ["9", "10", "11"]),
-        ("{2..0}", ["2", "1", "0"]),
-        ("{08..10}.tar", ["08.tar", "09.tar", "10.tar"]),
-        ("{a,b}/{1..2}.tar", ["a/1.tar", "a/2.tar", "b/1.tar", "b/2.tar"]),
-        ("{a,}.tar", ["a.tar", ".tar"]),
-        ("{alone}.tar", ["{alone}.tar"]),
-        ("plain.tar", ["plain.tar"]),
-    ],
-)
-def test_braces_expand_as_in_a_shell(place: Path, pattern: str, expected: list[str]) -> None:
-    assert [str(path) for path in expand([pattern])] == expected
-
-
-def test_globs_expand_and_what_is_there_is_itself(place: Path) -> None:
-    assert expand(["photos/0[12].png"]) == [Path("photos/01.png"), Path("photos/02.png")]
-    (place / "[12]{a,b}").mkdir()
-    assert expand(["[12]{a,b}", "[12]{a,b}"]) == [Path("[12]{a,b}")]
-    with pytest.raises(click.BadParameter, match="no\\*"):
-        expand(["no*"])
 
 
 def test_the_module_is_importable_without_running() -> None:
