@@ -185,9 +185,9 @@ def _read(
 ) -> tuple[list[Item], Mapping[str, Callable[[], Any]]]:
     """The items that triplets are made from, and the pictures of those that have one."""
     from train.data.catalogue import DEFAULT_COLUMNS, read_catalogue
+    from train.data.csv_parquet import open_table
     from train.data.item import DataError
     from train.data.source import read_sources
-    from train.data.tabular import open_table
 
     items: list[Item] = []
     pictures: dict[str, Callable[[], Any]] = {}

@@ -8,12 +8,12 @@ __all__ = ["Batches"]
 
 
 class Batches:
-    """Batches of positions by step number: a fresh permutation an epoch, its short rest dropped.
+    """Batches of positions by step: each epoch is a new permutation, without its short last batch.
 
     Args:
-        count: images to draw from.
-        size: images a batch; no more than ``count``.
-        seed: of the permutations.
+        count: number of images.
+        size: images per batch; larger values count as ``count``.
+        seed: random seed of the permutations.
     """
 
     def __init__(self, count: int, size: int, seed: int) -> None:
@@ -22,7 +22,7 @@ class Batches:
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def __getitem__(self, step: int) -> np.ndarray:
-        """Positions (size,) int64 of the batch of ``step``."""
+        """Return the positions (size,) int64 of the batch of ``step``."""
         epoch, number = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch

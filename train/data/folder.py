@@ -1,4 +1,4 @@
-"""A folder of pictures, with captions in files beside them where there are any."""
+"""A folder of images, with captions in files beside them if there are any."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from train.data.image import FilePicture, TrainingImage, checked
 from train.data.report import ReadReport
-from train.data.shards import BROKEN, item_of
+from train.data.shards import SAMPLE_ERRORS, TEXT_EXTENSIONS, parse_item
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.names import is_tar
 from ztcir_sdk.runtime.cores import available_cores
@@ -18,10 +18,14 @@ __all__ = ["read_folder"]
 
 
 def read_folder(folder: Path, report: ReadReport) -> list[TrainingImage]:
-    """List the pictures of a folder and its subfolders, ordered by path; archives are left out.
+    """List the images of a folder and its subfolders, ordered by path; archives are left out.
 
-    An image is called by its path relative to the folder, with forward slashes. ``NAME.txt`` or
-    ``caption`` of ``NAME.json`` beside ``NAME.jpg`` is its caption; `item_of` says which counts.
+    An image's id is its path relative to the folder, with forward slashes. Its caption is
+    ``NAME.txt``, or ``caption`` of ``NAME.json``, beside ``NAME.jpg``; see `parse_item`.
+
+    Args:
+        folder: the folder.
+        report: receives the files that cannot be used.
 
     Raises:
         ZtcirError: the folder cannot be listed.
@@ -32,7 +36,7 @@ def read_folder(folder: Path, report: ReadReport) -> list[TrainingImage]:
     files = [file for file in listing.files if file.offset is None]
     if not files and any(is_tar(path.name) for path in folder.iterdir()):
         report.notes.append(
-            f"{folder} holds shards, which are not read as part of a folder; name them themselves, "
+            f"{folder} contains shards, which are not read as part of a folder; name the shards, "
             f"as '{folder}/*.tar'."
         )
     images: list[TrainingImage] = []
@@ -47,17 +51,15 @@ def read_folder(folder: Path, report: ReadReport) -> list[TrainingImage]:
 
 
 def _read(file: SourceFile) -> TrainingImage | Exception:
-    picture = FilePicture(file.path, str(file.file))
     try:
-        picture = checked(picture)
-        texts = dict(_sidecars(file.file))
-        return TrainingImage(item_of(file.path, texts), picture)
-    except (*BROKEN, OSError, ZtcirError) as error:
+        picture = checked(FilePicture(file.path, str(file.file)))
+        return TrainingImage(parse_item(file.path, dict(_texts_beside(file.file))), picture)
+    except (*SAMPLE_ERRORS, OSError, ZtcirError) as error:
         return error
 
 
-def _sidecars(picture: Path) -> Iterator[tuple[str, bytes]]:
-    for suffix in ("txt", "json"):
-        beside = picture.with_suffix(f".{suffix}")
+def _texts_beside(picture: Path) -> Iterator[tuple[str, bytes]]:
+    for extension in TEXT_EXTENSIONS:
+        beside = picture.with_suffix(f".{extension}")
         if beside.is_file():
-            yield suffix, beside.read_bytes()
+            yield extension, beside.read_bytes()

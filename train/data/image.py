@@ -1,14 +1,15 @@
-"""A training image: what is known of it, and how its picture is read when it is asked for."""
+"""A training image: what is known about it, and where its encoded picture is."""
 
 from __future__ import annotations
 
 import io
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image, JpegImagePlugin
 
@@ -29,110 +30,95 @@ __all__ = [
 ]
 
 DRAWING_PREFIX = "drawing-"
-_SAFE_PIXELS = 80_000_000  # below every limit: larger ones take the slow, complete check
+"""Ids of code-drawn images begin with this."""
+
+_QUICK_CHECK_PIXELS = 80_000_000  # larger images take the complete check, which limits the size
 
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """One image with what is known of it, decoded only when asked."""
+    """An image and what is known about it; the image is decoded only when it is needed."""
 
     item: Item
     load: Callable[[], Image.Image]
 
     @property
     def checksum(self) -> int:
-        """Of the encoded picture, by which features are told from another picture's; 0: unknown."""
+        """CRC-32 of the encoded picture, which identifies cached features; 0 if unknown."""
         return getattr(self.load, "checksum", 0)
 
     @property
     def is_drawing(self) -> bool:
-        """Whether it was drawn by code."""
+        """Whether the image was drawn by code."""
         return self.item.id.startswith(DRAWING_PREFIX)
 
 
-class Picture(Protocol):
-    """Where an encoded picture lies. It can be pickled, so that worker processes can read it.
+@dataclass(frozen=True, slots=True)
+class Picture(ABC):
+    """An encoded image that can be read again; it can be pickled for worker processes."""
 
-    Those here are dataclasses, and have a ``checksum`` once `checked` has seen them.
-    """
+    name: str
+    """Id of the item, for messages."""
+    checksum: int = field(default=0, kw_only=True)
+    """CRC-32 of the encoded image; 0 until `checked` computes it."""
 
-    @property
-    def name(self) -> str:
-        """The item it shows, for messages."""
-
+    @abstractmethod
     def read(self) -> bytes:
-        """The encoded picture.
+        """Return the encoded image.
 
         Raises:
             ImageError: it cannot be read.
         """
 
     def __call__(self) -> Image.Image:
-        """The decoded picture, RGB.
+        """Return the decoded image, RGB.
 
         Raises:
             ImageError: it cannot be read or decoded.
         """
-
-
-def _decode(picture: Picture) -> Image.Image:
-    try:
-        return load_image(io.BytesIO(picture.read()))
-    except ImageError as error:
-        raise ImageError(f"The picture of item {picture.name} cannot be used: {error}") from error
+        try:
+            return load_image(io.BytesIO(self.read()))
+        except ImageError as error:
+            raise ImageError(f"The image of item {self.name} cannot be used: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
-class BytesPicture:
-    """A picture in memory."""
+class BytesPicture(Picture):
+    """An image in memory."""
 
-    name: str
     data: bytes
-    checksum: int = 0
 
     def read(self) -> bytes:
-        """The encoded picture."""
+        """Return the encoded image."""
         return self.data
 
-    def __call__(self) -> Image.Image:
-        """The decoded picture."""
-        return _decode(self)
-
 
 @dataclass(frozen=True, slots=True)
-class FilePicture:
-    """A picture that is a file."""
+class FilePicture(Picture):
+    """An image file."""
 
-    name: str
     path: str
-    checksum: int = 0
 
     def read(self) -> bytes:
-        """The encoded picture."""
+        """Return the encoded image."""
         try:
             return Path(self.path).read_bytes()
         except OSError as error:
             raise ImageError(f"{self.path} cannot be read ({error.strerror}).") from error
-        except ValueError as error:  # a NUL in it
-            raise ImageError(f"its path cannot be one ({error}).") from error
-
-    def __call__(self) -> Image.Image:
-        """The decoded picture."""
-        return _decode(self)
+        except ValueError as error:  # it contains a NUL
+            raise ImageError(f"the path is not valid ({error}).") from error
 
 
 @dataclass(frozen=True, slots=True)
-class SlicePicture:
-    """A picture that is a part of a file: a member of a tar that is not compressed."""
+class SlicePicture(Picture):
+    """An image inside a file: a member of an uncompressed tar archive."""
 
-    name: str
     path: str
     offset: int
     size: int
-    checksum: int = 0
 
     def read(self) -> bytes:
-        """The encoded picture."""
+        """Return the encoded image."""
         try:
             with Path(self.path).open("rb") as file:
                 file.seek(self.offset)
@@ -140,32 +126,27 @@ class SlicePicture:
         except OSError as error:
             raise ImageError(f"{self.path} cannot be read ({error.strerror}).") from error
         if len(data) < self.size:
-            raise ImageError(f"{self.path} ends within it.")
+            raise ImageError(f"{self.path} ends inside the image.")
         return data
-
-    def __call__(self) -> Image.Image:
-        """The decoded picture."""
-        return _decode(self)
 
 
 @dataclass(frozen=True, slots=True)
-class TablePicture:
-    """A picture in a cell of a Parquet file: bytes, or a struct with a field of bytes.
+class TablePicture(Picture):
+    """An image in a cell of a Parquet file: bytes, or a struct that has a field ``bytes``.
 
-    A struct without bytes may say in ``path``, relative to ``root``, where its picture lies, as the
-    `datasets` library saves what is not embedded.
+    A struct without bytes may have ``path``, relative to ``root``: the `datasets` library writes
+    images that are not embedded in this way.
     """
 
-    name: str
     path: str
     column: str
     group: int
-    row: int  # within the row group
+    row: int
+    """Number within the row group."""
     root: str
-    checksum: int = 0
 
     def read(self) -> bytes:
-        """The encoded picture; row groups are read whole, so rows are best asked for in order."""
+        """Return the encoded image; each row group is read whole, so read rows in order."""
         try:
             data = _row_group(self.path, self.group, self.column)[self.row].as_py()
         except (OSError, ValueError) as error:
@@ -178,10 +159,6 @@ class TablePicture:
             raise ImageError(f"the cell of {self.column!r} is empty.")
         return data
 
-    def __call__(self) -> Image.Image:
-        """The decoded picture."""
-        return _decode(self)
-
 
 @lru_cache(maxsize=2)
 def _row_group(path: str, group: int, column: str) -> Any:
@@ -191,14 +168,14 @@ def _row_group(path: str, group: int, column: str) -> Any:
         return table.read_row_group(group, columns=[column]).column(0)
 
 
-Lying = TypeVar("Lying", bound=BytesPicture | FilePicture | SlicePicture | TablePicture)
+PictureT = TypeVar("PictureT", bound=Picture)
 
 
-def checked(picture: Lying) -> Lying:
-    """The picture with its checksum (CRC-32), after it has been read and decoded once.
+def checked(picture: PictureT) -> PictureT:
+    """Return the picture with its checksum, after decoding it once.
 
     Raises:
-        ImageError: it cannot be.
+        ImageError: it cannot be read or decoded.
     """
     data = picture.read()
     check_picture(data)
@@ -206,10 +183,9 @@ def checked(picture: Lying) -> Lying:
 
 
 def check_picture(data: bytes) -> None:
-    """Decode a picture once, so that a broken one is found before a run has begun.
+    """Decode an image once, so that a broken one is found before training begins.
 
-    JPEGs are decoded at an eighth of their size, which reads all of their data for a fraction of
-    the work.
+    JPEGs are decoded at an eighth of their size, which reads all data at a fraction of the cost.
 
     Raises:
         ImageError: it cannot be decoded.
@@ -217,10 +193,10 @@ def check_picture(data: bytes) -> None:
     if data.startswith(b"\xff\xd8"):
         try:
             jpeg = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
-            if jpeg.width * jpeg.height <= _SAFE_PIXELS:
+            if jpeg.width * jpeg.height <= _QUICK_CHECK_PIXELS:
                 jpeg.draft("RGB", (1, 1))
                 jpeg.load()
                 return
-        except Exception:  # whatever it is, the complete check says it
+        except Exception:  # the complete check below reports it
             pass
     load_image(io.BytesIO(data))

@@ -1,7 +1,8 @@
-"""What is known of a training image: its attributes and caption, and how items are split."""
+"""What is known about a training image: attributes, caption, and the split that it belongs to."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,9 +10,20 @@ import numpy as np
 
 from ztcir_sdk.errors import UsageError, ZtcirError
 
-__all__ = ["DataError", "Item", "is_known", "product_name", "split_development"]
+__all__ = [
+    "ONE_HELD_OUT_OF",
+    "DataError",
+    "Item",
+    "is_held_out",
+    "is_known",
+    "product_name",
+    "split_development",
+]
 
-_NOT_KNOWN = frozenset({"", "na", "n/a", "nan", "none", "null", "unknown"})
+ONE_HELD_OUT_OF = 20
+"""A stream holds out one product name of this many."""
+
+_UNKNOWN_VALUES = frozenset({"", "na", "n/a", "nan", "none", "null", "unknown"})
 
 
 class DataError(ZtcirError):
@@ -20,10 +32,10 @@ class DataError(ZtcirError):
 
 @dataclass(frozen=True)
 class Item:
-    """A product: its id, its attributes as the catalogue spells them, and its name.
+    """A product: its id, its attributes as the catalogue spells them, and its caption.
 
-    An attribute is None or empty where the catalogue has no such attribute, and "NA" where
-    this item lacks it.
+    An attribute is None or empty if the catalogue does not have it, and `UNKNOWN_VALUE` if the
+    catalogue has it but this item does not.
     """
 
     id: str
@@ -35,30 +47,36 @@ class Item:
 
 
 def is_known(value: str) -> bool:
-    """Whether an attribute's value says something: it is not empty, "NA", "unknown" or the like."""
-    return value.strip().lower() not in _NOT_KNOWN
+    """Return whether an attribute has a value: not empty, "NA", "unknown" or similar."""
+    return value.strip().lower() not in _UNKNOWN_VALUES
 
 
 def product_name(item: Item) -> str:
-    """What items that show one product share: the caption, or the id where there is none."""
+    """Return what all items of one product share: the caption, or the id if there is none."""
     return " ".join(item.caption.casefold().split()) or f"item {item.id}"
+
+
+def is_held_out(item: Item) -> bool:
+    """Return whether a stream keeps an item out of training; this depends on the caption alone."""
+    digest = hashlib.sha256(product_name(item).encode()).digest()
+    return int.from_bytes(digest[:8], "big") % ONE_HELD_OUT_OF == 0
 
 
 def split_development(
     items: Sequence[Item], fraction: float = 0.1, *, seed: int
 ) -> tuple[list[Item], list[Item]]:
-    """Part the items into (training, development) by product name: no name is in both.
+    """Split items into (training, development) so that no product name is in both.
 
     Args:
-        items: the training split; their order does not matter to who goes where.
-        fraction: how many of the product names go to development, above 0 and below 1.
-        seed: an equal seed gives an equal split.
+        items: the training split, in any order: the order does not change the result.
+        fraction: share of the product names that go to development, between 0 and 1.
+        seed: random seed.
 
     Raises:
-        UsageError: a ``fraction`` that is not between 0 and 1.
+        UsageError: ``fraction`` is not between 0 and 1.
     """
     if not 0.0 < fraction < 1.0:
-        raise UsageError(f"The development fraction lies between 0 and 1, not {fraction}.")
+        raise UsageError(f"The development fraction must be between 0 and 1, not {fraction}.")
     names = sorted({product_name(item) for item in items})
     order = np.random.default_rng(seed).permutation(len(names))
     development = {names[place] for place in order[: round(fraction * len(names))]}

@@ -1,15 +1,17 @@
-"""What of a collection could not be used: counted, the first of it named, never lost in silence."""
+"""Report of what could not be read from a collection: everything is counted, nothing is silent."""
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["ReadReport", "caption_notes", "script_of"]
+__all__ = ["NAMED_SAMPLES", "ReadReport", "caption_notes", "main_script", "print_notes"]
 
-_NAMED = 10  # samples that a sentence names
+NAMED_SAMPLES = 10
+"""A report names this many broken samples and counts the others."""
 
 
 @dataclass
@@ -17,54 +19,60 @@ class ReadReport:
     """What happened while a collection was read."""
 
     read: int = 0
-    """Samples that can be used."""
+    """Number of usable samples."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    """Names of samples that cannot, and why."""
+    """Unusable samples: name and reason."""
     notes: list[str] = field(default_factory=list)
-    """Sentences on whole files: a shard that is cut short, captions that say nothing."""
+    """Sentences about whole files, such as a shard that is cut short."""
 
-    def skip(self, name: str, why: object) -> None:
-        """Note a sample that cannot be used."""
-        said = f"no {why.args[0]!r}" if isinstance(why, KeyError) and why.args else str(why)
-        self.skipped.append((name, said or type(why).__name__))
+    def skip(self, name: str, reason: object) -> None:
+        """Record an unusable sample."""
+        missing_field = isinstance(reason, KeyError) and reason.args
+        text = f"no {reason.args[0]!r}" if missing_field else str(reason)  # type: ignore[attr-defined]
+        self.skipped.append((name, text or type(reason).__name__))
 
     def sentences(self) -> list[str]:
-        """All of it for a person to read, one sentence each."""
-        said = list(self.notes)
+        """Return the report as sentences for a person."""
+        sentences = list(self.notes)
         if self.skipped:
-            some = ", ".join(f"{name} ({why})" for name, why in self.skipped[:_NAMED])
-            more = ", ..." if len(self.skipped) > _NAMED else ""
-            said.append(f"Skipped {len(self.skipped)} broken samples: {some}{more}")
-        return said
+            named = ", ".join(f"{name} ({why})" for name, why in self.skipped[:NAMED_SAMPLES])
+            more = ", ..." if len(self.skipped) > NAMED_SAMPLES else ""
+            sentences.append(f"Skipped {len(self.skipped)} broken samples: {named}{more}")
+        return sentences
+
+
+def print_notes(sentences: Iterable[str], prefix: str = "") -> None:
+    """Print sentences on standard error, one per line, each after a prefix."""
+    for sentence in sentences:
+        print(f"{prefix}{sentence}", file=sys.stderr, flush=True)
 
 
 def caption_notes(captions: Iterable[str]) -> list[str]:
-    """Sentences on captions that teach an English text encoder nothing: empty, another script."""
+    """Return sentences about captions that an English text encoder cannot learn from.
+
+    These are empty captions, and captions in another script than Latin.
+    """
     count, kinds = 0, Counter[str]()
     for caption in captions:
         count += 1
-        kinds["empty" if not caption.strip() else script_of(caption)] += 1
+        kinds["empty" if not caption.strip() else main_script(caption)] += 1
     notes = []
-    if kinds["empty"]:
-        which = (
-            "No caption says anything"
-            if kinds["empty"] == count
-            else (f"{kinds['empty']} of {count} captions are empty")
-        )
-        notes.append(f"{which}; those images train without one.")
-    foreign = {name: number for name, number in kinds.items() if name not in ("empty", "LATIN")}
-    if foreign:
-        names = ", ".join(f"{name.title()} {number}" for name, number in sorted(foreign.items()))
+    if empty := kinds.pop("empty", 0):
+        which = "All captions are" if empty == count else f"{empty} of {count} captions are"
+        notes.append(f"{which} empty; those images train without a caption.")
+    kinds.pop("LATIN", None)
+    if kinds:
+        names = ", ".join(f"{name.title()} {number}" for name, number in sorted(kinds.items()))
         notes.append(
-            f"{sum(foreign.values())} of {count} captions are in another script than Latin "
-            f"({names}): most CLIP text encoders know little of it; translate them, or use a "
-            "multilingual backbone."
+            f"{kinds.total()} of {count} captions are in another script than Latin ({names}), "
+            "which most CLIP text encoders hardly know; translate them, or use a multilingual "
+            "backbone."
         )
     return notes
 
 
-def script_of(caption: str) -> str:
-    """The script of most of a caption's letters, as Unicode names begin; Latin if it has none."""
+def main_script(caption: str) -> str:
+    """Return the script of most letters, as in Unicode names ("LATIN"); Latin without letters."""
     if caption.isascii():
         return "LATIN"
     scripts = Counter(

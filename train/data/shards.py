@@ -1,13 +1,14 @@
-"""Webdataset shards as a list of images, of which only the place in the shard is kept in memory.
+"""Webdataset shards as a list of images: memory holds where each image is, not its pixels.
 
-Read are ``KEY.jpg`` + ``KEY.txt`` + ``KEY.json`` as img2dataset writes them (CC3M and the like),
-and ``KEY.jpg`` + ``KEY.json`` of a catalogue with attributes.
+A sample is ``KEY.jpg`` + ``KEY.txt`` + ``KEY.json`` as img2dataset writes them (CC3M and similar
+data sets), or ``KEY.jpg`` + ``KEY.json`` of a catalogue with attributes.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tqdm import tqdm
-from webdataset.tariterators import base_plus_ext
-
-from train.data.image import BytesPicture, SlicePicture, TrainingImage, checked
+from train.data.image import BytesPicture, Picture, SlicePicture, TrainingImage, checked
 from train.data.item import DataError, Item
 from train.data.report import ReadReport
 from ztcir_sdk.errors import ImageError
@@ -26,82 +24,84 @@ from ztcir_sdk.names import CATALOGUE_COLUMNS
 from ztcir_sdk.runtime.cores import available_cores
 
 __all__ = [
-    "BROKEN",
-    "PICTURES",
-    "is_closed",
-    "is_whole",
-    "item_of",
+    "IMAGE_EXTENSIONS",
+    "SAMPLE_ERRORS",
+    "TEXT_EXTENSIONS",
+    "has_end_mark",
+    "is_complete",
+    "parse_item",
     "read_shard_list",
 ]
 
-PICTURES = ("jpg", "jpeg", "png", "webp")
-"""Suffixes of a sample's picture, in lower case; the first that a sample has counts."""
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+"""Of a sample's images, the first in this order is used; lower case."""
 
-BROKEN = (KeyError, ValueError, TypeError, RecursionError, ImageError)
-"""What a broken sample raises."""
+TEXT_EXTENSIONS = ("txt", "json")
+
+SAMPLE_ERRORS = (KeyError, ValueError, TypeError, RecursionError, ImageError)
+"""What reading a broken sample raises."""
 
 _TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
-_CHUNK = 512  # samples that are checked side by side
+_MEMBER_NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")  # key and extension, as in webdataset
+_CHUNK = 512  # samples that threads decode at a time
 
 
 @dataclass
 class _Sample:
     key: str
-    pictures: dict[str, BytesPicture | SlicePicture] = field(default_factory=dict)
+    pictures: dict[str, Picture] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
 
     @property
-    def suffixes(self) -> set[str]:
+    def extensions(self) -> set[str]:
         return {*self.pictures, *self.texts}
 
-    def picture(self) -> BytesPicture | SlicePicture:
-        """The sample's picture.
-
-        Raises:
-            ImageError: it has none.
-        """
-        for suffix in PICTURES:
-            if suffix in self.pictures:
-                return self.pictures[suffix]
-        raise ImageError("no picture")
+    def picture(self) -> Picture:
+        for extension in IMAGE_EXTENSIONS:
+            if extension in self.pictures:
+                return self.pictures[extension]
+        raise ImageError("no image")
 
 
-def item_of(key: str, texts: Mapping[str, bytes]) -> Item:
-    """What a sample's ``txt`` and ``json`` say of it.
+def parse_item(key: str, texts: Mapping[str, bytes]) -> Item:
+    """Return the item that a sample's ``txt`` and ``json`` describe.
 
-    JSON with ``articleType`` or ``baseColour`` is a catalogue's, with its own id and attributes,
-    and has to be complete. Any other sample is called by its key, and has a caption: its text, or
-    ``caption`` of its JSON, or none.
+    JSON that has ``articleType`` or ``baseColour`` belongs to a catalogue: it has its own id, and
+    all attributes are required. Any other sample has its key as id; its caption is the text, or
+    ``caption`` of the JSON, or empty.
 
     Raises:
-        KeyError, ValueError: the JSON or the text is broken, or a catalogue's field is missing.
+        KeyError, ValueError: the JSON or the text is broken, or an attribute is missing.
     """
     fields = json.loads(texts["json"]) if "json" in texts else {}
     if not isinstance(fields, dict):
-        raise ValueError("its JSON is no object")
+        raise ValueError("the JSON is not an object")
     if not fields.keys().isdisjoint((CATALOGUE_COLUMNS["type"], CATALOGUE_COLUMNS["colour"])):
-        known = {name: str(fields[column]) for name, column in CATALOGUE_COLUMNS.items()}
-        return Item(id=str(fields["id"]), pattern=None, caption=str(fields["caption"]), **known)
+        attributes = {name: str(fields[column]) for name, column in CATALOGUE_COLUMNS.items()}
+        return Item(
+            id=str(fields["id"]), pattern=None, caption=str(fields["caption"]), **attributes
+        )
     caption = texts["txt"].decode() if "txt" in texts else fields.get("caption") or ""
-    return Item(id=key, gender="", type="", colour="", pattern=None, caption=_one_line(caption))
-
-
-def _one_line(caption: object) -> str:
     if not isinstance(caption, str):
-        raise ValueError("its caption is no text")
-    return " ".join(caption.split())
+        raise ValueError("the caption is not a text")
+    caption = " ".join(caption.split())
+    return Item(id=key, gender="", type="", colour="", pattern=None, caption=caption)
 
 
 def read_shard_list(paths: Sequence[Path], report: ReadReport) -> list[TrainingImage]:
-    """List the images of shards, in their order; each picture is decoded once, to see that it can.
+    """List the images of shards, in order; each is decoded once to check it.
 
-    Samples without a usable picture, or whose text or JSON is broken, and what follows the cut of
-    a shard that ends early, go into ``report``. A key that an earlier shard had too is written
-    ``SHARD/KEY``.
+    If an earlier shard has the same key, the image's id is ``SHARD/KEY``.
+
+    Args:
+        paths: tar archives, compressed or not.
+        report: receives samples whose image, text or JSON is broken, and shards that are cut short.
 
     Raises:
         DataError: a shard is missing.
     """
+    from tqdm import tqdm
+
     for path in paths:
         if not path.is_file():
             raise DataError(f"The shard {path} does not exist.")
@@ -113,13 +113,14 @@ def read_shard_list(paths: Sequence[Path], report: ReadReport) -> list[TrainingI
             fresh: list[TrainingImage] = []
             for sample in _samples(path, report):
                 try:
-                    pending.append((sample, item_of(sample.key, sample.texts)))
-                except BROKEN as error:
+                    pending.append((sample, parse_item(sample.key, sample.texts)))
+                except SAMPLE_ERRORS as error:
                     report.skip(sample.key, error)
                 if len(pending) == _CHUNK:
-                    fresh += _checked(pending, pool, report)
+                    fresh += _decodable(pending, pool, report)
                     pending = []
-            fresh = _alike(fresh + list(_checked(pending, pool, report)), report)
+            fresh += _decodable(pending, pool, report)
+            fresh = _without_lost_json(fresh, report)
             images += (
                 _renamed(image, path.stem) if _is_taken(image, seen) else image for image in fresh
             )
@@ -128,8 +129,8 @@ def read_shard_list(paths: Sequence[Path], report: ReadReport) -> list[TrainingI
     return images
 
 
-def _alike(images: list[TrainingImage], report: ReadReport) -> list[TrainingImage]:
-    """In a catalogue's shard a sample without attributes has lost its JSON."""
+def _without_lost_json(images: list[TrainingImage], report: ReadReport) -> list[TrainingImage]:
+    """Leave out samples without attributes, if others in the shard have them."""
     if not any(image.item.type for image in images):
         return images
     for image in images:
@@ -139,7 +140,7 @@ def _alike(images: list[TrainingImage], report: ReadReport) -> list[TrainingImag
 
 
 def _is_taken(image: TrainingImage, seen: set[str]) -> bool:
-    # two items of a catalogue with one id are an error that triplets report
+    # in a catalogue an id that occurs twice is an error, which `synthesise` reports
     return not image.item.type and image.item.id in seen
 
 
@@ -147,26 +148,26 @@ def _renamed(image: TrainingImage, shard: str) -> TrainingImage:
     return replace(image, item=replace(image.item, id=f"{shard}/{image.item.id}"))
 
 
-def _checked(
+def _decodable(
     pending: Sequence[tuple[_Sample, Item]], pool: ThreadPoolExecutor, report: ReadReport
 ) -> Iterator[TrainingImage]:
-    verdicts = pool.map(_verdict, [sample for sample, _ in pending])
-    for (sample, item), verdict in zip(pending, verdicts, strict=True):
-        if isinstance(verdict, Exception):
-            report.skip(sample.key, verdict)
+    results = pool.map(_checked_picture, [sample for sample, _ in pending])
+    for (sample, item), result in zip(pending, results, strict=True):
+        if isinstance(result, Exception):
+            report.skip(sample.key, result)
         else:
-            yield TrainingImage(item, replace(verdict, name=item.id))
+            yield TrainingImage(item, replace(result, name=item.id))
 
 
-def _verdict(sample: _Sample) -> BytesPicture | SlicePicture | Exception:
+def _checked_picture(sample: _Sample) -> Picture | Exception:
     try:
         return checked(sample.picture())
-    except BROKEN as error:
+    except SAMPLE_ERRORS as error:
         return error
 
 
 def _samples(path: Path, report: ReadReport) -> Iterator[_Sample]:
-    """The samples of one shard, in its order, up to where it breaks off."""
+    """Yield the samples of a shard, in order, up to where it is cut short."""
     count, problem = 0, ""
     sample: _Sample | None = None
     usual: set[str] = set()
@@ -174,65 +175,71 @@ def _samples(path: Path, report: ReadReport) -> Iterator[_Sample]:
     try:
         with tarfile.open(path, "r:" if plain else "r:*") as archive:
             for member in archive:
-                archive.members = []  # type: ignore[attr-defined]  # which it would keep, all
-                key, suffix = base_plus_ext(member.name)
-                if not member.isreg() or key is None or Path(member.name).name.startswith("."):
+                archive.members = []  # type: ignore[attr-defined]  # it would keep them all
+                named = _MEMBER_NAME.fullmatch(member.name)
+                if not member.isreg() or named is None or Path(member.name).name.startswith("."):
                     continue
+                key, extension = named.groups()
                 if sample is None or key != sample.key:
                     if sample is not None:
                         count += 1
-                        usual = sample.suffixes
+                        usual = sample.extensions
                         yield sample
                     sample = _Sample(key)
-                _add(sample, suffix.lower(), member, archive, path, plain=plain)
+                _add(sample, extension.lower(), member, archive, path, plain=plain)
     except _TAR_ERRORS as error:
         problem = str(error)
-    if not problem and plain and not is_closed(path):
+    if not problem and plain and not has_end_mark(path):
         problem = "it has no end mark"  # cut between two files, which tarfile takes for the end
-    if sample is not None and problem and not is_whole(sample.suffixes, usual):
-        report.skip(sample.key, "the shard ends within it")
+    if sample is not None and problem and not is_complete(sample.extensions, usual):
+        report.skip(sample.key, "the shard ends inside it")
     elif sample is not None:
         count += 1
         yield sample
     if problem:
         report.notes.append(
-            f"The shard {path} is damaged or cut short ({problem}); "
-            f"what follows its first {count} samples is lost."
+            f"The shard {path} is damaged or cut short ({problem}); only its first {count} samples "
+            "are read."
         )
 
 
-def is_whole(suffixes: set[str], usual: set[str]) -> bool:
-    """Whether the last sample before a cut has what the one before it has, or picture and text."""
+def is_complete(extensions: set[str], usual: set[str]) -> bool:
+    """Return whether the last sample before a cut has all its files.
+
+    Args:
+        extensions: files of the sample.
+        usual: files of the sample before it; without one, an image and a text are required.
+    """
     if usual:
-        return usual <= suffixes
-    return not suffixes.isdisjoint(PICTURES) and not suffixes.isdisjoint(("txt", "json"))
+        return usual <= extensions
+    return not any(map(extensions.isdisjoint, (IMAGE_EXTENSIONS, TEXT_EXTENSIONS)))
 
 
 def _add(
     sample: _Sample,
-    suffix: str,
+    extension: str,
     member: tarfile.TarInfo,
     archive: tarfile.TarFile,
     path: Path,
     *,
     plain: bool,
 ) -> None:
-    if suffix in PICTURES and plain:
-        place = SlicePicture(sample.key, str(path), member.offset_data, member.size)
-        sample.pictures[suffix] = place
-    elif suffix in (*PICTURES, "txt", "json"):
+    if extension in IMAGE_EXTENSIONS and plain:
+        picture = SlicePicture(sample.key, str(path), member.offset_data, member.size)
+        sample.pictures[extension] = picture
+    elif extension in (*IMAGE_EXTENSIONS, *TEXT_EXTENSIONS):
         stream = archive.extractfile(member)
         data = b"" if stream is None else stream.read()
         if len(data) < member.size:
             raise EOFError("unexpected end of data")
-        if suffix in PICTURES:
-            sample.pictures[suffix] = BytesPicture(sample.key, data)
+        if extension in IMAGE_EXTENSIONS:
+            sample.pictures[extension] = BytesPicture(sample.key, data)
         else:
-            sample.texts[suffix] = data
+            sample.texts[extension] = data
 
 
-def is_closed(path: Path) -> bool:
-    """Whether a tar file ends with the two empty blocks that close it."""
+def has_end_mark(path: Path) -> bool:
+    """Return whether a tar file ends with the two empty blocks that close it."""
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(max(0, size - 1024))

@@ -1,10 +1,9 @@
-"""Webdataset shards as a stream: for collections too large to list, or that come over a network."""
+"""Webdataset shards as a stream, for collections that are too large to list or on a network."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -17,46 +16,37 @@ from torch.utils.data import IterableDataset
 from webdataset.shardlists import expand_urls
 
 from train.data.image import BytesPicture, TrainingImage, check_picture
-from train.data.item import DataError, Item, product_name
-from train.data.report import ReadReport, caption_notes
+from train.data.item import ONE_HELD_OUT_OF, DataError, is_held_out
+from train.data.report import NAMED_SAMPLES, ReadReport, caption_notes, print_notes
 from train.data.shards import (
-    BROKEN,
-    PICTURES,
-    is_closed,
-    is_whole,
-    item_of,
+    IMAGE_EXTENSIONS,
+    SAMPLE_ERRORS,
+    TEXT_EXTENSIONS,
+    has_end_mark,
+    is_complete,
+    parse_item,
 )
-from train.data.source import expand
+from train.data.source import expand_sources
 from ztcir_sdk.files import write_whole
 from ztcir_sdk.names import is_tar
 
-__all__ = [
-    "ShardStream",
-    "endless",
-    "is_held_out",
-    "read_held_out",
-    "shards_fingerprint",
-    "stream_shards",
-]
-
-_HELD_OUT = 20  # of so many product names one is held out
-_NAMED = 10  # broken samples that a process names; further ones it counts
+__all__ = ["ShardStream", "endless", "read_held_out", "shards_fingerprint", "stream_shards"]
 
 
 def stream_shards(patterns: Sequence[str]) -> list[str]:
-    """What ``--data`` names, as webdataset opens it: files, ``https://...``, ``pipe:...``.
+    """Return the shards that ``--data`` names: files, ``https://...`` and ``pipe:...``.
 
     Raises:
-        DataError: a file is missing, or is no shard.
+        DataError: a file is missing, or is not a shard.
     """
     shards: list[str] = []
     for pattern in patterns:
         if not _is_file(pattern):
             shards += expand_urls(pattern)
             continue
-        for path in expand([pattern]):
+        for path in expand_sources([pattern]):
             if not is_tar(path.name) or path.is_dir():
-                raise DataError(f"{path} is no shard (.tar), and only shards can be streamed.")
+                raise DataError(f"{path} is not a shard (.tar); only shards can be streamed.")
             if not path.is_file():
                 raise DataError(f"The shard {path} does not exist.")
             shards.append(str(path))
@@ -64,50 +54,44 @@ def stream_shards(patterns: Sequence[str]) -> list[str]:
 
 
 def _is_file(shard: str) -> bool:
-    """Whether a shard is a path, and not a command (``pipe:``) or an address."""
+    """Return whether a shard is a path, not a command (``pipe:``) or an address."""
     return not shard.startswith("pipe:") and "://" not in shard
 
 
 def shards_fingerprint(shards: Sequence[str]) -> dict[str, Any]:
-    """What a stream is: how many shards, and a checksum of their names and, of files, sizes."""
+    """Return the number of shards, and a checksum of their names and of the files' sizes."""
     sizes = [Path(one).stat().st_size if _is_file(one) else 0 for one in shards]
     named = [(one.rsplit("/", 1)[-1], size) for one, size in zip(shards, sizes, strict=True)]
     return {"shards": len(shards), "sha256": hashlib.sha256(json.dumps(named).encode()).hexdigest()}
 
 
-def is_held_out(item: Item) -> bool:
-    """Whether an image is kept out of training, by its caption alone: no list is at hand."""
-    digest = hashlib.sha256(product_name(item).encode()).digest()
-    return int.from_bytes(digest[:8], "big") % _HELD_OUT == 0
-
-
 def read_held_out(shards: Sequence[str], limit: int) -> list[TrainingImage]:
-    """The first ``limit`` images of some shards that are held out, or as many as there are.
+    """Return the first ``limit`` held-out images of some shards, or all if there are fewer.
 
-    What there is to say of their captions, as of all others', is told on standard error.
+    Notes about their captions are printed on standard error; they hold for all images.
 
     Raises:
-        DataError: fewer than two.
+        DataError: there are fewer than two.
     """
     stream = ShardStream(shards, shuffle=False)
     found = list(islice((image for image in stream if is_held_out(image.item)), limit))
-    for sentence in caption_notes(image.item.caption for image in found):
-        print(f"Of the images that are held out: {sentence}", file=sys.stderr)
+    print_notes(caption_notes(image.item.caption for image in found), "Held-out images: ")
     if len(found) < 2:
         raise DataError(
-            f"{stream.report.read} samples of the shards are too few to hold one in {_HELD_OUT} "
-            "out for selecting the best checkpoint; add shards."
+            f"{stream.report.read} samples are too few to hold out one in {ONE_HELD_OUT_OF} for "
+            "selecting the best checkpoint; add shards."
         )
     return found
 
 
 def endless(stream: ShardStream, start: int, length: Path) -> Iterator[TrainingImage]:
-    """The training images of epoch after epoch, from the one with the number ``start`` on.
+    """Yield the training images of one epoch after another, from image number ``start`` on.
 
     Args:
-        stream: its epochs are 0, 1, ...
-        length: file that remembers how many images an epoch of this process's shards has, so that
-            going on in a late epoch does not read the earlier ones again.
+        stream: epochs are numbered 0, 1, ...
+        start: number of images to leave out at the beginning.
+        length: file that keeps the number of images per epoch of this process's shards, so that
+            resuming in a late epoch does not read the earlier epochs again.
 
     Raises:
         DataError: an epoch has no usable image.
@@ -134,10 +118,11 @@ def endless(stream: ShardStream, start: int, length: Path) -> Iterator[TrainingI
 
 
 def _read_length(path: Path, stream: ShardStream) -> int:
-    """Images an epoch, or 0 where nobody has counted those of these shards."""
+    """Return the images per epoch, or 0 if they were not counted for these shards."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return int(told["images"]) if told["shards"] == shards_fingerprint(stream.own) else 0
+        record = json.loads(path.read_text(encoding="utf-8"))
+        same = record["shards"] == shards_fingerprint(stream.own)
+        return int(record["images"]) if same else 0
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 
@@ -148,20 +133,20 @@ def _write_length(path: Path, stream: ShardStream, count: int) -> None:
 
 
 class ShardStream(IterableDataset[TrainingImage]):
-    """Each image of some shards once an epoch, in an order drawn from the seed and the epoch.
+    """Every image of some shards once per epoch, in an order that seed and epoch determine.
 
-    Whole shards are dealt out to the ranks of a distributed run, once and for all, so that no two
-    of them see an image at once and an epoch of one has always as many; then, in the epoch's order,
-    to the workers of a ``DataLoader``. A buffer shuffles within. Pictures stay encoded. What cannot
-    be used is told on standard error when it is first met, and counted in `report`, by the process
-    that reads it.
+    Each rank of a distributed run has its own shards, always the same: no two ranks see the same
+    image, and all epochs of a rank are equally long. Each worker of a ``DataLoader`` reads some of
+    the rank's shards. Images stay encoded. The process that reads an unusable sample reports it on
+    standard error the first time, and counts it in `report`.
 
     Args:
         shards: paths, or anything else that webdataset opens (``pipe:...``, ``https://...``).
-        seed: of the order.
-        buffer: images among which the next one is drawn; 0 leaves each shard's order.
-        shuffle: whether the shards' order is drawn, and a buffer filled; false for their own order.
-        rank, world: this process's place in a distributed run, and its size.
+        seed: random seed of the order.
+        buffer: number of images from which the next one is drawn; 0 keeps the order in a shard.
+        shuffle: whether to shuffle the shards and the images; False keeps the order of both.
+        rank: number of this process in a distributed run.
+        world: number of processes.
     """
 
     def __init__(
@@ -179,19 +164,19 @@ class ShardStream(IterableDataset[TrainingImage]):
         self.rank, self.world = rank, world
         self.epoch = 0
         self.report = ReadReport()
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     @property
     def own(self) -> tuple[str, ...]:
-        """The shards of this rank."""
+        """This rank's shards."""
         return self.shards[self.rank :: self.world]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order: an equal seed and epoch give an equal one."""
+        """Select the epoch, which determines the order."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[TrainingImage]:
-        """Read this process's part of the epoch."""
+        """Yield the images of this process's part of the epoch."""
         own = self.own
         order = np.arange(len(own))
         if self.shuffle:
@@ -199,82 +184,84 @@ class ShardStream(IterableDataset[TrainingImage]):
         self.report = report = ReadReport()
         damaged: set[str] = set()
 
-        def spoil(shard: str, why: str) -> None:
+        def note_damage(shard: str, why: str) -> None:
             if shard not in damaged:
                 damaged.add(shard)
                 report.notes.append(
                     f"The shard {shard} is damaged or cut short ({why}); what follows there is "
                     "lost."
                 )
-                self._tell(shard, report.notes[-1])
+                self._report_once(shard, report.notes[-1])
 
-        def note(error: Exception) -> bool:
-            spoil(*_cause(error))
+        def handle_error(error: Exception) -> bool:
+            note_damage(*_shard_and_reason(error))
             return True
 
-        def look(shards: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
+        def check_ends(shards: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
             for shard in shards:
                 path = Path(shard["url"])
-                # cut where a file begins, which tarfile takes for the end
-                if _is_file(shard["url"]) and path.suffix == ".tar" and not is_closed(path):
-                    spoil(shard["url"], "it has no end mark")
+                # cut between two files, which tarfile takes for the end
+                if _is_file(shard["url"]) and path.suffix == ".tar" and not has_end_mark(path):
+                    note_damage(shard["url"], "it has no end mark")
                 yield shard
 
         def skip(name: str, why: object) -> None:
             report.skip(name, why)
-            if len(self._told) < _NAMED:
-                self._tell(name, f"Skipped a broken sample: {name} ({report.skipped[-1][1]})")
+            if len(self._reported) < NAMED_SAMPLES:
+                self._report_once(
+                    name, f"Skipped a broken sample: {name} ({report.skipped[-1][1]})"
+                )
 
         stages = [
             wds.SimpleShardList([own[place] for place in order]),
             wds.split_by_worker,
-            look,
-            wds.tarfile_to_samples(handler=note),
-            partial(_whole, damaged=damaged, skip=skip),
+            check_ends,
+            wds.tarfile_to_samples(handler=handle_error),
+            partial(_complete_samples, damaged=damaged, skip=skip),
         ]
         if self.buffer > 1:
             seed = hash((self.seed, self.epoch, self.rank))
             stages.append(wds.detshuffle(self.buffer, self.buffer // 2, seed=seed))
         for sample in wds.DataPipeline(*stages):
             try:
-                picture = next(sample[suffix] for suffix in PICTURES if suffix in sample)
-                item = item_of(sample["__key__"], sample)
+                picture = next(sample[name] for name in IMAGE_EXTENSIONS if name in sample)
+                item = parse_item(sample["__key__"], sample)
                 check_picture(picture)
             except StopIteration:
-                skip(sample["__key__"], "no picture")
-            except BROKEN as error:
+                skip(sample["__key__"], "no image")
+            except SAMPLE_ERRORS as error:
                 skip(sample["__key__"], error)
             else:
                 report.read += 1
                 yield TrainingImage(item, BytesPicture(item.id, picture))
-        if len(report.skipped) > _NAMED:
-            self._tell("more", report.sentences()[-1])
+        if len(report.skipped) > NAMED_SAMPLES:
+            self._report_once("more", report.sentences()[-1])
 
-    def _tell(self, what: str, sentence: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            print(sentence, file=sys.stderr, flush=True)
+    def _report_once(self, name: str, sentence: str) -> None:
+        if name not in self._reported:
+            self._reported.add(name)
+            print_notes([sentence])
 
 
-def _whole(
+def _complete_samples(
     samples: Iterable[dict[str, Any]],
     *,
     damaged: Container[str],
     skip: Callable[[str, object], None],
 ) -> Iterator[dict[str, Any]]:
-    """All samples but what a cut shard has lost a part of: its last one, if that lacks a file."""
+    """Yield the samples; leave out the last one of a damaged shard if a file of it is missing."""
     last: dict[str, Any] | None = None
     usual: set[str] = set()
 
     def usable(sample: dict[str, Any]) -> bool:
-        if sample["__url__"] not in damaged or is_whole(_suffixes(sample), usual):
+        if sample["__url__"] not in damaged or is_complete(_extensions(sample), usual):
             return True
-        skip(sample["__key__"], "the shard ends within it")
+        skip(sample["__key__"], "the shard ends inside it")
         return False
 
     for sample in samples:
         if last is not None and last["__url__"] == sample["__url__"]:
-            usual = _suffixes(last)
+            usual = _extensions(last)
             yield last
         elif last is not None:
             if usable(last):
@@ -285,12 +272,12 @@ def _whole(
         yield last
 
 
-def _suffixes(sample: Mapping[str, Any]) -> set[str]:
-    return {name for name in sample if name in (*PICTURES, "txt", "json")}
+def _extensions(sample: Mapping[str, Any]) -> set[str]:
+    return sample.keys() & {*IMAGE_EXTENSIONS, *TEXT_EXTENSIONS}
 
 
-def _cause(error: Exception) -> tuple[str, str]:
-    """The shard's name, which webdataset adds to an error's arguments, and what is wrong."""
+def _shard_and_reason(error: Exception) -> tuple[str, str]:
+    """Return the shard, which webdataset adds to an error's arguments, and what is wrong."""
     shard = next((part for part in reversed(error.args[1:]) if isinstance(part, str)), "?")
     why = str(error.args[0]).split(" @ <")[0] if error.args else type(error).__name__
     return shard, why

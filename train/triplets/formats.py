@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from train.data.csv_parquet import TABLE_SUFFIXES, choose_columns, open_table
 from train.data.item import DataError
 from train.data.report import ReadReport, caption_notes
-from train.data.table import pair_name, pair_picture_columns
-from train.data.tabular import TABLE_SUFFIXES, choose_columns, open_table
+from train.data.table import pair_id, pair_picture_columns
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.sources import PICTURE_SUFFIXES
@@ -209,7 +209,7 @@ def _from_records(
 
 
 def _from_table(path: Path, named: Mapping[str, str], report: ReadReport) -> Iterator[Triplet]:
-    """A row each; where the table holds the pictures themselves, they are called by `pair_name`."""
+    """A row each; where the table holds the pictures themselves, they are called by `pair_id`."""
     table = open_table(path)
     needed = ("reference", "text", "target")
     chosen = choose_columns(table, needed, named, needed=needed)
@@ -218,8 +218,8 @@ def _from_table(path: Path, named: Mapping[str, str], report: ReadReport) -> Ite
     for row in table.rows(read):
         try:
             if embedded:
-                reference = pair_name(path, row.number, "reference")
-                targets: tuple[str, ...] = (pair_name(path, row.number, "target"),)
+                reference = pair_id(path, row.number, "reference")
+                targets: tuple[str, ...] = (pair_id(path, row.number, "target"),)
             else:
                 reference = _name(row.values[chosen["reference"]])
                 targets = _names(row.values[chosen["target"]])

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from train.data.item import Item
-from train.data.report import script_of
+from train.data.report import main_script
 from train.triplets.caption_pairs import CaptionPairs, Edit, Tokens, tokens
 from train.triplets.from_attributes import spoil
 from train.triplets.near_duplicates import SAME_LOOK, Looks
@@ -150,7 +150,7 @@ def _group(items: Sequence[Item], mining: CaptionMining) -> dict[Tokens, tuple[s
         said = tokens(item.caption)
         if not said:
             mining.left_out["no caption"] += 1
-        elif script_of(item.caption) != "LATIN":
+        elif main_script(item.caption) != "LATIN":
             mining.left_out["another script"] += 1
         else:
             groups[named.setdefault(tuple(sorted(said)), said)].append(item.id)

@@ -1,25 +1,27 @@
-"""CSV and Parquet files as rows, and what their columns are likely to be called."""
+"""CSV, TSV and Parquet files as rows, and the usual names of their columns."""
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.data.item import DataError
+from train.data.item import DataError, Item, is_known
 from ztcir_sdk.errors import MissingDependencyError, UsageError
+from ztcir_sdk.names import UNKNOWN_VALUE
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-__all__ = ["TABLE_SUFFIXES", "Row", "Table", "choose_columns", "open_table"]
+__all__ = ["TABLE_SUFFIXES", "Row", "Table", "check_fields", "choose_columns", "open_table"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
-_USUAL: Mapping[str, str] = {
+_USUAL_COLUMNS: Mapping[str, str] = {
     "id": "id key image_id",
     "path": "path image_path file_path filepath file_name filename file image img jpg",
     "caption": "caption text txt title description",
@@ -34,58 +36,91 @@ _USUAL: Mapping[str, str] = {
     "target": "target target_image target_id target_img_id target_hard edited_image output_image "
     "target-image targets",
 }
-ALIASES: Mapping[str, tuple[str, ...]] = {
-    field: tuple(names.split()) for field, names in _USUAL.items()
-}
-"""Field -> names that published files have for its column, the first that is there counts."""
+"""Field -> column names in published files, in lower case; the first that a file has is used."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its number from 1, its values, and where it lies in a Parquet file."""
+    """One row: its number, counted from 1, its values, and its place in a Parquet file."""
 
     number: int
     values: Mapping[str, Any]
     group: int = 0
+    """Row group."""
     place: int = 0
+    """Number within the row group, counted from 0."""
 
     def text(self, column: str, field: str) -> str:
-        """A column's cell as the text of a field: of a list its first entry, of a whole number no
-        fraction.
+        """Return the text of a cell: the first entry of a list, a whole number without fraction.
+
+        Args:
+            column: column name.
+            field: field that the column stands for, for the error.
 
         Raises:
-            UsageError: it holds neither text nor a number.
+            UsageError: the cell is neither a text nor a number.
         """
         value = self.values.get(column)
         if isinstance(value, list):
             value = next((entry for entry in value if entry is not None), None)
         if isinstance(value, bytes):
             value = value.decode("utf-8", errors="replace")
-        if isinstance(value, float):  # as whole numbers are where some cells are empty
+        if isinstance(value, float):  # a column of whole numbers with empty cells
             value = None if value != value else int(value) if value.is_integer() else value
         if isinstance(value, list | dict):
             raise UsageError(
-                f"The column {column!r} holds no text for the {field}; name another one with "
+                f"The column {column!r} has no text for the {field}; name another column with "
                 f"--columns {field}=COLUMN."
             )
         return "" if value is None else str(value)
 
+    def line(self, columns: Mapping[str, str], field: str) -> str:
+        """Return the text of a field on one line; empty if ``columns`` does not have the field."""
+        return " ".join(self.text(columns[field], field).split()) if field in columns else ""
 
-class Table:
-    """A file with named columns that is read row by row, never whole."""
+    def item(self, columns: Mapping[str, str], name: str) -> Item:
+        """Return the item that the row describes.
 
-    def __init__(self, path: Path, columns: Sequence[str], pictures: frozenset[str]) -> None:
-        self.path, self.columns = path, tuple(columns)
-        self.pictures = pictures
-        """Columns whose cells are pictures themselves."""
+        Args:
+            columns: field of `Item` -> column.
+            name: the item's id.
+        """
 
+        def attribute(field: str) -> str:
+            value = self.line(columns, field)
+            return value if field not in columns or is_known(value) else UNKNOWN_VALUE
+
+        return Item(
+            id=name,
+            gender=attribute("gender"),
+            type=attribute("type"),
+            colour=attribute("colour"),
+            pattern=attribute("pattern") or None,
+            caption=self.line(columns, "caption"),
+        )
+
+
+class Table(ABC):
+    """A file with named columns, read row by row.
+
+    Args:
+        path: the file.
+        columns: column names.
+        pictures: columns whose cells are encoded images.
+    """
+
+    def __init__(
+        self, path: Path, columns: Sequence[str], pictures: frozenset[str] = frozenset()
+    ) -> None:
+        self.path, self.columns, self.pictures = path, tuple(columns), pictures
+
+    @abstractmethod
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
-        """The rows in order, with some of the columns.
+        """Yield the rows in order, with some of the columns.
 
         Raises:
-            DataError: the file breaks off, or is damaged.
+            DataError: the file is damaged.
         """
-        raise NotImplementedError
 
 
 class _CsvTable(Table):
@@ -117,7 +152,7 @@ class _ParquetTable(Table):
 
 
 def _reader(path: Path, lines: Any) -> csv.DictReader[str]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # captions have no limit
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # captions may be long
     return csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
 
 
@@ -135,8 +170,8 @@ def open_table(path: Path) -> Table:
     """Open a ``.csv``, ``.tsv`` or ``.parquet`` file.
 
     Raises:
-        DataError: it is missing, has no header, or is damaged.
-        MissingDependencyError: a Parquet file, without pyarrow.
+        DataError: the file is missing or damaged, or has no header.
+        MissingDependencyError: the file is Parquet, and pyarrow is not installed.
     """
     if not path.is_file():
         raise DataError(f"The table {path} does not exist.")
@@ -154,8 +189,8 @@ def open_table(path: Path) -> Table:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV file in UTF-8: {error}.") from error
     if not columns:
-        raise DataError(f"{path} is empty; its first line has to name the columns.")
-    return _CsvTable(path, columns, frozenset())
+        raise DataError(f"{path} is empty; its first line must name the columns.")
+    return _CsvTable(path, columns)
 
 
 def _holds_bytes(kind: Any) -> bool:
@@ -169,36 +204,53 @@ def _holds_bytes(kind: Any) -> bool:
 def choose_columns(
     table: Table, fields: Sequence[str], named: Mapping[str, str], *, needed: Sequence[str]
 ) -> dict[str, str]:
-    """Which columns hold which fields: those that are named, else those with a usual name.
+    """Return field -> column: the columns that the user names, else those with a usual name.
 
     Args:
         table: the file.
-        fields: what is looked for, keys of `ALIASES` or fields that have to be named.
-        named: field -> column, as the user says; an empty column means that there is none.
-        needed: fields that have to be there.
+        fields: fields to find.
+        named: field -> column, from the user; an empty column means that the file has none.
+        needed: fields that must be found.
 
     Raises:
-        UsageError: a named column is not there, or a needed one is not found.
+        UsageError: the file does not have a named or a needed column.
     """
+    lowered = {column.lower(): column for column in reversed(table.columns)}
     chosen = {}
     for field in fields:
         if field in named:
-            if named[field] and named[field] not in table.columns:
+            column = named[field]
+            if column and column not in table.columns:
                 raise UsageError(
-                    f"{table.path} has no column {named[field]!r}; it has "
-                    f"{', '.join(table.columns)}."
+                    f"{table.path} has no column {column!r}; it has {', '.join(table.columns)}."
                 )
-            if named[field]:
-                chosen[field] = named[field]
-            continue
-        lowered = {column.lower(): column for column in reversed(table.columns)}
-        found = next((lowered[name] for name in ALIASES.get(field, ()) if name in lowered), None)
-        if found is not None:
-            chosen[field] = found
+        else:
+            usual = _USUAL_COLUMNS.get(field, "").split()
+            column = next((lowered[name] for name in usual if name in lowered), "")
+        if column:
+            chosen[field] = column
     for field in needed:
         if field not in chosen:
             raise UsageError(
-                f"{table.path} has no column that is known to hold the {field}; name it as "
-                f"{field}=COLUMN, of {', '.join(table.columns)}."
+                f"No column of {table.path} has a usual name for the {field}; name it as "
+                f"{field}=COLUMN. The columns are {', '.join(table.columns)}."
             )
     return chosen
+
+
+def check_fields(columns: Mapping[str, str], fields: Collection[str], kind: str) -> None:
+    """Check that the user names columns of known fields only.
+
+    Args:
+        columns: field -> column, from the user.
+        fields: known fields.
+        kind: what the fields describe, for the error.
+
+    Raises:
+        UsageError: a field is unknown.
+    """
+    if unknown := columns.keys() - {*fields}:
+        raise UsageError(
+            f"{min(unknown)!r} is not a field of {kind}; columns can be named for "
+            f"{', '.join(fields)}."
+        )
