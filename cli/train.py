@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.train_options import FolderPath, compute_options, configuration_option
-from cli.triplets import columns_option
+from cli.triplets import parse_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ SHARDS = click.option(
 )
 COLUMNS = click.option(
     "--columns",
-    callback=columns_option,
+    callback=parse_columns,
     metavar="FIELD=COLUMN,...",
     help="Where a table's fields stand, as path=file,caption=text,colour=shade,root=photos/, if "
     "its columns have no usual names.",
@@ -296,7 +296,7 @@ def train_map(
 )
 @click.option(
     "--triplet-columns",
-    callback=columns_option,
+    callback=parse_columns,
     metavar="FIELD=COLUMN,...",
     help="Where a triplet's fields stand, as reference=from,text=wish,target=to.",
 )

@@ -15,24 +15,26 @@ from cli.output import emit_json, note, write_file
 from ztcir_sdk.names import UNKNOWN_VALUE
 
 if TYPE_CHECKING:
-    from train.data.item import Item
-    from train.triplets.report import TripletReport
+    from train.data import Item
+    from train.triplets import TripletReport
     from ztcir_sdk.evaluation.triplets import Triplet
 
-__all__ = ["triplets"]
+__all__ = ["parse_columns", "triplets"]
 
-PICTURES = 20  # triplets on a sheet
+SHEET_TRIPLETS = 20
 
 
-def columns_option(
+def parse_columns(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> dict[str, str] | None:
-    """``field=column`` pairs, comma-separated."""
+    """Parse comma-separated ``field=column`` pairs."""
     if value is None:
         return None
     pairs = [pair.partition("=") for pair in value.split(",")]
     if not all(field.strip() and equals for field, equals, _ in pairs):
-        raise click.BadParameter(f"{value!r} is not like colour=baseColour,type=articleType.")
+        raise click.BadParameter(
+            f"{value!r} is not a list such as colour=baseColour,type=articleType."
+        )
     return {field.strip(): column.strip() for field, _, column in pairs}
 
 
@@ -42,69 +44,70 @@ def columns_option(
     "source",
     type=click.Choice(["attributes", "captions"]),
     required=True,
-    help="Change one attribute and keep the others, or pair captions that differ in a phrase.",
+    help="Change one attribute of a catalogue, or pair captions that differ in one phrase.",
 )
 @click.option(
     "--csv",
     "metadata",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A catalogue without pictures: a CSV, TSV or Parquet file with a row per item.",
+    help="Catalogue without images: a CSV, TSV or Parquet file with one row per item.",
 )
 @click.option(
     "--data",
     multiple=True,
-    help="A collection with pictures: webdataset shards, a folder, or a CSV or Parquet file of "
-    "paths, captions and attributes; a path or a pattern. Repeatable.",
+    help="Collection with images: a webdataset shard, a folder, or a CSV, TSV or Parquet file of "
+    "paths, captions and attributes; also as a pattern. Repeatable.",
 )
 @click.option(
     "--split",
-    help="Which rows of --csv; 'all' for all. Default: 'train' where it has a column for it.",
+    help="Rows of --csv to use, or 'all'; default: 'train' if the file has a column for it.",
 )
 @click.option(
     "--columns",
-    callback=columns_option,
+    callback=parse_columns,
     metavar="FIELD=COLUMN,...",
-    help="Where fields stand, as colour=baseColour,type=articleType,gender=gender,"
-    "pattern=...,id=id,caption=caption,path=...,split=split; one without a column: gender=",
+    help="Columns of the fields id, path, caption, gender, type, colour, pattern and split, for "
+    "example colour=baseColour,type=articleType; gender= if there is no such column.",
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
-    help="The triplets, one JSON object a line.",
+    help="File for the triplets, one JSON object per line.",
 )
 @click.option(
-    "--count", type=click.IntRange(min=1), help="How many triplets; default: one per item."
+    "--count", type=click.IntRange(min=1), help="Number of triplets; default: one per item."
 )
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="An equal seed gives equal triplets.",
+    help="Random seed.",
 )
 @click.option(
-    "--held-out-wordings", is_flag=True, help="Ask in the wordings that never train, to measure."
+    "--held-out-wordings",
+    is_flag=True,
+    help="Use the wordings that are never trained on, to measure with.",
 )
 @click.option(
     "--noise",
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="Fraction of the triplets that get a wrong target.",
+    help="Share of the triplets with a wrong target.",
 )
 @click.option(
     "--development",
     "fraction",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Keep this fraction of the product names apart, and write the triplets of these items "
-    "to NAME.development.jsonl beside NAME.jsonl, as many as the fraction says.",
+    help="Share of the products whose triplets go to NAME.development.jsonl beside NAME.jsonl.",
 )
 @click.option(
     "--sheet",
     type=click.Path(path_type=Path, dir_okay=False),
-    help=f"Draw {PICTURES} of the triplets into a PNG to look at; needs --data.",
+    help=f"PNG file that shows {SHEET_TRIPLETS} of the triplets; needs --data.",
 )
 @json_option
 def triplets(
@@ -122,30 +125,35 @@ def triplets(
     sheet: Path | None,
     as_json: bool,
 ) -> None:
-    """Synthesise Stage II triplets: a reference, a wish in words, and the right answers.
+    """Synthesise Stage II triplets: a reference, a modification text, and targets.
 
-    No model and no network is needed. The development triplets never have noise.
+    No model is needed. The triplets of --development have no noise.
+
+    \b
+    Examples:
+      ztcir triplets --from attributes --csv catalogue.csv -o triplets.jsonl
+      ztcir triplets --from captions --data photos/ --sheet sheet.png -o triplets.jsonl
+      ztcir triplets --from captions --data photos/ --development 0.1 -o triplets.jsonl
     """
-    from train.data.item import split_development
-    from train.triplets.from_attributes import write_triplets
-    from train.triplets.report import TripletReport, triplet_sheet
+    from train.data import split_development
+    from train.triplets import TripletReport, triplet_sheet, write_triplets
 
     if metadata is None and not data:
-        raise click.UsageError("Name what to make them from, with --csv or --data.")
+        raise click.UsageError("There is nothing to make triplets from: give --csv or --data.")
     if sheet is not None and not data:
-        raise click.UsageError("A --sheet shows pictures; name what holds them with --data.")
+        raise click.UsageError("--sheet shows images: give them with --data.")
     items, pictures = _read(source, metadata, data, split, columns)
 
     parts = [(output, items, count, noise)]
     if fraction is not None:
         training, development = split_development(items, fraction, seed=seed)
         total = len(items) if count is None else count
-        apart = output.with_name(f"{output.stem}.development{output.suffix}")
+        beside = output.with_name(f"{output.stem}.development{output.suffix}")
         parts = [
             (output, training, count, noise),
-            (apart, development, max(1, round(total * fraction)), 0.0),
+            (beside, development, max(1, round(total * fraction)), 0.0),
         ]
-    # all are made before any is written: a failure leaves the files as they were
+    # make all before writing any, so that a failure leaves the files as they were
     made: list[tuple[Path, list[Triplet]]] = []
     reports: dict[str, TripletReport] = {}
     for path, some, limit, wrong in parts:
@@ -162,18 +170,19 @@ def triplets(
     if sheet is not None:
         captions = {item.id: item.caption for item in items}
         encoded = io.BytesIO()
-        shown = triplet_sheet(
-            made[0][1], pictures, captions, title=f"{output.name}: {source}", count=PICTURES
+        found = made[0][1]
+        title = f"{output.name}: {source}"
+        triplet_sheet(found, pictures, captions, title=title, count=SHEET_TRIPLETS).save(
+            encoded, "PNG"
         )
-        shown.save(encoded, "PNG")
         write_file(sheet, encoded.getvalue())
-        note(f"drew {min(PICTURES, len(made[0][1]))} of them into {sheet}")
+        note(f"drew {min(SHEET_TRIPLETS, len(found))} of the triplets into {sheet}")
     if as_json:
         summary = {name: report.to_dict() for name, report in reports.items()}
         emit_json({"source": source, "seed": seed, "noise": noise, "files": summary})
         return
     for name, report in reports.items():
-        click.echo(_in_words(name, report))
+        click.echo(_summary(name, report))
 
 
 def _read(
@@ -183,30 +192,32 @@ def _read(
     split: str | None,
     columns: dict[str, str] | None,
 ) -> tuple[list[Item], Mapping[str, Callable[[], Any]]]:
-    """The items that triplets are made from, and the pictures of those that have one."""
-    from train.data.catalogue import DEFAULT_COLUMNS, read_catalogue
-    from train.data.csv_parquet import open_table
-    from train.data.item import DataError
-    from train.data.source import read_sources
+    """Return the items to make triplets from, and id -> function that loads the image."""
+    from train.data import (
+        DEFAULT_COLUMNS,
+        DataError,
+        open_table,
+        print_notes,
+        read_catalogue,
+        read_sources,
+    )
 
     items: list[Item] = []
     pictures: dict[str, Callable[[], Any]] = {}
     if data:
-        of_tables = columns if metadata is None else None
-        images, report = read_sources(data, columns=of_tables)
-        for sentence in report.sentences():
-            note(sentence)
+        images, report = read_sources(data, columns=columns if metadata is None else None)
+        print_notes(report.sentences())
         if not images:
             raise DataError(f"No usable sample in {', '.join(data)}.")
         items = [image.item for image in images]
         pictures = {image.item.id: image.load for image in images}
     if metadata is not None:
         named = dict(columns or {})
-        if source == "captions":  # which needs no attributes
+        if source == "captions":  # attributes are not needed
             named = {"gender": "", "type": "", "colour": "", **named}
         if split is None:
-            marked = named.get("split", DEFAULT_COLUMNS["split"])
-            split = "train" if marked in open_table(metadata).columns else "all"
+            column = named.get("split", DEFAULT_COLUMNS["split"])
+            split = "train" if column in open_table(metadata).columns else "all"
         if split == "all":
             named["split"] = ""
         items = read_catalogue(metadata, None if split == "all" else split, columns=named)
@@ -223,10 +234,14 @@ def _make(
     held_out: bool,
     noise: float,
 ) -> tuple[list[Triplet], Mapping[str, int], Mapping[str, int]]:
-    """The triplets, why items took no part, and why pairs of captions gave none."""
-    from train.triplets.from_attributes import synthesise
-    from train.triplets.from_captions import mine_captions
-    from train.triplets.near_duplicates import SAME_LOOK, without_near_duplicates
+    """Return the triplets; reason -> items left out; reason -> pairs that gave no triplet."""
+    from train.triplets import (
+        NEAR_DUPLICATE,
+        mine_captions,
+        synthesise,
+        without_near_duplicates,
+    )
+    from train.wordings import KINDS
     from ztcir_sdk.errors import ZtcirError
 
     if source == "captions":
@@ -235,31 +250,30 @@ def _make(
         )
         wanted = len(items) if limit is None else limit
         if len(found) < wanted:
-            note(f"{len(items)} captions gave {len(found)} triplets, not {wanted}.")
+            note(f"{len(items)} captions give only {len(found)} of {wanted} triplets.")
         return found, mining.left_out, mining.rejected
     unknown = Counter(
         f"no known {kind}"
         for item in items
-        for kind in ("colour", "type", "gender", "pattern")
+        for kind in KINDS
         if getattr(item, kind) == UNKNOWN_VALUE
     )
     found = synthesise(items, seed=seed, limit=limit, held_out=held_out, noise=noise)
     found, duplicates = without_near_duplicates(found, pictures)
     if not found:
         raise ZtcirError(
-            f"In each of {duplicates} triplets {SAME_LOOK}, so there is nothing to ask; use a "
-            "larger catalogue."
+            f"In all {duplicates} triplets {NEAR_DUPLICATE}, so none is left; use a larger "
+            "catalogue."
         )
-    return found, unknown, {SAME_LOOK: duplicates} if duplicates else {}
+    return found, unknown, {NEAR_DUPLICATE: duplicates} if duplicates else {}
 
 
-def _in_words(path: str, report: TripletReport) -> str:
+def _summary(path: str, report: TripletReport) -> str:
     targets = report.targets_per_query
     lines = [
         f"{path}: {report.count} triplets over {report.distinct_references} references, "
         f"{report.distinct_texts} different texts",
-        "right answers per query: "
-        + ", ".join(f"{name} {value:g}" for name, value in targets.items()),
+        "targets per query: " + ", ".join(f"{name} {value:g}" for name, value in targets.items()),
     ]
     lines += [
         f"{kind}: {number} triplets; {report.wording_families[kind]} wording families, "
@@ -274,7 +288,7 @@ def _in_words(path: str, report: TripletReport) -> str:
     lines += ["examples:"]
     lines += [
         f"  {example['kind']}: {example['text']}  "
-        f"[reference {example['reference']}, {example['targets']} right]"
+        f"[reference {example['reference']}, {example['targets']} targets]"
         for example in report.examples
     ]
     return "\n".join(lines)

@@ -22,6 +22,7 @@ __all__ = [
     "TEXT_SLOT",
     "TRAINING_PRECISIONS",
     "UNKNOWN_VALUE",
+    "is_known",
     "is_tar",
 ]
 
@@ -78,10 +79,17 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 UNKNOWN_VALUE = "NA"
 """An attribute value that is not known."""
 
+_UNKNOWN_VALUES = frozenset({"", "na", "n/a", "nan", "none", "null", "unknown"})
+
 CATALOGUE_COLUMNS: Mapping[str, str] = MappingProxyType(
     {"gender": "gender", "type": "articleType", "colour": "baseColour"}
 )
 """Attribute -> its usual field in a catalogue's metadata."""
+
+
+def is_known(value: str) -> bool:
+    """Return whether an attribute has a value: not empty, "NA", "unknown" or similar."""
+    return value.strip().lower() not in _UNKNOWN_VALUES
 
 
 def is_tar(name: str) -> bool:

@@ -91,7 +91,7 @@ def _find_error(value: Any, expected: Any, entry: str) -> EntryError:
             for name, field in known.items():
                 if field.required and name not in value:
                     return EntryError(_join(entry, name), "is missing")
-            for name in value:
+            for name in value if kind.__struct_config__.forbid_unknown_fields else ():
                 if name not in known:
                     return EntryError(_join(entry, name), "is no known entry")
         for name, inner, inner_type in _children(value, kind, entry):
@@ -141,7 +141,8 @@ def _children(value: Any, kind: Any, entry: str) -> Iterator[tuple[str, Any, Any
         else:
             inner = dict.fromkeys(value, get_args(kind)[1])
         for name, one in value.items():
-            yield _join(entry, name), one, inner[name]
+            if name in inner:
+                yield _join(entry, name), one, inner[name]
     else:
         for number, one in enumerate(value):
             yield f"{entry}[{number}]", one, get_args(kind)[0]

@@ -38,7 +38,6 @@ from benchmarks.ablation.rivals import (
 from benchmarks.ablation.rows import Settings
 from train.data.batches import Batches
 from train.data.image import TrainingImage
-from train.data.item import is_known
 from train.loop.engine import Compute, Engine
 from train.loop.features import image_features, text_features
 from train.loop.record import data_fingerprint
@@ -47,10 +46,10 @@ from train.model.composed_model import ComposedModel, load_backbone
 from train.stages.fit_map import MapTraining, encode_captions
 from train.stages.losses import info_nce
 from train.stages.map_batches import is_captioned
-from train.wordings.attribute_wordings import describe
+from train.wordings import product_caption
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.files import open_whole
-from ztcir_sdk.names import MAPPED_PROMPT
+from ztcir_sdk.names import MAPPED_PROMPT, is_known
 
 __all__ = ["fit_rival"]
 
@@ -211,7 +210,7 @@ def _texts(images: Sequence[TrainingImage]) -> list[str]:
         known = {"colour": item.colour, "type": item.type, "gender": item.gender}
         texts += [item.caption] if item.caption.strip() else []
         if any(is_known(value) for value in known.values()):
-            texts.append(describe(known, rng))
+            texts.append(product_caption(known, rng))
     if not texts:
         raise ZtcirError("LinCIR's rival needs images with captions or attributes.")
     return texts

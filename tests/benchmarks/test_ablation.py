@@ -46,7 +46,7 @@ from benchmarks.ablation.training import Workshop, caption_triplets, repeated
 from benchmarks.ablation.validation import Scores, Validation, read_validation
 from export.bundle import export_bundle
 from export.default import Recipe
-from train.data.collection import drawn_images, read_collection, read_shards
+from train.data import drawn_images, read_collection, read_sources
 from train.loop.engine import Compute
 from train.model.backbone import BackboneConfig, create_backbone
 from train.model.composed_model import ComposedModel, ModelConfig, load_backbone, load_model
@@ -102,7 +102,7 @@ def workshop(data: Path, folder: Path, **changes: Any) -> Workshop:
 
 
 def validation(data: Path, own: Workshop) -> Validation:
-    gallery = read_shards([data / "val-0000.tar"])
+    gallery, _ = read_sources([str(data / "val-0000.tar")])
     return read_validation(own.frozen, gallery, data / "val-triplets.jsonl", data)
 
 
@@ -448,7 +448,7 @@ class TestRuns:
                 for parameter in part.parameters() if part is not None else ():
                     parameter += torch.randn_like(parameter) * 0.2
         write_validation(tmp_path)
-        gallery = read_shards([tmp_path / "val-0000.tar"])
+        gallery, _ = read_sources([str(tmp_path / "val-0000.tar")])
         queries = read_validation(
             model.backbone, gallery, tmp_path / "val-triplets.jsonl", tmp_path
         )

@@ -16,10 +16,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_training import VIT, catalogue, members_of, tiny_model, write_collection, write_shard
 
-from train.data.batches import Batches
-from train.data.collection import drawn_images, read_collection, read_shards
-from train.data.image import BytesPicture, TrainingImage
-from train.data.item import DataError
+from train.data import (
+    Batches,
+    DataError,
+    TrainingImage,
+    drawn_images,
+    read_collection,
+    read_sources,
+)
+from train.data.image import BytesPicture
 from train.loop.features import image_features
 from train.loop.record import data_fingerprint
 from train.model.backbone import Backbone
@@ -55,7 +60,7 @@ def test_images_come_in_the_shards_order_with_what_is_known(tmp_path: Path) -> N
         write_shard(tmp_path / f"{number}.tar", members_of(fields))
         for number, fields in enumerate(products)
     ]
-    images = read_shards(shards[::-1])
+    images, _ = read_sources([str(shard) for shard in shards[::-1]])
     for image, fields in zip(images, products[::-1], strict=True):
         assert image.item.id == str(fields["id"])
         assert image.item.gender == fields["gender"]
@@ -109,29 +114,26 @@ def test_a_broken_sample_is_counted_named_and_skipped(
     spoil: Callable[[Members], Members],
     members: Members,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     spoilt = spoil(members[4:6])
     shard = write_shard(tmp_path / "s.tar", [*members[:4], *spoilt, *members[6:]])
-    images = read_shards([shard])
+    images, report = read_sources([str(shard)])
     assert ids_of(images) == ["1000", "1001", "1003", "1004"]
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "Skipped 1 broken samples: 1002 (" in said.err
+    (sentence,) = report.sentences()
+    assert sentence.startswith("Skipped 1 broken samples: 1002 (")
 
 
-def test_many_broken_samples_are_all_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_many_broken_samples_are_all_counted(tmp_path: Path) -> None:
     products = catalogue()[:30]
     members = [
         member
         for number, fields in enumerate(products)
         for member in (members_of(fields)[: 1 + number % 2])
     ]
-    images = read_shards([write_shard(tmp_path / "s.tar", members)])
+    images, report = read_sources([str(write_shard(tmp_path / "s.tar", members))])
     assert ids_of(images) == [str(fields["id"]) for fields in products[1::2]]
-    assert "Skipped 15 broken samples: 1000 (" in capsys.readouterr().err
+    (sentence,) = report.sentences()
+    assert sentence.startswith("Skipped 15 broken samples: 1000 (")
 
 
 @settings(max_examples=60, deadline=None)
@@ -152,10 +154,7 @@ def test_of_a_shard_cut_short_all_that_is_whole_is_kept(
     fields = catalogue()[9]
     write_shard(after, members_of(fields))
 
-    with pytest.MonkeyPatch.context() as patch:
-        said: list[str] = []
-        patch.setattr("builtins.print", lambda *parts, **_: said.append(" ".join(parts)))
-        images = read_shards([cut, after])
+    images, report = read_sources([str(cut), str(after)])
 
     # a file is there as far as its last byte; what fills its last block does not matter
     complete = [
@@ -174,30 +173,34 @@ def test_of_a_shard_cut_short_all_that_is_whole_is_kept(
         assert image.item.type
         image.load()
     if size <= len(whole.rstrip(b"\0")) // 512 * 512:
-        assert any(str(cut) in sentence and "cut short" in sentence for sentence in said)
+        assert any(str(cut) in note and "cut short" in note for note in report.notes)
 
 
-def test_an_intact_shard_is_not_called_damaged(
-    members: Members, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_intact_shard_is_not_reported_as_damaged(members: Members, tmp_path: Path) -> None:
+    images, report = read_sources([str(write_shard(tmp_path / "s.tar", members))])
+    assert len(images) == report.read == 5
+    assert report.sentences() == []
+
+
+def test_a_collection_without_a_usable_sample_is_an_error(
+    tmp_path: Path, members: Members, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(read_shards([write_shard(tmp_path / "s.tar", members)])) == 5
-    assert capsys.readouterr().err == ""
-
-
-def test_nothing_usable_is_an_error(tmp_path: Path, members: Members) -> None:
     with pytest.raises(DataError, match=r"no-such\.tar does not exist"):
-        read_shards([tmp_path / "no-such.tar"])
+        read_collection([str(tmp_path / "no-such.tar")])
     shard = write_shard(tmp_path / "s.tar", [(name, b"") for name, _ in members])
     with pytest.raises(DataError, match=r"No usable sample in .*s\.tar"):
-        read_shards([shard])
+        read_collection([str(shard)])
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("Skipped 5 broken samples: 1000 (")
 
 
 def test_a_picture_that_broke_later_is_named(tmp_path: Path, members: Members) -> None:
     shard = write_shard(tmp_path / "s.tar", members)
-    image = read_shards([shard])[1]
+    image = read_sources([str(shard)])[0][1]
     spoilt = shard.read_bytes().replace(members[2][1], bytes(len(members[2][1])))
     shard.write_bytes(spoilt)
-    with pytest.raises(ImageError, match="The picture of item 1001 cannot be used"):
+    with pytest.raises(ImageError, match="The image of item 1001 cannot be used"):
         image.load()
 
 
@@ -233,7 +236,7 @@ def test_a_collection_with_nothing_to_select_by_is_refused(
     members: Members, tmp_path: Path
 ) -> None:
     shard = write_shard(tmp_path / "s.tar", members)
-    with pytest.raises(DataError, match="5 photos are too few to hold 5% of the products out"):
+    with pytest.raises(DataError, match="5 photos are too few to hold out 5% of the products"):
         read_collection([str(shard)])
 
 
@@ -296,7 +299,7 @@ def never_loaded(images: list[TrainingImage]) -> list[TrainingImage]:
         __call__ = refuse
 
     return [
-        dataclasses.replace(image, load=Never(image.item.id, b"", image.checksum))
+        dataclasses.replace(image, load=Never(image.item.id, b"", checksum=image.checksum))
         for image in images
     ]
 

@@ -15,11 +15,9 @@ from PIL import Image
 from tiny_training import VIT
 
 from cli.main import main
-from train.data.image import TrainingImage
-from train.data.item import DataError, Item
+from train.data import DataError, Item, TrainingImage
 from train.model.checkpoint import write_checkpoint
-from train.triplets.from_captions import mine_captions
-from train.triplets.stage_two import stage_two_data
+from train.triplets import mine_captions, stage_two_data
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet
 
@@ -142,21 +140,23 @@ def test_given_triplets_select_where_mined_ones_cannot(why: str) -> None:
 def test_what_is_missing_is_said() -> None:
     images, development = plain(TRAINING), plain(DEVELOPMENT)
     with pytest.raises(
-        ZtcirError, match="no attributes to make triplets of; give some with --trip"
+        ZtcirError, match="no attributes to make triplets from; give triplets with --trip"
     ):
         stage_two_data(images, development, count=10, seed=0)
     good = Triplet("1", "change", "t0", "red", ("t1",))
-    with pytest.raises(DataError, match="Of 1 triplets none has its reference among the 3 images"):
+    with pytest.raises(
+        DataError, match="None of 1 triplets has its reference among the 3 development"
+    ):
         stage_two_data(images, development, [good], count=0, seed=0)
     gone = Triplet("2", "change", "d0", "red", ("gone",))
-    with pytest.raises(DataError, match=r"does not hold, such as gone; .* --skip-missing"):
+    with pytest.raises(DataError, match=r"does not contain 1 images .* as gone; .* --skip-missing"):
         stage_two_data(images, development, [good, gone], count=0, seed=0)
     kept = Triplet("3", "change", "d0", "red", ("t1",))
     parts = stage_two_data(
         images, development, [good, gone, kept], count=0, seed=0, skip_missing=True
     )
     assert (parts.triplets, parts.development_triplets) == ([good], [kept])
-    with pytest.raises(DataError, match="None of the triplets is left to train on"):
+    with pytest.raises(DataError, match="No triplet is left to train on"):
         stage_two_data(images, development, [kept], count=0, seed=0)
 
 
@@ -193,7 +193,7 @@ def test_a_folder_with_captions_trains_both_stages_from_the_command_line(tmp_pat
     compose = (*common, "--map", tmp_path / "map", "--triplets", file, "--mined", 4)
     refused = ztcir("train", "compose", *compose, "--out", tmp_path / "compose")
     assert refused.exit_code == 1, refused.output
-    assert "1 images that the data does not hold, such as gone.jpg" in refused.stderr
+    assert "does not contain 1 images of the triplets, such as gone.jpg" in refused.stderr
     done = ztcir("train", "compose", *compose, "--skip-missing", "--out", tmp_path / "compose")
     assert done.exit_code == 0, (done.output, done.exception)
     assert "Left out 1 of 121 triplets: 1 images are missing, such as gone.jpg." in done.stderr

@@ -20,10 +20,16 @@ from tiny_training import saved_every
 
 import train.stages.fit_map
 from cli.main import main
-from train.data.collection import read_collection, read_shards
-from train.data.image import TrainingImage
-from train.data.item import DataError
-from train.data.stream import ShardStream, endless, is_held_out, read_held_out
+from train.data import (
+    DataError,
+    ShardStream,
+    TrainingImage,
+    endless,
+    is_held_out,
+    read_collection,
+    read_held_out,
+    read_sources,
+)
 from train.loop.engine import Compute
 from train.model.checkpoint import CheckpointError
 from train.stages.fit_map import MapTraining, fit_map
@@ -93,7 +99,7 @@ def test_what_is_held_out_is_never_trained_on(
     shards: list[str], development: list[TrainingImage], tmp_path: Path
 ) -> None:
     held_out = set(ids(development))
-    everything = set(ids(read_shards([Path(shard) for shard in shards])))
+    everything = set(ids(read_sources(shards)[0]))
     epoch = len(everything) - len(held_out)
     assert 2 <= len(held_out) < len(everything) / 4
     length = tmp_path / "length"
@@ -141,9 +147,8 @@ def test_no_image_is_in_two_processes(shards: list[str], tmp_path: Path) -> None
         for rank, length in ((rank, tmp_path / str(rank)) for rank in range(3))
     ]
     assert not any(one & other for one, other in itertools.combinations(seen, 2))
-    assert len(set.union(*seen)) == len(read_shards([Path(one) for one in shards])) - len(
-        read_held_out(shards, 50)
-    )
+    everything, _ = read_sources(shards)
+    assert len(set.union(*seen)) == len(everything) - len(read_held_out(shards, 50))
 
 
 @pytest.mark.parametrize("stops", [[1], [5, 6, 11], [12]])
@@ -171,9 +176,7 @@ def test_a_stream_trains_as_the_list_of_its_images_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Captions, the word bank and the features are those of the same images."""
-    listed = [
-        image for image in read_shards([Path(one) for one in shards]) if not is_held_out(image.item)
-    ]
+    listed = [image for image in read_sources(shards)[0] if not is_held_out(image.item)]
     place = {name: number for number, name in enumerate(ids(listed))}
     drawn = endless(ShardStream(shards, buffer=8), 0, tmp_path / "length")
     order = np.array([place[name] for name in ids(list(islice(drawn, 12 * CONFIG.batch_size)))])
@@ -252,7 +255,7 @@ def test_shards_that_come_through_a_pipe(
 ) -> None:
     """Its command may be longer than any file's name."""
     piped = ShardStream([f"pipe:: {'x' * 300}; cat {shards[0]}"], shuffle=False)
-    assert ids(list(piped)) == ids(read_shards([Path(shards[0])]))
+    assert ids(list(piped)) == ids(read_sources(shards[:1])[0])
     assert list(islice(endless(piped, 30, tmp_path / "length"), 20))
 
 
@@ -339,7 +342,7 @@ def test_captions_that_teach_little_are_told(
     shard = write_shard(tmp_path / "a.tar", members)
     read_held_out([str(shard)], 100)
     told = capsys.readouterr().err
-    assert "Of the images that are held out: " in told
+    assert "Held-out images: " in told
     assert "in another script than Latin (Cyrillic" in told
 
 

@@ -14,10 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from train.data.item import DataError
-from train.data.source import read_sources
-from train.triplets.formats import read_training_triplets, resolve
-from train.triplets.from_attributes import write_triplets
+from train.data import DataError, read_sources
+from train.triplets import read_training_triplets, resolve_image_names, write_triplets
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.evaluation.triplets import Triplet
 
@@ -49,7 +47,7 @@ def test_fashioniqs_own_training_files(shared_data: Path, category: str) -> None
     assert 2.5 * len(records) < len(made) <= 3 * len(records)  # each caption, and both
     assert all(t.text == " ".join(t.text.split()) and t.text == t.text.lower() for t in made)
     assert len({t.id for t in made}) == len(made)
-    with pytest.raises(UsageError, match="names no targets: it is a test split"):
+    with pytest.raises(UsageError, match="has no targets: it is a test split"):
         read_training_triplets(folder / f"cap.{category}.test.json")
 
 
@@ -89,7 +87,7 @@ def test_cirrs_own_files(shared_data: Path) -> None:
         assert all(name == record["target_hard"] or soft[name] == 1.0 for name in triplet.targets)
     splits = shared_data / "cir-annotations/cirr/image_splits/split.rc2.val.json"
     files = [f"images/{Path(p).as_posix()}" for p in json.loads(splits.read_bytes()).values()]
-    resolved = resolve(made, files)
+    resolved = resolve_image_names(made, files)
     assert len(resolved) == len(made)
     assert {t.reference for t in resolved} <= set(files)
     with pytest.raises(UsageError, match="test split"):
@@ -110,7 +108,7 @@ def test_lasco(tmp_path: Path) -> None:
         ("val2014/COCO_val2014_000000277005.jpg",),
     )
     images = [f"coco/val2014/COCO_val2014_{n:012d}.jpg" for n in (28714, 277005)]
-    assert parts(resolve([made], images)[0])[::2] == (images[0], (images[1],))
+    assert parts(resolve_image_names([made], images)[0])[::2] == (images[0], (images[1],))
 
 
 def test_jsonl_needs_no_more_than_three_fields(
@@ -135,8 +133,8 @@ def test_jsonl_needs_no_more_than_three_fields(
     said = capsys.readouterr().err
     assert "Skipped 5 broken samples" in said
     for name in (
-        "line 3 (its text is empty)",
-        "line 4 (no 'target')",
+        "line 3 (text is ' ', not a text)",
+        "line 4 (target is missing)",
         "line 5",
         "line 6",
         "line 7",
@@ -156,16 +154,16 @@ def test_only_a_newline_ends_a_line_of_jsonl(tmp_path: Path) -> None:
 
 def test_fields_and_columns_can_be_named(tmp_path: Path) -> None:
     lines = write_lines(tmp_path / "t.jsonl", {"from": "a", "wish": "red", "to": "b"})
-    with pytest.raises(UsageError, match=r"no 'reference' .they have from, wish, to.; name the"):
+    with pytest.raises(UsageError, match=r"no 'reference', but from, wish, to; name the"):
         read_training_triplets(lines)
     named = {"reference": "from", "text": "wish", "target": "to"}
     assert parts(read_training_triplets(lines, columns=named)[0]) == ("a", "red", ("b",))
     table = tmp_path / "t.csv"
     table.write_text("from,wish,to\na,red,b\na,,b\n", encoding="utf-8")
     assert parts(read_training_triplets(table, columns=named)[0]) == ("a", "red", ("b",))
-    with pytest.raises(UsageError, match="known to hold the reference; name it as reference=COL"):
+    with pytest.raises(UsageError, match="name for the reference; name it as reference=COL"):
         read_training_triplets(table)
-    with pytest.raises(UsageError, match="no triplet field 'size'"):
+    with pytest.raises(UsageError, match="'size' is not a field of a triplet"):
         read_training_triplets(table, columns={"size": "to"})
 
 
@@ -197,7 +195,7 @@ def test_a_parquet_file_that_holds_the_pictures_is_both_data_and_triplets(tmp_pa
     triplets = read_training_triplets(path)
     images, _ = read_sources([str(path)])
     shades = {i.item.id: int(np.asarray(i.load()).mean()) for i in images}
-    resolved = resolve(triplets, shades)
+    resolved = resolve_image_names(triplets, shades)
     assert [(shades[t.reference], t.text, shades[t.targets[0]]) for t in resolved] == [
         (10, "brighter", 20),
         (30, "as a photo", 40),
@@ -250,43 +248,44 @@ def test_a_path_means_the_image_with_the_same_folders(
     triplets = one("other", name)
     if meant == "ambiguous":
         with pytest.raises(DataError, match=r"could be x/1\.png or y/1\.jpg"):
-            resolve(triplets, [*known, "other"])
+            resolve_image_names(triplets, [*known, "other"])
     elif meant is None:
-        with pytest.raises(DataError, match="the data does not hold"):
-            resolve(triplets, [*known, "other"])
+        with pytest.raises(DataError, match="The data does not contain 1 images"):
+            resolve_image_names(triplets, [*known, "other"])
     else:
-        assert resolve(triplets, [*known, "other"])[0].targets == (meant,)
+        assert resolve_image_names(triplets, [*known, "other"])[0].targets == (meant,)
 
 
 def test_images_are_found_by_id_path_or_name(capsys: pytest.CaptureFixture[str]) -> None:
     known = ["x/a.jpg", "y/b.png", "7", "shard/000000012"]
-    for name, meant in [("a", known[0]), ("./x/a.jpg", known[0]), ("b.png", known[1]), ("7", "7")]:
-        assert resolve(one(name, "000000012"), known)[0].reference == meant
-    assert resolve(one("a.png", "7"), known)[0].reference == "x/a.jpg"  # converted since
-    with pytest.raises(DataError, match=r"1 images that the data does not hold, such as gone\.jpg"):
-        resolve(one("a", "gone.jpg"), known)
+    meanings = {"a": known[0], "./x/a.jpg": known[0], "b.png": known[1], "7": "7"}
+    meanings |= {"a.png": known[0]}  # the file was converted
+    for name, meant in meanings.items():
+        assert resolve_image_names(one(name, "000000012"), known)[0].reference == meant
+    with pytest.raises(DataError, match=r"not contain 1 images of the triplets, such as gone\.jpg"):
+        resolve_image_names(one("a", "gone.jpg"), known)
     both = one("a", "gone.jpg") + one("a", "b")
-    assert len(resolve(both, known, skip_missing=True)) == 1
+    assert len(resolve_image_names(both, known, skip_missing=True)) == 1
     assert "Left out 1 of 2 triplets: 1 images are missing" in capsys.readouterr().err
-    with pytest.raises(DataError, match="None of the triplets has its images"):
-        resolve(one("a", "gone"), known, skip_missing=True)
+    with pytest.raises(DataError, match="not contain the images of any triplet"):
+        resolve_image_names(one("a", "gone"), known, skip_missing=True)
     with pytest.raises(DataError, match=r"which could be x/a\.jpg or z/a\.jpg"):
-        resolve(one("a", "7"), [*known, "z/a.jpg"])
-    assert resolve(one("z/a.jpg", "7"), [*known, "z/a.jpg"])[0].reference == "z/a.jpg"
+        resolve_image_names(one("a", "7"), [*known, "z/a.jpg"])
+    assert resolve_image_names(one("z/a.jpg", "7"), [*known, "z/a.jpg"])[0].reference == "z/a.jpg"
 
 
 def test_some_targets_may_be_missing() -> None:
     triplet = Triplet("1", "change", "a", "red", ("b", "gone"))
-    assert resolve([triplet], ["a", "b"], skip_missing=True)[0].targets == ("b",)
+    assert resolve_image_names([triplet], ["a", "b"], skip_missing=True)[0].targets == ("b",)
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "holds no JSON object"),
+        (b"", "has no JSON object"),
         (b"[{", "is not JSON, or is cut short"),
         (b"\xff\xfe\x00", "not a text file in UTF-8"),
-        (b'{"reference": "a", "text": "", "target": "b"}', "holds no triplet that can be used"),
+        (b'{"reference": "a", "text": "", "target": "b"}', "has no usable triplet"),
     ],
 )
 def test_files_of_no_use_are_named(tmp_path: Path, content: bytes, sentence: str) -> None:

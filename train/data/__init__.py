@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from train.data.batches import Batches
 from train.data.catalogue import DEFAULT_COLUMNS, read_catalogue
 from train.data.collection import drawn_images, read_collection
-from train.data.csv_parquet import open_table
+from train.data.csv_parquet import TABLE_SUFFIXES, check_fields, choose_columns, open_table
 from train.data.image import TrainingImage
-from train.data.item import DataError, Item, is_held_out, is_known, split_development
+from train.data.item import DataError, Item, is_held_out, split_development
+from train.data.report import ReadReport, caption_notes, main_script, print_notes
 from train.data.source import read_sources
+from train.data.table import pair_id, pair_picture_columns
 
 if TYPE_CHECKING:
     from train.data.stream import (
@@ -34,16 +36,24 @@ else:
 
 __all__ = [
     "DEFAULT_COLUMNS",
+    "TABLE_SUFFIXES",
     "Batches",
     "DataError",
     "Item",
+    "ReadReport",
     "ShardStream",
     "TrainingImage",
+    "caption_notes",
+    "check_fields",
+    "choose_columns",
     "drawn_images",
     "endless",
     "is_held_out",
-    "is_known",
+    "main_script",
     "open_table",
+    "pair_id",
+    "pair_picture_columns",
+    "print_notes",
     "read_catalogue",
     "read_collection",
     "read_held_out",

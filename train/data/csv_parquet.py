@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.data.item import DataError, Item, is_known
+from train.data.item import DataError, Item
 from ztcir_sdk.errors import MissingDependencyError, UsageError
-from ztcir_sdk.names import UNKNOWN_VALUE
+from ztcir_sdk.names import UNKNOWN_VALUE, is_known
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -161,7 +161,7 @@ def _parquet(path: Path) -> pq.ParquetFile:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise MissingDependencyError(
-            f"Reading {path.name} needs pyarrow; install the extra `ztcir[train]`."
+            f"Reading {path.name} needs pyarrow; install it with `pip install pyarrow`."
         ) from error
     return pq.ParquetFile(path)
 

@@ -15,15 +15,12 @@ __all__ = [
     "DataError",
     "Item",
     "is_held_out",
-    "is_known",
     "product_name",
     "split_development",
 ]
 
 ONE_HELD_OUT_OF = 20
 """A stream holds out one product name of this many."""
-
-_UNKNOWN_VALUES = frozenset({"", "na", "n/a", "nan", "none", "null", "unknown"})
 
 
 class DataError(ZtcirError):
@@ -44,11 +41,6 @@ class Item:
     colour: str
     pattern: str | None
     caption: str
-
-
-def is_known(value: str) -> bool:
-    """Return whether an attribute has a value: not empty, "NA", "unknown" or similar."""
-    return value.strip().lower() not in _UNKNOWN_VALUES
 
 
 def product_name(item: Item) -> str:

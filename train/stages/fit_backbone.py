@@ -39,7 +39,7 @@ from train.model.prompts import encode_alike
 from train.stages.fast_trunk import forward_upper_stages
 from train.stages.losses import info_nce, multi_positive_nce
 from train.stages.word_vectors import SemanticTokenEmbedding, sentence_encoder_rows
-from train.wordings.attribute_wordings import describe
+from train.wordings import product_caption
 from ztcir_sdk.errors import MissingDependencyError
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, relevance
 from ztcir_sdk.evaluation.oracle import attribute_caption
@@ -239,7 +239,7 @@ class Texts:
             for number in range(config.descriptions):
                 subset = SUBSETS[rng.choice(len(SUBSETS), p=weights / weights.sum())][0]
                 told = {name: known[name] for name in subset if name in known} or known
-                texts.append(describe(told, rng))
+                texts.append(product_caption(told, rng))
                 self.told[row, 1 + number] = [name in told for name in ATTRIBUTES]
         tokens = open_clip.get_tokenizer("ViT-B-32")(texts, context_length=LONGEST)
         self.ids = tokens.reshape(len(images), 1 + config.descriptions, LONGEST)

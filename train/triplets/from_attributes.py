@@ -1,7 +1,7 @@
-"""Stage II triplets from a catalogue's attributes: (reference, modification text, right answers).
+"""Stage II triplets from a catalogue's attributes: (reference, modification text, targets).
 
-A triplet changes one attribute of its reference and keeps the others; every item that has the
-changed value and keeps the rest is a right answer. Nothing but attributes is needed, no picture.
+A triplet changes one attribute of its reference. Its targets are all items with the new value and
+the reference's other attributes. No images are needed.
 """
 
 from __future__ import annotations
@@ -11,31 +11,21 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from train.data.item import Item
-from train.wordings.attribute_wordings import KINDS, word
+from train.data import Item
+from train.triplets.tempered_draw import draw_index, tempered_edges
+from train.wordings import KINDS, attribute_wording
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.files import open_whole
 from ztcir_sdk.names import UNKNOWN_VALUE
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["add_noise", "check_limit_and_noise", "synthesise", "write_triplets"]
 
-__all__ = [
-    "spoil",
-    "synthesise",
-    "write_triplets",
-]
-
-
-_TEMPER = 0.5  # exponent on how often a combination or a value occurs; 0 would be uniform
-
-
-_Attributes = tuple[str, ...]  # the values in the order of KINDS
+_Attributes = tuple[str, ...]  # values in the order of KINDS
 
 
 def _attributes(item: Item) -> _Attributes:
@@ -43,7 +33,7 @@ def _attributes(item: Item) -> _Attributes:
 
 
 class _Changes:
-    """All changes of one attribute that have answers, to be drawn without the commonest ruling."""
+    """All changes of one attribute that have targets."""
 
     def __init__(self, groups: Mapping[_Attributes, Sequence[str]], kind: str) -> None:
         place = KINDS.index(kind)
@@ -53,32 +43,23 @@ class _Changes:
                 siblings[attributes[:place] + attributes[place + 1 :]].append(attributes)
         self._from: list[_Attributes] = []
         self._to: list[list[_Attributes]] = []
-        self._to_edges: list[np.ndarray[Any, np.dtype[np.float64]]] = []
+        self._to_edges: list[NDArray[np.float64]] = []
         for alike in siblings.values():
             for attributes in alike:
                 others = [other for other in alike if other != attributes]
                 if others:
                     self._from.append(attributes)
                     self._to.append(others)
-                    self._to_edges.append(_edges([len(groups[other]) for other in others]))
-        self._from_edges = _edges([len(groups[attributes]) for attributes in self._from])
+                    self._to_edges.append(tempered_edges([len(groups[o]) for o in others]))
+        self._from_edges = tempered_edges([len(groups[a]) for a in self._from])
 
     def __bool__(self) -> bool:
         return bool(self._from)
 
     def draw(self, rng: np.random.Generator) -> tuple[_Attributes, _Attributes]:
-        """The attributes of a reference, and those of its right answers."""
-        start = _draw(self._from_edges, rng)
-        return self._from[start], self._to[start][_draw(self._to_edges[start], rng)]
-
-
-def _edges(counts: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    shares = np.cumsum(np.asarray(counts, dtype=np.float64) ** _TEMPER)
-    return shares / shares[-1] if len(shares) else shares
-
-
-def _draw(edges: np.ndarray[Any, np.dtype[np.float64]], rng: np.random.Generator) -> int:
-    return min(int(np.searchsorted(edges, rng.random(), side="right")), len(edges) - 1)
+        """Return the attributes of a reference, and those of its targets."""
+        start = draw_index(self._from_edges, rng)
+        return self._from[start], self._to[start][draw_index(self._to_edges[start], rng)]
 
 
 def synthesise(
@@ -89,27 +70,24 @@ def synthesise(
     held_out: bool = False,
     noise: float = 0.0,
 ) -> list[Triplet]:
-    """Make triplets, evenly over the kinds that the items allow.
+    """Make triplets, equally many for each attribute that the items allow to change.
 
-    References and wanted values are drawn by the square root of how often they occur, with
-    replacement, so that no common value rules. Fewer triplets of the same seed are the beginning
-    of more. Triplets of one change share their tuple of targets.
+    References and new values are drawn with replacement, by the square root of how often they
+    occur. With the same seed, a smaller ``limit`` gives the first triplets of a larger one.
+    Triplets of the same change share their tuple of targets.
 
     Args:
-        items: the catalogue; an item with an `UNKNOWN_VALUE` attribute takes no part.
-        seed: an equal seed and equal items give equal triplets.
-        limit: how many; None for as many as there are items.
-        held_out: ask in the wordings that never train.
-        noise: fraction of the triplets, from 0 to 1, whose targets are one wrong item instead.
+        items: the catalogue; items with an `UNKNOWN_VALUE` attribute are left out.
+        seed: random seed.
+        limit: number of triplets; None for as many as there are items.
+        held_out: use the wordings that are never trained on.
+        noise: share of the triplets, 0 to 1, that get one wrong target instead of their targets.
 
     Raises:
-        UsageError: a negative ``limit``, a ``noise`` outside 0 to 1, or two items with one id.
-        ZtcirError: no item has an attribute that could be changed with an answer.
+        UsageError: ``limit`` or ``noise`` is out of range, or two items have the same id.
+        ZtcirError: no change of an attribute has a target.
     """
-    if limit is not None and limit < 0:
-        raise UsageError(f"The number of triplets cannot be negative: {limit}; ask for 1 or more.")
-    if not 0.0 <= noise <= 1.0:
-        raise UsageError(f"The noise is a fraction from 0 to 1, not {noise}.")
+    check_limit_and_noise(limit, noise)
     groups: defaultdict[_Attributes, list[str]] = defaultdict(list)
     known = [item for item in items if UNKNOWN_VALUE not in _attributes(item)]
     for item in known:
@@ -121,32 +99,57 @@ def synthesise(
     changes = {kind: found for kind in KINDS if (found := _Changes(answers, kind))}
     if not changes:
         raise ZtcirError(
-            f"None of the {len(items)} items has a neighbour that differs in one attribute alone, "
-            "so there is nothing to ask; use a larger catalogue or check its columns."
+            f"No two of the {len(items)} items differ in exactly one attribute, so no triplet can "
+            "be made; use a larger catalogue, or check the columns."
         )
-    drawing, spoiling = (
+    drawing, noise_draws = (
         np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(2)
     )
     kinds = tuple(changes)
     triplets: list[Triplet] = []
     for number in range(len(items) if limit is None else limit):
         kind = kinds[number % len(kinds)]
-        have, wish = changes[kind].draw(drawing)
-        reference = answers[have][int(drawing.integers(len(answers[have])))]
+        before, after = changes[kind].draw(drawing)
+        reference = answers[before][int(drawing.integers(len(answers[before])))]
         place = KINDS.index(kind)
-        kept = dict(zip(KINDS, have, strict=True))
-        text = word(kind, have[place], wish[place], drawing, held_out=held_out, kept=kept)
-        triplets.append(Triplet(f"{kind}-{number:06d}", kind, reference, text, answers[wish]))
-    return spoil(triplets, [item.id for item in known], noise, spoiling)
+        wording = attribute_wording(
+            kind,
+            before[place],
+            after[place],
+            drawing,
+            held_out=held_out,
+            kept=dict(zip(KINDS, before, strict=True)),
+        )
+        name = f"{kind}-{number:06d}"
+        triplets.append(Triplet(name, kind, reference, wording.text, answers[after]))
+    return add_noise(triplets, [item.id for item in known], noise, noise_draws)
 
 
-def spoil(
-    triplets: list[Triplet], ids: Sequence[str], noise: float, rng: np.random.Generator
-) -> list[Triplet]:
-    """Give ``noise`` of the triplets one wrong target: neither right nor the reference.
+def check_limit_and_noise(limit: int | None, noise: float) -> None:
+    """Check the options that all sources of triplets share.
 
     Raises:
-        ZtcirError: every one of ``ids`` is right.
+        UsageError: the limit is negative, or the noise is not between 0 and 1.
+    """
+    if limit is not None and limit < 0:
+        raise UsageError(f"The number of triplets must not be negative, but it is {limit}.")
+    if not 0.0 <= noise <= 1.0:
+        raise UsageError(f"The noise must be from 0 to 1, not {noise}.")
+
+
+def add_noise(
+    triplets: list[Triplet], ids: Sequence[str], noise: float, rng: np.random.Generator
+) -> list[Triplet]:
+    """Give some triplets a wrong target: neither one of their targets nor the reference.
+
+    Args:
+        triplets: changed in place and returned.
+        ids: items to draw the wrong targets from.
+        noise: share of the triplets to change.
+        rng: source of all random draws.
+
+    Raises:
+        ZtcirError: all of ``ids`` are right.
     """
     chosen = rng.permutation(len(triplets))[: round(noise * len(triplets))]
     for place in chosen:
@@ -154,8 +157,8 @@ def spoil(
         right = {*triplet.targets, triplet.reference}
         if len(right) == len(ids):
             raise ZtcirError(
-                f"There is no wrong item to give {triplet.id} as a noisy target: all "
-                f"{len(ids)} items are right; use a larger catalogue or no noise."
+                f"All {len(ids)} items are right for {triplet.id}, so it cannot get a wrong "
+                "target; use a larger catalogue, or no noise."
             )
         wrong = ids[int(rng.integers(len(ids)))]
         while wrong in right:
@@ -165,12 +168,10 @@ def spoil(
 
 
 def write_triplets(path: Path, triplets: Sequence[Triplet]) -> None:
-    """Write one JSON object a line: ``id``, ``kind``, ``reference``, ``text``, ``targets``.
-
-    The file appears whole or not at all; one that is there already is replaced.
+    """Write or replace a file of triplets, one JSON object with the fields of `Triplet` per line.
 
     Raises:
-        ZtcirError: the folder is missing or cannot be written to.
+        ZtcirError: the folder is missing or not writable.
     """
     try:
         with open_whole(path, "w", encoding="utf-8", newline="\n") as lines:

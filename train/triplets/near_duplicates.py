@@ -1,4 +1,4 @@
-"""Pictures that look the same: near-duplicates, which no wish can lead from one to the other."""
+"""Near-duplicate images: no modification text can lead from one to the other."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from PIL import Image
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.evaluation.triplets import Triplet
 
-__all__ = ["SAME_LOOK", "Looks", "without_near_duplicates"]
+__all__ = ["NEAR_DUPLICATE", "NearDuplicates", "without_near_duplicates"]
 
-SAME_LOOK = "the pictures look the same"
+NEAR_DUPLICATE = "the images are near-duplicates"
 """Why a pair gives no triplet, for the report."""
 
-_ALIKE = 2.0  # mean difference of two thumbnails' 8-bit channels below which they are one picture
+_THRESHOLD = 2.0  # mean difference of the 8-bit channels of two thumbnails
 
 
-class Looks:
-    """Tells pictures that look the same by their thumbnails, each made once.
+class NearDuplicates:
+    """Compares images by their thumbnails; each thumbnail is computed once.
 
     Args:
-        pictures: id -> picture; one that is not there, or broken, looks like no other.
+        pictures: id -> function that loads the image. A missing or broken image is a near-duplicate
+            of none.
     """
 
     def __init__(self, pictures: Mapping[str, Callable[[], Image.Image]]) -> None:
         self._pictures = pictures
         self._thumbnails: dict[str, NDArray[np.float32] | None] = {}
 
-    def alike(self, first: str, second: str) -> bool:
-        """Whether two images, by their ids, look the same."""
+    def is_pair(self, first: str, second: str) -> bool:
+        """Return whether two images, given by their ids, are near-duplicates."""
         a, b = self._thumbnail(first), self._thumbnail(second)
-        return a is not None and b is not None and float(np.abs(a - b).mean()) < _ALIKE
+        return a is not None and b is not None and float(np.abs(a - b).mean()) < _THRESHOLD
 
     def _thumbnail(self, name: str) -> NDArray[np.float32] | None:
         if name not in self._thumbnails:
@@ -51,16 +52,16 @@ class Looks:
 def without_near_duplicates(
     triplets: Sequence[Triplet], pictures: Mapping[str, Callable[[], Image.Image]]
 ) -> tuple[list[Triplet], int]:
-    """Leave out targets that look like their reference, and triplets that then have none.
+    """Leave out targets that are near-duplicates of their reference.
 
     Returns:
-        The triplets, in their order, and how many were left out.
+        The triplets that still have a target, in order, and how many triplets have none.
     """
-    looks = Looks(pictures)
+    duplicates = NearDuplicates(pictures)
     kept = []
     for triplet in triplets:
         targets = tuple(
-            name for name in triplet.targets if not looks.alike(triplet.reference, name)
+            name for name in triplet.targets if not duplicates.is_pair(triplet.reference, name)
         )
         if targets:
             same = len(targets) == len(triplet.targets)

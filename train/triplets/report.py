@@ -1,4 +1,4 @@
-"""What a set of triplets holds, in figures, in examples, and as a picture to look at."""
+"""Summary of a set of triplets: counts, examples, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -11,32 +11,37 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from train.wordings.attribute_wordings import KINDS, families
-from train.wordings.phrase_wordings import CHANGES, SHAPES, phrase_families
+from train.wordings import CHANGES, KINDS, SHAPES, attribute_families, phrase_families
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.pages.contact_sheet import Picture, SheetCell, SheetRow, contact_sheet
 
 __all__ = ["TripletReport", "triplet_sheet"]
 
-_SHOWN_TARGETS = 5
+_SHEET_TARGETS = 5
 
 
 @dataclass(frozen=True)
 class TripletReport:
-    """What a set of triplets holds, for the person who trains on it."""
+    """Summary of a set of triplets."""
 
     count: int
     per_kind: Mapping[str, int]
-    targets_per_query: Mapping[str, float]  # min, median, mean, max
+    targets_per_query: Mapping[str, float]
+    """min, median, mean and max."""
     distinct_references: int
     distinct_texts: int
-    wording_families: Mapping[str, int]  # per kind, of those that could be drawn
-    templates: Mapping[str, int]  # likewise
+    wording_families: Mapping[str, int]
+    """Kind -> number of families that its texts are drawn from."""
+    templates: Mapping[str, int]
+    """Kind -> number of templates in these families."""
     held_out_wordings: bool
-    examples: tuple[Mapping[str, object], ...]  # kind, reference, text, targets (a count)
-    left_out: Mapping[str, int] = field(default_factory=dict)  # why items took no part -> how many
-    rejected: Mapping[str, int] = field(default_factory=dict)  # why pairs gave no triplet
+    examples: tuple[Mapping[str, object], ...]
+    """kind, reference, text, and the number of targets."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Reason -> number of items left out."""
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    """Reason -> number of pairs that gave no triplet."""
 
     @classmethod
     def of(
@@ -48,10 +53,18 @@ class TripletReport:
         left_out: Mapping[str, int] | None = None,
         rejected: Mapping[str, int] | None = None,
     ) -> TripletReport:
-        """Sum up ``triplets``, with examples taken evenly from among them."""
+        """Summarise triplets.
+
+        Args:
+            triplets: the triplets.
+            held_out: whether their texts are held-out wordings.
+            examples: number of examples, evenly spaced.
+            left_out: reason -> number of items left out.
+            rejected: reason -> number of pairs that gave no triplet.
+        """
         kinds = Counter(triplet.kind for triplet in triplets)
         targets = [len(triplet.targets) for triplet in triplets] or [0]
-        offered = {kind: templates for kind in kinds if (templates := _offered(kind, held_out))}
+        families = {kind: found for kind in kinds if (found := _families(kind, held_out))}
         return cls(
             count=len(triplets),
             per_kind=dict(kinds),
@@ -63,8 +76,8 @@ class TripletReport:
             },
             distinct_references=len({triplet.reference for triplet in triplets}),
             distinct_texts=len({triplet.text for triplet in triplets}),
-            wording_families={kind: len(named) for kind, named in offered.items()},
-            templates={kind: sum(map(len, named.values())) for kind, named in offered.items()},
+            wording_families={kind: len(found) for kind, found in families.items()},
+            templates={kind: sum(map(len, found.values())) for kind, found in families.items()},
             held_out_wordings=held_out,
             examples=tuple(_examples(_evenly(triplets, examples))),
             left_out=dict(left_out or {}),
@@ -72,21 +85,19 @@ class TripletReport:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as what JSON can hold."""
+        """Return the report as JSON values."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
-def _offered(kind: str, held_out: bool) -> Mapping[str, Sequence[str]]:
-    """The families that a kind's texts are drawn from, each with its templates."""
+def _families(kind: str, held_out: bool) -> Mapping[str, Sequence[str]]:
+    """Return family -> templates for a kind of triplets; empty if its texts have no templates."""
     if kind in KINDS:
-        return families(kind, held_out=held_out)
-    if kind in CHANGES:
-        named: dict[str, list[str]] = {}
-        for shape in SHAPES:
-            for family in phrase_families(kind, shape, held_out=held_out):
-                named.setdefault(family.name, []).extend(family.templates)
-        return named
-    return {}
+        return attribute_families(kind, held_out=held_out)
+    families: dict[str, list[str]] = {}
+    for shape in SHAPES if kind in CHANGES else ():
+        for family in phrase_families(kind, shape, held_out=held_out):
+            families.setdefault(family.name, []).extend(family.templates)
+    return families
 
 
 def _evenly(triplets: Sequence[Triplet], count: int) -> Iterator[Triplet]:
@@ -118,23 +129,21 @@ def triplet_sheet(
     title: str = "",
     count: int = 20,
 ) -> Image.Image:
-    """A contact sheet of triplets taken evenly: the reference, the text, and some of the targets.
-
-    Nothing is marked as right or wrong: that is for who looks at it to say.
+    """Draw a contact sheet: the reference, the text and some targets of evenly spaced triplets.
 
     Args:
-        triplets: what to show.
-        pictures: id -> picture; one that is missing or broken is shown as such.
-        captions: id -> words below a target.
-        title: above all.
-        count: triplets at most.
+        triplets: the triplets.
+        pictures: id -> function that loads the image. A missing or broken image is shown as such.
+        captions: id -> text below a target.
+        title: title of the sheet.
+        count: maximum number of triplets.
     """
 
     def picture(name: str) -> Picture:
         try:
             return pictures[name]()
         except (KeyError, ImageError):
-            return name  # which the sheet finds to be no file, and says so
+            return name  # the sheet shows that this is not a file
 
     rows = [
         SheetRow(
@@ -142,9 +151,9 @@ def triplet_sheet(
             triplet.text,
             [
                 SheetCell(picture(name), captions.get(name, ""))
-                for name in triplet.targets[:_SHOWN_TARGETS]
+                for name in triplet.targets[:_SHEET_TARGETS]
             ],
         )
         for triplet in _evenly(triplets, count)
     ]
-    return contact_sheet(rows, title=title, per_line=_SHOWN_TARGETS)
+    return contact_sheet(rows, title=title, per_line=_SHEET_TARGETS)

@@ -1,36 +1,35 @@
-"""What Stage II trains on and selects by, from attributes or from triplets that are given."""
+"""Training and development triplets of Stage II, made from attributes or given by the user."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from train.data.image import TrainingImage
-from train.data.item import DataError
-from train.triplets.formats import resolve
+from train.data import DataError, TrainingImage, print_notes
 from train.triplets.from_attributes import synthesise
 from train.triplets.from_captions import mine_captions
-from train.wordings.phrase_wordings import CHANGES
+from train.triplets.image_names import resolve_image_names
+from train.wordings import CHANGES
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet
-from ztcir_sdk.names import UNKNOWN_VALUE
+from ztcir_sdk.names import is_known
 
 __all__ = ["StageTwoData", "collection_triplets", "stage_two_data"]
 
 DEVELOPMENT_TRIPLETS = 1500
-_LEAST = 100  # development triplets that are worth selecting by
+_MIN_MINED = 100  # fewer mined triplets do not select a checkpoint reliably
 
 
 @dataclass(frozen=True)
 class StageTwoData:
-    """Triplets to train on and to select by, and the gallery of the latter."""
+    """Triplets to train on, and triplets and a gallery to select the checkpoint by."""
 
     triplets: list[Triplet]
     development: list[TrainingImage]
+    """Gallery of the development triplets."""
     development_triplets: list[Triplet]
     unseen_wordings: list[Triplet]
-    """In wordings that never train; none where the development triplets are given ones."""
+    """Development triplets in held-out wordings; none if the user gives the triplets."""
 
 
 def collection_triplets(
@@ -41,13 +40,13 @@ def collection_triplets(
     held_out: bool = False,
     noise: float = 0.0,
 ) -> list[Triplet]:
-    """Triplets from the attributes of a collection; photos and drawings never answer each other.
+    """Make triplets from the attributes of a collection; photos and drawings are never mixed.
 
     Args:
-        images: the collection; its drawings take their share of ``count``.
-        count: triplets at most.
-        seed: of all that is drawn.
-        held_out: in the wordings that are kept out of training.
+        images: the collection; photos and drawings get triplets in proportion to their number.
+        count: number of triplets.
+        seed: random seed.
+        held_out: use the wordings that are never trained on.
         noise: share of triplets with a wrong target.
     """
     triplets: list[Triplet] = []
@@ -69,64 +68,64 @@ def stage_two_data(
     noise: float = 0.0,
     skip_missing: bool = False,
 ) -> StageTwoData:
-    """Part what is there into training and development, so that no reference is in both.
+    """Prepare the training and development triplets, so that no reference is in both.
 
-    Where the development images have attributes, triplets made of them select the checkpoint,
-    whatever is trained on; where all that is trained on is mined from captions, triplets mined
-    from theirs do, if there are enough. Else those given triplets do whose reference is a
-    development image; their gallery is all development images and their targets.
+    The development triplets are made from the attributes of the development images, if these have
+    attributes. Else, if all given triplets are mined from captions, they are mined from the
+    development images' captions, if there are enough. Else they are the given triplets whose
+    reference is a development image; the targets of these join the gallery.
 
     Args:
-        images: the training part of a collection.
-        development: its other part.
-        given: triplets to train on, by id, path or name of images of either part; None makes some
-            from the attributes of ``images``.
-        count: triplets to make.
-        seed: of those that are made.
-        noise: share of them with a wrong target.
-        skip_missing: leave out given triplets of images that are not there.
+        images: training images of a collection.
+        development: development images of the collection.
+        given: triplets to train on, with ids, paths or names of images of either part; None makes
+            triplets from the attributes of ``images``.
+        count: number of triplets to make.
+        seed: random seed.
+        noise: share of the made triplets with a wrong target.
+        skip_missing: leave out given triplets with missing images instead of raising an error.
 
     Raises:
-        DataError: a given triplet names a missing image, or none is left to train on or to select
-            by.
-        ZtcirError: there are no attributes to make triplets of.
+        DataError: an image of a given triplet is missing, or no triplet is left to train on or to
+            select by.
+        ZtcirError: ``given`` is None, and the images have no attributes.
     """
     if given is None:
-        if not _attributes(images):
+        if not _have_attributes(images):
             raise ZtcirError(
-                "The images have no attributes to make triplets of; give some with --triplets, for "
-                "example from `ztcir triplets --from captions`."
+                "The images have no attributes to make triplets from; give triplets with "
+                "--triplets, for example from `ztcir triplets --from captions`."
             )
         training = collection_triplets(images, count=count, seed=seed, noise=noise)
         selecting: list[Triplet] = []
     else:
-        everyone = [image.item.id for image in (*images, *development)]
-        resolved = resolve(given, everyone, skip_missing=skip_missing)
-        training, selecting = _part(resolved, {image.item.id for image in development})
-    if given is None or _can_be_asked(development):
+        ids = [image.item.id for image in (*images, *development)]
+        resolved = resolve_image_names(given, ids, skip_missing=skip_missing)
+        training, selecting = _split(resolved, {image.item.id for image in development})
+    if given is None or _can_make_triplets(development):
         made, unseen = (
             collection_triplets(development, count=DEVELOPMENT_TRIPLETS, seed=1, held_out=held_out)
             for held_out in (False, True)
         )
         return StageTwoData(training, list(development), made, unseen)
-    if mined := _mined(training, development):
+    if mined := _mine_development(training, development):
         return StageTwoData(training, list(development), *mined)
     if not selecting:
         raise DataError(
-            f"Of {len(given)} triplets none has its reference among the {len(development)} images "
-            "that select the checkpoint; give more of them."
+            f"None of {len(given)} triplets has its reference among the {len(development)} "
+            "development images, which select the checkpoint; give more triplets."
         )
-    shown = {name for triplet in selecting for name in triplet.targets}
-    gallery = [*development, *(image for image in images if image.item.id in shown)]
+    targets = {name for triplet in selecting for name in triplet.targets}
+    gallery = [*development, *(image for image in images if image.item.id in targets)]
     return StageTwoData(training, gallery, selecting, [])
 
 
-def _mined(
+def _mine_development(
     training: Sequence[Triplet], development: Sequence[TrainingImage]
 ) -> tuple[list[Triplet], list[Triplet]] | None:
-    """Triplets from the development images' captions, in both kinds of wordings."""
+    """Mine triplets from the development images' captions, in training and held-out wordings."""
     if any(triplet.kind not in CHANGES for triplet in training):
-        return None  # people's own words, or others': only their like can select
+        return None  # texts from elsewhere: only similar texts can select the checkpoint
     items = [image.item for image in development]
     pictures = {image.item.id: image.load for image in development}
     try:
@@ -138,11 +137,11 @@ def _mined(
         )
     except ZtcirError:
         return None
-    return (seen, unseen) if min(len(seen), len(unseen)) >= _LEAST else None
+    return (seen, unseen) if min(len(seen), len(unseen)) >= _MIN_MINED else None
 
 
-def _part(triplets: Sequence[Triplet], held_out: set[str]) -> tuple[list[Triplet], list[Triplet]]:
-    """Triplets to train on, with neither a reference nor a target held out, and to select by."""
+def _split(triplets: Sequence[Triplet], held_out: set[str]) -> tuple[list[Triplet], list[Triplet]]:
+    """Split into triplets without held-out images, and triplets with a held-out reference."""
     training, selecting, lost = [], [], 0
     for triplet in triplets:
         if triplet.reference in held_out:
@@ -151,24 +150,25 @@ def _part(triplets: Sequence[Triplet], held_out: set[str]) -> tuple[list[Triplet
             training.append(replace(triplet, targets=targets))
         else:
             lost += 1
-    print(
-        f"Of {len(triplets)} triplets {len(training)} train and {len(selecting)} have a reference "
-        f"that is held out; {lost} are left out, since all of their targets are.",
-        file=sys.stderr,
+    print_notes(
+        [
+            f"{len(training)} of {len(triplets)} triplets are trained on; {len(selecting)} have a "
+            f"held-out reference; {lost} are left out because all their targets are held out."
+        ]
     )
     if not training:
-        raise DataError("None of the triplets is left to train on; give more of them.")
+        raise DataError("No triplet is left to train on; give more triplets.")
     return training, selecting
 
 
-def _attributes(images: Sequence[TrainingImage]) -> bool:
+def _have_attributes(images: Sequence[TrainingImage]) -> bool:
     items = (image.item for image in images)
-    return any({item.colour, item.type, item.gender} - {"", UNKNOWN_VALUE} for item in items)
+    return any(is_known(value) for item in items for value in (item.colour, item.type, item.gender))
 
 
-def _can_be_asked(images: Sequence[TrainingImage]) -> bool:
-    """Whether triplets can be made of some images' attributes."""
-    if not _attributes(images):
+def _can_make_triplets(images: Sequence[TrainingImage]) -> bool:
+    """Return whether the images' attributes give triplets."""
+    if not _have_attributes(images):
         return False
     try:
         collection_triplets(images, count=2, seed=1)

@@ -9,9 +9,11 @@ __all__ = ["Family"]
 
 @dataclass(frozen=True)
 class Family:
-    """A way of asking. ``mood`` says what may be put around its templates."""
+    """A way of asking."""
 
     name: str
-    mood: str  # imperative, wish, phrase, question, caption, or terse: nothing around it
+    mood: str
+    """imperative, wish, phrase, question, caption or terse; decides which context may be added."""
     templates: tuple[str, ...]
-    keeps: bool = False  # it already says that the rest stays
+    keeps: bool = False
+    """Whether the templates already say that everything else stays."""

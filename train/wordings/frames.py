@@ -1,9 +1,9 @@
-"""Wordings by rule: ways of asking (*frames*) times ways of naming what is asked for, and talk.
+"""Wordings by rule: *frames* (ways of asking) times phrases for what is wanted, and other talk.
 
-The hand-written families teach what a change is called; what is here teaches that the words around
-it may be anything. A reader who has met few words beside the values takes each further one for
-part of the wish: so frames, talk and fillers are many, of wide vocabulary, and never name a value.
-None of them has a phrase of a family that is held out, nor the words those turn on.
+Families written by hand teach the words for a change; this module teaches that the words around
+it may be anything. A model that has met few other words takes each new one for a part of the
+modification. So frames, talk and fillers are many, have a large vocabulary, and never name a value.
+None has a phrase of a held-out family, or the words that are typical of one.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 __all__ = [
-    "ABOUT_THE_REFERENCE",
     "FILLERS",
     "FRAMES",
-    "PERSONS",
-    "RAMBLING",
+    "REFERENCE_CLAUSES",
+    "STRAY_WORDS",
     "TALK_AFTER",
     "TALK_BEFORE",
-    "WANTED",
+    "WANTED_PHRASES",
+    "WEARERS",
 ]
 
 # fmt: off
-# kind -> how the wanted item is named; what a frame's ``{np}`` stands for
-WANTED: Mapping[str, tuple[str, ...]] = MappingProxyType({
+# kind -> phrases for the wanted item, which replace ``{np}`` in a frame
+WANTED_PHRASES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "colour": (
         "{it} in {new}", "{new_a} one", "the {new} one", "{new_a} version of this",
         "the same {item} in {new}", "something {new}", "{new_a} {item}", "this, but in {new}",
@@ -54,7 +54,7 @@ WANTED: Mapping[str, tuple[str, ...]] = MappingProxyType({
     ),
 })
 
-# family -> mood and frames; the same for every kind of change
+# family -> mood and frames, for every kind of change
 FRAMES: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType({
     "frame_desire": ("wish", (
         "(i am|i'm) (interested in|keen on|all for|leaning towards|set on|open to) {np}",
@@ -170,8 +170,8 @@ FRAMES: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType({
     )),
 })
 
-# Of changes of gender: who is to wear it, said after other words than "for".
-PERSONS: tuple[str, ...] = (
+# for changes of gender: who will wear it, without "for"
+WEARERS: tuple[str, ...] = (
     "{new_for} (needs|need|wants|want|will wear|would wear|asked for|ordered) {it}",
     "{it} goes to {new_for}",
     "send {it} (on|over) to {new_for}",
@@ -190,8 +190,8 @@ PERSONS: tuple[str, ...] = (
     "(for|on|by|with|to) {new_for}",
 )
 
-# kind -> clauses on what the reference is: mood-free, before or behind a wish
-ABOUT_THE_REFERENCE: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType({
+# kind -> clauses about the reference, to put before or after any sentence
+REFERENCE_CLAUSES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType({
     "colour": ((
         "this is {old}, ", "this one is {old} but ", "not {old}, ", "no {old}, ",
         "instead of {old} ",
@@ -242,7 +242,7 @@ ABOUT_THE_REFERENCE: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = Map
     )),
 })
 
-# Talk that says nothing of the wish; its words are what `RAMBLING` draws from as well.
+# unrelated talk; `STRAY_WORDS` has its words too
 TALK_BEFORE: tuple[str, ...] = (
     "i saw this on your website yesterday, ", "a friend sent me the picture, ",
     "my neighbour has one of these and ", "we are going on holiday soon, ",
@@ -298,13 +298,13 @@ TALK_AFTER: tuple[str, ...] = (
     " again", " and quickly", " at a good price", " with free returns",
 )
 
-# Put before any word, now and then, as people do who speak rather than write.
+# fillers of spoken language, to put before any word
 FILLERS: tuple[str, ...] = (
     "like", "um", "uh", "er", "maybe", "really", "actually", "basically", "kind of", "sort of",
     "perhaps", "well", "you know", "i mean", "just", "so", "rather", "also", "again", "please",
 )
 
-# Further neutral words that wander into a text; each alone says nothing about an item.
+# neutral words, which say nothing about an item
 _NEUTRAL = (
     "about above across after afternoon against ago airport album almost along although always "
     "among answer apartment april arrive article august autumn away back bank because become "
@@ -333,5 +333,5 @@ _NEUTRAL = (
     "warm water weather wednesday week weekend welcome west whatever wide wind window winter "
     "wonder word work world worth year yesterday "
 )
-RAMBLING: tuple[str, ...] = tuple(_NEUTRAL.split())
+STRAY_WORDS: tuple[str, ...] = tuple(_NEUTRAL.split())
 # fmt: on

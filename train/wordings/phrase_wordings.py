@@ -1,8 +1,7 @@
-"""The words in which people ask for a change that a phrase says: swap it, add it, leave it out.
+"""Modification texts that swap, add or remove a phrase, for triplets mined from captions.
 
-For triplets mined from captions, where a change is no attribute's but a phrase's: "a red car" for
-"a blue bus", "in the snow" for "at the beach". Everything around the phrases, and the families
-that are kept out of training, are as in `train.wordings.attribute_wordings`.
+The change is not an attribute but a phrase: "a red car" for "a blue bus", "in the snow" for "at
+the beach". Context, typing noise and held-out families are as in `attribute_wordings`.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from types import MappingProxyType
 
 import numpy as np
 
-from train.wordings.attribute_wordings import Wording, choose, surround
+from train.wordings.attribute_wordings import Wording, add_context, draw_reading
 from train.wordings.family import Family
-from train.wordings.noise import pick, respell, roughen
+from train.wordings.noise import add_typing_noise, pick, vary_spelling
 
-__all__ = ["CHANGES", "HELD_OUT_PHRASE_FAMILIES", "SHAPES", "phrase_families", "reword"]
+__all__ = ["CHANGES", "HELD_OUT_PHRASE_FAMILIES", "SHAPES", "phrase_families", "phrase_wording"]
 
 CHANGES: tuple[str, ...] = ("swap", "add", "remove")
 SHAPES: tuple[str, ...] = ("thing", "place", "quality")
-"""How a phrase stands in a sentence: "a red car", "in the snow", "wooden"."""
+"""Grammatical role of a phrase: "a red car", "in the snow", "wooden"."""
 
 HELD_OUT_PHRASE_FAMILIES: frozenset[str] = frozenset({"regret", "imagine", "ditch"})
 
@@ -298,7 +297,7 @@ _WRITTEN: Mapping[str, Mapping[str, tuple[Family, ...]]] = MappingProxyType(
 
 @cache
 def phrase_families(change: str, shape: str, *, held_out: bool) -> tuple[Family, ...]:
-    """The families for a change of ``CHANGES`` and a phrase's shape: those that train, or not."""
+    """Return the families of a change and a shape: those held out, or those trained on."""
     return tuple(
         family
         for family in _WRITTEN[change][shape]
@@ -306,7 +305,7 @@ def phrase_families(change: str, shape: str, *, held_out: bool) -> tuple[Family,
     )
 
 
-def reword(
+def phrase_wording(
     change: str,
     shape: str,
     old: str,
@@ -315,21 +314,22 @@ def reword(
     *,
     held_out: bool = False,
 ) -> Wording:
-    """One way of asking that the phrase ``old`` become ``new``, and its family.
+    """Return a modification text that changes the phrase ``old`` to ``new``.
 
     Args:
         change: one of `CHANGES`.
-        shape: one of `SHAPES`, how the phrases stand in a sentence.
-        old: what the reference's caption says; empty if ``change`` is "add".
-        new: what is wanted; empty if ``change`` is "remove".
-        rng: everything is drawn from it.
-        held_out: draw from the families that never train.
+        shape: one of `SHAPES`, for both phrases.
+        old: phrase of the reference's caption; empty if ``change`` is "add".
+        new: phrase of the target's caption; empty if ``change`` is "remove".
+        rng: source of all random draws.
+        held_out: draw from the held-out families instead of the training families.
     """
     choices = phrase_families(change, shape, held_out=held_out)
     family = choices[int(rng.integers(len(choices)))]
-    sentence = surround(choose(pick(family.templates, rng), rng), family, change, rng)
-    sentence = roughen(respell(sentence, rng), rng)
+    sentence = draw_reading(pick(family.templates, rng), rng)
+    sentence = add_context(sentence, family, change, rng)
+    sentence = add_typing_noise(vary_spelling(sentence, rng), rng)
     bare = old.removeprefix("a ").removeprefix("an ").removeprefix("the ")
-    for slot, said in (("{new}", new), ("{old}", old), ("{bare}", bare)):
-        sentence = sentence.replace(slot, said)
+    for slot, phrase in (("{new}", new), ("{old}", old), ("{bare}", bare)):
+        sentence = sentence.replace(slot, phrase)
     return Wording(sentence, family.name)

@@ -1,9 +1,9 @@
-"""How people say an attribute's value: "Navy Blue" as "navy blue", "navy", "dark blue".
+"""Surface forms of attribute values: "Navy Blue" as "navy blue", "navy" or "dark blue".
 
-A value is said in a grammatical *slot*, and each slot has its weighted forms. The value's own
-name in lower case is by far the most frequent, so that a catalogue's vocabulary is learnt first.
+Each grammatical *slot* has its weighted forms of a value. The value itself in lower case is by far
+the most frequent form, so that a catalogue's own vocabulary is learnt first.
 
-| kind | slot | stands in | "Tshirts" / "Women" / "striped" |
+| kind | slot | example | "Tshirts" / "Women" / "striped" |
 |---|---|---|---|
 | all | ``plain`` | "colour: {new}", "show me {new}" | tshirts / women / striped |
 | colour, type, pattern | ``a`` | "i want {new_a} one", "it is {new_a}" | a tshirt / - / a striped |
@@ -20,7 +20,7 @@ from functools import cache
 
 import numpy as np
 
-__all__ = ["SLOTS", "article", "surface_forms", "verbalise"]
+__all__ = ["SLOTS", "add_article", "verbalise", "weighted_forms"]
 
 SLOTS: dict[str, tuple[str, ...]] = {
     "colour": ("plain", "a"),
@@ -29,7 +29,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "pattern": ("plain", "a", "noun"),
 }
 
-_RAW_SHARE = 0.7  # of a slot's draws; what the templates' other slots take away is made up for
+_RAW_SHARE = 0.7  # of a slot's draws; high, because some slots have a lower share
 
 _COLOURS: dict[str, str] = {
     "beige": "sand|beige toned|oatmeal",
@@ -298,8 +298,8 @@ _PATTERNS: dict[str, dict[str, str]] = {
 _Forms = tuple[tuple[str, ...], tuple[float, ...]]  # forms and their cumulative shares
 
 
-def article(phrase: str) -> str:
-    """``phrase`` with "a" or "an" before it: "a unisex", "an olive", "an ipad"."""
+def add_article(phrase: str) -> str:
+    """Return a phrase with "a" or "an": "a unisex", "an olive", "an ipad"."""
     sounds_like_consonant = phrase.startswith(("uni", "eu", "one"))
     return f"{'an' if phrase[0] in 'aeiou' and not sounds_like_consonant else 'a'} {phrase}"
 
@@ -309,7 +309,7 @@ def _split(forms: str) -> tuple[str, ...]:
 
 
 def _weigh(*groups: tuple[float, Sequence[str]]) -> _Forms:
-    """Forms with cumulative shares: each group's share is dealt evenly among its forms."""
+    """Return forms and cumulative shares; the forms of a group have equal parts of its share."""
     present = [(share, forms) for share, forms in groups if forms]
     total = sum(share for share, _ in present)
     forms = tuple(form for _, group in present for form in group)
@@ -340,7 +340,7 @@ def _type_forms(raw: str, slot: str) -> _Forms:
         singulars = (_singular(raw),)
         plurals = (raw if singulars[0] != raw else _plural(raw),)
     named_singular = raw in singulars
-    first, rest = article(singulars[0]), tuple(article(form) for form in singulars[1:])
+    first, rest = add_article(singulars[0]), tuple(add_article(form) for form in singulars[1:])
     if slot == "plain":
         others = tuple(form for form in singulars if form != raw)
         if named_singular:  # "do you have dresses?" more often than "do you have dress?"
@@ -381,7 +381,7 @@ def _gender_forms(raw: str, slot: str) -> _Forms:
     possessives = _weigh((0.4, (raw,)), (0.6, _split(spoken.get("poss", ""))))
     if slot == "poss":
         return possessives
-    return tuple(article(form) for form in possessives[0]), possessives[1]
+    return tuple(add_article(form) for form in possessives[0]), possessives[1]
 
 
 def _pattern_forms(raw: str, slot: str) -> _Forms:
@@ -395,18 +395,18 @@ def _pattern_forms(raw: str, slot: str) -> _Forms:
         )
     adjectives = _weigh((_RAW_SHARE, (raw,)), (1 - _RAW_SHARE, _split(spoken.get("plain", ""))))
     if slot == "a":
-        return tuple(article(form) for form in adjectives[0]), adjectives[1]
+        return tuple(add_article(form) for form in adjectives[0]), adjectives[1]
     return adjectives
 
 
 def _colour_forms(raw: str, slot: str) -> _Forms:
     adjectives = _weigh((_RAW_SHARE, (raw,)), (1 - _RAW_SHARE, _split(_COLOURS.get(raw, ""))))
     if slot == "a":
-        return tuple(article(form) for form in adjectives[0]), adjectives[1]
+        return tuple(add_article(form) for form in adjectives[0]), adjectives[1]
     return adjectives
 
 
-_BY_KIND = {
+_FORMS_OF_KIND = {
     "colour": _colour_forms,
     "type": _type_forms,
     "gender": _gender_forms,
@@ -415,27 +415,23 @@ _BY_KIND = {
 
 
 @cache
-def _forms(kind: str, value: str, slot: str) -> _Forms:
+def weighted_forms(kind: str, value: str, slot: str) -> _Forms:
+    """Return the forms of a value in a slot, in lower case, and their cumulative shares.
+
+    The only form of a value that no table has is the value itself.
+
+    Raises:
+        ValueError: the value is empty, or the kind does not have the slot.
+    """
     raw = " ".join(value.lower().split())
     if not raw:
-        raise ValueError(f"a {kind} needs a value to be put in words")
+        raise ValueError(f"the {kind} is empty")
     if slot not in SLOTS[kind]:
         raise ValueError(f"a {kind} has no slot {slot!r}; it has {', '.join(SLOTS[kind])}")
-    return _BY_KIND[kind](raw, slot)
+    return _FORMS_OF_KIND[kind](raw, slot)
 
 
 def verbalise(kind: str, value: str, slot: str, rng: np.random.Generator) -> str:
-    """One way of saying ``value``, in lower case, drawn by the slot's shares.
-
-    A value that no table knows is said by its own name.
-
-    Raises:
-        ValueError: an empty value, or a slot that the kind does not have.
-    """
-    forms, edges = _forms(kind, value, slot)
+    """Draw one of the `weighted_forms` of a value in a slot."""
+    forms, edges = weighted_forms(kind, value, slot)
     return forms[min(int(np.searchsorted(edges, rng.random(), side="right")), len(forms) - 1)]
-
-
-def surface_forms(kind: str, value: str) -> frozenset[str]:
-    """Everything `verbalise` may say for ``value``, over all slots of its kind."""
-    return frozenset(form for slot in SLOTS[kind] for form in _forms(kind, value, slot)[0])

@@ -1,7 +1,7 @@
-"""The wordings themselves, by hand: for each kind of change, families of templates.
+"""Wordings written by hand: for each kind of change, families of templates.
 
-``(a|b)`` picks one, ``{it}`` and ``{item}`` are such choices by name; ``{new}``, ``{old}`` and
-``{kept_type}`` are values, said in a slot (``{new_a}``) of `train.wordings.surface_forms`.
+``(a|b)`` is a choice; ``{it}`` and ``{item}`` are choices by name. ``{new}``, ``{old}`` and
+``{kept_type}`` are values; ``{new_a}`` is a value in a slot of `train.wordings.surface_forms`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from types import MappingProxyType
 from train.wordings.family import Family
 
 __all__ = [
-    "AND_KEEP",
-    "BEFORE",
-    "BEHIND",
-    "CAPTIONS",
+    "CAPTION_TEMPLATES",
+    "CHOICES",
+    "DEFAULT_KEEP_CLAUSES",
+    "ENDINGS",
     "HELD_OUT_FAMILIES",
-    "KEEP_THE_REST",
-    "SHARED_CHOICES",
-    "SLIPS",
+    "KEEP_CLAUSES",
+    "MISSPELLINGS",
+    "OPENINGS",
     "WRITTEN_FAMILIES",
 ]
 
-# Chosen before any training; each is a way of asking that no training family resembles.
+# chosen before any training; no training family is similar to one of them
 HELD_OUT_FAMILIES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "colour": frozenset({"suits_me", "regret", "imagine", "ditch"}),
@@ -34,7 +34,7 @@ HELD_OUT_FAMILIES: Mapping[str, frozenset[str]] = MappingProxyType(
 )
 
 
-SHARED_CHOICES: Mapping[str, str] = {
+CHOICES: Mapping[str, str] = {
     "{it}": "(it|it|this|this one)",
     "{item}": "(item|item|one|piece|product|thing|model|style|design|garment)",
 }
@@ -1443,8 +1443,8 @@ WRITTEN_FAMILIES: Mapping[str, tuple[Family, ...]] = MappingProxyType(
 )
 
 # fmt: off
-# mood -> how often an opening stands before a text, and which
-BEFORE: Mapping[str, tuple[float, tuple[str, ...]]] = MappingProxyType({
+# mood -> share of texts with an opening, and the openings
+OPENINGS: Mapping[str, tuple[float, tuple[str, ...]]] = MappingProxyType({
     "imperative": (0.28, (
         "please ", "please ", "please ", "can you ", "can you ", "could you ", "could you please ",
         "can you please ", "pls ", "just ", "now ", "would you ", "hi, ", "hey, ", "ok, ",
@@ -1465,8 +1465,8 @@ BEFORE: Mapping[str, tuple[float, tuple[str, ...]]] = MappingProxyType({
         "the product ", "the one i want ", "the desired one ",
     )),
 })
-# mood -> how often an ending stands behind a text, and which
-BEHIND: Mapping[str, tuple[float, tuple[str, ...]]] = MappingProxyType({
+# mood -> share of texts with an ending, and the endings
+ENDINGS: Mapping[str, tuple[float, tuple[str, ...]]] = MappingProxyType({
     "imperative": (0.15, (
         " please", " please", ", please", " pls", " if possible", " for me", ", thanks",
         ", thank you", " if you can", "!",
@@ -1486,8 +1486,8 @@ BEHIND: Mapping[str, tuple[float, tuple[str, ...]]] = MappingProxyType({
         ".", " please",
     )),
 })
-# kind -> clauses that say that the rest stays
-AND_KEEP: Mapping[str, tuple[str, ...]] = MappingProxyType({
+# kind -> clauses saying that everything else stays
+KEEP_CLAUSES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "colour": (
         ", same style otherwise", " but keep everything else", ", everything else the same",
         ", same type", ", keep the style", " and leave the rest as it is",
@@ -1511,14 +1511,14 @@ AND_KEEP: Mapping[str, tuple[str, ...]] = MappingProxyType({
         ", everything else the same", ", same shape and colour", ", nothing else changes",
     ),
 })
-# the same where the change is of no such kind
-KEEP_THE_REST: tuple[str, ...] = (
+# the same for other kinds of change
+DEFAULT_KEEP_CLAUSES: tuple[str, ...] = (
     ", everything else the same", " but keep everything else", ", nothing else changes",
     " and leave the rest as it is", ", keep the rest", ", the rest stays", " in the same style",
     ", same scene otherwise", ", otherwise alike",
 )
-# word -> slips of the fingers
-SLIPS: Mapping[str, tuple[str, ...]] = MappingProxyType({
+# word -> misspellings
+MISSPELLINGS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "change": ("chnage", "chage"),
     "color": ("colr", "colro"),
     "colour": ("clour", "coluor"),
@@ -1538,8 +1538,8 @@ SLIPS: Mapping[str, tuple[str, ...]] = MappingProxyType({
 })
 # fmt: on
 
-# Captions of products; ``{for}`` and ``{poss}`` are the gender in those slots.
-CAPTIONS: tuple[str, ...] = (
+# captions of products; ``{for}`` and ``{poss}`` are the gender in those slots
+CAPTION_TEMPLATES: tuple[str, ...] = (
     "{colour} {type} for {for}",
     "{colour} {type} for {for}",
     "{poss} {colour} {type}",

@@ -1,21 +1,31 @@
-"""Composed queries in a file: a reference, a modification text, the right answers, a line each."""
+"""Triplets in a file: a reference, a modification text and targets, one JSON object per line."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Container
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.schema import EntryError, from_json
 
 __all__ = ["Triplet", "read_triplets"]
+
+_Id = Annotated[
+    Annotated[str, Meta(min_length=1)] | int,
+    Meta(description="an id, a string or a whole number"),
+]
+_Ids = Annotated[list[_Id], Meta(min_length=1, description="a list of one or more item ids")]
+_Text = Annotated[str, Meta(pattern=r"\S", description="a text that is not empty")]
 
 
 @dataclass(frozen=True)
 class Triplet:
-    """A composed query with its right answers; ``reference`` and ``targets`` are item ids."""
+    """A composed query with its targets; ``reference`` and ``targets`` are item ids."""
 
     id: str
     kind: str
@@ -24,18 +34,28 @@ class Triplet:
     targets: tuple[str, ...]
 
 
+class _Record(Struct):
+    """A line of the file."""
+
+    id: _Id
+    kind: _Text
+    reference: _Id
+    text: _Text
+    targets: _Ids
+
+
 def read_triplets(path: Path, *, gallery: Container[str] | None = None) -> list[Triplet]:
-    """Read triplets: one JSON object a line with the fields of `Triplet`; blank lines are skipped.
+    """Read triplets: one JSON object with the fields of `Triplet` per line, or blank lines.
 
     Item ids may be strings or whole numbers, and become strings.
 
     Args:
         path: the file, UTF-8.
-        gallery: the ids that exist; by default any will do.
+        gallery: ids that exist; None accepts all ids.
 
     Raises:
-        ZtcirError: the file is missing or empty, or a line, whose number is told, is not a
-            triplet or names an item that is not in the gallery.
+        ZtcirError: the file is missing or empty, or a line is not a triplet or names an item that
+            is not in the gallery. The sentence has the number of the line.
     """
     try:
         with path.open(encoding="utf-8") as lines:
@@ -49,46 +69,33 @@ def read_triplets(path: Path, *, gallery: Container[str] | None = None) -> list[
     except UnicodeDecodeError as error:
         raise ZtcirError(f"{path} is not a text file in UTF-8: {error}.") from error
     if not triplets:
-        raise ZtcirError(f"{path} holds no triplet; make some with `ztcir triplets`.")
+        raise ZtcirError(f"{path} has no triplets; make some with `ztcir triplets`.")
     return triplets
 
 
 def _triplet(line: str, where: str, gallery: Container[str] | None) -> Triplet:
     try:
-        record = json.loads(line)
+        fields = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
         why = getattr(error, "msg", "nested too deeply")
         raise ZtcirError(f"{where}: not JSON ({why}); every line is one triplet.") from error
-    if not isinstance(record, dict):
+    if not isinstance(fields, dict):
         raise ZtcirError(f"{where}: not a JSON object; every line is one triplet.")
-    missing = [field.name for field in dataclasses.fields(Triplet) if field.name not in record]
-    if missing:
-        raise ZtcirError(f"{where}: the triplet has no {missing[0]!r}; add it.")
-    targets = record["targets"]
-    if not isinstance(targets, list) or not targets or not all(map(_is_id, targets)):
-        raise ZtcirError(f"{where}: 'targets' must be a list of one or more item ids.")
-    for name in ("id", "reference"):
-        if not _is_id(record[name]):
-            raise ZtcirError(f"{where}: {name!r} must be an id, a string or a whole number.")
-    for name in ("kind", "text"):
-        if not isinstance(record[name], str) or not record[name].strip():
-            raise ZtcirError(f"{where}: {name!r} must be a text that is not empty.")
-    triplet = Triplet(
-        id=str(record["id"]),
-        kind=record["kind"],
-        reference=str(record["reference"]),
-        text=record["text"],
-        targets=tuple(str(target) for target in targets),
-    )
-    if gallery is not None:
-        for item in (triplet.reference, *triplet.targets):
-            if item not in gallery:
-                raise ZtcirError(
-                    f"{where}: no picture of the gallery has the id {item!r}; "
-                    "name all the pictures that the triplets are about."
-                )
+    try:
+        record = from_json(fields, _Record)
+    except EntryError as error:
+        raise ZtcirError(f"{where}: the entry {error.entry!r} {error.problem}.") from error
+    targets = tuple(map(str, record.targets))
+    triplet = Triplet(str(record.id), record.kind, str(record.reference), record.text, targets)
+    if gallery is None:
+        return triplet
+    for item in (triplet.reference, *targets):
+        if item not in gallery:
+            stem = PurePosixPath(item).stem
+            way_out = (
+                f"use ids without folder and suffix, such as {stem!r}."
+                if stem in gallery
+                else "give all images that the triplets name."
+            )
+            raise ZtcirError(f"{where}: {item!r} is not in the gallery; {way_out}")
     return triplet
-
-
-def _is_id(value: object) -> bool:
-    return (isinstance(value, str) and bool(value)) or (type(value) is int)
