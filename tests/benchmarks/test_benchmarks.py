@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_machine import Machine as NvidiaMachine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import ROOT
-from test_tensorrt_runtime import Machine as NvidiaMachine
 from tiny_bundle import SIZE, TinyModel, write_tiny_bundle
 
 from benchmarks import readme

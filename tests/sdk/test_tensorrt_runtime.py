@@ -7,7 +7,6 @@ import inspect
 import json
 import re
 import sys
-import types
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from fake_machine import TENSORRT, Machine
 from fake_nvidia import Context, Engine, FakeCuda, FakeTensorRt, RuntimeConfig, cudaError_t
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,57 +46,6 @@ from ztcir_sdk.runtime.tensorrt.cache import CACHE_VARIABLE, EngineCache, Engine
 from ztcir_sdk.runtime.tensorrt.cuda import CudaError, Gpu, OutOfGpuMemoryError
 from ztcir_sdk.runtime.tensorrt.graph import SHAPES_KEPT, TensorRtGraph
 from ztcir_sdk.runtime.tensorrt.open import Target, ensure_engine
-
-TENSORRT = RuntimeSettings(backend="tensorrt", device="cuda:0", threads=1)
-
-
-class Machine:
-    """A machine with a GPU, CUDA and TensorRT."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, folder: Path) -> None:
-        self._patch = patch
-        self.folder = folder
-        patch.setenv(CACHE_VARIABLE, str(folder))
-        self.install(FakeCuda())
-
-    def install(self, cuda: FakeCuda, *packages: tuple[str, str]) -> None:
-        """Replace the GPU, and what is installed."""
-        self.cuda = cuda
-        bindings = types.ModuleType("cuda.bindings")
-        bindings.runtime = cuda  # type: ignore[attr-defined]
-        for name, module in (
-            ("cuda", types.ModuleType("cuda")),
-            ("cuda.bindings", bindings),
-            ("cuda.bindings.runtime", cuda),
-        ):
-            self._patch.setitem(sys.modules, name, module)
-        tensorrt_package.import_tensorrt.cache_clear()
-        self.packages = {
-            package: FakeTensorRt(cuda, package, version)
-            for package, version in packages or (("tensorrt", "10.3.0"),)
-        }
-        for package in tensorrt_package.PACKAGES:
-            self._patch.setitem(sys.modules, package, self.packages.get(package))
-        for module in (
-            "doctor.libraries",
-            "doctor.runtime",
-            "runtime.tensorrt.open",
-            "runtime.tensorrt.package",
-        ):
-            where = f"ztcir_sdk.{module}.installed_packages"
-            self._patch.setattr(where, lambda: list(self.packages))
-
-    @property
-    def trt(self) -> FakeTensorRt:
-        return next(iter(self.packages.values()))
-
-    def open(self, source: GraphSource, **changes: Any) -> TensorRtGraph:
-        """Build, or find, and load an engine."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it tells that it builds
-            graph = open_graph(source, RuntimeSettings(**{**vars(TENSORRT), **changes}))
-        assert isinstance(graph, TensorRtGraph)
-        return graph
 
 
 @pytest.fixture
