@@ -1,7 +1,8 @@
-"""Options that several commands share."""
+"""What commands share: how they list options, and the options of several commands."""
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,121 +11,176 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ztcir_sdk.names import BACKENDS
+from ztcir_sdk.names import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
     from ztcir_sdk.bundle.bundle import Bundle
     from ztcir_sdk.retriever import Retriever
+    from ztcir_sdk.settings import EngineOptions
 
 __all__ = [
+    "Command",
     "Engine",
+    "Group",
+    "SectionOption",
+    "add_options",
     "as_json",
     "bundle_option",
     "load_bundle",
+    "output_option",
     "with_engine",
 ]
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+OPTIONS = "Options"
+ENGINE_OPTIONS = "Engine options"
+
+
+class SectionOption(click.Option):
+    """An option that `--help` lists in a section of its own, after the others.
+
+    Attributes:
+        section: the section's heading.
+    """
+
+    def __init__(self, *args: Any, section: str, **settings: Any) -> None:
+        """Take `section` beside the arguments of `click.Option`."""
+        super().__init__(*args, **settings)
+        self.section = section
+
+
+class Command(click.Command):
+    """A command whose `--help` lists options by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section."""
+        sections: dict[str, list[tuple[str, str]]] = {OPTIONS: []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "section", OPTIONS), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class Group(click.Group):
+    """A group of `Command`s that suggests a name for a mistyped one."""
+
+    command_class = Command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is called, and the arguments after its name."""
+        name, names = args[0], self.list_commands(ctx)
+        if name not in names and not name.startswith("-"):
+            close = difflib.get_close_matches(name, names)
+            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def add_options(*options: Decorator) -> Decorator:
+    """Return a decorator that adds several options, listed in the order of `--help`."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def output_option(*names: str, **settings: Any) -> Decorator:
+    """Return the option for what a command writes: ``-o``, ``--output`` and the given names."""
+    return click.option("-o", "--output", *names, **settings)
+
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-bundle_option = click.option(
+bundle_option = functools.partial(
+    click.option,
     "--bundle",
     type=click.Path(path_type=Path),
-    help="A bundle's folder; default: the bundle inside the package.",
+    metavar="FOLDER",
+    help="Bundle to use; default: the one inside the package.",
 )
+_engine_option = functools.partial(click.option, cls=SectionOption, section=ENGINE_OPTIONS)
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What answers, and on what: the values of the options of `with_engine`."""
+    """The values of the options of `with_engine`."""
 
     bundle: Path | None
-    backend: str
-    device: str
-    precision: str | None
-    threads: int | None
-    gpu_memory: int | None
-    low_memory: bool
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return the arguments of `Retriever` but for the bundle."""
-        return {
-            "backend": self.backend,
-            "device": self.device,
-            "precision": self.precision,
-            "threads": self.threads,
-            "gpu_memory_mb": self.gpu_memory,
-            "low_memory": self.low_memory,
-        }
+    """A bundle's folder; None for the one inside the package."""
+    options: EngineOptions
 
     def load_bundle(self) -> Bundle:
-        """Load the bundle of --bundle."""
+        """Load the bundle."""
         return load_bundle(self.bundle)
 
     def retriever(self) -> Retriever:
-        """Return what the options ask for."""
+        """Create a retriever with these options."""
         from ztcir_sdk.retriever import Retriever
 
-        return Retriever(self.load_bundle(), **self.settings)
+        return Retriever(self.load_bundle(), **self.options)
 
 
-def with_engine(command: Command) -> Callable[..., Any]:
-    """Add the options that say what answers and where, and hand them over as `engine`."""
+def with_engine(command: Function) -> Callable[..., Any]:
+    """Add the options for the bundle and for how it is run; pass them as `engine`."""
 
     @functools.wraps(command)
-    def called(
-        *args: Any,
-        bundle: Path | None,
-        backend: str,
-        device: str,
-        precision: str | None,
-        threads: int | None,
-        gpu_memory: int | None,
-        low_memory: bool,
-        **others: Any,
-    ) -> Any:
-        engine = Engine(bundle, backend, device, precision, threads, gpu_memory, low_memory)
-        return command(*args, engine=engine, **others)
+    def called(*args: Any, bundle: Path | None, **values: Any) -> Any:
+        options: Any = {name: values.pop(name) for name in _ENGINE}
+        return command(*args, engine=Engine(bundle, options), **values)
 
-    decorated: Callable[..., Any] = called
-    for option in (
-        click.option(
-            "--low-memory",
-            is_flag=True,
-            help="Give memory back after every run, for small devices; slower.",
-        ),
-        click.option(
-            "--gpu-memory",
-            type=click.IntRange(min=1),
-            metavar="MB",
-            help="Most GPU memory of one graph, in MiB; default: all that is free.",
-        ),
-        click.option(
-            "--threads",
-            type=click.IntRange(min=1),
-            help="CPU threads; default: one per core that may be used.",
-        ),
-        click.option("--precision", help="fp32, fp16 or int8, as the bundle has it."),
-        click.option(
-            "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
-        ),
-        click.option(
-            "--backend",
-            type=click.Choice(BACKENDS),
-            default="auto",
-            show_default=True,
-            help="What runs the graphs: ONNX Runtime, its TensorRT, or TensorRT itself; auto is, "
-            "on a GPU, tensorrt where `export --trt` has built engines for it, else onnx.",
-        ),
-        bundle_option,
-    ):
-        decorated = option(decorated)
-    return decorated
+    return add_options(bundle_option(cls=SectionOption, section=ENGINE_OPTIONS), *_ENGINE.values())(
+        called
+    )
+
+
+_ENGINE: dict[str, Decorator] = {
+    "backend": _engine_option(
+        "--backend",
+        type=click.Choice(BACKENDS),
+        default="auto",
+        show_default=True,
+        help="ONNX Runtime, its TensorRT provider, or TensorRT itself; auto takes TensorRT on a "
+        "GPU for which `ztcir export --trt` has built engines, else ONNX Runtime.",
+    ),
+    "device": _engine_option(
+        "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+    ),
+    "precision": _engine_option(
+        "--precision",
+        metavar="|".join(PRECISIONS),
+        help="Precision of the graphs; default: fp32, if the bundle has it.",
+    ),
+    "threads": _engine_option(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="CPU threads; default: one per available core.",
+    ),
+    "gpu_memory_mb": _engine_option(
+        "--gpu-memory",
+        "gpu_memory_mb",
+        type=click.IntRange(min=1),
+        metavar="MB",
+        help="GPU memory limit of each graph, in MiB; default: no limit.",
+    ),
+    "low_memory": _engine_option(
+        "--low-memory", is_flag=True, help="Release memory after every run; slower."
+    ),
+}
+"""Keyword of `EngineOptions` -> the option that sets it."""
 
 
 def load_bundle(path: Path | None) -> Bundle:
-    """Load the bundle of --bundle."""
+    """Load a bundle; None is the one inside the package."""
     from ztcir_sdk.bundle.bundle import Bundle
 
     return Bundle.embedded() if path is None else Bundle.load(path)

@@ -1,7 +1,7 @@
-"""Composed image retrieval on a device: search pictures by a picture and a wish.
+"""Composed image retrieval on a device: search images by an image and a text.
 
-``from ztcir_sdk import Retriever`` is where to begin. Names are loaded on first use, so that
-``import ztcir_sdk`` alone costs nothing.
+Start with ``from ztcir_sdk import Retriever``. Names are imported on first use, so ``import
+ztcir_sdk`` alone costs nothing.
 """
 
 from __future__ import annotations
@@ -13,25 +13,46 @@ from ztcir_sdk.version import __version__
 
 if TYPE_CHECKING:
     from ztcir_sdk.bundle.bundle import Bundle
-    from ztcir_sdk.errors import ZtcirError
-    from ztcir_sdk.retriever import Hit, Reference, Retriever
+    from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
+    from ztcir_sdk.gallery import IndexReport
+    from ztcir_sdk.hit import Hit
+    from ztcir_sdk.index import Index
+    from ztcir_sdk.retriever import Reference, Retriever
+    from ztcir_sdk.runtime import RuntimeSettings
 
-__all__ = ["Bundle", "Hit", "Reference", "Retriever", "ZtcirError", "__version__"]
+__all__ = [
+    "Bundle",
+    "Hit",
+    "ImageError",
+    "Index",
+    "IndexReport",
+    "Reference",
+    "Retriever",
+    "RuntimeSettings",
+    "UsageError",
+    "ZtcirError",
+    "__version__",
+]
 
-_HOMES = {
-    "Bundle": "ztcir_sdk.bundle.bundle",
-    "Hit": "ztcir_sdk.retriever",
-    "Reference": "ztcir_sdk.retriever",
-    "Retriever": "ztcir_sdk.retriever",
-    "ZtcirError": "ztcir_sdk.errors",
+_MODULES = {
+    "Bundle": "bundle.bundle",
+    "Hit": "hit",
+    "ImageError": "errors",
+    "Index": "index",
+    "IndexReport": "gallery",
+    "Reference": "retriever",
+    "Retriever": "retriever",
+    "RuntimeSettings": "runtime",
+    "UsageError": "errors",
+    "ZtcirError": "errors",
 }
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # next time without this function
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value  # the next access does not call this function
     return value
 
 

@@ -1,7 +1,7 @@
 """Latency and throughput of a bundle on this machine, with the SDK alone.
 
-What is timed is what a user waits for: a graph's run, a JPEG and a text until the hits are there,
-a folder until it is indexed. Pictures are drawn, the gallery's vectors are random.
+Times what a user waits for: the run of a graph, a query from a JPEG and a text to the hits, and the
+indexing of a folder. Images are drawn, and the gallery's vectors are random.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +23,19 @@ from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.environment import describe_machine, now, versions
 from ztcir_sdk.index import Index
 from ztcir_sdk.retriever import Retriever
-from ztcir_sdk.runtime.cores import available_cores
+from ztcir_sdk.settings import EngineOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["BenchmarkSettings", "Timing", "benchmark", "draw_photos", "measure", "random_index"]
 
-_MOST = 1 << 31  # where a graph has no limit
+_NO_LIMIT = 1 << 31  # of a graph's batches
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long one operation takes, in milliseconds, over several runs."""
+    """Duration of one operation over several runs, in milliseconds."""
 
     p50: float
     p90: float
@@ -43,7 +46,7 @@ class Timing:
 
     @classmethod
     def of(cls, nanoseconds: Sequence[int]) -> Timing:
-        """Sum up durations, of which there must be one or more."""
+        """Summarise one or more durations."""
         each = np.asarray(nanoseconds, dtype=np.float64) / 1e6
         p50, p90, p99 = (float(value) for value in np.percentile(each, (50, 90, 99)))
         return cls(p50, p90, p99, float(each.mean()), float(each.min()), len(each))
@@ -63,13 +66,13 @@ class Timing:
 def measure(
     operation: Callable[[], object], *, repeat: int, warm_up: int = 3, seconds: float | None = None
 ) -> Timing:
-    """Time an operation by a monotonic clock.
+    """Time an operation with a monotonic clock.
 
     Args:
-        operation: what to time; called without arguments.
-        repeat: how often.
-        warm_up: how often before that, untimed: caches fill, and engines choose their kernels.
-        seconds: stop repeating after so long, but not before a tenth of `repeat`.
+        operation: the function to time; called without arguments.
+        repeat: number of timed runs.
+        warm_up: number of untimed runs before, which fill caches and let engines choose kernels.
+        seconds: time after which to stop, but not before a tenth of the runs.
     """
     for _ in range(warm_up):
         operation()
@@ -87,21 +90,20 @@ def measure(
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """What is measured."""
+    """Sizes of a benchmark."""
 
     repeat: int = 200
     """Runs of each measurement,"""
     seconds: float = 5.0
-    """or fewer, to take about so long at most."""
+    """within about this time."""
     image_batches: tuple[int, ...] = (1, 8, 32)
     reference_batches: tuple[int, ...] = (1, 8)
     text_shapes: tuple[tuple[int, int], ...] = ((1, 8), (1, 16), (1, 32), (1, 77), (16, 16))
-    """Texts and tokens; what is beyond the bundle's context, or an engine's largest batch, is cut,
-    as are the other batches."""
+    """Texts and tokens of each batch. All batches are limited to what the graphs take."""
     gallery: int = 10_000
     """Random vectors in the index that whole queries search."""
     pictures: int = 200
-    """Drawn JPEGs: references of whole queries, and what is indexed."""
+    """Drawn JPEGs, which are indexed and are the references of whole queries."""
     k: int = 10
 
 
@@ -109,25 +111,20 @@ def benchmark(
     bundle: Bundle,
     *,
     settings: BenchmarkSettings | None = None,
-    backend: str = "auto",
-    device: str = "auto",
-    precision: str | None = None,
-    threads: int | None = None,
-    gpu_memory_mb: int | None = None,
-    low_memory: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
+    **options: Unpack[EngineOptions],
 ) -> dict[str, Any]:
     """Measure a bundle: each graph, whole queries, and indexing.
 
     Args:
-        bundle: what to measure.
-        settings: how.
-        backend, device, precision, threads, gpu_memory_mb, low_memory: see `Retriever`.
-        progress: called with what is measured, how much of it is done, and of how much.
+        bundle: the bundle to measure.
+        settings: sizes of the benchmark.
+        progress: called with a title, the number of measurements done, and of all.
+        **options: how the graphs are run; see `Retriever`.
 
     Returns:
-        JSON values: times in milliseconds, with the machine, versions, date and threads; in ONNX
-        Runtime on a GPU also how many nodes of each graph which provider was given.
+        JSON values: times in milliseconds, with the machine, versions, date and threads; with ONNX
+        Runtime on a GPU also the number of nodes of each graph by provider.
 
     Raises:
         ZtcirError: the bundle cannot run on the device.
@@ -135,16 +132,8 @@ def benchmark(
     settings = settings or BenchmarkSettings()
     steps = _Steps(settings, progress)
     start = time.perf_counter_ns()
-    retriever = Retriever(
-        bundle,
-        backend=backend,
-        device=device,
-        precision=precision,
-        threads=threads,
-        gpu_memory_mb=gpu_memory_mb,
-        low_memory=low_memory,
-        reference_cache_mb=0,  # a first text is on a picture that is not known
-    )
+    # without a cache, since the first text of a query is about a new image
+    retriever = Retriever(bundle, **options, reference_cache_mb=0)
     encoder = retriever.encoder
     names = list(bundle.manifest.graphs)
     providers = {name: encoder.graph(name).provider for name in names}
@@ -159,14 +148,14 @@ def benchmark(
         files = draw_photos(photos, settings.pictures)
         graphs = _measure_graphs(encoder, files, steps)
         query = _measure_queries(retriever, folder, files, steps)
-        steps.tell("indexing")
+        steps.report_progress()
         report = retriever.index(photos, to=folder / "photos.ztcir")
         indexing = {
             "pictures": report.total,
             "seconds": round(report.seconds, 3),
             "pictures_per_second": round(report.total / report.seconds, 1),
         }
-        steps.tell("")
+        steps.report_progress()
     return {
         "date": now(),
         "machine": describe_machine(),
@@ -176,7 +165,7 @@ def benchmark(
         "providers": providers,
         **({"nodes": nodes} if nodes else {}),
         "precision": encoder.precision,
-        "threads": available_cores() if threads is None else threads,
+        "threads": encoder.settings.threads_in_use,
         "repeat": settings.repeat,
         "load_ms": round(load_ms, 1),
         "graphs": graphs,
@@ -186,7 +175,7 @@ def benchmark(
 
 
 class _Steps:
-    """Measures one thing after another, and tells how many are done."""
+    """Measures one operation after another, and reports progress."""
 
     def __init__(
         self, settings: BenchmarkSettings, progress: Callable[[str, int, int], None] | None
@@ -201,13 +190,13 @@ class _Steps:
             + 4
         )
 
-    def tell(self, what: str) -> None:
+    def report_progress(self) -> None:
         self._done += 1
         if self._progress is not None:
             self._progress("Measuring", min(self._done, self._total), self._total)
 
-    def measure(self, what: str, operation: Callable[[], object]) -> dict[str, Any]:
-        self.tell(what)
+    def measure(self, operation: Callable[[], object]) -> dict[str, Any]:
+        self.report_progress()
         settings = self.settings
         return measure(operation, repeat=settings.repeat, seconds=settings.seconds).to_dict()
 
@@ -215,13 +204,13 @@ class _Steps:
 def _measure_graphs(
     encoder: Encoder, files: Sequence[Path], steps: _Steps
 ) -> dict[str, list[dict[str, Any]]]:
-    """Time each graph alone, on inputs as they come in a query."""
+    """Time each graph alone, on the inputs of a query."""
     settings, manifest = steps.settings, encoder.bundle.manifest
     graphs: dict[str, list[dict[str, Any]]] = {"image_encoder": []}
     image_encoder = encoder.graph("image_encoder")
-    # an engine may have been built for less
+    # an engine may take smaller batches
     image_batches, reference_batches = (
-        _within(batches, image_encoder.limits.get("R", _MOST))
+        _within(batches, image_encoder.limits.get("R", _NO_LIMIT))
         for batches in (settings.image_batches, settings.reference_batches)
     )
     largest = max((1, *image_batches, *reference_batches))
@@ -232,64 +221,66 @@ def _measure_graphs(
         return lambda: image_encoder.run(inputs, outputs)
 
     for batch in image_batches:
-        timing = steps.measure("image encoder", run_images(batch, ["image_embeds"]))
+        timing = steps.measure(run_images(batch, ["image_embeds"]))
         graphs["image_encoder"].append({"images": batch, **timing})
 
-    said: dict[str, NDArray[Any]] = {}
+    learned: dict[str, NDArray[Any]] = {}
     if "token_learner" in manifest.graphs:
         graphs["token_learner"] = []
         learner = encoder.graph("token_learner")
-        asked = [spec.name for spec in learner.inputs]
-        seen = image_encoder.run({"pixel_values": pixels}, asked)
+        names = [spec.name for spec in learner.inputs]
+        arrays = image_encoder.run({"pixel_values": pixels}, names)
 
         def run_learner(batch: int) -> Callable[[], dict[str, NDArray[Any]]]:
-            inputs = {name: seen[name][:batch] for name in asked}
+            inputs = {name: arrays[name][:batch] for name in names}
             return lambda: learner.run(inputs)
 
-        for batch in _within(reference_batches, learner.limits.get("R", _MOST)):
-            timing = steps.measure("token learner", run_learner(batch))
+        for batch in _within(reference_batches, learner.limits.get("R", _NO_LIMIT)):
+            timing = steps.measure(run_learner(batch))
             graphs["token_learner"].append({"references": batch, **timing})
-        said = run_learner(1)()
+        learned = run_learner(1)()
 
     if "text_encoder" in manifest.graphs:
         graphs["text_encoder"] = []
-        reader = encoder.graph("text_encoder")
-        longest = min(manifest.text.context_length, reader.limits.get("T", _MOST))
-        for texts, tokens in _shapes(settings.text_shapes, reader.limits.get("B", _MOST), longest):
+        text_encoder = encoder.graph("text_encoder")
+        longest = min(manifest.text.context_length, text_encoder.limits.get("T", _NO_LIMIT))
+        for texts, tokens in _shapes(
+            settings.text_shapes, text_encoder.limits.get("B", _NO_LIMIT), longest
+        ):
             ids = _input_ids(encoder, texts, manifest.text.pad_to or tokens)
-            given: dict[str, NDArray[Any]] = {
+            tensors: dict[str, NDArray[Any]] = {
                 "input_ids": ids,
                 "reference_index": np.zeros(texts, dtype=np.int64),
                 "adapter_scale": np.ones(texts, dtype=np.float32),
-                **said,
+                **learned,
             }
-            inputs = {spec.name: given[spec.name] for spec in reader.inputs}
+            inputs = {spec.name: tensors[spec.name] for spec in text_encoder.inputs}
 
             def run_text(inputs: dict[str, NDArray[Any]] = inputs) -> object:
-                return reader.run(inputs)
+                return text_encoder.run(inputs)
 
-            timing = steps.measure("text encoder", run_text)
+            timing = steps.measure(run_text)
             graphs["text_encoder"].append({"texts": texts, "tokens": ids.shape[1], **timing})
     return graphs
 
 
 def _within(batches: Sequence[int], most: int) -> list[int]:
-    """Batches that are no larger than what a graph takes, each once."""
+    """Return batch sizes limited to `most`, each once."""
     return list(dict.fromkeys(min(batch, most) for batch in batches))
 
 
 def _shapes(shapes: Sequence[tuple[int, int]], texts: int, tokens: int) -> list[tuple[int, int]]:
-    """Texts and tokens of each, no more than these, each shape once."""
+    """Return numbers of texts and tokens limited to `texts` and `tokens`, each pair once."""
     return list(dict.fromkeys((min(one, texts), min(length, tokens)) for one, length in shapes))
 
 
 def _input_ids(encoder: Encoder, texts: int, tokens: int) -> NDArray[np.int64]:
-    """Return prompts: start if there is one, a placeholder, words, end; (texts, tokens) int64."""
+    """Return prompts of start (if any), placeholder, words and end: (texts, tokens) int64."""
     tokenizer = encoder.tokenizer
     placeholder = encoder.bundle.manifest.placeholder
     start = [] if tokenizer.sot is None else [tokenizer.sot]
-    said = tokenizer.encode("a red cotton shirt with long sleeves")
-    ids = np.resize(np.array(said[len(start) : -1], dtype=np.int64), (texts, tokens))
+    words = tokenizer.encode("a red cotton shirt with long sleeves")
+    ids = np.resize(np.array(words[len(start) : -1], dtype=np.int64), (texts, tokens))
     ids[:, : len(start)], ids[:, -1] = start, tokenizer.eot
     if "token_learner" in encoder.bundle.manifest.graphs:
         ids[:, len(start) : len(start) + placeholder.tokens] = placeholder.id
@@ -299,7 +290,7 @@ def _input_ids(encoder: Encoder, texts: int, tokens: int) -> NDArray[np.int64]:
 def _measure_queries(
     retriever: Retriever, folder: Path, files: Sequence[Path], steps: _Steps
 ) -> dict[str, Any]:
-    """Time what a user waits for: JPEG in, hits out."""
+    """Time whole queries: a JPEG and a text in, hits out."""
     settings = steps.settings
     index = random_index(retriever, folder / "random.ztcir", settings.gallery)
     retriever.open_index(index)
@@ -308,11 +299,9 @@ def _measure_queries(
     texts = _cycle([query.text for query in demo_queries(demo_gallery(), 120)])
     paths = _cycle(files)
     k = settings.k
-    first = steps.measure(
-        "first text", lambda: retriever.search(next(paths), next(texts), k, method=method)
-    )
+    first = steps.measure(lambda: retriever.search(next(paths), next(texts), k, method=method))
     reference = retriever.reference(files[0])
-    second = steps.measure("second text", lambda: reference.search(next(texts), k, method=method))
+    second = steps.measure(lambda: reference.search(next(texts), k, method=method))
     return {
         "index": settings.gallery,
         "k": k,
@@ -323,9 +312,9 @@ def _measure_queries(
 
 
 def random_index(retriever: Retriever, path: Path, count: int) -> Path:
-    """Make an index of random vectors at `path`, in the order of their items' paths; give it back.
+    """Write an index of random vectors at `path`, and return the path.
 
-    The items are pictures 000000.jpg and on, which do not exist.
+    Its items are the images 000000.jpg, 000001.jpg and so on, which do not exist.
     """
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((count, retriever.dim), dtype=np.float32)
@@ -346,7 +335,7 @@ def random_index(retriever: Retriever, path: Path, count: int) -> Path:
 
 
 def draw_photos(folder: Path, count: int) -> list[Path]:
-    """Draw JPEGs of product-like pictures, 240 by 320 pixels, into `folder`."""
+    """Draw JPEGs of products, 240 by 320 pixels, into `folder`."""
     files: list[Path] = []
     for number, drawing in enumerate(demo_gallery(-(-count // 40), seed=1)[:count]):
         stream = io.BytesIO()

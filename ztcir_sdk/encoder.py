@@ -1,6 +1,6 @@
-"""A bundle's three graphs as functions: pictures, texts and composed queries -> vectors.
+"""A bundle's three graphs as functions: images, texts and composed queries -> vectors.
 
-Nothing here knows of an index; `ztcir_sdk.retriever` puts the two together.
+Nothing here depends on an index; `ztcir_sdk.retriever` combines the two.
 """
 
 from __future__ import annotations
@@ -34,38 +34,39 @@ Row = TypeVar("Row")
 
 @dataclass(eq=False)
 class EncodedImage:
-    """What the image encoder says of a picture, and the token learner once it is needed."""
+    """An image's output of the image encoder and, once it is needed, of the token learner."""
 
     embedding: NDArray[np.float32]
     """v, (D,), L2-normalised."""
     patches: NDArray[np.float32] | None
     """Patch features (N, d_v); None in a bundle without a token learner."""
-    said: Mapping[str, NDArray[np.float32]] | None = field(default=None, repr=False)
-    """The token learner's outputs, by name. Threads may set it twice, to the same."""
+    learned: Mapping[str, NDArray[np.float32]] | None = field(default=None, repr=False)
+    """Outputs of the token learner, by name. Two threads may both set it, to equal values."""
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Texts to be asked by one method: checked and tokenized. Made by `Encoder.questions`."""
+    """Texts for one method, checked and tokenized; made by `Encoder.questions`."""
 
     method: str
     count: int
+    """Number of texts."""
     prompts: list[list[int]] | None
-    """Token ids of each; None where the method only looks at the picture."""
+    """Token ids of each text; None if the method only uses the image."""
     weight: float
-    """Of the text in "sum"."""
+    """Weight of the text in "sum", from 0 to 1."""
 
 
 class Encoder:
-    """A bundle at work. Graphs are loaded when first used; any number of threads may share one.
+    """Runs a bundle's graphs, each loaded when it is first needed. Threads may share one.
 
-    Vectors do not depend on what else is in a batch beyond 1e-6; but the int8 precision scales a
-    batch as a whole, so there the third decimal may.
+    A vector depends on the rest of its batch by less than 1e-6. In int8, which scales each batch as
+    a whole, the third decimal may differ.
 
     Attributes:
-        bundle: what it runs.
+        bundle: the bundle in use.
         device: "cpu" or "cuda:N".
-        settings: how graphs are run, with that device.
+        settings: how graphs are run, with `device` resolved.
     """
 
     def __init__(
@@ -75,10 +76,10 @@ class Encoder:
         precision: str | None = None,
         settings: RuntimeSettings | None = None,
     ) -> None:
-        """Choose what to run; see `ztcir_sdk.Retriever`.
+        """Choose variants and device; see `ztcir_sdk.Retriever`.
 
         Raises:
-            ZtcirError: the bundle lacks the precision, or it is none for the device.
+            ZtcirError: the bundle lacks the precision, or the device cannot run it.
             UsageError: there is no such device or backend.
         """
         self.bundle = bundle
@@ -92,20 +93,19 @@ class Encoder:
         self._lock = threading.Lock()
 
     def _choose_device(self, settings: RuntimeSettings) -> str:
-        """What the settings mean for the variants: "cpu" or "cuda:N"."""
+        """Return the device for the chosen variants: "cpu" or "cuda:N"."""
         precisions = {variant.precision for variant in self._variants.values()}
-        for_processors = precisions.intersection(FOR_PROCESSORS)
-        if not for_processors or settings.backend not in ("auto", "onnx"):
+        cpu_only = precisions.intersection(FOR_PROCESSORS)
+        if not cpu_only or settings.backend not in ("auto", "onnx"):
             return resolve_device(settings.device, settings.backend)
         if settings.device == "auto":
             return "cpu"
         device = resolve_device(settings.device, settings.backend)
         if device != "cpu":
-            # ONNX Runtime would run it on the processor, node by node, and call it CUDA
+            # ONNX Runtime would run it on the CPU, node by node, and report CUDA
             raise ZtcirError(
-                f"The {', '.join(sorted(for_processors))} graphs of the bundle {self.bundle.name} "
-                f"are for processors, not for {device}: choose device cpu, or precision fp16 or "
-                "fp32."
+                f"The {', '.join(sorted(cpu_only))} graphs of the bundle {self.bundle.name} run "
+                f"on the CPU only, not on {device}: choose device cpu, or precision fp16 or fp32."
             )
         return device
 
@@ -136,7 +136,7 @@ class Encoder:
         return Tokenizer.from_file(self.bundle.tokenizer_path, **options)
 
     def graph(self, name: str) -> Graph:
-        """Return a graph, of `ztcir_sdk.bundle.bundle.GRAPHS`, loaded at the first call.
+        """Return a graph of `ztcir_sdk.names.GRAPHS`, loaded at the first call.
 
         Raises:
             MissingDependencyError: the backend is not installed.
@@ -150,46 +150,46 @@ class Encoder:
             return self._graphs[name]
 
     def encode_images(self, images: Sequence[ImageSource]) -> NDArray[np.float32]:
-        """Encode pictures for a gallery: (N, D) float32, L2-normalised.
+        """Encode N images for a gallery: (N, D) float32, L2-normalised.
 
         Raises:
-            ImageError: one of them cannot be used; see `ztcir_sdk.preprocess.load_image`.
+            ImageError: an image cannot be used; see `ztcir_sdk.preprocess.load_image`.
         """
         vectors = np.empty((len(images), self.dim), dtype=np.float32)
         graph = self.graph("image_encoder")
-        for rows in _chunks(range(len(images)), _at_once(graph, IMAGES_AT_ONCE)):
-            outputs = self._look(graph, [images[i] for i in rows], ["image_embeds"])
+        for rows in _chunks(range(len(images)), _batch_size(graph, IMAGES_AT_ONCE)):
+            outputs = self._run_image_encoder(graph, [images[i] for i in rows], ["image_embeds"])
             vectors[rows] = outputs["image_embeds"]
         return vectors
 
     def encode_references(self, images: Sequence[ImageSource]) -> list[EncodedImage]:
-        """Encode pictures to be asked about.
+        """Encode reference images for queries.
 
         Raises:
-            ImageError: one of them cannot be used; see `ztcir_sdk.preprocess.load_image`.
+            ImageError: an image cannot be used; see `ztcir_sdk.preprocess.load_image`.
         """
         outputs = ["image_embeds"]
         if "token_learner" in self._variants:
             outputs.append("patch_features")
         encoded: list[EncodedImage] = []
         graph = self.graph("image_encoder")
-        for rows in _chunks(range(len(images)), _at_once(graph, IMAGES_AT_ONCE)):
-            seen = self._look(graph, [images[i] for i in rows], outputs)
-            patches = seen.get("patch_features", [None] * len(rows))
-            # Copies: a row of an array would keep the whole batch in memory.
+        for rows in _chunks(range(len(images)), _batch_size(graph, IMAGES_AT_ONCE)):
+            arrays = self._run_image_encoder(graph, [images[i] for i in rows], outputs)
+            patches = arrays.get("patch_features", [None] * len(rows))
+            # copies, since a row of an array keeps the whole batch in memory
             encoded += [
                 EncodedImage(embedding.copy(), None if own is None else own.copy())
-                for embedding, own in zip(seen["image_embeds"], patches, strict=True)
+                for embedding, own in zip(arrays["image_embeds"], patches, strict=True)
             ]
         return encoded
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode texts by the frozen text encoder alone: (B, D) float32, L2-normalised.
+        """Encode B texts with the frozen text encoder alone: (B, D) float32, L2-normalised.
 
         Raises:
-            UsageError: one of the texts is empty.
+            UsageError: a text is empty.
         """
-        return self._read([self.tokenizer.encode(text) for text in _listed(texts)])
+        return self._run_text_encoder([self.tokenizer.encode(text) for text in _as_list(texts)])
 
     def questions(
         self,
@@ -203,15 +203,15 @@ class Encoder:
 
         Args:
             method: of `METHODS`.
-            texts: modification texts; "mapped" and "image" do not read them.
-            weight: of the text in "sum", from 0 to 1, against 1 - weight of the picture; 0.5 by
+            texts: modification texts; "mapped" and "image" ignore their content.
+            weight: weight of the text in "sum", from 0 (image only) to 1 (text only); 0.5 by
                 default.
-            prompt: template for "composed" and "stage1" in place of the bundle's own, with a
-                ``$`` and a ``{text}``.
+            prompt: template for "composed" and "stage1", with a ``$`` and a ``{text}``; by default
+                the bundle's own.
 
         Raises:
-            UsageError: the method is unknown, needs a text that is empty, or takes no weight or
-                no prompt; or the prompt is malformed.
+            UsageError: the method is unknown or takes no weight or prompt, a text is empty, or the
+                prompt is malformed.
             ZtcirError: the bundle cannot answer this method.
         """
         if method not in METHODS:
@@ -232,7 +232,7 @@ class Encoder:
         if prompt is not None and not (PLACEHOLDER_MARK in prompt and TEXT_SLOT in prompt):
             raise UsageError(f"The prompt {prompt!r} needs a {PLACEHOLDER_MARK} and a {TEXT_SLOT}.")
 
-        texts = _listed(texts)
+        texts = _as_list(texts)
         prompts: list[list[int]] | None = None
         if method in ("text", "sum"):
             prompts = [self.tokenizer.encode(text) for text in texts]
@@ -249,12 +249,12 @@ class Encoder:
     def encode_queries(
         self, questions: Questions, references: Sequence[EncodedImage], reference_index: ArrayLike
     ) -> NDArray[np.float32]:
-        """Encode B questions, each about one of R references: (B, D) float32, L2-normalised.
+        """Encode B queries, each with one of R references: (B, D) float32, L2-normalised.
 
         Args:
-            questions: B texts.
-            references: R pictures.
-            reference_index: (B,) integers, from 0 to R - 1.
+            questions: the B texts.
+            references: the R reference images.
+            reference_index: (B,) integers from 0 to R - 1.
 
         Raises:
             UsageError: the lengths differ, or an index is out of range.
@@ -262,8 +262,8 @@ class Encoder:
         index = np.asarray(reference_index, dtype=np.int64)
         if index.shape != (questions.count,):
             raise UsageError(
-                f"reference_index must be one number for each of {questions.count} texts, "
-                f"not of shape {index.shape}."
+                f"reference_index must have one number for each of {questions.count} texts, not "
+                f"the shape {index.shape}."
             )
         if len(index) and not (index.min() >= 0 and index.max() < len(references)):
             raise UsageError(f"reference_index must be from 0 to {len(references) - 1}.")
@@ -271,22 +271,22 @@ class Encoder:
         if questions.prompts is None:
             return self._embeddings(references, index)
         if questions.method == "text":
-            return self._read(questions.prompts)
+            return self._run_text_encoder(questions.prompts)
         if questions.method == "sum":
-            text = self._read(questions.prompts)
+            text = self._run_text_encoder(questions.prompts)
             image = self._embeddings(references, index)
             mixed = (1 - questions.weight) * image + questions.weight * text
-            return self._unit(mixed, "text_encoder")
+            return self._normalised(mixed, "text_encoder")
         scale = 1.0 if questions.method == "composed" else 0.0
-        return self._read(questions.prompts, references, index, scale)
+        return self._run_text_encoder(questions.prompts, references, index, scale)
 
-    def _look(
+    def _run_image_encoder(
         self, graph: Graph, images: list[ImageSource], outputs: list[str]
     ) -> dict[str, NDArray[Any]]:
         pixel_values = self.bundle.manifest.preprocessing(images)
-        seen = graph.run({"pixel_values": pixel_values}, outputs)
-        seen["image_embeds"] = self._unit(seen["image_embeds"], "image_encoder")
-        return seen
+        arrays = graph.run({"pixel_values": pixel_values}, outputs)
+        arrays["image_embeds"] = self._normalised(arrays["image_embeds"], "image_encoder")
+        return arrays
 
     def _embeddings(
         self, references: Sequence[EncodedImage], index: NDArray[np.int64]
@@ -294,38 +294,38 @@ class Encoder:
         rows = [references[i].embedding for i in index]
         return np.array(rows, dtype=np.float32).reshape(len(rows), self.dim)
 
-    def _read(
+    def _run_text_encoder(
         self,
         prompts: Sequence[Sequence[int]],
         references: Sequence[EncodedImage] = (),
         index: NDArray[np.int64] | None = None,
         scale: float = 0.0,
     ) -> NDArray[np.float32]:
-        """Run the text encoder: with `references` where the prompts have placeholders."""
+        """Run the text encoder; prompts with a placeholder need `references`."""
         graph = self.graph("text_encoder")
         declared = {spec.name for spec in graph.inputs}
         vectors = np.empty((len(prompts), self.dim), dtype=np.float32)
-        # Texts of a length together, since a batch is padded to its longest.
+        # sorted by length, since a batch is padded to its longest text
         by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        for rows in _chunks(by_length, _at_once(graph, TEXTS_AT_ONCE)):
+        for rows in _chunks(by_length, _batch_size(graph, TEXTS_AT_ONCE)):
             if index is None:
-                local, said = np.zeros(len(rows), dtype=np.int64), self._nothing
+                local, learned = np.zeros(len(rows), dtype=np.int64), self._empty_reference
             else:
                 used, local = np.unique(index[rows], return_inverse=True)
-                said = self._said([references[i] for i in used])
+                learned = self._token_learner_outputs([references[i] for i in used])
             inputs: dict[str, NDArray[Any]] = {
                 "input_ids": self.tokenizer.pad([prompts[i] for i in rows]),
                 "reference_index": local.astype(np.int64),
                 "adapter_scale": np.full(len(rows), scale, dtype=np.float32),
-                **said,
+                **learned,
             }
             given = {name: array for name, array in inputs.items() if name in declared}
             vectors[rows] = graph.run(given, ["query_embeds"])["query_embeds"]
-        return self._unit(vectors, "text_encoder")
+        return self._normalised(vectors, "text_encoder")
 
     @cached_property
-    def _nothing(self) -> dict[str, NDArray[np.float32]]:
-        """One reference that says nothing, for texts without a placeholder."""
+    def _empty_reference(self) -> dict[str, NDArray[np.float32]]:
+        """The tensors of one reference, all zero, for texts without a placeholder."""
         sizes, tokens = self.bundle.manifest.dimensions, self.bundle.manifest.placeholder.tokens
         injected = (1, sizes.vsi_layers, sizes.patches, sizes.vsi)
         shapes = ((1, tokens, sizes.text), injected, injected)
@@ -334,24 +334,26 @@ class Encoder:
             for name, shape in zip(REFERENCE_TENSORS, shapes, strict=True)
         }
 
-    def _said(self, references: Sequence[EncodedImage]) -> dict[str, NDArray[np.float32]]:
-        """Return the token learner's outputs of all references, which it sees but once."""
-        if new := [reference for reference in references if reference.said is None]:
+    def _token_learner_outputs(
+        self, references: Sequence[EncodedImage]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return the token learner's outputs, (R, ...) each; runs it once for each reference."""
+        if new := [reference for reference in references if reference.learned is None]:
             graph = self.graph("token_learner")
             declared = {spec.name for spec in graph.inputs}
-            for rows in _chunks(new, _at_once(graph, IMAGES_AT_ONCE)):
+            for rows in _chunks(new, _batch_size(graph, IMAGES_AT_ONCE)):
                 inputs = {
                     "image_embeds": np.stack([one.embedding for one in rows]),
                     "patch_features": np.stack([_patches(one) for one in rows]),
                 }
                 outputs = graph.run({name: inputs[name] for name in inputs if name in declared})
                 for row, reference in enumerate(rows):
-                    reference.said = {name: array[row].copy() for name, array in outputs.items()}
-        said = [reference.said or {} for reference in references]
-        return {name: np.stack([one[name] for one in said]) for name in said[0]}
+                    reference.learned = {name: array[row].copy() for name, array in outputs.items()}
+        learned = [reference.learned or {} for reference in references]
+        return {name: np.stack([one[name] for one in learned]) for name in learned[0]}
 
-    def _unit(self, vectors: NDArray[Any], graph: str) -> NDArray[np.float32]:
-        """Normalise rows, which also finds the numbers that a graph must not give."""
+    def _normalised(self, vectors: NDArray[Any], graph: str) -> NDArray[np.float32]:
+        """L2-normalise rows, and refuse a graph's output that is zero or not finite."""
         rows = vectors.astype(np.float64)
         norms = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
         if not (np.isfinite(norms) & (norms > 0)).all():
@@ -365,18 +367,18 @@ class Encoder:
 
 def _patches(image: EncodedImage) -> NDArray[np.float32]:
     if image.patches is None:
-        raise ValueError("this picture was encoded by a bundle without a token learner")
+        raise ValueError("the image was encoded by a bundle without a token learner")
     return image.patches
 
 
-def _listed(texts: Sequence[str]) -> list[str]:
+def _as_list(texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str):
-        raise UsageError("Give a list of texts, even for a single one.")
+        raise UsageError("texts must be a list, even for a single text.")
     return list(texts)
 
 
-def _at_once(graph: Graph, most: int) -> int:
-    """Return the rows of one run: `most`, or fewer where the graph takes no more."""
+def _batch_size(graph: Graph, most: int) -> int:
+    """Return the batch size of one run: `most`, or the graph's own limit."""
     return min([most, *(graph.limits[axis] for axis in ("R", "B") if axis in graph.limits)])
 
 

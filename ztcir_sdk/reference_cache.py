@@ -1,4 +1,4 @@
-"""What was made of reference pictures, kept by the content of their files for the next question."""
+"""Encoded reference images, kept by the content of their files for the next query."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from PIL import Image
 
 from ztcir_sdk.bundle.manifest import Manifest
 from ztcir_sdk.encoder import EncodedImage
+from ztcir_sdk.files import hash_file
+from ztcir_sdk.names import is_tar
 from ztcir_sdk.preprocess import ImageSource
+from ztcir_sdk.sources import read_image
 
-__all__ = ["ReferenceCache", "read_content", "reference_bytes"]
+__all__ = ["ReferenceCache", "file_hash", "read_content", "reference_bytes"]
 
 READ_WHOLE = 1 << 28
-"""Files up to this size, in bytes, are read into memory, hashed and decoded from there."""
+"""Files up to this size, in bytes, are read into memory, then hashed and decoded from there."""
 
 
 class _NamedBytes(io.BytesIO):
-    """A file's content, which messages call by the file's path."""
+    """A file's content, with the file's path as its name in error messages."""
 
     def __init__(self, content: bytes, name: str) -> None:
         super().__init__(content)
@@ -31,23 +34,30 @@ class _NamedBytes(io.BytesIO):
 
 
 def read_content(image: ImageSource) -> tuple[ImageSource, str | None]:
-    """Return a picture to decode, and the SHA-256 (hex) of the very bytes that will be decoded.
+    """Return an image to decode, and the SHA-256 (hex) of the bytes that will be decoded.
 
-    A file may change between two looks at it, so it is read once. There is no checksum of an array
-    or a PIL image, of a file that is too large to hold, or of what cannot be read: what is wrong
-    with that is said by whoever decodes it.
+    A file is read only once, since it may change between two reads. The hash is None for an array,
+    a PIL image, a file too large for memory, and an unreadable file, whose error comes when it is
+    decoded.
+
+    Raises:
+        ImageError: the path leads into an archive that does not have the image.
     """
     if isinstance(image, (np.ndarray, Image.Image)):
         return image, None
-    if isinstance(image, (bytes, bytearray)):
-        return image, hashlib.sha256(image).hexdigest()
     try:
-        if isinstance(image, (str, os.PathLike)):
+        if isinstance(image, (bytes, bytearray)):
+            content = bytes(image)
+        elif isinstance(image, (str, os.PathLike)):
             path = Path(image)
-            if path.stat().st_size > READ_WHOLE:
+            archive = _archive_above(path)
+            if archive is not None:
+                content = image = read_image(archive.parent, str(path.relative_to(archive.parent)))
+            elif path.stat().st_size > READ_WHOLE:
                 return image, None
-            content = path.read_bytes()
-            image = _NamedBytes(content, os.fspath(path))
+            else:
+                content = path.read_bytes()
+                image = _NamedBytes(content, os.fspath(path))
         else:
             image.seek(0)
             content = image.read()
@@ -56,11 +66,23 @@ def read_content(image: ImageSource) -> tuple[ImageSource, str | None]:
         return image, None
 
 
-def reference_bytes(manifest: Manifest) -> int:
-    """Return the memory that one encoded picture takes at most, in bytes.
+def file_hash(image: ImageSource) -> str | None:
+    """Return the SHA-256 (hex) of a file that `read_content` found too large; else None."""
+    return hash_file(Path(image)) if isinstance(image, (str, os.PathLike)) else None
 
-    That is its embedding, and where the bundle learns pseudo-words its patch features and what
-    the token learner says of it, all float32.
+
+def _archive_above(path: Path) -> Path | None:
+    """Return the tar archive that a path leads into; None if the path itself exists."""
+    if os.path.lexists(path):
+        return None
+    return next((one for one in path.parents if is_tar(one.name) and one.is_file()), None)
+
+
+def reference_bytes(manifest: Manifest) -> int:
+    """Return the most memory that one encoded image takes, in bytes.
+
+    It holds the embedding and, in a bundle with a token learner, the patch features and the token
+    learner's outputs, all float32.
     """
     sizes, numbers = manifest.dimensions, manifest.dimensions.embed
     if "token_learner" in manifest.graphs:
@@ -70,40 +92,35 @@ def reference_bytes(manifest: Manifest) -> int:
 
 
 class ReferenceCache:
-    """Encoded pictures by the SHA-256 of their files; the one not used for longest goes first.
+    """Encoded images by the SHA-256 of their files; the least recently used one is dropped first.
 
-    Any number of threads may share one.
+    Threads may share one.
 
     Attributes:
-        capacity: how many pictures it keeps.
+        capacity: the most images that it keeps.
     """
 
     def __init__(self, capacity: int) -> None:
-        """Keep `capacity` pictures; 0 keeps none."""
+        """Keep at most `capacity` images; 0 keeps none."""
         self.capacity = max(0, capacity)
         self._kept: OrderedDict[str, EncodedImage] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Return how many pictures are kept now."""
+        """Return the number of images that are kept now."""
         return len(self._kept)
 
     def get(self, content_hash: str) -> EncodedImage | None:
-        """Return what is known of a picture; it counts as used."""
+        """Return an image's encoding, which counts as used; None if it is not kept."""
         with self._lock:
             if content_hash in self._kept:
                 self._kept.move_to_end(content_hash)
             return self._kept.get(content_hash)
 
     def put(self, content_hash: str, encoded: EncodedImage) -> None:
-        """Keep a picture, and let go of those beyond the capacity."""
+        """Keep an image, and drop those beyond the capacity."""
         with self._lock:
             self._kept[content_hash] = encoded
             self._kept.move_to_end(content_hash)
             while len(self._kept) > self.capacity:
                 self._kept.popitem(last=False)
-
-    def clear(self) -> None:
-        """Let go of all."""
-        with self._lock:
-            self._kept.clear()

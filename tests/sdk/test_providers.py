@@ -309,7 +309,10 @@ def test_a_retriever_hands_its_settings_on(bundle: Bundle) -> None:
 
 def test_the_command_line_has_the_same_choices(bundle: Bundle) -> None:
     assert CLI_BACKENDS == BACKENDS
-    engine = Engine(bundle.path, "onnx", "cpu", None, 2, 3, True)
+    engine = Engine(
+        bundle.path,
+        {"backend": "onnx", "device": "cpu", "threads": 2, "gpu_memory_mb": 3, "low_memory": True},
+    )
     settings = engine.retriever().encoder.settings
     assert (settings.backend, settings.device, settings.threads) == ("onnx", "cpu", 2)
     assert (settings.gpu_memory_mb, settings.low_memory) == (3, True)

@@ -18,10 +18,10 @@ from tiny_bundle import SIZE, TinyModel, write_tiny_bundle
 from ztcir_sdk import Retriever
 from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.errors import ImageError, UsageError
+from ztcir_sdk.hit import Hit
 from ztcir_sdk.names import METHODS
 from ztcir_sdk.preprocess import load_image
 from ztcir_sdk.reference_cache import ReferenceCache, read_content, reference_bytes
-from ztcir_sdk.retriever import Hit
 
 
 def png(seed: int) -> bytes:
@@ -62,13 +62,13 @@ def retriever(bundle: Path, index: Path) -> Retriever:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures each run of the image encoder saw."""
     counts: list[int] = []
-    real = Encoder._look
+    real = Encoder._run_image_encoder
 
     def look(self: Encoder, graph: Any, images: list[Any], outputs: list[str]) -> Any:
         counts.append(len(images))
         return real(self, graph, images, outputs)
 
-    monkeypatch.setattr(Encoder, "_look", look)
+    monkeypatch.setattr(Encoder, "_run_image_encoder", look)
     return counts
 
 
@@ -101,8 +101,6 @@ def test_what_was_not_used_for_longest_goes_first(
             if number in kept:
                 kept = [*(n for n in kept if n != number), number]
         assert len(cache) == len(kept)
-    cache.clear()
-    assert len(cache) == 0
 
 
 # --- by content ----------------------------------------------------------------------------------
@@ -207,9 +205,9 @@ def test_the_bytes_of_a_reference_are_counted(retriever: Retriever) -> None:
     for reference in references:
         reference.encode("make it red")
         encoded = reference.encoded
-        assert encoded.said is not None
+        assert encoded.learned is not None
         assert encoded.patches is not None
-        arrays = [encoded.embedding, encoded.patches, *encoded.said.values()]
+        arrays = [encoded.embedding, encoded.patches, *encoded.learned.values()]
         assert sum(array.nbytes for array in arrays) == reference_bytes(retriever.bundle.manifest)
         assert all(array.base is None for array in arrays)  # none keeps its whole batch alive
 

@@ -34,9 +34,9 @@ from ztcir_sdk.errors import (
     UsageError,
 )
 from ztcir_sdk.index import Index
+from ztcir_sdk.index.default import default_index_path
 from ztcir_sdk.names import METHODS
-from ztcir_sdk.retriever import default_index_path
-from ztcir_sdk.sources import read_picture
+from ztcir_sdk.sources import read_image
 from ztcir_sdk.tokenizer import TextTruncatedWarning
 
 ABOUT_THE_TEXT = ("composed", "stage1", "text", "sum")
@@ -156,11 +156,11 @@ def test_every_part_of_the_method_counts(retriever: Retriever, folder: Path) -> 
     assert abs(composed - other.encode("make it red")).max() > 1e-3
     assert abs(composed - one.encode("make it blue")).max() > 1e-3
     assert abs(composed - one.encode("make it red", "stage1")).max() > 1e-3
-    said = dict(one.encoded.said or {})
+    said = dict(one.encoded.learned or {})
     for name in ("pseudo_tokens", "vsi_values"):
-        one.encoded.said = {**said, name: said[name] + 0.5}
+        one.encoded.learned = {**said, name: said[name] + 0.5}
         assert abs(composed - one.encode("make it red")).max() > 1e-3
-        one.encoded.said = said
+        one.encoded.learned = said
     np.testing.assert_array_equal(composed, one.encode("make it red"))
 
 
@@ -222,7 +222,7 @@ def test_hits_in_an_archive_have_metadata_and_are_references_in_turn(
         again = other.search(hit.path, "red", k=10)
         assert hit.path not in [found.path for found in again]
         assert len(again) == 4
-        assert read_picture(Path(), hit.path) == png(picture(int(hit.path[-5])))
+        assert read_image(Path(), hit.path) == png(picture(int(hit.path[-5])))
 
 
 # --- the reference is left out -------------------------------------------------------------------
@@ -471,7 +471,7 @@ BAD_CALLS: dict[str, tuple[Ask, type[ZtcirError], str]] = {
     "one text for many": (
         lambda r, p: r.reference(p).search_many("red"),
         UsageError,
-        "a list of texts",
+        "texts must be a list",
     ),
     "lengths": (
         lambda r, p: r.encode_queries([r.reference(p)], ["a", "b"], [0]),
@@ -494,7 +494,7 @@ BAD_CALLS: dict[str, tuple[Ask, type[ZtcirError], str]] = {
     "no index": (
         lambda r, p: Retriever(r.bundle).search(p, "red"),
         ZtcirError,
-        "no index to search: make one with .*ztcir index",
+        "no index to search: build one with .*ztcir index",
     ),
 }
 

@@ -13,7 +13,8 @@ from ztcir_sdk.doctor.runtime import look_at_gpu, look_at_runtime
 from ztcir_sdk.environment import describe_machine
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.index import Index
-from ztcir_sdk.retriever import Retriever, default_index_path
+from ztcir_sdk.index.default import default_index_path
+from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.runtime.cores import available_cores
 from ztcir_sdk.runtime.onnx.trial import ProviderRun
 from ztcir_sdk.version import __version__

@@ -1,0 +1,35 @@
+"""An image that a search found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ztcir_sdk.index import Item
+
+__all__ = ["Hit"]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image that a search found."""
+
+    path: str
+    """Absolute; ``/.../shard.tar/key.jpg`` for an image in an archive."""
+    score: float
+    """Cosine similarity to the query, from -1 to 1."""
+    rank: int
+    """1 for the nearest."""
+    metadata: dict[str, Any] | None = None
+    """The image's JSON object in the index, if it has one."""
+
+    @classmethod
+    def from_item(cls, item: Item, root: Path, score: float, rank: int) -> Hit:
+        """Describe an index's item, whose path is relative to `root`."""
+        metadata = None if item.metadata is None else dict(item.metadata)
+        return cls(str(root / item.path), score, rank, metadata)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return asdict(self)
