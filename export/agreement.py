@@ -21,7 +21,7 @@ from ztcir_sdk.errors import ImageError, ZtcirError
 from ztcir_sdk.evaluation.metrics import rank
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime import RuntimeSettings
-from ztcir_sdk.sources import Source, SourceReader, list_pictures
+from ztcir_sdk.sources import Source, SourceReader, list_images
 
 __all__ = ["Agreement", "Judge", "Probe", "calibration_pictures", "drawn_probe", "folder_probe"]
 
@@ -112,7 +112,7 @@ def calibration_pictures(
 
 def _pictures(source: Source, preprocessing: Preprocessing, most: int) -> NDArray[np.float32]:
     """Up to `most` pictures of a source, evenly spread over it; those that are damaged left out."""
-    files = list_pictures(source).files
+    files = list_images(source).files
     places: list[int] = (
         np.unique(np.linspace(0, len(files) - 1, most).astype(int)).tolist() if files else []
     )

@@ -1,8 +1,8 @@
-"""Where a collection's pictures come from: folders, tar archives, single files.
+"""The images of a collection: in folders, in tar archives, and single files.
 
-A picture is known by its path relative to the collection's root; in an archive that is
-``shard.tar/key.jpg``, and ``key.json`` beside it, the webdataset way, is its metadata. Archives
-are listed and read, never unpacked.
+An image is identified by its path relative to the collection's root, which is ``shard.tar/key.jpg``
+in an archive. There ``key.json`` is its metadata, as in webdataset. Archives are read in place,
+never unpacked.
 """
 
 from __future__ import annotations
@@ -23,45 +23,45 @@ from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
 from ztcir_sdk.names import is_tar
 
 __all__ = [
-    "PICTURE_SUFFIXES",
+    "IMAGE_SUFFIXES",
     "Failure",
     "Listing",
     "Source",
     "SourceFile",
     "SourceReader",
-    "list_pictures",
-    "read_picture",
+    "list_images",
+    "read_image",
 ]
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 """Compared in lower case."""
 LARGEST_FILE = 1 << 29
-"""Bytes of the largest file that is read: 100 megapixels without compression are less."""
+"""Bytes of the largest file that is read; 100 megapixels without compression take less."""
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-"""A folder, an archive or a picture, or several of them."""
+"""A folder, an archive or an image file, or several of them."""
 Failure = tuple[str, str]
-"""What cannot be used, and a sentence that says why."""
+"""The path of what cannot be used, and a sentence that says why."""
 
 _TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A picture that was found, and is not read yet."""
+    """An image that was listed and is not read yet."""
 
     path: str
     """Relative to the collection's root, with forward slashes."""
     size: int
-    """Bytes of the picture's file."""
+    """Bytes of the encoded image."""
     mtime_ns: int
-    """When the file, or the archive that holds it, last changed: nanoseconds since 1970."""
+    """Modification time of the file or its archive, in nanoseconds since 1970."""
     file: Path
     """The file or the archive."""
     offset: int | None = None
-    """Where the picture begins in the archive's tar stream."""
+    """Start of the image in the archive's tar stream; None for a file of its own."""
     metadata: tuple[int, int] | bytes | None = None
-    """JSON: offset and size in the tar stream, or the text where the stream cannot be sought."""
+    """JSON: offset and size in the tar stream, or the text if the archive is compressed."""
 
     @property
     def key(self) -> str:
@@ -70,32 +70,32 @@ class SourceFile:
 
     @property
     def sequential(self) -> bool:
-        """Whether it lies in a compressed archive, which is only read from front to back."""
+        """Whether it is in a compressed archive, which is only read from front to back."""
         return self.offset is not None and not self.file.name.lower().endswith(".tar")
 
 
 @dataclass
 class Listing:
-    """What a source holds."""
+    """The contents of a source."""
 
     root: Path
     """The folder that paths are relative to."""
     files: list[SourceFile] = field(default_factory=list)
-    """The pictures: a folder's ordered by path, an archive's as they lie in it."""
+    """The images: of a folder by path, of an archive in its own order."""
     failed: list[Failure] = field(default_factory=list)
     """What could not be listed."""
     covered: list[str] = field(default_factory=list)
-    """Folders and archives that were listed; "" is the root itself."""
+    """Folders and archives whose contents were listed; "" is the root itself."""
     unlisted: list[str] = field(default_factory=list)
-    """Those among them that could not be: what is known of their pictures need not be wrong."""
-    _asked: dict[Path, bool] = field(default_factory=dict)
+    """Those among them that could not be read, so their images may still exist."""
+    _exists: dict[Path, bool] = field(default_factory=dict)
 
     def fail(self, path: str, sentence: str) -> None:
-        """Note what could not be listed, under a name that can be printed."""
+        """Record what could not be listed, by a printable path."""
         self.failed.append((printable(path), sentence))
 
     def lacks(self, path: str) -> bool:
-        """Return whether a picture that was once at a relative path is there no more."""
+        """Return whether the image of a relative path no longer exists."""
         if _within(path, self.unlisted):
             return False
         if _within(path, self.covered):
@@ -105,44 +105,44 @@ class Listing:
         return not any(self._is_file(at) for at in (whole, *above))
 
     def _is_file(self, path: Path) -> bool:
-        if path not in self._asked:
-            self._asked[path] = os.path.isfile(path)  # noqa: PTH113  (False where access is denied)
-        return self._asked[path]
+        if path not in self._exists:
+            self._exists[path] = os.path.isfile(path)  # noqa: PTH113  (False if access is denied)
+        return self._exists[path]
 
     @cached_property
     def _paths(self) -> set[str]:
         return {file.path for file in self.files}
 
 
-def list_pictures(source: Source, *, root: Path | None = None, skip: Path | None = None) -> Listing:
-    """Find every picture of a source, without reading any.
+def list_images(source: Source, *, root: Path | None = None, skip: Path | None = None) -> Listing:
+    """List every image of a source, without reading any.
 
-    In a folder: files with a picture's suffix, at any depth; hidden names and ``*.ztcir`` are
-    left out, links are followed, and no folder is entered twice.
+    In a folder, these are the files with an image's suffix at any depth. Hidden names and
+    ``*.ztcir`` are left out, links are followed, and no folder is entered twice.
 
     Args:
-        source: a folder, an archive (``.tar``, ``.tar.gz``, ``.tgz``) or a picture, or several.
-        root: folder that paths are to be relative to, if all of `source` is in it; else they are
-            to the folder itself, or to the nearest that holds all of `source`.
-        skip: a folder not to enter.
+        source: a folder, an archive (``.tar``, ``.tar.gz``, ``.tgz``) or an image file, or several.
+        root: folder that paths are relative to, if it contains all of `source`; by default the
+            nearest folder that does.
+        skip: a folder to leave out.
 
     Raises:
-        ZtcirError: a file or folder that `source` names is not there, or is of no use.
-        UsageError: `source` names nothing, or has no folder in common.
+        ZtcirError: a file or folder of `source` does not exist or has an unknown suffix.
+        UsageError: `source` is empty, or has no folder in common.
     """
     given = [source] if isinstance(source, str | os.PathLike) else list(source)
     if not given:
-        raise UsageError("There is nothing to index; name a folder, tar archives or pictures.")
+        raise UsageError("There is nothing to index: name a folder, tar archives or image files.")
     paths = [Path(os.path.abspath(path)) for path in given]  # noqa: PTH100  (links stay)
     for path in paths:
-        if not os.path.exists(path):  # noqa: PTH110  (a folder that may not be looked into: False)
-            raise ZtcirError(f"{path} is not there; check the path.")
+        if not os.path.exists(path):  # noqa: PTH110  (False if access is denied)
+            raise ZtcirError(f"{path} does not exist: check the path.")
     parents = [path if path.is_dir() else path.parent for path in paths]
     try:
         common = Path(os.path.commonpath(parents))
     except ValueError:
         raise UsageError(
-            "The sources lie on different drives; index each drive's by itself."
+            "The sources are on different drives: index each drive on its own."
         ) from None
     if root is None or not common.is_relative_to(root):
         root = common
@@ -153,12 +153,12 @@ def list_pictures(source: Source, *, root: Path | None = None, skip: Path | None
             _list_folder(path, listing, skip)
         elif is_tar(path.name):
             _list_archive(path, listing)
-        elif path.suffix.lower() in PICTURE_SUFFIXES:
-            _list_file(path, listing)
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            listing.files += _found(path, listing)
         else:
             raise ZtcirError(
-                f"{path} is neither a folder nor a tar archive nor a picture; "
-                f"pictures end in {', '.join(sorted(PICTURE_SUFFIXES))}."
+                f"{path} is not a folder, a tar archive or an image file: images end in "
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}."
             )
     once = {file.path: file for file in listing.files}
     listing.files = list(once.values())
@@ -166,27 +166,27 @@ def list_pictures(source: Source, *, root: Path | None = None, skip: Path | None
 
 
 class SourceReader:
-    """Reads the files of one listing. Threads may share it; `close` it in the end."""
+    """Reads the files of one listing; `close` it at the end. Threads may share one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._unpacked: tuple[Path, IO[bytes]] | None = None
 
     def close(self) -> None:
-        """Close the compressed archive that was read last."""
+        """Close the compressed archive that is open, if any."""
         with self._lock:
-            self._let_go()
+            self._close_unpacked()
 
     def read(self, file: SourceFile) -> bytes:
-        """Return a picture's bytes. From a compressed archive, read in the order of the listing.
+        """Return an image's bytes; read a compressed archive in the order of the listing.
 
         Raises:
-            ImageError: the file cannot be read, or is too large to be a picture.
+            ImageError: the file cannot be read, or is too large.
         """
         if file.size > LARGEST_FILE:
             raise ImageError(
-                f"{file.path} is larger than {LARGEST_FILE >> 20} MB, too large for a picture; "
-                "make it smaller."
+                f"{file.path} is larger than {LARGEST_FILE >> 20} MB, too large for an image: "
+                "scale it down first."
             )
         try:
             if file.offset is None:
@@ -194,11 +194,11 @@ class SourceReader:
             return self._read_slice(file.file, file.offset, file.size)
         except _TAR_ERRORS as error:
             raise ImageError(
-                f"{file.path} cannot be read ({_reason(error)}); check the file."
+                f"{file.path} cannot be read ({_reason(error)}): check the file."
             ) from error
 
     def read_metadata(self, file: SourceFile) -> bytes | None:
-        """Return the JSON text that lies beside a picture in its archive, or None.
+        """Return the JSON text beside an image in its archive, or None.
 
         Raises:
             ImageError: it cannot be read.
@@ -209,7 +209,7 @@ class SourceReader:
             return self._read_slice(file.file, *file.metadata)
         except _TAR_ERRORS as error:
             raise ImageError(
-                f"The metadata of {file.path} cannot be read ({_reason(error)}); check the file."
+                f"The metadata of {file.path} cannot be read ({_reason(error)}): check the file."
             ) from error
 
     def _read_slice(self, archive: Path, offset: int, size: int) -> bytes:
@@ -220,7 +220,7 @@ class SourceReader:
         else:
             with self._lock:
                 unpacked = self._unpack(archive)
-                unpacked.seek(offset)  # going back would unpack all from the start
+                unpacked.seek(offset)  # going back would start again at the beginning
                 data = unpacked.read(size)
         if len(data) != size:
             raise EOFError("the archive ends early")
@@ -228,22 +228,22 @@ class SourceReader:
 
     def _unpack(self, archive: Path) -> IO[bytes]:
         if self._unpacked is None or self._unpacked[0] != archive:
-            self._let_go()
+            self._close_unpacked()
             stream = cast("IO[bytes]", gzip.open(archive, "rb"))  # noqa: SIM115
             self._unpacked = (archive, stream)
         return self._unpacked[1]
 
-    def _let_go(self) -> None:
+    def _close_unpacked(self) -> None:
         if self._unpacked is not None:
             self._unpacked[1].close()
             self._unpacked = None
 
 
-def read_picture(root: Path, path: str) -> bytes:
-    """Return the bytes of the picture at an item's path, to show it.
+def read_image(root: Path, path: str) -> bytes:
+    """Return the bytes of an image at a path relative to `root`, which may lead into an archive.
 
     Raises:
-        ImageError: it is not there any more, or cannot be read.
+        ImageError: it does not exist, or cannot be read.
     """
     whole = root / path
     if whole.is_file():
@@ -260,13 +260,13 @@ def read_picture(root: Path, path: str) -> bytes:
                                 return stream.read()
             except _TAR_ERRORS as error:
                 raise ImageError(
-                    f"{whole} cannot be read ({_reason(error)}); check the archive."
+                    f"{whole} cannot be read ({_reason(error)}): check the archive."
                 ) from error
-    raise ImageError(f"{whole} is not there; if it was moved, index the collection again.")
+    raise ImageError(f"{whole} does not exist: if it was moved, index the collection again.")
 
 
 def printable(path: str) -> str:
-    """Return a path with what is no Unicode escaped."""
+    """Return a path with escapes for what is not Unicode."""
     return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -274,7 +274,7 @@ def _list_folder(folder: Path, listing: Listing, skip: Path | None) -> None:
     listing.covered.append(_relative(folder, listing.root))
     entered: set[tuple[int, int]] = set()
     found: list[SourceFile] = []
-    # Links to folders come last, so that a folder is known by its own path where it has one here.
+    # Links to folders come last: a folder that is also inside `folder` keeps its own path.
     folders, links = [folder], list[Path]()
     while folders or links:
         current = folders.pop() if folders else links.pop(0)
@@ -298,27 +298,23 @@ def _list_folder(folder: Path, listing: Listing, skip: Path | None) -> None:
             if _is_folder(entry):
                 if not entry.name.lower().endswith(".ztcir") and path != skip:
                     (links if entry.is_symlink() else folders).append(path)
-            elif path.suffix.lower() in PICTURE_SUFFIXES:
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
                 found += _found(path, listing)
     listing.files += sorted(found, key=lambda file: file.path)
-
-
-def _list_file(path: Path, listing: Listing) -> None:
-    listing.files += _found(path, listing)
 
 
 def _found(path: Path, listing: Listing) -> Iterator[SourceFile]:
     relative = _relative(path, listing.root)
     if printable(relative) != relative:
-        listing.fail(relative, f"The name {printable(relative)} is not Unicode; rename the file.")
+        listing.fail(relative, f"The name {printable(relative)} is not Unicode: rename the file.")
         return
     try:
         status = path.stat()
     except OSError as error:
         listing.fail(relative, f"{relative} cannot be read ({error.strerror}).")
         return
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
-        listing.fail(relative, f"{relative} is not an ordinary file.")
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
+        listing.fail(relative, f"{relative} is not a regular file.")
         return
     yield SourceFile(relative, status.st_size, status.st_mtime_ns, path)
 
@@ -326,17 +322,17 @@ def _found(path: Path, listing: Listing) -> Iterator[SourceFile]:
 def _list_archive(path: Path, listing: Listing) -> None:
     relative = _relative(path, listing.root)
     listing.covered.append(relative)
-    # A tar stream that is not compressed can be sought, so its metadata can wait.
+    # Metadata of an uncompressed tar is read later; a compressed one is read once, from the start.
     plain = path.name.lower().endswith(".tar")
-    pictures: dict[str, tuple[int, int]] = {}  # name -> offset and size
+    images: dict[str, tuple[int, int]] = {}  # name -> offset and size
     texts: dict[str, tuple[int, int] | bytes] = {}  # name without suffix -> metadata
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise OSError("it is not an ordinary file")
+            raise OSError("it is not a regular file")
         with tarfile.open(path, "r:" if plain else "r:gz") as archive:
             for member in archive:
-                archive.members = []  # type: ignore[attr-defined]  # which it would keep, all
+                archive.members = []  # type: ignore[attr-defined]  # else it keeps every member
                 name = _member_path(member)
                 pure = PurePosixPath(name)
                 suffix = pure.suffix.lower()
@@ -346,21 +342,21 @@ def _list_archive(path: Path, listing: Listing) -> None:
                     texts[str(pure.with_suffix(""))] = (member.offset_data, member.size)
                     if not plain and (stream := archive.extractfile(member)) is not None:
                         texts[str(pure.with_suffix(""))] = stream.read()
-                elif suffix in PICTURE_SUFFIXES:
-                    # Where a name comes twice the last one counts, in the order of the bytes.
-                    pictures.pop(name, None)
+                elif suffix in IMAGE_SUFFIXES:
+                    # The last one of a name counts, as when the archive is unpacked.
+                    images.pop(name, None)
                     if ".." in pure.parts or printable(name) != name or member.issparse():
-                        what = printable(f"{relative}/{name}")
-                        listing.fail(what, f"{what} has a name or form that cannot be indexed.")
+                        shown = printable(f"{relative}/{name}")
+                        listing.fail(shown, f"{shown} has a name or type that cannot be indexed.")
                     else:
-                        pictures[name] = (member.offset_data, member.size)
+                        images[name] = (member.offset_data, member.size)
     except _TAR_ERRORS as error:
         why = _reason(error)
         listing.fail(relative, f"The archive {relative} cannot be read to its end ({why}).")
         listing.unlisted.append(relative)
-        if not pictures:
+        if not images:
             return
-    for name, (offset, size) in pictures.items():
+    for name, (offset, size) in images.items():
         pure = PurePosixPath(name)
         text = texts.get(str(pure.with_suffix("")))
         if text is None:  # key.front.jpg and key.json

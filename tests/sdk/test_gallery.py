@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from places import ROOT, SUPPORT
 
-from ztcir_sdk import gallery
+from ztcir_sdk import gallery, loading
 from ztcir_sdk.errors import ImageError, IndexMismatchError, UsageError, ZtcirError
-from ztcir_sdk.gallery import IndexReport, build_index, iter_images
+from ztcir_sdk.gallery import IndexReport, build_index
 from ztcir_sdk.index import Index
+from ztcir_sdk.loading import iter_images
 from ztcir_sdk.preprocess import load_image
-from ztcir_sdk.sources import Source, SourceFile, SourceReader, list_pictures, read_picture
+from ztcir_sdk.sources import Source, SourceFile, SourceReader, list_images, read_image
 
 DIM = 12
 
@@ -112,7 +113,7 @@ def assert_true(index: Path, root: Path) -> None:
     found = opened(index)
     assert found.root == root
     for item, vector in zip(found.items(), found.vectors(), strict=True):
-        data = read_picture(root, item.path)
+        data = read_image(root, item.path)
         assert hashlib.sha256(data).hexdigest() == item.content_hash
         assert len(data) == item.size
         np.testing.assert_allclose(
@@ -165,7 +166,7 @@ def test_a_folder_is_indexed_at_any_depth_but_for_what_is_hidden(tmp_path: Path)
     assert (report.total, encoder.encoded) == (5, 5)
     expected = ["a/b/c/deep.TIFF", "a/x.jpeg", "a/é 漢.png", "b.JPG", "x.webp"]
     assert paths(photos / "photos.ztcir") == expected
-    assert [file.path for file in list_pictures(photos).files] == sorted(expected)
+    assert [file.path for file in list_images(photos).files] == sorted(expected)
     assert_true(photos / "photos.ztcir", photos)
     assert counts(build_index(photos, photos / "photos.ztcir", encoder)) == {"unchanged": 5}
 
@@ -622,10 +623,10 @@ def test_the_validation_shards_of_the_catalogue(shared_data: Path, index: Path) 
 
 def test_a_picture_that_is_gone_cannot_be_read(tmp_path: Path) -> None:
     archive(tmp_path / "s.tar", [("x.png", picture(2))])
-    assert read_picture(tmp_path, "s.tar/x.png") == picture(2)
+    assert read_image(tmp_path, "s.tar/x.png") == picture(2)
     for path in ("s.tar/y.png", "z.png", "z.tar/x.png"):
         with pytest.raises(ImageError, match="index the collection again"):
-            read_picture(tmp_path, path)
+            read_image(tmp_path, path)
 
 
 # --- the run itself ------------------------------------------------------------------------------
@@ -651,7 +652,8 @@ def test_batches_are_bounded_in_pictures_and_in_pixels(
     build_index(tmp_path / "photos", index, encoder)
     assert encoder.batches == [32, 32, 6]
 
-    monkeypatch.setattr(gallery, "PIXELS_AHEAD", 2000)
+    monkeypatch.setattr(loading, "PIXELS_AHEAD", 2000)
+    monkeypatch.setattr(gallery, "BATCH_PIXELS", 1000)
     lock, held, most = threading.Lock(), 0, 0
 
     def load(*args: Any, **named: Any) -> Image.Image:
@@ -670,7 +672,7 @@ def test_batches_are_bounded_in_pictures_and_in_pixels(
                 held -= 100 * len(images)
             return super().encode_images(images)
 
-    monkeypatch.setattr(gallery, "load_image", load)
+    monkeypatch.setattr(loading, "load_image", load)
     encoder = Slow()
     build_index(tmp_path / "photos", tmp_path / "other.ztcir", encoder, workers=3)
     assert encoder.batches == [10] * 7
@@ -681,8 +683,9 @@ def test_batches_are_bounded_in_pictures_and_in_pixels(
 def test_files_larger_than_what_may_wait_still_pass(
     photos: Path, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gallery, "BYTES_AHEAD", 10)
-    monkeypatch.setattr(gallery, "PIXELS_AHEAD", 1)
+    monkeypatch.setattr(loading, "BYTES_AHEAD", 10)
+    monkeypatch.setattr(loading, "PIXELS_AHEAD", 1)
+    monkeypatch.setattr(gallery, "BATCH_PIXELS", 1)
     assert build_index(photos, index, Encoder(), workers=2).total == 5
 
 

@@ -12,7 +12,7 @@ from train.data.shards import SAMPLE_ERRORS, TEXT_EXTENSIONS, parse_item
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.names import is_tar
 from ztcir_sdk.runtime.cores import available_cores
-from ztcir_sdk.sources import SourceFile, list_pictures
+from ztcir_sdk.sources import SourceFile, list_images
 
 __all__ = ["read_folder"]
 
@@ -30,7 +30,7 @@ def read_folder(folder: Path, report: ReadReport) -> list[TrainingImage]:
     Raises:
         ZtcirError: the folder cannot be listed.
     """
-    listing = list_pictures(folder)
+    listing = list_images(folder)
     for name, why in listing.failed:
         report.skip(name, why)
     files = [file for file in listing.files if file.offset is None]

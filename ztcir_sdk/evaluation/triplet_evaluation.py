@@ -21,11 +21,11 @@ from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, recall_at_k, relevance
 from ztcir_sdk.evaluation.oracle import attribute_caption
 from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
-from ztcir_sdk.gallery import GalleryImage, iter_images
 from ztcir_sdk.index import Index
+from ztcir_sdk.loading import GalleryImage, iter_images
 from ztcir_sdk.names import CATALOGUE_COLUMNS, METHODS, ORACLE
 from ztcir_sdk.retriever import Retriever
-from ztcir_sdk.sources import Failure, Listing, SourceReader, list_pictures
+from ztcir_sdk.sources import Failure, Listing, SourceReader, list_images
 
 __all__ = ["ALL_METHODS", "SUM_WEIGHTS", "MethodScores", "TripletEvaluation", "evaluate_triplets"]
 
@@ -128,7 +128,7 @@ def evaluate_triplets(
             is not there or cannot be used, or the bundle cannot answer a method.
     """
     _check_call(methods, weight)
-    listing = list_pictures(images)
+    listing = list_images(images)
     if not listing.files:
         raise ZtcirError(
             f"There is no picture in {_name(images)}; name a folder of pictures, or tar archives "

@@ -32,7 +32,7 @@ from ztcir_sdk.evaluation.benchmarks.images import (
     require_whole,
 )
 from ztcir_sdk.evaluation.benchmarks.streamed_ranking import BLOCK
-from ztcir_sdk.gallery import iter_images
+from ztcir_sdk.loading import iter_images
 from ztcir_sdk.names import PROMPTED_METHODS, TEXT_SLOT
 from ztcir_sdk.tokenizer import canonicalize
 
@@ -259,7 +259,7 @@ def _decoded(
         by_path.setdefault(Path(os.path.abspath(image.path)), []).append(image)  # noqa: PTH100
     if not by_path:
         return
-    root = Path(os.path.commonpath([path.parent for path in by_path]))  # as `list_pictures` has it
+    root = Path(os.path.commonpath([path.parent for path in by_path]))  # as `list_images` has it
     for one in iter_images(list(by_path)):
         if one.image is None:
             broken.append(one.error or f"{one.path} cannot be used.")
