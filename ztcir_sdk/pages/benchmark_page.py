@@ -1,7 +1,7 @@
-"""A page of a benchmark's queries with what was found, in one file: pictures and sorting inside.
+"""A self-contained HTML page of a benchmark's queries and hits, which can be sorted.
 
-With the method "mapped" it shows what Figure 4 of the method's paper shows, the answers to "a photo
-of $"; with "composed", what its Figure 5 shows.
+With the method "mapped" it corresponds to Figure 4 of the method's paper, the hits of "a photo of
+$"; with "composed" to its Figure 5.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ztcir_sdk.errors import ImageError
 from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage
 from ztcir_sdk.evaluation.benchmarks.report import Answer, AnswerHit
 from ztcir_sdk.pages.contact_sheet import RIGHT, UNKNOWN, WRONG
-from ztcir_sdk.pages.result_page import image_tag
+from ztcir_sdk.pages.thumbnails import image_tag
 
 __all__ = ["benchmark_page"]
 
@@ -24,8 +24,8 @@ SIDE = 144
 """Longest side of a thumbnail, in pixels."""
 
 _MARKS = {"right": "✓ right", "wrong": "✗ wrong", "reference": "the reference", "unknown": ""}
-_NEVER = 1_000_000
-"""Rank of the first right hit, where none is shown."""
+_NO_RANK = 1_000_000
+"""Sorts queries without a right hit to the end."""
 
 
 def _rgb(colour: tuple[int, int, int]) -> str:
@@ -53,7 +53,7 @@ figure img, .gone {{ box-sizing: border-box; width: 100%; aspect-ratio: 1; objec
 figcaption, small {{ font-size: .8rem; overflow-wrap: anywhere; opacity: .8; }}
 """
 
-# Sections are written in the order of their category, so the page reads without a script too.
+# Sections are written in the order of their category: the page is useful without a script too.
 _SCRIPT = """
 const all = [...document.querySelectorAll("section")];
 const order = document.querySelector("#order"), only = document.querySelector("#only");
@@ -75,17 +75,17 @@ _SCRIPT_HASH = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decod
 
 
 def benchmark_page(title: str, subtitle: str, answers: Sequence[Answer]) -> str:
-    """Return an HTML page of queries, each with its reference and the images found for it.
+    """Return an HTML page of queries, each with its reference and its hits.
 
-    Frames say what is right (green), wrong (red) or not known; words say it too. The page can be
-    sorted by the benchmark's category, by where the first right image is, and as the annotations
-    have it, and shows one category alone.
+    A hit's frame and caption mark it as right (green), wrong (red) or unknown. The page can be
+    sorted by category, by the rank of the first right image, and by the order of the annotations;
+    it can be limited to one category.
 
     Args:
         title: the benchmark and the bundle.
-        subtitle: method, prompt, and what else is to be known.
-        answers: queries, in the order of the annotations. Images that are not there any more
-            become grey cells.
+        subtitle: the method, the prompt and other settings.
+        answers: queries, in the order of the annotations. An image that no longer exists becomes a
+            grey cell.
     """
     sections = [
         (answer.categories[0], place, _section(answer, place))
@@ -123,11 +123,11 @@ def _section(answer: Answer, place: int) -> str:
     ranks = [rank for rank, hit in enumerate(answer.hits, start=1) if hit.verdict == "right"]
     categories = json.dumps(answer.categories)
     cells = "\n".join(_cell(rank, hit) for rank, hit in enumerate(answer.hits, start=1))
-    reference = f"<figure>{_picture(answer.reference)}<figcaption>reference</figcaption></figure>"
+    reference = f"<figure>{_image(answer.reference)}<figcaption>reference</figcaption></figure>"
     return (
         f'<section data-category="{html.escape(answer.categories[0])}" '
         f'data-categories="{html.escape(categories)}" '
-        f'data-rank="{ranks[0] if ranks else _NEVER}" data-place="{place}">\n'
+        f'data-rank="{ranks[0] if ranks else _NO_RANK}" data-place="{place}">\n'
         f"<h2>{html.escape(answer.text)}</h2>\n"
         f"<ol>\n<li>{reference}</li>\n{cells}\n</ol>\n"
         f"<small>{html.escape(', '.join(answer.categories))}; query {html.escape(answer.id)}"
@@ -138,15 +138,15 @@ def _section(answer: Answer, place: int) -> str:
 def _cell(rank: int, hit: AnswerHit) -> str:
     mark = f"{_MARKS[hit.verdict]}<br>" if _MARKS[hit.verdict] else ""
     return (
-        f'<li class="{hit.verdict}"><figure>{_picture(hit.image)}<figcaption>{rank}. '
+        f'<li class="{hit.verdict}"><figure>{_image(hit.image)}<figcaption>{rank}. '
         f"{hit.score:.3f} {mark}{html.escape(hit.image.name)}</figcaption></figure></li>"
     )
 
 
-def _picture(image: BenchmarkImage) -> str:
+def _image(image: BenchmarkImage) -> str:
     try:
-        picture = image.load()
+        pixels = image.load()
     except ImageError:
         return image_tag(None, image.name)
-    picture.thumbnail((SIDE, SIDE))
-    return image_tag(picture, image.name)
+    pixels.thumbnail((SIDE, SIDE))
+    return image_tag(pixels, image.name)

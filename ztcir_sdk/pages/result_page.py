@@ -1,24 +1,15 @@
-"""A page of hits in one file: thumbnails inside it, nothing to load from anywhere."""
+"""A self-contained HTML page of hits, with the thumbnails inside it."""
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from ztcir_sdk.hit import Hit
+from ztcir_sdk.pages.thumbnails import image_tag, thumbnail
 
-from ztcir_sdk.errors import ImageError
-from ztcir_sdk.preprocess import load_image
-from ztcir_sdk.retriever import Hit
-from ztcir_sdk.sources import read_picture
-
-__all__ = ["image_tag", "result_page", "thumbnail"]
-
-SIDE = 320
-"""Longest side of a thumbnail, in pixels."""
+__all__ = ["result_page"]
 
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.4 system-ui, sans-serif; }
@@ -40,16 +31,16 @@ def result_page(reference: str, text: str, hits: Sequence[Hit]) -> str:
     """Return an HTML page of a query and its hits, best first.
 
     Args:
-        reference: path of the reference picture.
+        reference: path of the reference image.
         text: the modification text; may be empty.
-        hits: from a search. A picture that is not there any more becomes a grey cell.
+        hits: from a search. An image that no longer exists becomes a grey cell.
     """
     cells = "\n".join(
-        f"<li><figure>{_picture(hit.path)}<figcaption>{hit.rank}. {hit.score:.3f}<br>"
+        f"<li><figure>{_image(hit.path)}<figcaption>{hit.rank}. {hit.score:.3f}<br>"
         f"{html.escape(hit.path)}</figcaption></figure></li>"
         for hit in hits
     )
-    title = html.escape(text or "pictures like this one")
+    title = html.escape(text or "similar images")
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -58,8 +49,8 @@ def result_page(reference: str, text: str, hits: Sequence[Hit]) -> str:
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>{_STYLE}</style>
-<header>{_picture(reference)}
-<div><h1>{title}</h1><p>{len(hits)} pictures, nearest first</p></div></header>
+<header>{_image(reference)}
+<div><h1>{title}</h1><p>{len(hits)} images, nearest first</p></div></header>
 <ol>
 {cells}
 </ol>
@@ -67,25 +58,5 @@ def result_page(reference: str, text: str, hits: Sequence[Hit]) -> str:
 """
 
 
-def thumbnail(path: str) -> Image.Image | None:
-    """Return a picture at most `SIDE` large, also from an archive; None if it cannot be used."""
-    try:
-        image = load_image(read_picture(Path(path).absolute().parent, Path(path).name))
-    except ImageError:
-        return None
-    image.thumbnail((SIDE, SIDE))
-    return image
-
-
-def image_tag(image: Image.Image | None, name: str) -> str:
-    """Return an RGB picture as an HTML element that holds it; a grey cell in place of None."""
-    if image is None:
-        return '<div class="gone">not there any more</div>'
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=85)
-    data = base64.b64encode(stream.getvalue()).decode()
-    return f'<img alt="{html.escape(name)}" src="data:image/jpeg;base64,{data}">'
-
-
-def _picture(path: str) -> str:
+def _image(path: str) -> str:
     return image_tag(thumbnail(path), Path(path).name)
