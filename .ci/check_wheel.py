@@ -97,7 +97,7 @@ def _metadata_problems(files: Mapping[str, bytes], info: str, root: Path) -> lis
         wrong.append("the licence's text is missing")
     if not metadata.get_payload():
         wrong.append("the README is not its description")
-    if b"ztcir = cli.main:main" not in files.get(f"{info}/entry_points.txt", b""):
+    if b"ztcir = ztcir_sdk.command:main" not in files.get(f"{info}/entry_points.txt", b""):
         wrong.append("the command ztcir is missing")
     for requirement in metadata.get_all("Requires-Dist", []):
         name = re.match(r"[\w.-]+", requirement)

@@ -108,7 +108,7 @@ INFO = "ztcir-1.2.3.dist-info"
 SOUND_INFO = {
     f"{INFO}/METADATA": "Name: ztcir\nVersion: 1.2.3\nLicense-Expression: Apache-2.0\n"
     "Requires-Dist: numpy\nRequires-Dist: torch; extra == 'train'\n\n# ztcir\n",
-    f"{INFO}/entry_points.txt": "[console_scripts]\nztcir = cli.main:main\n",
+    f"{INFO}/entry_points.txt": "[console_scripts]\nztcir = ztcir_sdk.command:main\n",
     f"{INFO}/licenses/LICENSE": "Apache License",
     f"{INFO}/RECORD": "",
 }
@@ -154,7 +154,7 @@ FAULTS: Mapping[str, tuple[Callable[[dict[str, str]], object], str]] = {
     "another licence": (replaced(f"{INFO}/METADATA", "Apache-2.0", "MIT"), "MIT"),
     "no licence text": (lambda p: p.pop(f"{INFO}/licenses/LICENSE"), "licence's text"),
     "no README": (replaced(f"{INFO}/METADATA", "# ztcir\n", ""), "README"),
-    "no command": (replaced(f"{INFO}/entry_points.txt", "cli.main", "cli.other"), "command"),
+    "no command": (replaced(f"{INFO}/entry_points.txt", "ztcir_sdk", "other"), "command"),
     "torch for all": (replaced(f"{INFO}/METADATA", "; extra == 'train'", ""), "requires torch"),
     "two distributions": (lambda p: p.update({"a-1.dist-info/RECORD": ""}), "one dist-info"),
 }
