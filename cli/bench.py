@@ -6,30 +6,33 @@ from typing import Any
 
 import click
 
-from cli.options import Engine, as_json, with_engine
+from cli.options import Command, Engine, as_json, with_engine
 from cli.output import emit_json, progress_bars, table
 
 __all__ = ["bench"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--repeat",
     type=click.IntRange(min=1),
     default=200,
     show_default=True,
-    help="Runs of each measurement; fewer where one takes over five seconds.",
+    metavar="N",
+    help="Runs of each measurement, within about five seconds.",
 )
 @with_engine
 @as_json
-def bench(
-    repeat: int,
-    engine: Engine,
-    as_json: bool,
-) -> None:
-    """Measure latency and throughput here: each graph, whole queries, indexing.
+def bench(repeat: int, engine: Engine, as_json: bool) -> None:
+    """Measure latency and throughput on this machine.
 
-    A whole query is a JPEG and a text in, hits of 10 000 pictures out.
+    Times each graph, indexing, and whole queries: from a JPEG and a text to the hits among 10 000
+    images.
+
+    \b
+    Examples:
+      ztcir bench
+      ztcir bench --repeat 50 --threads 1 --json
     """
     from ztcir_sdk.benchmark import BenchmarkSettings, benchmark
 
@@ -38,7 +41,7 @@ def bench(
         result = benchmark(
             loaded,
             settings=BenchmarkSettings(repeat=repeat),
-            **engine.settings,
+            **engine.options,
             progress=progress,
         )
     if as_json:
@@ -50,7 +53,7 @@ def bench(
         f"{result['device']}, {result['threads']} threads"
     )
     table(("what", "p50 ms", "p90 ms", "p99 ms", "runs"), _rows(result))
-    click.echo(f"indexing: {result['indexing']['pictures_per_second']:.0f} pictures/s")
+    click.echo(f"indexing: {result['indexing']['pictures_per_second']:.0f} images/s")
 
 
 def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -60,9 +63,9 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
         for timing in timings
     ]
     query = result["query"]
-    of = f"of {query['index']:,} pictures".replace(",", " ")
-    rows.append((f"JPEG and text to hits {of}", *_times(query["first_text"])))
-    rows.append((f"another text on that JPEG to hits {of}", *_times(query["second_text"])))
+    gallery = f"{query['index']:,} images".replace(",", " ")
+    rows.append((f"query: new JPEG and text, {gallery}", *_times(query["first_text"])))
+    rows.append((f"query: same JPEG, new text, {gallery}", *_times(query["second_text"])))
     return rows
 
 

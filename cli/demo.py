@@ -6,46 +6,48 @@ from pathlib import Path
 
 import click
 
-from cli.options import Engine, as_json, with_engine
-from cli.output import emit_json, note, progress_bars, table
+from cli.options import Command, Engine, as_json, output_option, with_engine
+from cli.output import emit_json, note, progress_bars, relative_to_here, table
 
 __all__ = ["demo"]
 
 LEAST_PRECISION = 0.8
-"""What the bundle inside the package reaches with a margin: less means that something is broken."""
+"""The bundle inside the package reaches more; a lower precision means that something is broken."""
 
 
-@click.command()
-@click.option(
+@click.command(cls=Command)
+@output_option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
     default=".",
-    help="Where contact-sheet.png and the folder ztcir-demo go; default: the current folder.",
+    help="Folder for contact-sheet.png and ztcir-demo/; default: the current folder.",
 )
 @with_engine
 @as_json
-def demo(
-    out: Path,
-    engine: Engine,
-    as_json: bool,
-) -> None:
+def demo(output: Path, engine: Engine, as_json: bool) -> None:
     """Draw a small gallery, index it, search it, and show the result.
 
-    Three queries are printed and put on contact-sheet.png; 120 more are checked, since what is
-    right is known of drawings. Needs no network, and changes nothing but its own files.
+    Three queries are printed and drawn on contact-sheet.png. The hits of 120 more are counted as
+    right or wrong, which is known for drawings. Needs no network.
+
+    \b
+    Examples:
+      ztcir demo
+      ztcir demo -o trial/ --json
     """
     from ztcir_sdk.demo import DEPTH, run_demo
 
     retriever = engine.retriever()
     with progress_bars() as progress:
-        done = run_demo(retriever, out, progress=progress)
+        done = run_demo(retriever, output, progress=progress)
     if as_json:
         emit_json(done.to_dict())
     else:
         for answer in done.answers:
             click.echo(f'{Path(answer.reference).name} + "{answer.text}"')
             table(
-                ("rank", "score", "picture", ""),
+                ("rank", "score", "image", ""),
                 [
                     (
                         str(hit.rank),
@@ -64,16 +66,11 @@ def demo(
         click.echo(f"contact sheet: {done.contact_sheet}")
         reference = done.gallery / Path(done.answers[0].reference).name
         note(
-            f'go on with: ztcir search {_from_here(reference)} "a dress in the same style" '
-            f"--index {_from_here(done.index)}"
+            f'Next: ztcir search {relative_to_here(reference)} "a dress in the same style" '
+            f"--index {relative_to_here(done.index)}"
         )
     if engine.bundle is None and done.precision_at_10 < LEAST_PRECISION:
         raise click.ClickException(
-            f"Only {done.precision_at_10 * DEPTH:.1f} of {DEPTH} hits are right, where "
-            f"{LEAST_PRECISION * DEPTH:.0f} are expected; run `ztcir doctor`."
+            f"Only {done.precision_at_10 * DEPTH:.1f} of {DEPTH} hits are right, instead of at "
+            f"least {LEAST_PRECISION * DEPTH:.0f}: run `ztcir doctor`."
         )
-
-
-def _from_here(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -1,4 +1,4 @@
-"""`ztcir doctor`: what runs here, and the cure for what does not."""
+"""`ztcir doctor`: what runs on this machine, and how to fix what does not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import as_json, bundle_option
+from cli.options import Command, as_json, bundle_option
 from cli.output import emit_json
 
 __all__ = ["doctor"]
@@ -14,20 +14,25 @@ __all__ = ["doctor"]
 MARKS = {"ok": "ok", "note": "--", "problem": "!!"}
 
 
-@click.command()
-@bundle_option
+@click.command(cls=Command)
+@bundle_option()
 @click.option(
     "--index",
     type=click.Path(path_type=Path),
     metavar="NAME.ztcir",
-    help="The index to look at; default: the one that a search here would use.",
+    help="Index to check; default: the one that `ztcir search` would use here.",
 )
 @as_json
 @click.pass_context
 def doctor(context: click.Context, bundle: Path | None, index: Path | None, as_json: bool) -> None:
     """Check what runs on this machine: runtime, providers, GPU, bundle, index.
 
-    Every problem comes with its cure. Exits with 0 if a search can run, else with 1.
+    Each problem is listed with a fix. The exit code is 0 if a search can run, else 1.
+
+    \b
+    Examples:
+      ztcir doctor
+      ztcir doctor --bundle my-bundle/ --json
     """
     from ztcir_sdk.doctor.diagnosis import diagnose
 

@@ -1,4 +1,4 @@
-"""`ztcir index`: build an index of pictures, or bring it up to date."""
+"""`ztcir index`: build an index of images, or update it."""
 
 from __future__ import annotations
 
@@ -7,36 +7,42 @@ from pathlib import Path
 
 import click
 
-from cli.options import Engine, as_json, with_engine
+from cli.options import Command, Engine, as_json, output_option, with_engine
 from cli.output import emit_json, note, progress_bar
 from ztcir_sdk.path_patterns import expand_paths
 
 __all__ = ["index"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", nargs=-1, required=True)
-@click.option(
+@output_option(
     "--to",
     type=click.Path(path_type=Path),
     metavar="NAME.ztcir",
-    help="The index; default: named after the source, in the current folder.",
+    help="Index to write; default: named after SOURCE, in the current folder.",
 )
 @with_engine
 @as_json
 def index(
     source: tuple[str, ...],
-    to: Path | None,
+    output: Path | None,
     engine: Engine,
     as_json: bool,
 ) -> None:
-    """Index the pictures of SOURCE: folders, tar archives or pictures.
+    """Index the images of SOURCE: folders, tar archives or image files.
 
-    Again after a change it costs the change; after a kill it goes on from there. Pictures that
-    cannot be used are named at the end, the rest is indexed.
+    Re-run at any time: only new and changed files are processed, and an interrupted run resumes.
+    Files that cannot be used are listed at the end.
+
+    \b
+    Examples:
+      ztcir index photos/
+      ztcir index photos/ -o catalogue.ztcir
+      ztcir index "shards/val-{0000..0001}.tar" --json
     """
     paths = expand_paths(source)
-    target = _default_index(paths) if to is None else to
+    target = _default_index(paths) if output is None else output
     retriever = engine.retriever()
     with progress_bar("Indexing") as progress:
         report = retriever.index(
@@ -59,14 +65,14 @@ def index(
         )
         if count or name in ("added", "unchanged")
     )
-    pace = f" ({speed:.0f} pictures/s)" if speed else ""
-    click.echo(f"{target}: {report.total} pictures; {counts}; {report.seconds:.1f} s{pace}")
+    pace = f" ({speed:.0f} images/s)" if speed else ""
+    click.echo(f"{target}: {report.total} images; {counts}; {report.seconds:.1f} s{pace}")
     for _, sentence in report.failed:
         note(f"failed: {sentence}")
 
 
 def _default_index(paths: list[Path]) -> Path:
-    """Name the index after the only source, or after the folder that all of them are in."""
+    """Return an index named after the source, or after the folder that holds all sources."""
     absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100  (links stay)
     if len(absolute) > 1:
         common = Path(os.path.commonpath([path.parent for path in absolute]))

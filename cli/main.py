@@ -1,4 +1,4 @@
-"""The command `ztcir`: a group whose commands are loaded when they are run, and not before."""
+"""The command `ztcir`: a group whose commands are imported when they are run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any, TextIO
 
 import click
 
-from ztcir_sdk.errors import ZtcirError, telling_full_disk
+from cli.options import Group
+from ztcir_sdk.command import OWN_PACKAGES, hidden_package
+from ztcir_sdk.errors import ZtcirError, disk_full_as_error, install_hint
 from ztcir_sdk.version import __version__
 
 __all__ = ["main"]
@@ -22,27 +24,40 @@ __all__ = ["main"]
 class LazyCommand:
     """Where a command is, and its line in the list of commands."""
 
-    where: str  # "module:object"
+    location: str
+    """"module:object"."""
     summary: str
+    packages: tuple[str, ...] = ()
+    """The packages of this project, beside `ztcir_sdk`, that it cannot do without."""
 
     def load(self) -> click.Command:
-        """Import the command."""
-        module, _, name = self.where.partition(":")
+        """Import the command.
+
+        Raises:
+            ZtcirError: another file hides one of its packages.
+        """
+        for package in self.packages:
+            if (sentence := hidden_package(package)) is not None:
+                raise ZtcirError(sentence)
+        module, _, name = self.location.partition(":")
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
         return command
 
 
 COMMANDS: Mapping[str, LazyCommand] = {
-    "demo": LazyCommand("cli.demo:demo", "Draw a small gallery, index it, search it, show how."),
-    "index": LazyCommand("cli.index:index", "Build or update an index of pictures."),
-    "search": LazyCommand("cli.search:search", "Find pictures like one, changed as a text says."),
+    "demo": LazyCommand("cli.demo:demo", "Draw a small gallery, index it and search it."),
+    "index": LazyCommand("cli.index:index", "Build or update an index of images."),
+    "search": LazyCommand("cli.search:search", "Find images similar to one, modified by a text."),
     "doctor": LazyCommand("cli.doctor:doctor", "Check what runs on this machine."),
-    "bench": LazyCommand("cli.bench:bench", "Measure speed on this machine."),
-    "eval": LazyCommand("cli.eval:evaluate", "Measure how good the answers are."),
-    "triplets": LazyCommand("cli.triplets:triplets", "Synthesise triplets to train on."),
-    "train": LazyCommand("cli.train:train", "Train the two stages, or a small backbone."),
-    "export": LazyCommand("cli.export:export", "Turn a checkpoint into a bundle to deploy."),
+    "bench": LazyCommand("cli.bench:bench", "Measure latency and throughput on this machine."),
+    "eval": LazyCommand("cli.eval:evaluate", "Measure retrieval quality."),
+    "triplets": LazyCommand(
+        "cli.triplets:triplets", "Synthesise triplets for Stage II.", ("train",)
+    ),
+    "train": LazyCommand("cli.train:train", "Train the two stages, or a small CLIP.", ("train",)),
+    "export": LazyCommand("cli.export:export", "Export a bundle, or build its TensorRT engines."),
+    "help": LazyCommand("cli.help:show_help", "Show the help of a command."),
 }
 
 EXTRAS: Mapping[str, str] = {
@@ -76,11 +91,11 @@ class Misuse(click.ClickException):
     exit_code = 2
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group that knows its commands' names and summaries without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names, in the order of a first encounter."""
+        """Return the names, in the order in which a user first needs them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -94,25 +109,31 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, command.summary) for name, command in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; what the user can cause becomes a sentence, not a traceback."""
+        """Run a command; an error that the user can cause becomes one sentence."""
         with _one_line_warnings():
             try:
-                with telling_full_disk():
+                with disk_full_as_error():
                     return super().invoke(ctx)
             except KeyboardInterrupt:
                 click.echo("\nInterrupted.", err=True)
                 raise click.exceptions.Exit(130) from None
             except ModuleNotFoundError as error:
-                package = (error.name or "").partition(".")[0]
-                if package not in EXTRAS:
+                if (sentence := _missing_package(error)) is None:
                     raise
-                raise Failure(
-                    f"This needs the package {package}, which is not installed; "
-                    f"install it with `pip install 'ztcir[{EXTRAS[package]}]'`."
-                ) from error
+                raise Failure(sentence) from error
             except ZtcirError as error:
                 kind = Misuse if error.exit_code == Misuse.exit_code else Failure
                 raise kind(str(error)) from error
+
+
+def _missing_package(error: ModuleNotFoundError) -> str | None:
+    """Return why a package is missing and how to get it; None if that is not the user's doing."""
+    package = (error.name or "").partition(".")[0]
+    if package in OWN_PACKAGES:
+        return hidden_package(package)
+    if package in EXTRAS:
+        return f"This command needs the package {package}: {install_hint(EXTRAS[package])}."
+    return None
 
 
 @contextlib.contextmanager
@@ -134,23 +155,19 @@ def _one_line_warnings() -> Iterator[None]:
         yield
 
 
-def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        click.echo(f"ztcir {__version__}")
-        ctx.exit()
-
-
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--version",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_print_version,
-    help="Show the version and exit.",
+@click.version_option(
+    __version__, "-V", "--version", prog_name="ztcir", message="%(prog)s %(version)s"
 )
 def main() -> None:
-    """Search pictures by a picture and a wish: `ztcir search ref.jpg "make it red"`."""
+    """Composed image retrieval: search images by an image and a text.
+
+    \b
+    Examples:
+      ztcir demo
+      ztcir index photos/
+      ztcir search ref.jpg "make it red"
+    """
 
 
 if __name__ == "__main__":

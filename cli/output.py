@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,12 +38,13 @@ __all__ = [
     "note",
     "progress_bar",
     "progress_bars",
+    "relative_to_here",
     "table",
     "write_file",
 ]
 
 LOG_SECONDS = 60.0
-"""How often a log is told of progress."""
+"""Seconds between two lines of progress in a log."""
 
 
 def emit_json(value: Any) -> None:
@@ -51,7 +53,7 @@ def emit_json(value: Any) -> None:
 
 
 def measured_with(retriever: Retriever) -> dict[str, Any]:
-    """Return what a measurement says of where it comes from, as JSON values."""
+    """Return the bundle, date, machine and versions of a measurement, as JSON values."""
     from ztcir_sdk.environment import describe_machine, now, versions
 
     return {
@@ -67,20 +69,20 @@ def measured_with(retriever: Retriever) -> dict[str, Any]:
 
 
 def note(sentence: str) -> None:
-    """Tell the user something that is not a result."""
+    """Print a sentence that is not a result, on standard error."""
     click.echo(sentence, err=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, header: bool = True) -> None:
-    """Print rows: as a table to a person, as lines with tabs to a pipe; there, `header` or not."""
+    """Print rows: a table on a terminal, else tab-separated lines, with `header` or without."""
     cells = [[_printable(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in [list(columns), *cells] if header else cells:
             click.echo("\t".join(row))
         return
     drawn = Table(box=box.SIMPLE_HEAD)
-    for place, column in enumerate(columns):
-        numbers = all(row[place].replace(".", "").replace("%", "").isdigit() for row in cells)
+    for i, column in enumerate(columns):
+        numbers = all(row[i].replace(".", "").replace("%", "").isdigit() for row in cells)
         drawn.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in cells:
         drawn.add_row(*map(Text, row))
@@ -89,7 +91,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, header: bool
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Show bars on standard error, and a line now and then where it is no terminal but a log.
+    """Show bars on standard error; in a log, which is no terminal, a line now and then.
 
     Yields ``progress(what, done, total)``.
     """
@@ -102,13 +104,13 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     )
     bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     tasks: dict[str, TaskID] = {}
-    said = time.monotonic()
+    printed_at = time.monotonic()
 
     def progress(what: str, done: int, total: int) -> None:
-        nonlocal said
+        nonlocal printed_at
         if bars.disable:
-            if time.monotonic() - said >= LOG_SECONDS:
-                said = time.monotonic()
+            if time.monotonic() - printed_at >= LOG_SECONDS:
+                printed_at = time.monotonic()
                 note(f"{what}: {done} of {total}")
             return
         if what not in tasks:
@@ -127,7 +129,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file that the user has named.
+    """Write a file that the user named.
 
     Raises:
         ZtcirError: its folder is missing, or cannot be written to.
@@ -136,12 +138,18 @@ def write_file(path: Path, data: bytes) -> None:
         write_whole(path, data)
     except OSError as error:
         raise ZtcirError(
-            f"{path} cannot be written ({error.strerror}); choose another place."
-        ) from (error)
+            f"{path} cannot be written ({error.strerror}): choose another place."
+        ) from error
+
+
+def relative_to_here(path: str | os.PathLike[str]) -> Path:
+    """Shorten a path inside the current folder."""
+    here = Path.cwd()
+    return Path(path).relative_to(here) if Path(path).is_relative_to(here) else Path(path)
 
 
 def _printable(text: str) -> str:
-    """Escape what would break a line, or steer a terminal: file names may hold anything."""
+    """Escape line breaks and control characters, which file names may contain."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )

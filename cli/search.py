@@ -1,4 +1,4 @@
-"""`ztcir search`: a picture and a text in, ranked hits out."""
+"""`ztcir search`: an image and a text in, ranked hits out."""
 
 from __future__ import annotations
 
@@ -8,49 +8,63 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import Engine, as_json, with_engine
-from cli.output import emit_json, note, table, write_file
+from cli.options import Command, Engine, as_json, with_engine
+from cli.output import emit_json, note, relative_to_here, table, write_file
 from ztcir_sdk.names import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ztcir_sdk.retriever import Hit
+    from ztcir_sdk.hit import Hit
 
 __all__ = ["search"]
 
 GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("reference", metavar="REF")
 @click.argument("text", default="")
-@click.option("-k", "--top", "k", type=int, default=10, show_default=True, help="How many hits.")
+@click.option(
+    "-k",
+    "--top",
+    "k",
+    type=int,
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Number of hits.",
+)
 @click.option(
     "--index",
     type=click.Path(path_type=Path),
     metavar="NAME.ztcir",
-    help="The index; default: $ZTCIR_INDEX, else the only *.ztcir in the current folder.",
+    help="Index to search; default: $ZTCIR_INDEX, else the only *.ztcir in the current folder.",
 )
 @click.option(
     "--method",
     type=click.Choice(METHODS),
     default="composed",
     show_default=True,
-    help="How to answer: composed is the method, the others are there to compare.",
+    help="Search method; keep the default unless you are comparing.",
 )
-@click.option("--weight", type=float, help="Of the text in --method sum, 0 to 1; default: 0.5.")
+@click.option(
+    "--weight",
+    type=float,
+    metavar="W",
+    help="Weight of the text with --method sum (0: image only, 1: text only); default: 0.5.",
+)
 @click.option(
     "--grid",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="OUT.png",
-    help="Also write a picture of the reference and the hits.",
+    help="Also write an image of REF and the hits.",
 )
 @click.option(
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="OUT.html",
-    help="Also write a page of the hits, complete in one file.",
+    help="Also write a self-contained page of REF and the hits.",
 )
 @with_engine
 @as_json
@@ -66,15 +80,21 @@ def search(
     engine: Engine,
     as_json: bool,
 ) -> None:
-    """Find pictures like REF, changed as TEXT says: `ztcir search ref.jpg "make it red"`.
+    """Find images similar to REF, modified as TEXT describes.
 
-    The reference itself is left out. --method image and mapped need no TEXT.
+    REF itself is left out of the hits. TEXT is optional with --method image and mapped.
+
+    \b
+    Examples:
+      ztcir search ref.jpg "make it red"
+      ztcir search ref.jpg "for women" -k 5 --html hits.html
+      ztcir search ref.jpg --method image --json
     """
-    from ztcir_sdk.retriever import default_index_path
+    from ztcir_sdk.index.default import default_index_path
 
     if grid is not None and grid.suffix.lower() not in GRID_FORMATS:
         raise click.BadParameter(
-            f"{grid.name!r} must end in {', '.join(GRID_FORMATS)}.", param_hint="--grid"
+            f"{grid.name!r} must end in {' or '.join(GRID_FORMATS)}.", param_hint="--grid"
         )
     where = default_index_path() if index is None else index
     retriever = engine.retriever()
@@ -100,21 +120,15 @@ def search(
         )
         return
     table(
-        ("rank", "score", "picture"),
-        [(str(hit.rank), f"{hit.score:.3f}", _from_here(hit.path)) for hit in hits],
+        ("rank", "score", "image"),
+        [(str(hit.rank), f"{hit.score:.3f}", str(relative_to_here(hit.path))) for hit in hits],
         header=False,
     )
 
 
-def _from_here(path: str) -> str:
-    """Shorten a path that leads into the current folder."""
-    here = Path.cwd()
-    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
-
-
-def _grid(reference: str, text: str, hits: Sequence[Hit], form: str) -> bytes:
+def _grid(reference: str, text: str, hits: Sequence[Hit], file_format: str) -> bytes:
     from ztcir_sdk.pages.contact_sheet import SheetCell, SheetRow, contact_sheet
-    from ztcir_sdk.pages.result_page import thumbnail
+    from ztcir_sdk.pages.thumbnails import thumbnail
 
     cells = [
         SheetCell(thumbnail(hit.path) or hit.path, f"{Path(hit.path).name}\n{hit.score:.3f}")
@@ -122,5 +136,5 @@ def _grid(reference: str, text: str, hits: Sequence[Hit], form: str) -> bytes:
     ]
     sheet = contact_sheet([SheetRow(thumbnail(reference) or reference, text, cells)])
     stream = io.BytesIO()
-    sheet.save(stream, form)
+    sheet.save(stream, file_format)
     return stream.getvalue()

@@ -31,7 +31,7 @@ from train.stages.fit_compose import ComposeTraining, fit_compose
 from train.stages.fit_map import MapTraining, fit_map
 from train.triplets.stage_two import stage_two_data
 from ztcir_sdk.bundle.bundle import Bundle, require_free
-from ztcir_sdk.errors import ZtcirError, telling_full_disk
+from ztcir_sdk.errors import ZtcirError, disk_full_as_error
 from ztcir_sdk.evaluation.triplet_evaluation import (
     ALL_METHODS,
     TripletEvaluation,
@@ -285,7 +285,7 @@ def main(
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that weights are random: so here
     gallery = [Path(path) for pattern in validation_images for path in expand_urls(pattern)]
     try:
-        with telling_full_disk():
+        with disk_full_as_error():
             bundle, measured = build_default(
                 data, gallery, validation_triplets, runs, out, Recipe(), overwrite=overwrite
             )

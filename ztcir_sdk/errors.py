@@ -18,9 +18,9 @@ __all__ = [
     "MissingDependencyError",
     "UsageError",
     "ZtcirError",
+    "disk_full_as_error",
     "first_line",
     "install_hint",
-    "telling_full_disk",
 ]
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -85,7 +85,7 @@ def first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def telling_full_disk() -> Iterator[None]:
+def disk_full_as_error() -> Iterator[None]:
     """Make a sentence of a full disk, wherever it is met.
 
     Raises:

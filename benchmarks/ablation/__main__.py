@@ -36,7 +36,7 @@ from train.data.collection import read_collection
 from train.data.source import read_sources
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.environment import now
-from ztcir_sdk.errors import ZtcirError, telling_full_disk
+from ztcir_sdk.errors import ZtcirError, disk_full_as_error
 
 __all__ = ["main", "measure_rows"]
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that weights are random: so here
     try:
-        with telling_full_disk():
+        with disk_full_as_error():
             values = run(options)
             options.out.parent.mkdir(parents=True, exist_ok=True)
             content = json.dumps(values, indent=1, allow_nan=False) + "\n"

@@ -33,12 +33,11 @@ from ztcir_sdk import Retriever, benchmark
 from ztcir_sdk.environment import list_gpus
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.names import METHODS
-from ztcir_sdk.names import METHODS as SDK_METHODS
 from ztcir_sdk.version import __version__
 
 
 def run(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
+    return CliRunner().invoke(main, [str(arg) for arg in args], prog_name="ztcir")
 
 
 def run_for_real(
@@ -114,8 +113,34 @@ def test_help_and_version_load_nothing_heavy() -> None:
         assert done.stdout.splitlines()[-1] == "[]", option
 
 
-def test_version_is_the_packages() -> None:
-    assert run("--version").stdout == f"ztcir {__version__}\n"
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version_is_that_of_the_package(option: str) -> None:
+    assert run(option).stdout == f"ztcir {__version__}\n"
+
+
+@pytest.mark.parametrize("names", [(), ("search",), ("eval",), ("eval", "cirr")])
+def test_help_shows_what_the_option_help_shows(names: tuple[str, ...]) -> None:
+    shown = run("help", *names)
+    assert shown.exit_code == 0
+    assert shown.stdout == run(*names, "--help").stdout
+
+
+def test_help_of_an_unknown_command_is_a_wrong_call() -> None:
+    assert_sentence(run("help", "serach"), 2, "'serach'", "Did you mean 'search'?")
+    assert_sentence(run("help", "search", "cirr"), 2, "'ztcir search' has no commands")
+
+
+def test_help_fits_80_columns_with_the_engine_options_last() -> None:
+    lines = run("search", "--help").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["Options:", "Engine options:"]
+    engine = lines[lines.index("Engine options:") + 1 :]
+    options = [line.split()[0] for line in engine if line.startswith("  -")]
+    assert options == [
+        *("--bundle", "--backend", "--device", "--precision"),
+        *("--threads", "--gpu-memory", "--low-memory"),
+    ]
 
 
 def commands(
@@ -149,14 +174,21 @@ def test_commands_are_called_what_the_group_calls_them() -> None:
         assert re.search(rf"^  {name} +{re.escape(lazy.summary)}$", listed, re.MULTILINE)
 
 
-def test_methods_are_the_sdks() -> None:
-    assert set(METHODS) == set(SDK_METHODS)
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["serach"], "'search'"),
+        (["eval", "cicro"], "'circo'"),
+        (["search", "ref.jpg", "--indx", "x"], "'--index'"),
+        (["bench", "--thread", "2"], "'--threads'"),
+    ],
+)
+def test_a_mistyped_name_gets_a_suggestion(typed: list[str], meant: str) -> None:
+    assert_sentence(run(*typed), 2, "No such", meant)
 
 
-def test_an_unknown_command_is_a_wrong_call() -> None:
-    result = run("serach")
-    assert result.exit_code == 2
-    assert "serach" in result.stderr
+def test_a_name_like_no_command_gets_no_suggestion() -> None:
+    assert run("quux").stderr.endswith("No such command 'quux'.\n")
 
 
 @pytest.fixture
@@ -178,7 +210,7 @@ def test_errors_become_sentences(failing: Callable[[BaseException], Result]) -> 
     assert_sentence(failing(ZtcirError("It is broken.")), 1, "It is broken.")
     assert_sentence(failing(UsageError("Call it so.")), 2, "Call it so.")
     missing = ModuleNotFoundError("No module named 'open_clip.factory'", name="open_clip.factory")
-    assert_sentence(failing(missing), 1, "open_clip", "pip install 'ztcir[train]'")
+    assert_sentence(failing(missing), 1, "open_clip", "pip install", "ztcir[train]")
 
 
 def test_what_is_our_fault_keeps_its_traceback(
@@ -296,7 +328,7 @@ def test_index_of_several_sources_is_named_after_their_folder(place: Path, bundl
 
 def test_a_folder_without_any_usable_image_fails(place: Path, bundle: Path) -> None:
     (place / "empty").mkdir()
-    assert_sentence(run("index", "empty", "--bundle", bundle), 1, "no picture")
+    assert_sentence(run("index", "empty", "--bundle", bundle), 1, "no image")
     (place / "empty" / "bad.png").write_bytes(b"nothing")
     assert_sentence(run("index", "empty", "--bundle", bundle), 1, "can be used")
     assert not (place / "empty.ztcir").exists()
@@ -390,7 +422,7 @@ def test_a_page_holds_its_pictures_and_escapes_what_was_typed(indexed: Path, bun
     assert "<script>" not in page
     assert html.escape(text) in page
     assert html.escape(name) in page
-    assert "not there any more" in page  # the one that was moved
+    assert "not found" in page  # the one that was moved
     sources = re.findall(r'src="([^"]*)"', page)
     assert len(sources) == 12  # the reference and 11 hits that are there
     for source in sources:
@@ -657,7 +689,7 @@ def test_bench_measures_graphs_queries_and_indexing(
 
     people = run("bench", "--bundle", bundle, "--repeat", 1)
     assert people.exit_code == 0
-    assert "pictures/s" in people.stdout
+    assert "images/s" in people.stdout
 
 
 def test_the_module_is_importable_without_running() -> None:

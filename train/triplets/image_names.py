@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from train.data import DataError, print_notes
 from ztcir_sdk.evaluation.triplets import Triplet
-from ztcir_sdk.sources import PICTURE_SUFFIXES
+from ztcir_sdk.sources import IMAGE_SUFFIXES
 
 __all__ = ["resolve_image_names"]
 
@@ -87,7 +87,7 @@ def resolve_image_names(
 def _parts(name: str) -> tuple[tuple[str, ...], str, str]:
     """Return the folders of a path, the file name without an image's suffix, and that suffix."""
     path = PurePosixPath(name)
-    suffix = path.suffix if path.suffix.lower() in PICTURE_SUFFIXES else ""
+    suffix = path.suffix if path.suffix.lower() in IMAGE_SUFFIXES else ""
     return path.parts[:-1], path.name.removesuffix(suffix), suffix
 
 
