@@ -112,7 +112,7 @@ def test_frames_and_words_say_what_is_right(tmp_path: Path) -> None:
     assert re.findall(r'<li class="(\w+)">', section) == ["reference", "wrong", "right", "unknown"]
     assert [word in section for word in ("✓ right", "✗ wrong", "the reference")] == [True] * 3
     assert 'data-rank="3"' in section
-    assert "not there any more" in section
+    assert "not found" in section
     nothing = benchmark_page("t", "s", [Answer("7", ("x",), "text", images[0], hits[:2])])
     assert 'data-rank="1000000"' in nothing
 
