@@ -15,7 +15,7 @@ from ztcir_sdk.names import METHODS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ztcir_sdk.hit import Hit
+    from ztcir_sdk.index.hit import Hit
 
 __all__ = ["search"]
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ztcir_sdk.bundle.bundle import Bundle
     from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
     from ztcir_sdk.gallery import IndexReport
-    from ztcir_sdk.hit import Hit
     from ztcir_sdk.index import Index
+    from ztcir_sdk.index.hit import Hit
     from ztcir_sdk.retriever import Reference, Retriever
     from ztcir_sdk.runtime import RuntimeSettings
 
@@ -36,7 +36,7 @@ __all__ = [
 
 _MODULES = {
     "Bundle": "bundle.bundle",
-    "Hit": "hit",
+    "Hit": "index.hit",
     "ImageError": "errors",
     "Index": "index",
     "IndexReport": "gallery",

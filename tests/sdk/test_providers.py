@@ -376,9 +376,7 @@ def test_int8_is_for_processors(tmp_path: Path, install: Any) -> None:
     assert Retriever(eight).encoder.device == "cpu"
     assert Retriever(eight, device="cpu").encode_texts(["red"]).shape[0] == 1
     for backend in ("auto", "onnx"):
-        with pytest.raises(
-            ZtcirError, match=r"int8 graphs .*CPU only, not on cuda:0"
-        ) as one:
+        with pytest.raises(ZtcirError, match=r"int8 graphs .*CPU only, not on cuda:0") as one:
             Retriever(eight, device="cuda", backend=backend)
         one_sentence(one.value)
     assert Retriever(whole, device="cuda").encoder.device == "cuda:0"

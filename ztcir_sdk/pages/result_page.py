@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from ztcir_sdk.hit import Hit
+from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.pages.thumbnails import image_tag, thumbnail
 
 __all__ = ["result_page"]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ztcir_sdk.index import Item
+from ztcir_sdk.index.items import Item
 
 __all__ = ["Hit"]
 
