@@ -18,7 +18,7 @@ from cli.export_trt import (
     show_engines,
     tensorrt_options,
 )
-from cli.options import load_bundle
+from cli.options import Command, load_bundle, output_option
 from cli.output import emit_json
 from ztcir_sdk.names import METHODS
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["export"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument(
     "checkpoint",
     metavar="[CHECKPOINT|BUNDLE]",
@@ -49,7 +49,7 @@ __all__ = ["export"]
     help="Weights of --backbone: a tag of open_clip's, such as openai, or a file (of OpenAI's own "
     "weights for a model with -quickgelu in its name); default: random ones.",
 )
-@click.option(
+@output_option(
     "--to",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),

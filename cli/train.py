@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.options import Group, output_option
 from cli.train_options import FolderPath, compute_options, configuration_option
 from cli.triplets import parse_columns
 
@@ -58,7 +59,7 @@ SEED = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def train() -> None:
     """Train the two stages, or a small backbone for them. Needs the extra `train`."""
 
@@ -68,8 +69,8 @@ def train() -> None:
 @COLUMNS
 @DRAWINGS
 @SEED
-@click.option(
-    "--out", type=OUT, default="runs/backbone", show_default=True, help="The run's folder."
+@output_option(
+    "--out", "out", type=OUT, default="runs/backbone", show_default=True, help="The run's folder."
 )
 @click.option("--epochs", type=SOME, default=10, show_default=True, help="Passes over the data.")
 @click.option("--batch-size", type=SOME, default=512, show_default=True, help="Samples a step.")
@@ -169,7 +170,9 @@ def backbone(
     required=True,
     help="Checkpoint of a backbone trained here, or `NAME:PRETRAINED` of an open_clip model.",
 )
-@click.option("--out", type=OUT, default="runs/map", show_default=True, help="The run's folder.")
+@output_option(
+    "--out", "out", type=OUT, default="runs/map", show_default=True, help="The run's folder."
+)
 @click.option(
     "--stream",
     is_flag=True,
@@ -283,8 +286,8 @@ def train_map(
     required=True,
     help="Checkpoint or run of Stage I.",
 )
-@click.option(
-    "--out", type=OUT, default="runs/compose", show_default=True, help="The run's folder."
+@output_option(
+    "--out", "out", type=OUT, default="runs/compose", show_default=True, help="The run's folder."
 )
 @click.option(
     "--triplets",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.options import Command, output_option
 from cli.options import as_json as json_option
 from cli.output import emit_json, note, write_file
 from ztcir_sdk.names import UNKNOWN_VALUE
@@ -38,7 +39,7 @@ def parse_columns(
     return {field.strip(): column.strip() for field, _, column in pairs}
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--from",
     "source",
@@ -69,9 +70,7 @@ def parse_columns(
     help="Columns of the fields id, path, caption, gender, type, colour, pattern and split, for "
     "example colour=baseColour,type=articleType; gender= if there is no such column.",
 )
-@click.option(
-    "-o",
-    "--output",
+@output_option(
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
     help="File for the triplets, one JSON object per line.",
