@@ -59,7 +59,7 @@ class Command(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {OPTIONS: []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):
                 sections.setdefault(getattr(parameter, "section", OPTIONS), []).append(record)
         for heading, records in sections.items():
             with formatter.section(heading):

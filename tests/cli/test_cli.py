@@ -135,6 +135,7 @@ def test_help_fits_80_columns_with_the_engine_options_last() -> None:
     assert max(map(len, lines)) <= 80
     headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
     assert headings == ["Options:", "Engine options:"]
+    assert lines[lines.index("Options:") + 1].startswith("  -k, --top N ")  # no arguments here
     engine = lines[lines.index("Engine options:") + 1 :]
     options = [line.split()[0] for line in engine if line.startswith("  -")]
     assert options == [
