@@ -1,4 +1,4 @@
-"""Triplets from captions: they differ in one phrase, say it, and leave out what is ambiguous."""
+"""Triplets from captions: the captions differ in one phrase, and ambiguous pairs are left out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def items(*captions: str) -> list[Item]:
 
 
 def scenes() -> list[Item]:
-    """Captions of things, their colours and their places, some of which are left out."""
+    """Captions of things with colours and places; some captions have no place."""
     return items(
         *(
             f"a {colour} {thing} {place}"
@@ -52,7 +52,7 @@ some_captions = st.lists(
 
 
 def pairs_by_comparison(captions: list[Tokens]) -> set[tuple[Tokens, Tokens]]:
-    """Captions of three words or more that differ in a phrase of at most three."""
+    """Return the pairs of captions of at least three words that differ in at most three words."""
     found = set()
     for a, b in itertools.permutations([c for c in captions if len(c) >= 3], 2):
         for head in range(min(len(a), len(b)) + 1):
@@ -83,16 +83,16 @@ def test_drawn_pairs_are_all_that_differ_in_one_phrase(captions: list[Tokens], s
         assert drawn == expected
 
 
-def test_words_of_a_caption() -> None:
+def test_tokens_are_lower_case_words_without_punctuation() -> None:
     assert tokens("A woman's  T-shirt, (red) № 5!") == ("a", "woman's", "t-shirt", "red", "5")
     assert tokens(" -- ") == ()
 
 
-def said_of(item: Item) -> Tokens:
+def words_of(item: Item) -> Tokens:
     return tokens(item.caption)
 
 
-def test_a_triplet_changes_one_phrase_and_asks_for_it() -> None:
+def test_the_text_of_a_triplet_names_the_phrase_that_changes() -> None:
     pool = scenes()
     by_id = {item.id: item for item in pool}
     made, mining = mine_captions(pool, seed=0, limit=400)
@@ -101,8 +101,8 @@ def test_a_triplet_changes_one_phrase_and_asks_for_it() -> None:
     assert {t.kind for t in made} == set(CHANGES)
     for triplet in made:
         reference, target = (by_id[name] for name in (triplet.reference, triplet.targets[0]))
-        gone = Counter(said_of(reference)) - Counter(said_of(target))
-        come = Counter(said_of(target)) - Counter(said_of(reference))
+        gone = Counter(words_of(reference)) - Counter(words_of(target))
+        come = Counter(words_of(target)) - Counter(words_of(reference))
         assert sum(gone.values()) <= 3
         assert sum(come.values()) <= 3
         assert (triplet.kind == "add") == (not gone)
@@ -116,7 +116,7 @@ def test_a_triplet_changes_one_phrase_and_asks_for_it() -> None:
     assert len({t.text for t in made}) > 250
 
 
-def test_no_template_is_the_language() -> None:
+def test_no_template_dominates_the_texts() -> None:
     made, _ = mine_captions(scenes(), seed=1, limit=400)
     names = "red|blue|green|orange|car|bus|boat|house|snow|beach|forest|bridge"
     skeletons = Counter(re.sub(rf"\b({names})\b", "X", t.text) for t in made)
@@ -124,7 +124,7 @@ def test_no_template_is_the_language() -> None:
     assert max(skeletons.values()) < 0.15 * len(made)
 
 
-def test_an_equal_seed_gives_equal_triplets_and_less_is_the_beginning_of_more() -> None:
+def test_an_equal_seed_gives_equal_triplets_and_a_smaller_limit_the_first_ones() -> None:
     pool = scenes()
     made, _ = mine_captions(pool, seed=3, limit=60)
     assert mine_captions(pool, seed=3, limit=60)[0] == made
@@ -151,9 +151,7 @@ def test_an_equal_seed_gives_equal_triplets_and_less_is_the_beginning_of_more() 
         ("a red car there", "a big old red car there", None),
     ],
 )
-def test_what_makes_no_good_triplet_is_left_out_with_a_reason(
-    first: str, second: str, why: str | None
-) -> None:
+def test_a_bad_pair_is_rejected_with_a_reason(first: str, second: str, why: str | None) -> None:
     good = ("a wooden chair in a garden", "a wooden table in a garden")
     made, mining = mine_captions(items(first, second, *good), seed=0, limit=40)
     ids = {name for t in made for name in (t.reference, *t.targets)}
@@ -165,7 +163,7 @@ def test_what_makes_no_good_triplet_is_left_out_with_a_reason(
         assert why in reasons or why == "no two differ"
 
 
-def test_words_in_another_order_are_the_same_caption() -> None:
+def test_captions_with_the_same_words_count_as_one() -> None:
     pool = items("red car in snow", "car red in snow", "blue car in snow")
     made, mining = mine_captions(pool, seed=0, limit=6)
     assert mining.captions == 2
@@ -174,14 +172,14 @@ def test_words_in_another_order_are_the_same_caption() -> None:
     assert all(set(t.targets) == {"i0", "i1"} for t in both)
 
 
-def test_every_image_with_the_targets_caption_is_right_unless_there_are_too_many() -> None:
+def test_all_images_with_the_target_caption_are_targets_unless_they_are_too_many() -> None:
     pool = items(*["a red car in snow"] * 3, *["a blue car in snow"] * 21, "a tan car in snow")
     made, mining = mine_captions(pool, seed=0, limit=6)
     assert mining.left_out == {"a caption of too many images": 21}
     assert {t.targets for t in made if t.reference == "i24"} == {("i0", "i1", "i2")}
 
 
-def test_images_without_a_usable_caption_take_no_part() -> None:
+def test_images_without_a_usable_caption_are_left_out() -> None:
     pool = items("", "a red car here", "a blue car here", "красная машина в снегу", "!")
     made, mining = mine_captions(pool, seed=0, limit=2)
     assert {name for t in made for name in (t.reference, *t.targets)} == {"i1", "i2"}
@@ -197,7 +195,7 @@ def test_images_without_a_usable_caption_take_no_part() -> None:
         mine_captions(pool, seed=0, limit=-1)
 
 
-def test_pictures_that_look_the_same_are_no_pair() -> None:
+def test_near_duplicates_are_not_a_pair() -> None:
     pool = items("a red car here", "a blue car here", "a green car here")
     shades = {"i0": (200, 0, 0), "i1": (200, 1, 0), "i2": (0, 200, 0)}
     pictures = {
@@ -221,7 +219,7 @@ def test_noise_gives_wrong_targets() -> None:
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_held_out_phrasings_do_not_train(change: str, shape: str) -> None:
+def test_training_texts_never_have_held_out_wordings(change: str, shape: str) -> None:
     def keys(held_out: bool) -> set[str]:
         return {
             skeleton(reading)
@@ -242,7 +240,7 @@ def test_held_out_phrasings_do_not_train(change: str, shape: str) -> None:
             assert (new or old) in wording.text
 
 
-def test_names_are_no_wish_in_a_large_set() -> None:
+def test_rare_words_are_not_swapped_in_a_large_set() -> None:
     letters = "abcdefghij"
     named = [
         f"{colour} shirt {''.join(letters[int(digit)] for digit in str(number))}son for men"
@@ -268,7 +266,7 @@ def write_collection(folder: Path) -> list[Item]:
     return pool
 
 
-def test_the_command_makes_them_with_a_report_and_a_sheet(tmp_path: Path) -> None:
+def test_the_command_writes_triplets_a_report_and_a_sheet(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     write_collection(folder)
@@ -297,7 +295,7 @@ def test_the_command_makes_them_with_a_report_and_a_sheet(tmp_path: Path) -> Non
     assert "pairs rejected: " in done.stdout or "examples:" in done.stdout
 
 
-def test_the_command_takes_captions_from_a_csv_file(tmp_path: Path) -> None:
+def test_the_command_reads_captions_from_a_csv_file(tmp_path: Path) -> None:
     source, output = tmp_path / "c.csv", tmp_path / "t.jsonl"
     rows = ["name,said"] + [f"{item.id},{item.caption}" for item in scenes()]
     source.write_text("\n".join(rows), encoding="utf-8")
@@ -314,7 +312,7 @@ def test_the_command_takes_captions_from_a_csv_file(tmp_path: Path) -> None:
     assert "give --csv or --data" in done.stderr
 
 
-def test_attributes_come_from_any_table_with_pictures(tmp_path: Path) -> None:
+def test_the_command_reads_attributes_from_a_table_with_images(tmp_path: Path) -> None:
     rows = ["file,shade,article,who"]
     for number, (colour, kind) in enumerate(itertools.product(("red", "tan"), ("ring", "hat"))):
         Image.new("RGB", (20, 20), (number * 60, 0, 0)).save(tmp_path / f"{number}.png")
@@ -346,10 +344,10 @@ def test_attributes_come_from_any_table_with_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["captions", "attributes"])
-def test_a_collection_without_usable_pictures_leaves_the_file_as_it_was(
+def test_a_collection_without_usable_images_leaves_the_file_unchanged(
     tmp_path: Path, source: str
 ) -> None:
-    """As a folder of shards is, which are to be named themselves."""
+    """For example a folder of shards: the user must name the shards."""
     (tmp_path / "cc3m").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with tarfile.open(tmp_path / "cc3m" / "00000.tar", "w") as shard:

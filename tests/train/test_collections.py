@@ -1,4 +1,4 @@
-"""Collections: every kind is read whole and in order, and what is broken is named, never lost."""
+"""Collections: all kinds of sources are read in order, and broken samples are reported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ztcir_sdk.errors import ImageError, UsageError
 
 
 def picture(shade: int, kind: str = "JPEG", side: int = 24) -> bytes:
-    """An encoded picture of one grey."""
+    """Return an encoded image in one shade of grey."""
     encoded = io.BytesIO()
     noise = np.random.default_rng(shade).integers(0, 3, (side, side, 3), np.uint8)
     Image.fromarray(np.full((side, side, 3), shade, np.uint8) + noise).save(encoded, kind)
@@ -49,7 +49,7 @@ def write_shard(path: Path, files: Sequence[tuple[str, bytes]]) -> Path:
 
 
 def cc3m_sample(number: int, caption: str | None = None) -> list[tuple[str, bytes]]:
-    """A sample as img2dataset writes it: jpg, txt, json with url, caption, key, status."""
+    """Return a sample as img2dataset writes it: jpg, txt, json with url, caption, key, status."""
     key = f"{number:09d}"
     said = f"caption {number}" if caption is None else caption
     meta = {"url": "http://x/y.jpg", "caption": said, "key": key, "status": "success"}
@@ -91,7 +91,7 @@ def test_cc3m_shards_are_read_in_order_by_a_brace_pattern(tmp_path: Path) -> Non
         read_sources([str(tmp_path / "{00000..00003}.tar")])
 
 
-def test_pictures_stay_on_disk_and_can_be_sent_to_a_worker(tmp_path: Path) -> None:
+def test_images_stay_on_disk_and_can_be_pickled(tmp_path: Path) -> None:
     cc3m_shards(tmp_path, shards=1)
     images, _ = read_sources([str(tmp_path / "00000.tar")])
     sent = pickle.dumps(images[0])
@@ -99,7 +99,7 @@ def test_pictures_stay_on_disk_and_can_be_sent_to_a_worker(tmp_path: Path) -> No
     assert shade(pickle.loads(sent)) == shade(images[0])
 
 
-def test_a_compressed_shard_is_read_too(tmp_path: Path) -> None:
+def test_a_compressed_shard_is_read(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "a.tar.gz", [*cc3m_sample(1), *cc3m_sample(2)])
     images, report = read_sources([str(path)])
     assert ids(images) == ["000000001", "000000002"]
@@ -119,7 +119,7 @@ BROKEN: Mapping[str, tuple[list[tuple[str, bytes]], str]] = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_a_broken_sample_is_counted_named_and_skipped(tmp_path: Path, what: str) -> None:
+def test_a_broken_sample_is_skipped_and_reported(tmp_path: Path, what: str) -> None:
     broken, why = BROKEN[what]
     path = write_shard(tmp_path / "a.tar", [*cc3m_sample(1), *broken, *cc3m_sample(2)])
     images, report = read_sources([str(path)])
@@ -132,7 +132,9 @@ def test_a_broken_sample_is_counted_named_and_skipped(tmp_path: Path, what: str)
     assert [name for name, _ in streamed.report.skipped] == ["000000007"]
 
 
-def test_a_shard_cut_anywhere_keeps_what_was_read_and_says_so(tmp_path: Path) -> None:
+def test_the_complete_samples_of_a_cut_shard_are_kept_and_the_cut_is_reported(
+    tmp_path: Path,
+) -> None:
     files = [f for n in range(6) for f in cc3m_sample(n)]
     whole = write_shard(tmp_path / "whole.tar", files)
     with tarfile.open(whole) as tar:
@@ -152,7 +154,7 @@ def test_a_shard_cut_anywhere_keeps_what_was_read_and_says_so(tmp_path: Path) ->
         assert f"first {len(images)} samples" in report.notes[0] or report.skipped
 
 
-def test_a_cut_shard_does_not_end_the_reading_of_others(
+def test_the_shards_after_a_cut_shard_are_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = cc3m_shards(tmp_path, shards=2)
@@ -166,14 +168,14 @@ def test_a_cut_shard_does_not_end_the_reading_of_others(
         assert f"The shard {first} is damaged or cut short" in capsys.readouterr().err
 
 
-def test_a_key_that_shards_share_is_told_apart(tmp_path: Path) -> None:
+def test_a_key_that_two_shards_have_gets_the_name_of_the_shard(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_shard(tmp_path / f"{name}.tar", cc3m_sample(1))
     images, _ = read_sources([str(tmp_path / "{a,b}.tar")])
     assert ids(images) == ["000000001", "b/000000001"]
 
 
-def test_a_catalogue_shard_has_attributes_and_needs_them_all(tmp_path: Path) -> None:
+def test_a_catalogue_shard_requires_all_attributes(tmp_path: Path) -> None:
     whole = {"id": 5, "gender": "Men", "articleType": "Ring", "baseColour": "Red", "caption": "r"}
     lacking = {k: v for k, v in whole.items() if k != "gender"}
     files = [
@@ -187,7 +189,7 @@ def test_a_catalogue_shard_has_attributes_and_needs_them_all(tmp_path: Path) -> 
     assert [name for name, _ in report.skipped] == ["2", "3"]
 
 
-def test_a_folder_with_sidecars(tmp_path: Path) -> None:
+def test_a_folder_with_captions_in_files(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "b.jpg").write_bytes(picture(20))
     (tmp_path / "b.txt").write_text("a  grey\nsquare", encoding="utf-8")
@@ -244,7 +246,7 @@ def test_a_table_of_paths_and_captions(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_a_parquet_file_of_pictures(tmp_path: Path, nested: bool) -> None:
+def test_a_parquet_file_with_embedded_images(tmp_path: Path, nested: bool) -> None:
     cells = [picture(10), picture(20)[:200], None, picture(40)]
     column = [{"bytes": c, "path": "x"} for c in cells] if nested else cells
     path = tmp_path / "p.parquet"
@@ -256,8 +258,8 @@ def test_a_parquet_file_of_pictures(tmp_path: Path, nested: bool) -> None:
     assert [name for name, _ in report.skipped] == ["p/2", "p/3"]
 
 
-def test_a_picture_with_several_captions_is_listed_once(tmp_path: Path) -> None:
-    """And told: as COCO's captions come, a row each. Another picture of one name stays."""
+def test_an_image_with_several_captions_is_listed_once(tmp_path: Path) -> None:
+    """COCO has one row per caption. Another image with the same id is kept."""
     for name, grey in (("a", 10), ("b", 20), ("c", 30)):
         (tmp_path / f"{name}.jpg").write_bytes(picture(grey))
     rows = [
@@ -278,7 +280,7 @@ def test_a_picture_with_several_captions_is_listed_once(tmp_path: Path) -> None:
     assert report.sentences()[0].startswith("1 of 4 rows repeat an image of an earlier row")
 
 
-def test_cells_that_are_no_plain_text_are_read_as_what_they_say(tmp_path: Path) -> None:
+def test_cells_with_numbers_lists_and_bytes_are_read_as_text(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     columns = {
         "image": [picture(10), picture(20), picture(30)],
@@ -300,7 +302,7 @@ def test_cells_that_are_no_plain_text_are_read_as_what_they_say(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("pairs", [False, True])
-def test_a_cell_without_bytes_is_read_by_its_path(tmp_path: Path, pairs: bool) -> None:
+def test_a_cell_without_bytes_is_read_from_its_path(tmp_path: Path, pairs: bool) -> None:
     (tmp_path / "x.jpg").write_bytes(picture(10))
     cells = [
         {"bytes": None, "path": "x.jpg"},
@@ -329,7 +331,7 @@ def test_a_cell_without_bytes_is_read_by_its_path(tmp_path: Path, pairs: bool) -
     assert "is empty" in skipped["5"]
 
 
-def test_a_path_with_a_nul_is_counted_and_skipped(tmp_path: Path) -> None:
+def test_a_path_with_a_nul_is_skipped_and_reported(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(picture(10))
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"path": ["a.jpg", "a\0.jpg"]}), path)
@@ -348,7 +350,9 @@ def test_a_path_with_a_nul_is_counted_and_skipped(tmp_path: Path) -> None:
         ("gender", "articleType", "baseColour", "pattern"),
     ],
 )
-def test_a_tables_attributes_have_usual_names(tmp_path: Path, names: Sequence[str]) -> None:
+def test_attribute_columns_are_found_by_their_usual_names(
+    tmp_path: Path, names: Sequence[str]
+) -> None:
     (tmp_path / "a.jpg").write_bytes(picture(10))
     path = tmp_path / "list.csv"
     path.write_text(f"path,{','.join(names)}\na.jpg,Men,Ring,Red,plain\n", encoding="utf-8")
@@ -359,7 +363,7 @@ def test_a_tables_attributes_have_usual_names(tmp_path: Path, names: Sequence[st
     assert (image.item.type, image.item.colour) == ("Ring", "")
 
 
-def test_a_cut_or_false_parquet_file_is_named(tmp_path: Path) -> None:
+def test_a_damaged_table_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"path": ["a.jpg"]}), path)
     path.write_bytes(path.read_bytes()[:-20])
@@ -373,7 +377,7 @@ def test_a_cut_or_false_parquet_file_is_named(tmp_path: Path) -> None:
         read_sources([str(tmp_path / "b.csv")])
 
 
-def test_sources_of_no_use_are_named(tmp_path: Path) -> None:
+def test_an_unusable_source_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere does not exist; check --data"):
         read_sources([str(tmp_path / "nowhere")])
     (tmp_path / "a.zip").write_bytes(b"")
@@ -403,7 +407,7 @@ def test_kinds_can_be_mixed_in_one_collection(
     )
 
 
-def test_captions_in_another_script_are_told() -> None:
+def test_captions_in_another_script_are_reported() -> None:
     assert caption_notes(["a dress", "une robe d'été", "100 %"]) == []
     (note,) = caption_notes(["a dress", "красное платье", "赤いドレス", "красный"])
     assert note.startswith("3 of 4 captions are in another script than Latin (Cyrillic 2, Katakana")
@@ -413,7 +417,7 @@ def test_captions_in_another_script_are_told() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_a_picture_cut_short_is_found_without_decoding_all_of_it(kind: str) -> None:
+def test_a_cut_image_is_detected(kind: str) -> None:
     whole = picture(100, kind, side=64)
     check_picture(whole)
     for share in (0.0, 0.3, 0.9):
@@ -421,7 +425,9 @@ def test_a_picture_cut_short_is_found_without_decoding_all_of_it(kind: str) -> N
             check_picture(whole[: int(len(whole) * share)])
 
 
-def test_a_stream_gives_each_image_once_an_epoch_in_an_order_of_its_seed(tmp_path: Path) -> None:
+def test_a_stream_gives_each_image_once_per_epoch_in_an_order_set_by_the_seed(
+    tmp_path: Path,
+) -> None:
     shards = [str(path) for path in cc3m_shards(tmp_path, shards=4, samples=5)]
     everything = sorted(ids(list(ShardStream(shards, buffer=0))))
     assert len(everything) == 20
@@ -440,7 +446,7 @@ def test_a_stream_gives_each_image_once_an_epoch_in_an_order_of_its_seed(tmp_pat
     assert sorted(itertools.chain(*ranks)) == everything
 
 
-def test_a_stream_is_dealt_out_to_the_workers_of_a_loader(tmp_path: Path) -> None:
+def test_the_workers_of_a_loader_share_a_stream(tmp_path: Path) -> None:
     shards = [str(path) for path in cc3m_shards(tmp_path, shards=3, samples=3)]
     loader = DataLoader(
         ShardStream(shards, buffer=4),

@@ -1,4 +1,4 @@
-"""What is trained on: nothing lost in silence, each image once an epoch, features kept apart."""
+"""Training data: broken samples are reported, batches are permutations, features are cached."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Members = list[tuple[str, bytes]]
 
 
 class Files(list[tuple[str, bytes]]):
-    """The files of a shard, which a failed test does not print."""
+    """The files of a shard; a failed test does not print them."""
 
     def __repr__(self) -> str:
         return "Files()"
@@ -54,7 +54,7 @@ def ids_of(images: list[TrainingImage]) -> list[str]:
 # --- shards -------------------------------------------------------------------------------------
 
 
-def test_images_come_in_the_shards_order_with_what_is_known(tmp_path: Path) -> None:
+def test_images_have_the_order_and_the_attributes_of_the_shards(tmp_path: Path) -> None:
     products = catalogue()[:4]
     shards = [
         write_shard(tmp_path / f"{number}.tar", members_of(fields))
@@ -110,7 +110,7 @@ def cut_picture(sample: Members) -> Members:
         cut_picture,
     ],
 )
-def test_a_broken_sample_is_counted_named_and_skipped(
+def test_a_broken_catalogue_sample_is_skipped_and_reported(
     spoil: Callable[[Members], Members],
     members: Members,
     tmp_path: Path,
@@ -123,7 +123,7 @@ def test_a_broken_sample_is_counted_named_and_skipped(
     assert sentence.startswith("Skipped 1 broken samples: 1002 (")
 
 
-def test_many_broken_samples_are_all_counted(tmp_path: Path) -> None:
+def test_all_broken_samples_are_counted(tmp_path: Path) -> None:
     products = catalogue()[:30]
     members = [
         member
@@ -138,7 +138,7 @@ def test_many_broken_samples_are_all_counted(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_of_a_shard_cut_short_all_that_is_whole_is_kept(
+def test_all_complete_samples_of_a_cut_shard_are_kept(
     tmp_path_factory: pytest.TempPathFactory, members: Members, data: st.DataObject
 ) -> None:
     # one edge of each kind as well: between two files, between two samples, within a header
@@ -195,7 +195,7 @@ def test_a_collection_without_a_usable_sample_is_an_error(
     assert said.err.startswith("Skipped 5 broken samples: 1000 (")
 
 
-def test_a_picture_that_broke_later_is_named(tmp_path: Path, members: Members) -> None:
+def test_an_image_that_breaks_after_the_check_is_named(tmp_path: Path, members: Members) -> None:
     shard = write_shard(tmp_path / "s.tar", members)
     image = read_sources([str(shard)])[0][1]
     spoilt = shard.read_bytes().replace(members[2][1], bytes(len(members[2][1])))
@@ -212,7 +212,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return write_collection(tmp_path_factory.mktemp("collection"))
 
 
-def test_whole_products_are_held_out(collection: list[str]) -> None:
+def test_products_are_held_out_as_a_whole(collection: list[str]) -> None:
     images, development = read_collection(collection, drawings=12)
     products = {str(fields["id"]) for fields in catalogue()}
     photos = [image for image in images if not image.is_drawing]
@@ -227,12 +227,12 @@ def test_whole_products_are_held_out(collection: list[str]) -> None:
     assert ids_of(again) == ids_of(development)
 
 
-def test_shards_by_pattern(collection: list[str]) -> None:
+def test_a_brace_pattern_names_shards(collection: list[str]) -> None:
     pattern = collection[0].replace("0000", "{0000..0001}")
     assert ids_of(read_collection([pattern])[0]) == ids_of(read_collection(collection)[0])
 
 
-def test_a_collection_with_nothing_to_select_by_is_refused(
+def test_a_collection_too_small_to_hold_out_products_is_an_error(
     members: Members, tmp_path: Path
 ) -> None:
     shard = write_shard(tmp_path / "s.tar", members)
@@ -240,7 +240,7 @@ def test_a_collection_with_nothing_to_select_by_is_refused(
         read_collection([str(shard)])
 
 
-def test_drawings_are_never_the_demos() -> None:
+def test_training_drawings_are_never_drawings_of_the_demo() -> None:
     images = drawn_images(500, seed=0)
     for image in images:
         assert image.is_drawing
@@ -257,7 +257,7 @@ def test_drawings_are_never_the_demos() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 5))
-def test_every_image_comes_once_an_epoch_but_for_the_short_rest(
+def test_an_epoch_has_each_image_once_except_for_the_short_last_batch(
     count: int, size: int, seed: int
 ) -> None:
     batches = Batches(count, size, seed)
@@ -276,7 +276,7 @@ def test_every_image_comes_once_an_epoch_but_for_the_short_rest(
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=8))
-def test_a_batch_depends_on_its_step_alone(steps: list[int]) -> None:
+def test_a_batch_depends_only_on_its_step(steps: list[int]) -> None:
     batches = Batches(23, 5, seed=1)
     for step in steps:
         assert np.array_equal(batches[step], Batches(23, 5, seed=1)[step])
@@ -304,7 +304,7 @@ def never_loaded(images: list[TrainingImage]) -> list[TrainingImage]:
     ]
 
 
-def test_features_are_the_image_encoders(
+def test_features_equal_the_image_encoders_output(
     backbone: Backbone, collection: list[str], tmp_path: Path
 ) -> None:
     images = read_collection(collection)[1]
@@ -335,7 +335,7 @@ def test_features_are_computed_once(
 
 
 @pytest.mark.parametrize("change", ["weights", "items", "order", "pictures"])
-def test_features_of_something_else_are_not_used(
+def test_features_of_other_weights_or_images_are_not_reused(
     change: str, backbone: Backbone, collection: list[str], tmp_path: Path
 ) -> None:
     images = read_collection(collection)[1]
@@ -362,7 +362,7 @@ def test_features_of_something_else_are_not_used(
     assert features.ids == tuple(ids_of(other))
 
 
-def test_a_kill_while_encoding_is_made_good(
+def test_encoding_resumes_after_a_kill(
     backbone: Backbone, collection: list[str], tmp_path: Path
 ) -> None:
     images = read_collection(collection)[1]
@@ -379,7 +379,7 @@ def test_a_kill_while_encoding_is_made_good(
     assert np.array_equal(found.patches, clean.patches)
 
 
-def test_a_kill_while_patches_are_added_leaves_no_half_written_embeddings(
+def test_a_kill_while_patches_are_added_leaves_complete_embeddings(
     backbone: Backbone, collection: list[str], tmp_path: Path
 ) -> None:
     images = read_collection(collection)[1]

@@ -1,4 +1,4 @@
-"""What Stage II trains on and selects by: no reference in both, whatever the triplets are."""
+"""Data of Stage II: no reference is both in the training and in the development triplets."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ triplet_lists = st.lists(
 
 
 @given(triplet_lists)
-def test_given_triplets_are_parted_by_what_is_held_out(some: list[Triplet]) -> None:
+def test_given_triplets_are_split_by_the_held_out_images(some: list[Triplet]) -> None:
     try:
         parts = stage_two_data(plain(TRAINING), plain(DEVELOPMENT), some, count=0, seed=0)
     except DataError:
@@ -76,7 +76,7 @@ def test_given_triplets_are_parted_by_what_is_held_out(some: list[Triplet]) -> N
     assert not parts.unseen_wordings
 
 
-def test_attributes_select_whatever_is_trained_on() -> None:
+def test_development_triplets_come_from_attributes_if_there_are_any() -> None:
     training, development = catalogue("t"), catalogue("d")
     made = stage_two_data(training, development, count=30, seed=0)
     assert len(made.triplets) == 30
@@ -96,7 +96,7 @@ def test_attributes_select_whatever_is_trained_on() -> None:
 
 
 def captioned(prefix: str, colours: Sequence[str]) -> list[TrainingImage]:
-    """Pictures that differ in shade; captions that differ in phrases."""
+    """Return images that differ in shade, with captions that differ in phrases."""
     rows = itertools.product(colours, ("car", "boat", "hat", "dog"), ("sea", "town", "road"))
     images = []
     for number, (colour, thing, place) in enumerate(rows):
@@ -110,7 +110,7 @@ def captioned(prefix: str, colours: Sequence[str]) -> list[TrainingImage]:
 COLOURS = ("red", "green", "blue", "white", "black", "brown")
 
 
-def test_mined_triplets_are_judged_in_wordings_that_never_train_too() -> None:
+def test_mined_triplets_have_development_triplets_in_held_out_wordings_too() -> None:
     training, development = captioned("t", COLOURS), captioned("d", COLOURS)
     given = mine_captions([image.item for image in training], seed=0, limit=50)[0]
     parts = stage_two_data(training, development, given, count=0, seed=0)
@@ -124,7 +124,10 @@ def test_mined_triplets_are_judged_in_wordings_that_never_train_too() -> None:
 
 
 @pytest.mark.parametrize("why", ["few captions", "people's words"])
-def test_given_triplets_select_where_mined_ones_cannot(why: str) -> None:
+def test_given_triplets_select_if_none_can_be_mined(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.triplets.stage_two.DEVELOPMENT_TRIPLETS", 150)
     training = captioned("t", COLOURS)
     development = captioned("d", COLOURS)[: 4 if why == "few captions" else None]
     kind = "change" if why == "people's words" else "swap"
@@ -137,7 +140,7 @@ def test_given_triplets_select_where_mined_ones_cannot(why: str) -> None:
     assert not parts.unseen_wordings
 
 
-def test_what_is_missing_is_said() -> None:
+def test_missing_attributes_triplets_and_images_are_errors() -> None:
     images, development = plain(TRAINING), plain(DEVELOPMENT)
     with pytest.raises(
         ZtcirError, match="no attributes to make triplets from; give triplets with --trip"
@@ -165,7 +168,7 @@ def ztcir(*arguments: object) -> Result:
 
 
 def test_a_folder_with_captions_trains_both_stages_from_the_command_line(tmp_path: Path) -> None:
-    """No catalogue, no attributes, one broken picture, and one triplet of a missing image."""
+    """There are no attributes, one broken image, and one triplet with a missing image."""
     folder, file = tmp_path / "photos", tmp_path / "t.jsonl"
     folder.mkdir()
     rows = itertools.product(("red", "green", "blue"), ("car", "boat", "hat"), ("sea", "town"))
@@ -179,7 +182,7 @@ def test_a_folder_with_captions_trains_both_stages_from_the_command_line(tmp_pat
             caption = f"a {colour} {thing} near the {place}"
             (folder / f"{name}.txt").write_text(caption, encoding="utf-8")
     (folder / "broken.jpg").write_bytes((folder / "00-0.jpg").read_bytes()[:300])
-    made = ztcir("triplets", "--from", "captions", "--data", folder, "--count", 120, "-o", file)
+    made = ztcir("triplets", "--from", "captions", "--data", folder, "--count", 64, "-o", file)
     assert made.exit_code == 0, made.output
     assert "Skipped 1 broken samples: broken.jpg" in made.stderr
     gone = '{"reference": "00-0.jpg", "text": "in black", "target": "gone.jpg"}\n'
@@ -196,7 +199,7 @@ def test_a_folder_with_captions_trains_both_stages_from_the_command_line(tmp_pat
     assert "does not contain 1 images of the triplets, such as gone.jpg" in refused.stderr
     done = ztcir("train", "compose", *compose, "--skip-missing", "--out", tmp_path / "compose")
     assert done.exit_code == 0, (done.output, done.exception)
-    assert "Left out 1 of 121 triplets: 1 images are missing, such as gone.jpg." in done.stderr
+    assert "Left out 1 of 65 triplets: 1 images are missing, such as gone.jpg." in done.stderr
     figures = json.loads((tmp_path / "compose" / "run.json").read_text(encoding="utf-8"))["figures"]
     assert set(figures) == {"dev_mAP@10", "adapter_strength"}
     assert "steps, which teach little; with --steps 80" in done.stderr
@@ -210,7 +213,7 @@ def too_early(*args: object, **options: object) -> None:
     ("kind", "said"),
     [(None, "is no checkpoint"), ("backbone", "'backbone' checkpoint, but a 'map' one is needed")],
 )
-def test_stage_one_is_looked_at_before_anything_is_read(
+def test_the_stage_one_checkpoint_is_checked_before_data_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str | None, said: str
 ) -> None:
     monkeypatch.setattr("train.data.collection.read_collection", too_early)
@@ -223,7 +226,7 @@ def test_stage_one_is_looked_at_before_anything_is_read(
     assert not (tmp_path / "run").exists()
 
 
-def test_stage_one_of_another_backbone_than_the_recipes_is_refused(
+def test_a_stage_one_checkpoint_with_another_backbone_than_the_recipe_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("train.data.collection.read_collection", too_early)
@@ -244,7 +247,7 @@ def test_stage_one_of_another_backbone_than_the_recipes_is_refused(
     ("backbone", "said"),
     [("ViT-B-23:openai", "ViT-B-23 is no open_clip model"), (".", "is no checkpoint")],
 )
-def test_a_backbone_is_looked_at_before_anything_is_read(
+def test_the_backbone_is_checked_before_data_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Stage I from a stream of shards: nothing listed, nothing lost, and a killed run goes on."""
+"""Stage I from a stream of shards: all images are read once per epoch, and runs resume."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ from train.model.checkpoint import CheckpointError
 from train.stages.fit_map import MapTraining, fit_map
 
 SAMPLES = 20  # a shard
+STEPS = 8  # more than an epoch
 CONFIG = MapTraining(batch_size=16)
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backbone, and four shards; a third of the images has no caption, and one is broken."""
+    """Return a folder with a backbone and four shards, with empty captions and a broken image."""
     folder = tmp_path_factory.mktemp("stream")
     write_backbone(folder)
     for shard in range(4):
@@ -80,7 +81,7 @@ def run(
         out,
         cache=workplace / "cache",
         compute=Compute(precision="fp32", device="cpu"),
-        **{"steps": 12, **options},
+        **{"steps": STEPS, **options},
     )
     return out
 
@@ -95,7 +96,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def test_what_is_held_out_is_never_trained_on(
+def test_held_out_images_are_never_trained_on(
     shards: list[str], development: list[TrainingImage], tmp_path: Path
 ) -> None:
     held_out = set(ids(development))
@@ -113,10 +114,10 @@ def test_what_is_held_out_is_never_trained_on(
 
 @pytest.mark.parametrize("world", [1, 3])
 @pytest.mark.parametrize("told", [True, False])
-def test_a_stream_is_gone_on_with_at_any_image(
+def test_a_stream_resumes_at_any_image(
     shards: list[str], tmp_path: Path, told: bool, world: int
 ) -> None:
-    """Whether or not the length of an epoch is known; where processes differ in it, too."""
+    """With and without a known length of the epoch, which may differ between processes."""
     for rank in range(world):
 
         def rest(start: int, length: str, rank: int = rank) -> list[str]:
@@ -129,8 +130,8 @@ def test_a_stream_is_gone_on_with_at_any_image(
             assert rest(start, "length" if told else f"fresh-{start}") == whole[start : start + 20]
 
 
-def test_the_length_of_other_shards_is_not_believed(shards: list[str], tmp_path: Path) -> None:
-    """A run that was killed before its first checkpoint leaves no more than that file."""
+def test_the_epoch_length_of_other_shards_is_not_used(shards: list[str], tmp_path: Path) -> None:
+    """A run that is killed before its first checkpoint leaves only that file."""
     length = tmp_path / "length"
     list(islice(endless(ShardStream(shards[:2]), 0, length), 60))
     whole = ids(list(islice(endless(ShardStream(shards), 0, tmp_path / "fresh"), 170)))
@@ -141,7 +142,7 @@ def test_the_length_of_other_shards_is_not_believed(shards: list[str], tmp_path:
 
 
 def test_no_image_is_in_two_processes(shards: list[str], tmp_path: Path) -> None:
-    """Whichever epoch each of them is in: an image must not be its own negative."""
+    """In any epoch: an image must not be its own negative."""
     seen = [
         set(ids(list(islice(endless(ShardStream(shards, rank=rank, world=3), 0, length), 200))))
         for rank, length in ((rank, tmp_path / str(rank)) for rank in range(3))
@@ -151,23 +152,22 @@ def test_no_image_is_in_two_processes(shards: list[str], tmp_path: Path) -> None
     assert len(set.union(*seen)) == len(everything) - len(read_held_out(shards, 50))
 
 
-@pytest.mark.parametrize("stops", [[1], [5, 6, 11], [12]])
-def test_a_killed_run_goes_on_as_if_it_never_was(
+def test_a_killed_run_resumes_as_if_it_was_never_killed(
     workplace: Path,
     shards: list[str],
     development: list[TrainingImage],
     unbroken: Path,
     tmp_path: Path,
-    stops: list[int],
 ) -> None:
+    """Before the first checkpoint, in both epochs, and after the last step."""
     with saved_every(2):
-        for stop in [*stops, None]:
+        for stop in (1, 4, 5, 7, STEPS, None):
             stream = ShardStream(shards, buffer=8)
             run(workplace, tmp_path / "run", stream, development, stop_after=stop)
     assert log_of(tmp_path / "run") == log_of(unbroken)
 
 
-def test_a_stream_trains_as_the_list_of_its_images_does(
+def test_training_on_a_stream_equals_training_on_the_list_of_its_images(
     workplace: Path,
     shards: list[str],
     development: list[TrainingImage],
@@ -175,11 +175,11 @@ def test_a_stream_trains_as_the_list_of_its_images_does(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Captions, the word bank and the features are those of the same images."""
+    """Captions, word bank and features are those of the same images."""
     listed = [image for image in read_sources(shards)[0] if not is_held_out(image.item)]
     place = {name: number for number, name in enumerate(ids(listed))}
     drawn = endless(ShardStream(shards, buffer=8), 0, tmp_path / "length")
-    order = np.array([place[name] for name in ids(list(islice(drawn, 12 * CONFIG.batch_size)))])
+    order = np.array([place[name] for name in ids(list(islice(drawn, STEPS * CONFIG.batch_size)))])
 
     class SameOrder:
         size, per_epoch = CONFIG.batch_size, 4
@@ -200,7 +200,7 @@ def test_a_stream_trains_as_the_list_of_its_images_does(
 
 
 class InTurn(ShardStream):
-    """One process's stream of the shares that two processes would read."""
+    """A stream for one process, in the order in which two processes would read the images."""
 
     def __iter__(self) -> Iterator[TrainingImage]:
         shares = [ShardStream(self.shards, buffer=8, rank=rank, world=2) for rank in (0, 1)]
@@ -224,14 +224,16 @@ def ztcir(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_a_stream_from_the_command_line(workplace: Path, tmp_path: Path) -> None:
+def test_the_command_trains_on_a_stream(workplace: Path, tmp_path: Path) -> None:
     data = workplace / "{00000..00003}.tar"
     common = ("train", "map", "--backbone", workplace / "clip", "--stream", "--batch-size", 8)
+    words = tmp_path / "words.txt"
+    words.write_text("car\nbus\nred\nblue\n", encoding="utf-8")
     options = (*common, "--data", data, "--out", tmp_path / "map", "--device", "cpu")
     refused = ztcir(*options)
     assert refused.exit_code == 2
     assert "give --steps" in refused.stderr
-    done = ztcir(*options, "--steps", 14)  # more than an epoch
+    done = ztcir(*options, "--word-bank", words, "--steps", 10)  # more than an epoch
     assert done.exit_code == 0, (done.output, done.exception)
     skipped = [line for line in done.stderr.splitlines() if "Skipped a broken sample" in line]
     assert len(skipped) == 2  # once to hold some out, once to train
@@ -240,7 +242,7 @@ def test_a_stream_from_the_command_line(workplace: Path, tmp_path: Path) -> None
     assert told["config"]["training"]["shards"] == 4
     assert told["data"]["training"]["shards"] == 4
     assert set(told["figures"]) == {"dev_self_R@1"}
-    other = (*common, "--steps", 15, "--device", "cpu")
+    other = (*common, "--steps", 11, "--device", "cpu")
     for pattern, said in (
         (workplace, "only shards can be streamed"),
         (workplace / "{00000..00009}.tar", "00004.tar does not exist"),
@@ -250,19 +252,17 @@ def test_a_stream_from_the_command_line(workplace: Path, tmp_path: Path) -> None
         assert said in refused.stderr
 
 
-def test_shards_that_come_through_a_pipe(
-    workplace: Path, shards: list[str], tmp_path: Path
-) -> None:
-    """Its command may be longer than any file's name."""
+def test_shards_are_read_from_a_pipe(workplace: Path, shards: list[str], tmp_path: Path) -> None:
+    """The command may be longer than a file name can be."""
     piped = ShardStream([f"pipe:: {'x' * 300}; cat {shards[0]}"], shuffle=False)
     assert ids(list(piped)) == ids(read_sources(shards[:1])[0])
     assert list(islice(endless(piped, 30, tmp_path / "length"), 20))
 
 
-def test_what_is_broken_is_told_when_it_is_met(
+def test_broken_samples_are_reported_once_and_immediately(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not at the end of an epoch, which may never come; and once, whatever the order."""
+    """Not at the end of the epoch, which may never come."""
     members = [part for number in range(9) for part in cc3m_sample(number)]
     whole = write_shard(tmp_path / "whole.tar", members)
     for number in (1, 2):
@@ -291,10 +291,10 @@ def test_what_is_broken_is_told_when_it_is_met(
     assert [name for name, _ in stream.report.skipped].count("000000007") == 1
 
 
-def test_stage_two_holds_out_what_a_streamed_stage_one_did(
+def test_stage_two_holds_out_the_images_that_a_streamed_stage_one_held_out(
     workplace: Path, shards: list[str], tmp_path: Path
 ) -> None:
-    """So that no picture which selects its checkpoint has been trained on."""
+    """So no image that selects the checkpoint has been trained on."""
     held_out = {image.item.id for image in read_held_out(shards, 50)}
     training, selecting = read_collection(shards, streamed=True)
     assert set(ids(selecting)) == held_out
@@ -319,7 +319,7 @@ def test_stage_two_holds_out_what_a_streamed_stage_one_did(
     assert told["data"]["training"]["images"] == len(training)
 
 
-def test_a_run_does_not_go_on_with_other_shards(
+def test_a_run_does_not_resume_with_other_shards(
     workplace: Path, shards: list[str], development: list[TrainingImage], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -330,9 +330,7 @@ def test_a_run_does_not_go_on_with_other_shards(
         run(workplace, out, ShardStream(swapped), development, steps=2)
 
 
-def test_captions_that_teach_little_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unusable_captions_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = [
         "\u043a\u0440\u0430\u0441\u043d\u043e\u0435 \u043f\u043b\u0430\u0442\u044c\u0435",
         "",
@@ -346,7 +344,7 @@ def test_captions_that_teach_little_are_told(
     assert "in another script than Latin (Cyrillic" in told
 
 
-def test_a_stream_of_nothing_is_told(
+def test_a_stream_without_a_usable_image_is_an_error(
     workplace: Path, development: list[TrainingImage], tmp_path: Path
 ) -> None:
     empty = str(write_shard(tmp_path / "empty.tar", [("a.txt", b"no picture")]))

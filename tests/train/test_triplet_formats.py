@@ -1,4 +1,4 @@
-"""Published triplet formats: the real files where they are at hand, and their layouts elsewhere."""
+"""Published formats of triplets, tested with real files where these are available."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parts(triplet: Triplet) -> tuple[str, str, tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("category", ["dress", "shirt", "toptee"])
-def test_fashioniqs_own_training_files(shared_data: Path, category: str) -> None:
+def test_the_published_training_files_of_fashioniq(shared_data: Path, category: str) -> None:
     folder = shared_data / "cir-annotations/fashion-iq/captions"
     path = folder / f"cap.{category}.train.json"
     records = json.loads(path.read_bytes())
@@ -51,7 +51,7 @@ def test_fashioniqs_own_training_files(shared_data: Path, category: str) -> None
         read_training_triplets(folder / f"cap.{category}.test.json")
 
 
-def test_fashioniq_joins_as_its_evaluation_does(tmp_path: Path) -> None:
+def test_fashioniq_captions_are_joined_as_in_its_evaluation(tmp_path: Path) -> None:
     record = {"candidate": "A", "target": "B", "captions": ["Is Red.", " has no sleeves"]}
     same = {"candidate": "A", "target": "C", "captions": ["is red", "Is red"]}
     empty = {"candidate": "A", "target": "D", "captions": [" ", "."]}
@@ -73,8 +73,8 @@ def test_fashioniq_joins_as_its_evaluation_does(tmp_path: Path) -> None:
     ]
 
 
-def test_cirrs_own_files(shared_data: Path) -> None:
-    # its training captions have the validation file's layout, which is at hand
+def test_the_published_files_of_cirr(shared_data: Path) -> None:
+    # the training file, which is not available here, has the layout of the validation file
     folder = shared_data / "cir-annotations/cirr/captions"
     path = folder / "cap.rc2.val.json"
     records = json.loads(path.read_bytes())
@@ -94,7 +94,7 @@ def test_cirrs_own_files(shared_data: Path) -> None:
         read_training_triplets(folder / "cap.rc2.test1.json")
 
 
-def test_lasco(tmp_path: Path) -> None:
+def test_lasco_images_are_named_by_their_paths(tmp_path: Path) -> None:
     record = {
         "qid": 28714000,
         "query-image": [28714, "val2014/COCO_val2014_000000028714.jpg"],
@@ -111,7 +111,7 @@ def test_lasco(tmp_path: Path) -> None:
     assert parts(resolve_image_names([made], images)[0])[::2] == (images[0], (images[1],))
 
 
-def test_jsonl_needs_no_more_than_three_fields(
+def test_jsonl_requires_only_three_fields(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_lines(
@@ -167,7 +167,7 @@ def test_fields_and_columns_can_be_named(tmp_path: Path) -> None:
         read_training_triplets(table, columns={"size": "to"})
 
 
-def test_a_table_of_names(tmp_path: Path) -> None:
+def test_a_table_with_names_of_images(tmp_path: Path) -> None:
     path = tmp_path / "triplets.parquet"
     rows = {
         "reference_image": ["a.jpg", "c.jpg"],
@@ -179,7 +179,7 @@ def test_a_table_of_names(tmp_path: Path) -> None:
     assert parts(made) == ("a.jpg", "make it red", ("b.jpg",))
 
 
-def test_a_parquet_file_that_holds_the_pictures_is_both_data_and_triplets(tmp_path: Path) -> None:
+def test_a_parquet_file_with_images_is_read_as_data_and_as_triplets(tmp_path: Path) -> None:
     def cell(shade: int) -> dict[str, object]:
         encoded = io.BytesIO()
         Image.new("RGB", (16, 16), (shade,) * 3).save(encoded, "PNG")
@@ -207,7 +207,7 @@ sentences = st.text(st.sampled_from("ab ché"), min_size=1).filter(str.strip)
 
 
 @given(st.lists(st.builds(Triplet, names, names, names, sentences, st.tuples(names)), min_size=1))
-def test_what_is_written_can_be_trained_on(
+def test_written_triplets_are_read_as_training_triplets(
     tmp_path_factory: pytest.TempPathFactory, made: list[Triplet]
 ) -> None:
     made = [t for t in made if t.reference not in t.targets]
@@ -242,7 +242,7 @@ def one(reference: str, target: str) -> list[Triplet]:
         ("1.webp", ["x/1.png", "y/1.jpg"], "ambiguous"),
     ],
 )
-def test_a_path_means_the_image_with_the_same_folders(
+def test_a_path_names_the_image_with_the_same_folders(
     name: str, known: list[str], meant: str | None
 ) -> None:
     triplets = one("other", name)
@@ -274,7 +274,7 @@ def test_images_are_found_by_id_path_or_name(capsys: pytest.CaptureFixture[str])
     assert resolve_image_names(one("z/a.jpg", "7"), [*known, "z/a.jpg"])[0].reference == "z/a.jpg"
 
 
-def test_some_targets_may_be_missing() -> None:
+def test_missing_targets_can_be_left_out() -> None:
     triplet = Triplet("1", "change", "a", "red", ("b", "gone"))
     assert resolve_image_names([triplet], ["a", "b"], skip_missing=True)[0].targets == ("b",)
 
@@ -288,7 +288,9 @@ def test_some_targets_may_be_missing() -> None:
         (b'{"reference": "a", "text": "", "target": "b"}', "has no usable triplet"),
     ],
 )
-def test_files_of_no_use_are_named(tmp_path: Path, content: bytes, sentence: str) -> None:
+def test_an_unusable_file_is_an_error_that_names_it(
+    tmp_path: Path, content: bytes, sentence: str
+) -> None:
     path = tmp_path / "t.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=sentence) as caught:
@@ -298,7 +300,7 @@ def test_files_of_no_use_are_named(tmp_path: Path, content: bytes, sentence: str
         read_training_triplets(tmp_path / "none.jsonl")
 
 
-def test_texts_in_another_script_are_told(
+def test_texts_in_another_script_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = {"reference": "a", "text": "красное", "target": "b"}

@@ -1,4 +1,4 @@
-"""Synthesised triplets: the right answers are exactly right, and nothing leaks or gets lost."""
+"""Triplets from attributes: the targets are exactly right, and the splits do not overlap."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def values(item: Item) -> dict[str, str | None]:
 
 
 @given(catalogues(), st.integers(0, 1000), st.booleans())
-def test_targets_are_all_items_with_one_attribute_changed_and_no_other(
+def test_targets_are_all_items_that_differ_only_in_the_changed_attribute(
     items: list[Item], seed: int, held_out: bool
 ) -> None:
     by_id = {item.id: item for item in items}
@@ -86,7 +86,7 @@ def test_targets_are_all_items_with_one_attribute_changed_and_no_other(
 
 
 @given(catalogues(), st.integers(0, 1000))
-def test_an_equal_seed_gives_equal_triplets_and_less_is_the_beginning_of_more(
+def test_an_equal_seed_gives_equal_triplets_and_a_smaller_limit_the_first_ones(
     items: list[Item], seed: int
 ) -> None:
     try:
@@ -98,7 +98,7 @@ def test_an_equal_seed_gives_equal_triplets_and_less_is_the_beginning_of_more(
     assert len(synthesise(items, seed=seed, limit=None)) == len(items)
 
 
-def test_kinds_are_balanced_and_common_values_do_not_rule() -> None:
+def test_kinds_are_balanced_and_common_values_do_not_dominate() -> None:
     items = small_catalogue()
     made = synthesise(items, seed=0, limit=3000)
     assert Counter(t.kind for t in made) == {"colour": 1000, "type": 1000, "gender": 1000}
@@ -106,7 +106,7 @@ def test_kinds_are_balanced_and_common_values_do_not_rule() -> None:
     assert 0.35 < colours["Black"] / 3000 < 0.75  # 83 % of the items
 
 
-def test_noise_replaces_that_many_targets_by_one_wrong_item() -> None:
+def test_noise_replaces_the_targets_of_its_share_by_one_wrong_item() -> None:
     items = small_catalogue()
     clean = synthesise(items, seed=4, limit=200)
     noisy = synthesise(items, seed=4, limit=200, noise=0.25)
@@ -119,7 +119,7 @@ def test_noise_replaces_that_many_targets_by_one_wrong_item() -> None:
     assert synthesise(items, seed=4, limit=200, noise=0.25) == noisy
 
 
-def test_noise_without_any_wrong_item_is_refused() -> None:
+def test_noise_without_any_wrong_item_is_an_error() -> None:
     items = [
         Item(str(n), "Men", "Ring", colour, None, "") for n, colour in enumerate(["Red", "Tan"])
     ]
@@ -136,7 +136,7 @@ def test_noise_without_any_wrong_item_is_refused() -> None:
         ([*small_catalogue(), small_catalogue()[0]], {}, "two items with the id 'Men-Tshirts"),
     ],
 )
-def test_wrong_calls_of_synthesise(
+def test_invalid_arguments_of_synthesise_are_errors(
     items: list[Item], options: dict[str, float], sentence: str
 ) -> None:
     with pytest.raises(ZtcirError, match=re.escape(sentence)):
@@ -144,7 +144,7 @@ def test_wrong_calls_of_synthesise(
 
 
 @given(catalogues(), st.floats(0.05, 0.95), st.integers(0, 1000))
-def test_no_product_name_is_on_both_sides_of_the_development_split(
+def test_no_product_name_is_in_both_parts_of_the_development_split(
     items: list[Item], fraction: float, seed: int
 ) -> None:
     training, development = split_development(items, fraction, seed=seed)
@@ -170,7 +170,7 @@ texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"])).filter(
 
 
 @given(st.lists(st.builds(Triplet, ids, texts, ids, texts, st.lists(ids, min_size=1).map(tuple))))
-def test_what_is_written_is_read(
+def test_written_triplets_are_read_unchanged(
     tmp_path_factory: pytest.TempPathFactory, made: list[Triplet]
 ) -> None:
     path = tmp_path_factory.mktemp("triplets") / "t.jsonl"
@@ -183,7 +183,7 @@ def test_what_is_written_is_read(
     assert [entry.name for entry in path.parent.iterdir()] == ["t.jsonl"]
 
 
-def test_a_line_has_the_measured_files_keys(tmp_path: Path) -> None:
+def test_a_line_has_the_fields_of_a_triplet(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     write_triplets(path, synthesise(small_catalogue(), seed=0, limit=4))
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -191,7 +191,7 @@ def test_a_line_has_the_measured_files_keys(tmp_path: Path) -> None:
     assert all(isinstance(r["targets"], list) for r in records)
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(
+def test_a_failed_write_leaves_only_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "t.jsonl"
@@ -235,7 +235,9 @@ def test_whole_number_ids_become_strings(tmp_path: Path) -> None:
         (GOOD.replace('"colour"', "7"), "'kind' is 7, not a text"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: str, complaint: str) -> None:
+def test_an_invalid_line_is_an_error_that_names_it(
+    tmp_path: Path, line: str, complaint: str
+) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text(f"{GOOD}\n\n{line}\n", encoding="utf-8")
     with pytest.raises(ZtcirError) as caught:
@@ -244,7 +246,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, complaint: str) -> None:
     assert complaint in str(caught.value)
 
 
-def test_unreadable_files_are_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_errors_that_name_them(tmp_path: Path) -> None:
     with pytest.raises(ZtcirError, match="No such file"):
         read_triplets(tmp_path / "none.jsonl")
     with pytest.raises(ZtcirError, match=r"none\.csv does not exist"):
@@ -299,7 +301,7 @@ def test_a_catalogue_may_be_any_table(tmp_path: Path, suffix: str) -> None:
         assert read_catalogue(path, split) == read_catalogue(tmp_path / "metadata.csv", split)
 
 
-def test_the_report_counts(tmp_path: Path) -> None:
+def test_the_report_has_counts_and_examples(tmp_path: Path) -> None:
     made = synthesise(small_catalogue(), seed=0, limit=90)
     report = TripletReport.of(made).to_dict()
     assert report == json.loads(json.dumps(report))
@@ -320,7 +322,7 @@ def write_small_catalogue(path: Path) -> None:
     path.write_text("\n".join(rows), encoding="utf-8")
 
 
-def test_the_command_writes_training_and_development_apart(tmp_path: Path) -> None:
+def test_the_command_writes_development_triplets_to_a_second_file(tmp_path: Path) -> None:
     source, output = tmp_path / "metadata.csv", tmp_path / "t.jsonl"
     write_small_catalogue(source)
     call = ["--from", "attributes", "--csv", str(source), "-o", str(output), "--count", "60"]
@@ -353,7 +355,7 @@ def test_the_command_writes_training_and_development_apart(tmp_path: Path) -> No
     assert output.read_bytes() == first
 
 
-def test_the_command_refuses_wrong_columns(tmp_path: Path) -> None:
+def test_the_command_rejects_wrong_columns(tmp_path: Path) -> None:
     source = tmp_path / "metadata.csv"
     write_small_catalogue(source)
     call = ["--from", "attributes", "--csv", str(source), "-o", str(tmp_path / "t.jsonl")]

@@ -1,4 +1,4 @@
-"""The wordings: how many, how they are filled, and which are kept from training."""
+"""Wordings: their number, how slots are filled, and which are never trained on."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def surface_forms(kind: str, value: str) -> frozenset[str]:
     return frozenset(form for slot in SLOTS[kind] for form in weighted_forms(kind, value, slot)[0])
 
 
-def says(text: str, kind: str, value: str) -> bool:
+def names(text: str, kind: str, value: str) -> bool:
     forms = "|".join(map(re.escape, surface_forms(kind, value)))
     return re.search(rf"(?<!\w)(?:{forms})(?!\w)", text) is not None
 
@@ -80,19 +80,19 @@ def test_there_are_many_families_and_templates(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_held_out_template_reads_like_one_that_trains(kind: str) -> None:
+def test_no_held_out_template_equals_a_training_template(kind: str) -> None:
     assert not keys(kind, held_out=True) & keys(kind, held_out=False)
 
 
 @pytest.mark.parametrize("kind", DEMO_KINDS)
-def test_no_template_that_trains_is_a_demo_wording(kind: DemoKind) -> None:
+def test_no_training_template_is_a_demo_wording(kind: DemoKind) -> None:
     asked = {skeleton(template) for template in DEMO_WORDINGS[kind]}
     assert asked
     assert not asked & keys(kind, held_out=False)
 
 
-def test_an_opening_or_ending_does_not_make_a_demo_wording_either() -> None:
-    # "the same one in {colour}" is the demo's; all that is trained must differ after filling too
+def test_no_training_text_is_a_demo_wording() -> None:
+    # "the same one in {colour}" is the demo's; filled training texts must differ too
     rng = np.random.default_rng(0)
     for kind, templates in DEMO_WORDINGS.items():
         value = {"colour": "teal", "type": "dress", "pattern": "dotted"}[kind]
@@ -104,7 +104,7 @@ def test_an_opening_or_ending_does_not_make_a_demo_wording_either() -> None:
 
 
 @given(changes(), seeds)
-def test_a_training_text_is_never_of_a_held_out_family(
+def test_texts_come_from_the_families_that_were_asked_for(
     change: tuple[str, str, str], seed: int
 ) -> None:
     kind, old, new = change
@@ -133,8 +133,8 @@ def test_no_held_out_phrase_occurs_in_training_texts(kind: str) -> None:
         assert not any(phrase.fullmatch(text) for phrase in held_out), text
 
 
-# what the held-out families turn on
-TURNS_ON = (
+# words that are typical of held-out families
+TYPICAL_WORDS = (
     "would suit|suits me|outfit|favourite|favorite|my thing|shame|pity|wish|if only"
     "|apart from|at once|alas|imagine|suppose|what if|as if|dipped|ditch|out with|in with"
     "|trade|goodbye|lose|in the mood"
@@ -145,8 +145,8 @@ TURNS_ON = (
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_held_out_families_turn_on_does_not_train(kind: str) -> None:
-    barred = re.compile(rf"(?<!\w)(?:{TURNS_ON})(?!\w)")
+def test_training_texts_have_no_words_that_are_typical_of_held_out_families(kind: str) -> None:
+    barred = re.compile(rf"(?<!\w)(?:{TYPICAL_WORDS})(?!\w)")
     held_out = [
         reading
         for some in attribute_families(kind, held_out=True).values()
@@ -162,7 +162,7 @@ def test_what_held_out_families_turn_on_does_not_train(kind: str) -> None:
 
 
 def test_talk_and_frames_name_no_value(shared_data: Path) -> None:
-    """What surrounds a wish must not be a wish itself."""
+    """Context must not look like a modification."""
     with (shared_data / "fashion-products/metadata.csv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     values = {("pattern", value) for value in ("plain", "striped", "dotted", "checked")}
@@ -179,17 +179,17 @@ def test_talk_and_frames_name_no_value(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_words_around_the_values_are_many(kind: str) -> None:
-    """Few carrier words would each be learnt by heart, and a new one taken for a wish."""
+def test_the_context_has_a_large_vocabulary(kind: str) -> None:
+    """Else a model takes a new context word for a part of the modification."""
     old, new = VALUES[kind][:2]
     rng = np.random.default_rng(3)
     words = Counter(spelt for _ in range(6000) for spelt in word(kind, old, new, rng).split())
     assert len(words) > 1000
-    named_old = sum(says(word(kind, old, new, rng), kind, old) for _ in range(1000))
+    named_old = sum(names(word(kind, old, new, rng), kind, old) for _ in range(1000))
     assert 300 < named_old < 600
 
 
-def test_noise_leaves_the_slots_as_they_are() -> None:
+def test_typing_noise_does_not_change_slots() -> None:
     slots = re.compile(r"\{\w+\}")
     sentence = "please change the colour of {kept_colour} {kept_type}, not {old_a}, to {new_colour}"
     rng = np.random.default_rng(0)
@@ -203,7 +203,7 @@ def test_noise_leaves_the_slots_as_they_are() -> None:
 
 
 @given(changes(), seeds, st.booleans(), st.booleans())
-def test_every_slot_is_filled_and_the_new_value_said(
+def test_every_slot_is_filled_and_the_new_value_is_named(
     change: tuple[str, str, str], seed: int, held_out: bool, names_kept: bool
 ) -> None:
     kind, old, new = change
@@ -212,7 +212,7 @@ def test_every_slot_is_filled_and_the_new_value_said(
     assert not re.search(r"[{}()|]", text)
     assert text == " ".join(text.split())
     assert text == text.lower()
-    assert says(text, kind, new), text
+    assert names(text, kind, new), text
 
 
 @given(changes(), seeds, st.booleans())
@@ -224,7 +224,7 @@ def test_an_equal_generator_gives_an_equal_text(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_texts_vary_and_mostly_use_the_catalogues_own_words(kind: str) -> None:
+def test_texts_vary_and_mostly_use_the_catalogues_words(kind: str) -> None:
     rng = np.random.default_rng(0)
     values = VALUES[kind]
     texts: set[str] = set()
@@ -255,11 +255,11 @@ def test_both_spellings_occur() -> None:
         ("umbrella", "an umbrella"),
     ],
 )
-def test_article(phrase: str, expected: str) -> None:
+def test_the_article_fits_the_sound(phrase: str, expected: str) -> None:
     assert add_article(phrase) == expected
 
 
-def test_a_value_has_one_meaning(shared_data: Path) -> None:
+def test_a_surface_form_has_one_meaning(shared_data: Path) -> None:
     """No surface form names two values of the catalogue, and every raw value is a form."""
     with (shared_data / "fashion-products/metadata.csv").open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
@@ -275,14 +275,14 @@ def test_a_value_has_one_meaning(shared_data: Path) -> None:
 
 
 @given(kinds, st.text(alphabet="abcxyz XYZ", min_size=1).filter(str.strip), seeds)
-def test_an_unknown_value_is_said_by_its_name(kind: str, value: str, seed: int) -> None:
+def test_a_value_without_surface_forms_is_named_as_it_is(kind: str, value: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for slot in SLOTS[kind]:
         assert verbalise(kind, value, slot, rng) in surface_forms(kind, value)
     assert " ".join(value.lower().split()) in surface_forms(kind, value)
 
 
-def test_wrong_calls_are_refused() -> None:
+def test_invalid_arguments_are_errors() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="size"):
         word("size", "s", "m", rng)
@@ -298,17 +298,19 @@ def test_wrong_calls_are_refused() -> None:
     ),
     seeds,
 )
-def test_a_caption_tells_only_what_is_known(attributes: dict[str, str | None], seed: int) -> None:
+def test_a_caption_names_only_known_attributes(
+    attributes: dict[str, str | None], seed: int
+) -> None:
     known = {k: v for k, v in attributes.items() if v not in (None, "NA", "")}
     if not known.keys() - {"pattern"}:
         return
     text = product_caption(attributes, np.random.default_rng(seed))
     assert not re.search(r"[{}]", text)
     assert text == text.lower()
-    assert any(says(text, kind, str(value)) for kind, value in known.items())
+    assert any(names(text, kind, str(value)) for kind, value in known.items())
 
 
-def test_captions_are_often_the_plain_one_and_often_not() -> None:
+def test_captions_are_often_but_not_always_the_plain_one() -> None:
     rng = np.random.default_rng(0)
     attributes = {"colour": "Navy Blue", "type": "Tshirts", "gender": "Men"}
     captions = Counter(product_caption(attributes, rng) for _ in range(1000))
@@ -319,6 +321,6 @@ def test_captions_are_often_the_plain_one_and_often_not() -> None:
     assert "navy blue striped tshirts for men" in striped
 
 
-def test_the_oracle_text() -> None:
+def test_the_attribute_caption_has_the_catalogues_words() -> None:
     assert attribute_caption("Navy Blue", "Casual Shoes", "Men") == "navy blue casual shoes for men"
     assert attribute_caption("red", "t-shirt", "") == "red t-shirt"
