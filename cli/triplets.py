@@ -56,11 +56,13 @@ def parse_columns(
 @click.option(
     "--data",
     multiple=True,
+    metavar="SOURCE",
     help="Collection with images: a webdataset shard, a folder, or a CSV, TSV or Parquet file of "
     "paths, captions and attributes; also as a pattern. Repeatable.",
 )
 @click.option(
     "--split",
+    metavar="NAME",
     help="Rows of --csv to use, or 'all'; default: 'train' if the file has a column for it.",
 )
 @click.option(
@@ -76,13 +78,17 @@ def parse_columns(
     help="File for the triplets, one JSON object per line.",
 )
 @click.option(
-    "--count", type=click.IntRange(min=1), help="Number of triplets; default: one per item."
+    "--count",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Number of triplets; default: one per item.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
+    metavar="N",
     help="Random seed.",
 )
 @click.option(
@@ -95,12 +101,14 @@ def parse_columns(
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
+    metavar="SHARE",
     help="Share of the triplets with a wrong target.",
 )
 @click.option(
     "--development",
     "fraction",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
     help="Share of the products whose triplets go to NAME.development.jsonl beside NAME.jsonl.",
 )
 @click.option(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from test_caption_triplets import write_collection
 
 from cli.triplets import triplets as triplets_command
 from train.data import Item, read_catalogue, split_development
@@ -368,3 +372,24 @@ def test_the_command_rejects_wrong_columns(tmp_path: Path) -> None:
     done = CliRunner().invoke(triplets_command, [*call, "--columns", "gender="])
     assert done.exit_code == 0
     assert {t.kind for t in read_triplets(tmp_path / "t.jsonl")} == {"colour", "type"}
+
+
+def test_the_examples_of_the_help_run_without_torch(tmp_path: Path) -> None:
+    write_small_catalogue(tmp_path / "catalogue.csv")
+    (tmp_path / "photos").mkdir()
+    write_collection(tmp_path / "photos")
+    lines = [line.strip() for line in (triplets_command.help or "").splitlines()]
+    examples = [shlex.split(line)[1:] for line in lines if line.startswith("ztcir triplets")]
+    assert len(examples) == 3
+    program = f"""
+import sys
+sys.modules["torch"] = sys.modules["webdataset"] = None  # importing them raises ImportError
+from cli.main import main
+for example in {examples}:
+    main(example, standalone_mode=False)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
+    written = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert written == {
+        "catalogue.csv", "triplets.jsonl", "triplets.development.jsonl", "sheet.png"
+    }  # fmt: skip
