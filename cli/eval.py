@@ -1,16 +1,16 @@
-"""`ztcir eval`: how good the answers are."""
+"""`ztcir eval`: retrieval quality, on public benchmarks and on triplets of your own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from cli.eval_benchmarks import circo, cirr, fashioniq, genecis
 from cli.options import Engine, as_json, with_engine
 from cli.output import emit_json, measured_with, note, progress_bar, table
+from ztcir_sdk.evaluation.benchmarks.registry import BENCHMARKS
 from ztcir_sdk.names import METHODS, ORACLE
 from ztcir_sdk.path_patterns import expand_paths
 
@@ -22,13 +22,38 @@ __all__ = ["evaluate"]
 ALL = "all"
 
 
-@click.group("eval")
+class EvalGroup(click.Group):
+    """The registered benchmarks, each imported when it is used, and the other commands."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names."""
+        return [*BENCHMARKS, *self.commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in BENCHMARKS:
+            return super().get_command(ctx, cmd_name)
+        from cli.eval_benchmarks import benchmark_command
+
+        return benchmark_command(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands, without importing a benchmark."""
+        others = {name: one.get_short_help_str(80) for name, one in self.commands.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl([*BENCHMARKS.items(), *others.items()])
+
+
+@click.group("eval", cls=EvalGroup)
 def evaluate() -> None:
-    """Measure how good the answers are."""
+    """Measure retrieval quality, on a public benchmark or on your own triplets.
 
-
-for benchmark in (fashioniq, cirr, circo, genecis):
-    evaluate.add_command(benchmark)
+    \b
+    Examples:
+      ztcir eval cirr --download-help
+      ztcir eval cirr --root CIRR
+      ztcir eval triplets --images photos/ --triplets queries.jsonl
+    """
 
 
 @evaluate.command()
@@ -38,30 +63,36 @@ for benchmark in (fashioniq, cirr, circo, genecis):
     required=True,
     multiple=True,
     metavar="FOLDER_OR_TARS",
-    help="The gallery: a folder, tar archives, a brace pattern or a glob. Repeatable; more may "
-    "follow as arguments, as a shell expands val-*.tar.",
+    help="Gallery: a folder, tar archives, a brace pattern or a glob. Repeatable; more may follow "
+    "as arguments, as when a shell expands val-*.tar.",
 )
 @click.option(
     "--triplets",
     "file",
     required=True,
     type=click.Path(path_type=Path),
-    help="The queries: lines of JSON with id, kind, reference, text, targets.",
+    metavar="FILE.jsonl",
+    help="Queries: a JSON object with id, kind, reference, text and targets on each line.",
 )
 @click.option(
     "--method",
     type=click.Choice((*METHODS, ORACLE, ALL)),
     default="composed",
     show_default=True,
-    help="How to answer. oracle reads the targets' attributes; all compares every method, and "
-    "finds the best weight of sum.",
+    help="Search method. oracle uses the targets' attributes as text; all measures every method, "
+    "and sum with its best weight.",
 )
-@click.option("--weight", type=float, help="Of the text in --method sum, 0 to 1; default: 0.5.")
+@click.option(
+    "--weight",
+    type=float,
+    metavar="W",
+    help="Weight of the text with --method sum (0: image only, 1: text only); default: 0.5.",
+)
 @click.option(
     "--index",
     type=click.Path(path_type=Path),
     metavar="NAME.ztcir",
-    help="Take vectors of the same pictures from this index, which saves encoding them.",
+    help="Index with vectors of the same images, which are then not encoded again.",
 )
 @with_engine
 @as_json
@@ -75,11 +106,16 @@ def triplets(
     engine: Engine,
     as_json: bool,
 ) -> None:
-    """Answer composed queries of a file, and score the answers.
+    """Measure R@1, 5, 10 and mAP@10 on triplets of your own.
 
-    The gallery is all the pictures; the reference is removed before ranking. R@k is the fraction
-    of queries with a right answer among the first k, mAP@10 the mean average precision, divided
-    by min(10, right answers).
+    The gallery is all images; the reference is removed before ranking. R@k is the fraction of
+    queries with a target among the first k images. mAP@10 is the mean average precision, divided
+    by min(10, number of targets).
+
+    \b
+    Examples:
+      ztcir eval triplets --images photos/ --triplets queries.jsonl
+      ztcir eval triplets --images val-*.tar --triplets queries.jsonl --method all --json
     """
     from ztcir_sdk.evaluation.triplet_evaluation import evaluate_triplets
 
@@ -102,14 +138,10 @@ def triplets(
     if result.sum_best is not None:
         scores["sum_best"] = result.sum_best
     if as_json:
-        values: dict[str, Any] = (
-            {"methods": {name: one.to_dict() for name, one in scores.items()}}
-            if method == ALL
-            else scores[method].to_dict()
-        )
+        by_method = {name: one.to_dict() for name, one in scores.items()}
         emit_json(
             {
-                **values,
+                **({"methods": by_method} if method == ALL else by_method[method]),
                 "method": method,
                 "queries": result.queries,
                 "gallery": result.gallery,
@@ -118,12 +150,9 @@ def triplets(
             }
         )
         return
-    click.echo(f"{result.queries} queries, {result.gallery} pictures, {retriever.bundle.name}")
-    table(("method", "kind", *_names(scores)), _rows(scores))
-
-
-def _names(scores: Mapping[str, MethodScores]) -> list[str]:
-    return list(next(iter(scores.values())).overall)
+    click.echo(f"{result.queries} queries, {result.gallery} images, {retriever.bundle.name}")
+    metrics = next(iter(scores.values())).overall
+    table(("method", "kind", *metrics), _rows(scores))
 
 
 def _rows(scores: Mapping[str, MethodScores]) -> list[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""`ztcir eval fashioniq|cirr|circo|genecis`: what papers print, from the bundle that is shipped."""
+"""`ztcir eval fashioniq|cirr|circo|genecis`: a command for each public benchmark."""
 
 from __future__ import annotations
 
@@ -11,155 +11,141 @@ import click
 
 from cli.options import Engine, as_json, with_engine
 from cli.output import emit_json, measured_with, note, progress_bars, table, write_file
-from ztcir_sdk.names import METHODS, PROMPTED_METHODS
+from ztcir_sdk.evaluation.benchmarks.registry import BENCHMARKS, load_benchmark
+from ztcir_sdk.names import COMPOSED_PROMPT, METHODS, PROMPTED_METHODS
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
-    from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
+    from ztcir_sdk.evaluation.benchmarks.benchmark import Benchmark
+    from ztcir_sdk.evaluation.benchmarks.embedding_run import Method
     from ztcir_sdk.evaluation.benchmarks.report import BenchmarkReport, Scores
     from ztcir_sdk.retriever import Retriever
 
-__all__ = ["circo", "cirr", "fashioniq", "genecis"]
+__all__ = ["benchmark_command"]
 
 ALL = "all"
 LISTED = 1000
-"""Lines about images that are missing or broken, at most."""
+"""Lines about missing or broken images, at most."""
 
 
-def _module(name: str) -> ModuleType:
-    import importlib
+def benchmark_command(name: str) -> click.Command:
+    """Return the command of one of `BENCHMARKS`."""
+    benchmark = load_benchmark(name)
 
-    return importlib.import_module(f"ztcir_sdk.evaluation.benchmarks.{name}")
+    def command(**options: Any) -> None:
+        _evaluate(benchmark, **options)
+
+    for option in reversed(_options(benchmark)):
+        command = option(command)
+    return click.command(name, help=_help(benchmark))(command)
 
 
-def _print_download_help(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        click.echo(_module(str(ctx.command.name)).DOWNLOAD_HELP, nl=False)
-        ctx.exit()
+def _help(benchmark: Benchmark[Any]) -> str:
+    call = f"  ztcir eval {benchmark.name} "
+    examples = ["--download-help", f"--root {benchmark.title}"]
+    if "test" in benchmark.splits:
+        examples.append(f"--root {benchmark.title} --split test -o submissions/")
+    examples.append(f"--root {benchmark.title} --method all --json")
+    return "\n".join(
+        [
+            BENCHMARKS[benchmark.name],
+            "",
+            benchmark.help,
+            "",
+            "\b",
+            "Examples:",
+            *(call + example for example in examples),
+        ]
+    )
 
 
-def _benchmark_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that all benchmarks have."""
-    for option in (
-        as_json,
-        with_engine,
+def _options(benchmark: Benchmark[Any]) -> list[Callable[..., Any]]:
+    """Return the options of a benchmark's command, in the order of its help."""
+
+    def print_download_help(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value and not ctx.resilient_parsing:
+            click.echo(benchmark.download_help, nl=False)
+            ctx.exit()
+
+    output = click.option(
+        "-o",
+        "--output",
+        "--out",
+        "out",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=".",
+        metavar="FOLDER",
+        help="Folder for the files of --split test; default: the current folder.",
+    )
+    return [
         click.option(
-            "--html-queries",
-            type=click.IntRange(min=1),
-            default=60,
+            "--root",
+            required=True,
+            type=click.Path(path_type=Path),
+            metavar="FOLDER",
+            help="Folder of the data set; see --download-help.",
+        ),
+        click.option(
+            "--split",
+            type=click.Choice(("val", "test")),
+            default="val",
             show_default=True,
-            help="How many queries the page shows, spread evenly.",
+            help=f"Queries to use; {benchmark.split_help}.",
         ),
-        click.option(
-            "--html",
-            type=click.Path(path_type=Path, dir_okay=False),
-            metavar="OUT.html",
-            help="Also write a page of queries with their first 10 images, right ones framed.",
-        ),
-        click.option(
-            "--cache",
-            type=click.Path(path_type=Path, file_okay=False),
-            metavar="DIR",
-            help="Where embeddings are kept for the next run; default: the user's cache.",
-        ),
-        click.option(
-            "--prompt",
-            metavar="TEMPLATE",
-            help='Of composed and stage1; default: "a photo of $ that {text}".',
-        ),
-        click.option(
-            "--weight", type=float, help="Of the text in --method sum, 0 to 1; default: 0.5."
-        ),
+        *([output] if "test" in benchmark.splits else []),
         click.option(
             "--method",
             type=click.Choice((*METHODS, ALL)),
             default="composed",
             show_default=True,
-            help="How to answer; all compares every method.",
+            help="Search method; all measures every method of the bundle.",
         ),
         click.option(
-            "--root",
-            required=True,
-            type=click.Path(path_type=Path),
-            metavar="DIR",
-            help="The data set's folder; see --download-help.",
+            "--weight",
+            type=float,
+            metavar="W",
+            help="Weight of the text with --method sum (0: image only, 1: text only); default: "
+            "0.5.",
+        ),
+        click.option(
+            "--prompt",
+            metavar="TEMPLATE",
+            help=f'Prompt of --method composed and stage1; default: "{COMPOSED_PROMPT}".',
+        ),
+        click.option(
+            "--cache",
+            type=click.Path(path_type=Path, file_okay=False),
+            metavar="FOLDER",
+            help="Folder of embeddings for later runs; default: the user's cache.",
+        ),
+        click.option(
+            "--html",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="OUT.html",
+            help="Also write a page of queries with their first 10 hits.",
+        ),
+        click.option(
+            "--html-queries",
+            type=click.IntRange(min=1),
+            default=60,
+            show_default=True,
+            metavar="N",
+            help="Number of queries on the page, spread evenly.",
         ),
         click.option(
             "--download-help",
             is_flag=True,
             is_eager=True,
             expose_value=False,
-            callback=_print_download_help,
-            help="Say where the data set comes from and how its folder must look, and exit.",
+            callback=print_download_help,
+            help="Show where to get the data set and how to arrange its folder, and exit.",
         ),
-    ):
-        command = option(command)
-    return command
-
-
-def _split_option(help: str) -> Callable[..., Any]:
-    return click.option(
-        "--split", type=click.Choice(("val", "test")), default="val", show_default=True, help=help
-    )
-
-
-_out_option = click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=".",
-    help="Where --split test writes what to submit; default: the current folder.",
-)
-
-
-@click.command()
-@_benchmark_options
-@_split_option("val: the test split's targets are not published.")
-@click.pass_context
-def fashioniq(ctx: click.Context, /, **options: Any) -> None:
-    """Measure R@10 and R@50 on FashionIQ, by both protocols in use.
-
-    original ranks every image of a category's split, val_union only candidates and targets. Both
-    captions are joined in both orders; both is the mean of the two embeddings, which papers print.
-    """
-    _evaluate(ctx, **options)
-
-
-@click.command()
-@_benchmark_options
-@_out_option
-@_split_option("test writes the two files that its server takes.")
-@click.pass_context
-def cirr(ctx: click.Context, /, **options: Any) -> None:
-    """Measure R@1, 5, 10, 50 and R_subset@1, 2, 3 on CIRR; the reference is left out."""
-    _evaluate(ctx, **options)
-
-
-@click.command()
-@_benchmark_options
-@_out_option
-@_split_option("test writes the file that its server takes.")
-@click.pass_context
-def circo(ctx: click.Context, /, **options: Any) -> None:
-    """Measure mAP@5, 10, 25, 50 on CIRCO, with all right answers, and by semantic aspect.
-
-    R@k counts only the image that a caption was written for. A prompt may use the annotations'
-    shared concept, as in "a photo of $ , {concept} , that {text}"; the default does not.
-    """
-    _evaluate(ctx, **options)
-
-
-@click.command()
-@_benchmark_options
-@_split_option("val: there is one set of queries.")
-@click.pass_context
-def genecis(ctx: click.Context, /, **options: Any) -> None:
-    """Measure R@1, 2, 3 on GeneCIS, in each query's own gallery, by task."""
-    _evaluate(ctx, **options)
+        with_engine,
+        as_json,
+    ]
 
 
 def _evaluate(
-    ctx: click.Context,
+    benchmark: Benchmark[Any],
     *,
     root: Path,
     split: str,
@@ -173,23 +159,20 @@ def _evaluate(
     as_json: bool,
     out: Path | None = None,
 ) -> None:
-    """Run one of the benchmarks, and print what it gives."""
+    """Measure a benchmark and print its report."""
     from ztcir_sdk.evaluation.benchmarks.embedding_cache import EmbeddingCache
     from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
     from ztcir_sdk.evaluation.benchmarks.images import UnusableImagesError
 
-    name = str(ctx.command.name)
-    benchmark = _module(name)
-    run_benchmark: Callable[..., BenchmarkReport] = getattr(benchmark, f"evaluate_{name}")
     if weight is not None and method not in ("sum", ALL):
-        raise click.UsageError("--weight is of --method sum: leave it out, or use sum.")
+        raise click.UsageError("--weight needs --method sum or all.")
     if prompt is not None and method not in (*PROMPTED_METHODS, ALL):
-        raise click.UsageError("--prompt is of --method composed and stage1: leave it out.")
-    _require_places(html, out if split == "test" else None)
+        raise click.UsageError("--prompt needs --method composed, stage1 or all.")
+    _require_writable(html, out if split == "test" else None)
     retriever = engine.retriever()
     methods = [
-        Method(one, benchmark.PROMPT if prompt is None else prompt, weight)
-        for one in (retriever.bundle.manifest.methods if method == ALL else (method,))
+        Method(name, COMPOSED_PROMPT if prompt is None else prompt, weight)
+        for name in (retriever.bundle.manifest.methods if method == ALL else (method,))
     ]
     with (
         EmbeddingCache(
@@ -200,9 +183,9 @@ def _evaluate(
         ) as embeddings,
         progress_bars() as progress,
     ):
-        run = EmbeddingRun(retriever.encoder, embeddings, name, progress)
+        run = EmbeddingRun(retriever.encoder, embeddings, benchmark.name, progress)
         try:
-            report = run_benchmark(
+            report = benchmark.evaluate(
                 run, root, methods, split=split, answers=html_queries if html else 0
             )
         except UnusableImagesError as error:
@@ -210,14 +193,27 @@ def _evaluate(
             raise
     written = [] if out is None else _write_submissions(report, out)
     if html is not None:
-        write_file(html, _page(report, methods[0], run, retriever).encode())
+        write_file(html, _page(report, methods[0], run.mapped_prompt, retriever).encode())
         note(f"wrote {html}")
-    mixed = next((_weight(one) for one in methods if one.name == "sum"), None)
-    _print(report, method, mixed, retriever, written, as_json=as_json)
+    for sentence in report.notes:
+        note(sentence)
+    if as_json:
+        weights = [one.sum_weight for one in methods if one.sum_weight is not None]
+        emit_json(
+            {
+                **report.to_dict(),
+                "method": method,
+                "weight": weights[0] if weights else None,
+                "submissions": written,
+                **measured_with(retriever),
+            }
+        )
+    else:
+        _print(report, retriever, written)
 
 
 def _list_problems(problems: Sequence[str]) -> None:
-    """Name the images that are missing or broken; a single one is named by the error itself."""
+    """Print a line for each unusable image; the error itself names a single one."""
     if len(problems) > 1:
         for problem in problems[:LISTED]:
             note(problem)
@@ -225,84 +221,60 @@ def _list_problems(problems: Sequence[str]) -> None:
         note(f"and {len(problems) - LISTED} more")
 
 
-def _weight(method: Method) -> float:
-    return 0.5 if method.weight is None else method.weight
-
-
-def _require_places(html: Path | None, out: Path | None) -> None:
-    """Refuse what could not be written in the end, before hours are spent."""
+def _require_writable(html: Path | None, out: Path | None) -> None:
+    """Raise an error now if a file could not be written in the end, after hours of work."""
     from ztcir_sdk.errors import ZtcirError
 
     if html is not None and not html.absolute().parent.is_dir():
-        raise ZtcirError(f"{html} cannot be written: make its folder, or choose another place.")
+        raise ZtcirError(f"{html} cannot be written: create its folder, or choose another place.")
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ZtcirError(f"{out} cannot be made ({error.strerror}); choose another.") from error
+            raise ZtcirError(
+                f"{out} cannot be created ({error.strerror}): choose another folder."
+            ) from error
 
 
 def _write_submissions(report: BenchmarkReport, out: Path) -> list[str]:
     paths = []
     for file, content in report.submissions.items():
-        # Compact: CIRR's server takes no more than 5 MB.
+        # compact, since CIRR's server takes at most 5 MB
         write_file(out / file, json.dumps(content, separators=(",", ":")).encode())
         paths.append(str(out / file))
     return paths
 
 
-def _page(report: BenchmarkReport, method: Method, run: EmbeddingRun, retriever: Retriever) -> str:
+def _page(report: BenchmarkReport, method: Method, mapped_prompt: str, retriever: Retriever) -> str:
     from ztcir_sdk.pages.benchmark_page import benchmark_page
 
-    prompt = {"composed": report.prompt, "stage1": report.prompt, "mapped": run.mapped_prompt}
-    asked = f', "{prompt[method.name]}"' if method.name in prompt else ""
-    if method.name == "sum":
-        asked = f", weight {_weight(method):g}"
+    setting = ""
+    if method.name == "mapped" or method.name in PROMPTED_METHODS:
+        setting = f', "{mapped_prompt if method.name == "mapped" else report.prompt}"'
+    elif method.sum_weight is not None:
+        setting = f", weight {method.sum_weight:g}"
     return benchmark_page(
         f"{report.benchmark} ({report.split}), {retriever.bundle.name}",
-        f"method {method.name}{asked}: {len(report.answers)} of {report.queries} queries, "
+        f"method {method.name}{setting}: {len(report.answers)} of {report.queries} queries, "
         f"{report.gallery} images",
         report.answers,
     )
 
 
-def _print(
-    report: BenchmarkReport,
-    method: str,
-    weight: float | None,
-    retriever: Retriever,
-    written: list[str],
-    *,
-    as_json: bool,
-) -> None:
-    for sentence in report.notes:
-        note(sentence)
-    if as_json:
-        emit_json(
-            {
-                **report.to_dict(),
-                "method": method,
-                "weight": weight,
-                "submissions": written,
-                **measured_with(retriever),
-            }
-        )
-        return
+def _print(report: BenchmarkReport, retriever: Retriever, written: Sequence[str]) -> None:
     click.echo(
-        f"{report.benchmark} {report.split}: {report.queries} queries, {report.gallery} images, "
-        f"{retriever.bundle.name}; in percent"
-        if report.scores
-        else f"{report.benchmark} {report.split}: {report.queries} queries, {report.gallery} images"
+        f"{report.benchmark} {report.split}: {report.queries} queries, {report.gallery} images"
+        + (f", {retriever.bundle.name}; in percent" if report.scores else "")
     )
     if report.scores:
-        metrics = _metrics(report.scores)
+        metrics = _metric_names(report.scores)
         table(("method", "part", *metrics), _rows(report.scores, metrics))
     for path in written:
         click.echo(f"to submit: {path}")
 
 
-def _metrics(scores: Mapping[str, Scores]) -> list[str]:
-    """Return every metric's name, in the order of a first encounter."""
+def _metric_names(scores: Mapping[str, Scores]) -> list[str]:
+    """Return the names of all metrics, each where it first appears."""
     names = (name for parts in scores.values() for values in parts.values() for name in values)
     return list(dict.fromkeys(names))
 

@@ -1,4 +1,4 @@
-"""Embeddings are computed once: kept, found again, and safe whatever kills the process."""
+"""Embeddings are computed once and kept, even if the process is killed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
 from ztcir_sdk.evaluation.benchmarks import embedding_run
 from ztcir_sdk.evaluation.benchmarks.embedding_cache import EmbeddingCache, default_cache_folder
-from ztcir_sdk.evaluation.benchmarks.embedding_run import ComposedQuery, EmbeddingRun, Method
+from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
 from ztcir_sdk.evaluation.benchmarks.images import (
     BenchmarkImage,
     UnusableImagesError,
     locate,
-    require_whole,
+    require_intact,
 )
+from ztcir_sdk.evaluation.benchmarks.queries import Query
 from ztcir_sdk.names import METHODS
 
 TOWER = "cd" * 32
@@ -67,7 +68,7 @@ def images_in(folder: Path, count: int) -> list[BenchmarkImage]:
 
 
 def count_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the images that go through the image encoder, a number for each batch."""
+    """Record the size of each batch that is encoded."""
     batches: list[int] = []
     for name in ("encode_images", "encode_references"):
         real = getattr(Encoder, name)
@@ -80,10 +81,10 @@ def count_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return batches
 
 
-# the file
+# the cache file
 
 
-def test_what_was_put_is_there_for_the_next_process(tmp_path: Path) -> None:
+def test_stored_vectors_are_kept_when_the_cache_is_closed(tmp_path: Path) -> None:
     vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
     with open_cache(tmp_path) as cache:
         cache.put(["a", "b"], vectors)
@@ -94,7 +95,7 @@ def test_what_was_put_is_there_for_the_next_process(tmp_path: Path) -> None:
             cache.read(["a", "c"])
 
 
-def test_what_was_not_committed_is_gone_after_an_error(tmp_path: Path) -> None:
+def test_uncommitted_vectors_are_dropped_after_an_error(tmp_path: Path) -> None:
     vector = np.ones((1, 3), dtype=np.float32)
     cache = open_cache(tmp_path)
     cache.put(["kept"], vector)
@@ -105,7 +106,7 @@ def test_what_was_not_committed_is_gone_after_an_error(tmp_path: Path) -> None:
         assert cache.known(["kept", "lost"]).tolist() == [True, False]
 
 
-def test_towers_and_precisions_have_caches_of_their_own(tmp_path: Path) -> None:
+def test_image_towers_and_precisions_have_separate_caches(tmp_path: Path) -> None:
     with open_cache(tmp_path) as cache:
         cache.put(["a"], np.ones((1, 3), dtype=np.float32))
     for changes in ({"precision": "int8"}, {"image_tower": "ef" * 32}):
@@ -114,28 +115,32 @@ def test_towers_and_precisions_have_caches_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"image_tower": "cd" * 31 + "ee"}, {"dim": 4}])
-def test_a_cache_of_something_else_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_cache_of_another_tower_or_width_is_refused(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
     open_cache(tmp_path).__exit__(None, None, None)
-    with pytest.raises(ZtcirError, match="another image tower or another ztcir: delete it"):
+    with pytest.raises(
+        ZtcirError, match="another image tower or another version of ztcir: delete it"
+    ):
         open_cache(tmp_path, **changes)
 
 
-def test_a_damaged_cache_says_so(tmp_path: Path) -> None:
+def test_a_corrupt_cache_is_refused(tmp_path: Path) -> None:
     with open_cache(tmp_path) as cache:
         cache.put(["a"], np.ones((1, 3), dtype=np.float32))
         file = cache.file
     with sqlite3.connect(file) as connection:
         connection.execute("UPDATE vectors SET vector = x'00'")
-    with open_cache(tmp_path) as cache, pytest.raises(ZtcirError, match=r"is damaged .* delete it"):
+    with open_cache(tmp_path) as cache, pytest.raises(ZtcirError, match=r"is corrupt .* delete it"):
         cache.read(["a"])
     file.write_bytes(b"no database at all" * 100)
-    with pytest.raises(ZtcirError, match=r"is damaged .* delete it"):
+    with pytest.raises(ZtcirError, match=r"is corrupt .* delete it"):
         open_cache(tmp_path)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ZtcirError, match=r"cannot be made .* --cache"):
+    with pytest.raises(ZtcirError, match=r"cannot be created .* --cache"):
         open_cache(tmp_path / "file" / "below")
 
 
@@ -149,7 +154,9 @@ def test_two_processes_may_share_a_cache(tmp_path: Path) -> None:
         assert one.known(["a", "b"]).all()
 
 
-def test_the_users_cache_is_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_folder_is_in_the_users_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache_folder().parts[-2:] == ("ztcir", "embeddings")
 
@@ -157,7 +164,7 @@ def test_the_users_cache_is_the_default(monkeypatch: pytest.MonkeyPatch, tmp_pat
 # images
 
 
-def test_embeddings_are_the_retrievers(retriever: Retriever, tmp_path: Path) -> None:
+def test_embeddings_equal_those_of_the_retriever(retriever: Retriever, tmp_path: Path) -> None:
     images = images_in(tmp_path / "images", 40)
     run = run_of(retriever, tmp_path / "cache")
     run.embed(images)
@@ -167,11 +174,11 @@ def test_embeddings_are_the_retrievers(retriever: Retriever, tmp_path: Path) -> 
     np.testing.assert_array_equal(blocks, run.vectors(images))
 
 
-def test_a_second_run_computes_nothing(
+def test_a_second_run_encodes_nothing(
     retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = images_in(tmp_path / "images", 40)
-    queries = [ComposedQuery(image, f"text {place}") for place, image in enumerate(images)]
+    queries = [Query(image, f"text {place}") for place, image in enumerate(images)]
     methods = [Method(name, "a photo of $ that {text}") for name in METHODS]
     first = run_of(retriever, tmp_path / "cache")
     first.embed(images)
@@ -184,7 +191,7 @@ def test_a_second_run_computes_nothing(
         np.testing.assert_array_equal(again.encode(queries, method), vectors)
 
 
-def test_only_what_changed_is_computed_again(
+def test_only_a_changed_image_is_encoded_again(
     retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "images"
@@ -199,8 +206,8 @@ def test_only_what_changed_is_computed_again(
     np.testing.assert_allclose(run.vectors(anew)[2], changed, atol=1e-6)
 
 
-def test_what_makes_a_query_another_query(retriever: Retriever, tmp_path: Path) -> None:
-    """Each change of what a query is computed from must not be answered from the cache."""
+def test_every_input_of_a_query_is_in_its_key(retriever: Retriever, tmp_path: Path) -> None:
+    """After a change of any input, the cache must not return the old vector."""
     one, other = images_in(tmp_path / "images", 2)
     run = run_of(retriever, tmp_path / "cache")
     run.embed([one, other])
@@ -217,7 +224,7 @@ def test_what_makes_a_query_another_query(retriever: Retriever, tmp_path: Path) 
             retriever.encoder.encode_references([image.path]),
             [0],
         )
-        [vector] = run.encode([ComposedQuery(image, text)], method)
+        [vector] = run.encode([Query(image, text)], method)
         np.testing.assert_allclose(vector, expected[0], atol=1e-6)
         return vector
 
@@ -230,12 +237,14 @@ def test_what_makes_a_query_another_query(retriever: Retriever, tmp_path: Path) 
     encode(one, "red", Method("sum", template, 0.1))
 
 
-def test_nothing_said_is_the_prompt_without_it(retriever: Retriever, tmp_path: Path) -> None:
-    """CIRR's test split has a caption of one space, and its server wants an answer to it."""
+def test_a_text_without_a_word_gives_the_prompt_without_text(
+    retriever: Retriever, tmp_path: Path
+) -> None:
+    """CIRR's test split has a caption of one space, and its server requires an answer to it."""
     [image] = images_in(tmp_path / "images", 1)
     run = run_of(retriever, tmp_path / "cache")
     run.embed([image])
-    silent = ComposedQuery(image, " ")
+    silent = Query(image, " ")
     prompt = retriever.bundle.manifest.prompts["mapped"]
     [composed] = run.encode([silent], Method("stage1", f"{prompt} {{text}}"))
     [mapped] = run.encode([silent], Method("mapped", ""))
@@ -244,7 +253,7 @@ def test_nothing_said_is_the_prompt_without_it(retriever: Retriever, tmp_path: P
     assert np.linalg.norm(text) == pytest.approx(1)
 
 
-def test_objects_are_cut_out_and_kept_apart(retriever: Retriever, tmp_path: Path) -> None:
+def test_objects_of_one_image_have_their_own_vectors(retriever: Retriever, tmp_path: Path) -> None:
     picture = Image.new("RGB", (40, 20), (255, 0, 0))
     picture.paste((0, 0, 255), (20, 0, 40, 20))
     path = tmp_path / "7.png"
@@ -258,15 +267,15 @@ def test_objects_are_cut_out_and_kept_apart(retriever: Retriever, tmp_path: Path
     assert not np.allclose(expected[0], expected[1])
 
 
-# kills and resuming
+# killed runs
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/support"]
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/support", sys.argv[1] + "/tests/sdk"]
 from test_eval_cache import run_of
 from ztcir_sdk import Retriever
-from ztcir_sdk.evaluation import embedding_run
+from ztcir_sdk.evaluation.benchmarks import embedding_run
 from ztcir_sdk.evaluation.benchmarks.images import locate
 
 embedding_run.COMMIT_IMAGES = 64
@@ -289,7 +298,7 @@ run.embed(list(locate(Path(sys.argv[3]), names).values()))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_killed_run_goes_on_where_it_was(
+def test_a_killed_run_resumes_after_its_last_commit(
     bundle: Path, retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "images"
@@ -298,7 +307,7 @@ def test_a_killed_run_goes_on_where_it_was(
     whole.embed(images)
 
     cache = tmp_path / "cache"
-    for batches, kept in ((5, 128), (7, 320)):  # each time, but for what was not committed
+    for batches, kept in ((5, 128), (7, 320)):  # all but the uncommitted batches
         done = subprocess.run(
             [sys.executable, "-c", KILLED, ROOT, bundle, folder, cache, str(batches)],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -311,11 +320,11 @@ def test_a_killed_run_goes_on_where_it_was(
     encoded = count_encoded(monkeypatch)
     resumed.embed(images)
     assert sum(encoded) == 400 - 320
-    # To the last bit: batches are cut where they would have been without a kill.
+    # equal to the last bit, since the batches are the same as without a kill
     np.testing.assert_array_equal(resumed.vectors(images), whole.vectors(images))
 
 
-def test_what_takes_long_is_committed_by_the_clock(
+def test_slow_runs_commit_by_time(
     retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedding_run, "COMMIT_SECONDS", 0.0)
@@ -328,43 +337,45 @@ def test_what_takes_long_is_committed_by_the_clock(
     assert len(commits) == 4 + 1  # every batch, and the end
 
 
-def test_progress_counts_what_was_known_too(retriever: Retriever, tmp_path: Path) -> None:
+def test_progress_includes_images_from_the_cache(retriever: Retriever, tmp_path: Path) -> None:
     images = images_in(tmp_path / "images", 70)
     run_of(retriever, tmp_path / "cache").embed(images[:32])
-    told: list[tuple[str, int, int]] = []
-    run = run_of(retriever, tmp_path / "cache", progress=lambda *step: told.append(step))
+    steps: list[tuple[str, int, int]] = []
+    run = run_of(retriever, tmp_path / "cache", progress=lambda *step: steps.append(step))
     run.cache.commit()
     run.embed(images)
-    encoding = [step[1:] for step in told if step[0] == "Encoding images"]
+    encoding = [step[1:] for step in steps if step[0] == "Encoding images"]
     assert encoding[0] == (64, 70)
     assert encoding[-1] == (70, 70)
-    run.encode([ComposedQuery(images[0], "red")], Method("composed", "$ that {text}"))
-    assert told[-1] == ("Encoding queries: composed", 1, 1)
+    run.encode([Query(images[0], "red")], Method("composed", "$ that {text}"))
+    assert steps[-1] == ("Encoding queries: composed", 1, 1)
 
 
-# bad input, before hours are spent
+# unusable images and wrong methods
 
 
-def test_missing_images_are_counted_and_named_before_anything_runs(
+def test_missing_images_are_named_before_anything_is_encoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retriever: Retriever
 ) -> None:
     folder = tmp_path / "images"
     images_in(folder, 20)
     images = list(locate(folder, [f"{number:04}" for number in range(27)]).values())
     batches = count_encoded(monkeypatch)
-    with pytest.raises(UnusableImagesError, match=r"7 of 27 images are missing .*0020.jpg") as told:
+    with pytest.raises(
+        UnusableImagesError, match=r"7 of 27 images are missing .*0020.jpg"
+    ) as caught:
         run_of(retriever, tmp_path / "cache").embed(images)
-    assert len(told.value.problems) == 7
-    assert told.value.problems[-1] == f"missing: {folder / '0026.jpg'}"
+    assert len(caught.value.problems) == 7
+    assert caught.value.problems[-1] == f"missing: {folder / '0026.jpg'}"
     assert batches == []
 
 
 @pytest.mark.parametrize(
     "content",
     [b"", b"<html>404</html>", png((1, 2, 3))[:45], b"\xff\xd8\xff\xe0 and then nothing"],
-    ids=["empty", "a page", "cut short", "a start"],
+    ids=["empty", "HTML", "truncated PNG", "only a JPEG start"],
 )
-def test_a_broken_image_among_many_is_found_before_anything_runs(
+def test_a_broken_image_is_found_before_anything_is_encoded(
     tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, retriever: Retriever
 ) -> None:
     folder = tmp_path / "images"
@@ -375,30 +386,30 @@ def test_a_broken_image_among_many_is_found_before_anything_runs(
         run_of(retriever, tmp_path / "cache").embed(images)
     assert batches == []
     (folder / "0040.jpg").write_bytes(content)
-    with pytest.raises(UnusableImagesError, match="2 of 50 images are broken") as told:
+    with pytest.raises(UnusableImagesError, match="2 of 50 images are broken") as caught:
         run_of(retriever, tmp_path / "cache").embed(images)
-    assert len(told.value.problems) == 2
+    assert len(caught.value.problems) == 2
 
 
-def test_an_image_that_only_ends_oddly_is_not_broken(tmp_path: Path) -> None:
+def test_an_image_with_extra_bytes_at_its_end_is_intact(tmp_path: Path) -> None:
     path = tmp_path / "1.jpg"
     Image.new("RGB", (8, 8), (9, 9, 9)).save(path, "JPEG")
-    path.write_bytes(path.read_bytes() + b"\0\0 and what a camera adds")
-    require_whole([BenchmarkImage("1", path)])
+    path.write_bytes(path.read_bytes() + b"\0\0 bytes that a camera adds")
+    require_intact([BenchmarkImage("1", path)])
 
 
-def test_what_only_decoding_finds_costs_nothing_that_was_done(
+def test_damage_found_by_decoding_does_not_lose_other_images(
     tmp_path: Path, retriever: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "images"
     images = images_in(folder, 40)
     sound = png(colour_of("0003"))
     damaged = bytearray(sound)
-    damaged[44:48] = b"\xff\xff\xff\xff"  # in the compressed rows: start and end are right
+    damaged[44:48] = b"\xff\xff\xff\xff"  # in the compressed rows, so both ends stay intact
     (folder / "0003.jpg").write_bytes(damaged)
     run = run_of(retriever, tmp_path / "cache")
     broken = pytest.raises(UnusableImagesError, match=r"0003\.jpg is damaged")
-    with pytest.warns(UserWarning, match=r"0003\.jpg"), broken:  # at once, and at the end
+    with pytest.warns(UserWarning, match=r"0003\.jpg"), broken:  # immediately, and at the end
         run.embed(images)
 
     (folder / "0003.jpg").write_bytes(sound)
@@ -407,10 +418,10 @@ def test_what_only_decoding_finds_costs_nothing_that_was_done(
     assert batches == [1]
 
 
-def test_a_box_outside_of_its_picture_is_of_another_version(tmp_path: Path) -> None:
+def test_a_box_outside_of_its_image_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "1.png"
     Image.new("RGB", (20, 20)).save(path)
-    with pytest.raises(ImageError, match=r"lies outside .* another version"):
+    with pytest.raises(ImageError, match=r"lies outside .* different versions"):
         BenchmarkImage("1", path, (50, 3, 4, 4)).load()
 
 
@@ -423,25 +434,25 @@ def test_a_box_outside_of_its_picture_is_of_another_version(tmp_path: Path) -> N
         (Method("sum", "", 1.5), "from 0 to 1"),
     ],
 )
-def test_a_wrong_method_is_told_before_any_work(
+def test_a_wrong_method_is_refused(
     retriever: Retriever, tmp_path: Path, method: Method, message: str
 ) -> None:
     run = run_of(retriever, tmp_path)
     with pytest.raises(UsageError, match=message):
-        run.check([method], ["red"])
+        run.check([method], "red")
     with pytest.raises(UsageError, match="one or more methods"):
-        run.check([], ["red"])
+        run.check([], "red")
 
 
-def test_a_planned_encoder_answers_as_planned(tmp_path: Path) -> None:
-    """The stand-in that other tests rely on."""
+def test_the_planned_encoder_returns_the_planned_vectors(tmp_path: Path) -> None:
+    """The replacement that other tests use."""
     write_images(tmp_path / "images", ["a", "b"])
     run = planned_run(tmp_path / "cache", {"a": at(0), "b": at(90)}, {"turn": at(45)})
     a, b = locate(tmp_path / "images", ["a", "b"]).values()
     run.embed([a, b])
     np.testing.assert_allclose(run.vectors([a, b]), np.eye(2), atol=1e-6)
-    composed = run.encode([ComposedQuery(a, "turn")], Method("composed", "$ {text}"))
+    composed = run.encode([Query(a, "turn")], Method("composed", "$ {text}"))
     np.testing.assert_allclose(composed, [at(45)], atol=1e-6)
-    image = run.encode([ComposedQuery(b, "turn")], Method("image", ""))
+    image = run.encode([Query(b, "turn")], Method("image", ""))
     np.testing.assert_allclose(image, [at(90)], atol=1e-6)
     assert isinstance(run.encoder, PlannedEncoder)

@@ -1,4 +1,4 @@
-"""CIRCO: several right answers, semantic aspects, a prompt with the concept, and a submission."""
+"""CIRCO: several targets, semantic aspects, a prompt with the concept, and a submission."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from benchmark_data import (
     COMPOSED,
-    assert_refused_before_any_work,
+    assert_refused_before_encoding,
     at,
     changed,
+    edit_json,
     link,
-    measure_anew_and_again,
+    measure_twice,
     planned_run,
     run_cli,
+    without,
     write_images,
     write_json,
 )
@@ -28,16 +30,20 @@ from tiny_bundle import write_tiny_bundle
 
 from ztcir_sdk import Retriever
 from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.evaluation.benchmarks.annotations import read_records
+from ztcir_sdk.evaluation.benchmarks.circo import BENCHMARK as CIRCO
 from ztcir_sdk.evaluation.benchmarks.circo import (
     SUBMISSION,
-    _read_queries,
-    _said,
-    _score,
-    _without_concept,
-    evaluate_circo,
+    _precisions_and_recalls,
+    _Query,
+    _query,
+    _Record,
+    _split_concept,
+    _with_concept,
 )
 from ztcir_sdk.evaluation.benchmarks.embedding_run import Method
-from ztcir_sdk.evaluation.benchmarks.images import UnusableImagesError
+from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage, UnusableImagesError
+from ztcir_sdk.evaluation.benchmarks.queries import Part
 
 KS = (5, 10, 25, 50)
 
@@ -48,7 +54,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_gallery(root: Path, ids: Sequence[int]) -> None:
-    """Write COCO's list of images, and the images."""
+    """Write COCO's list of images and the images."""
     above = root / "COCO2017_unlabeled"
     write_json(
         above / "annotations" / "image_info_unlabeled2017.json",
@@ -84,17 +90,17 @@ def name(one: int) -> str:
     return f"{one:012d}"
 
 
-def test_by_hand(tmp_path: Path) -> None:
-    # Image n is n degrees from what is asked: the ranking is 1, 2, 3, ..., the reference among it.
+def test_scores_worked_by_hand(tmp_path: Path) -> None:
+    # Image n is n degrees from the query: the ranking is 1, 2, 3, ..., including the reference.
     ids = list(range(1, 61))
     asked = [
         query(0, 60, [30, 1, 3, 9], "negation", "addition"),
-        query(1, 1, [2], "negation"),  # the reference stays, and is the nearest
+        query(1, 1, [2], "negation"),  # the reference stays and is the nearest
         query(2, 60, [59, 58, 57], "addition"),
     ]
     root = write_root(tmp_path / "root", asked, ids)
     run = planned_run(tmp_path / "cache", {name(one): at(one) for one in ids}, {"x": at(0)})
-    report = evaluate_circo(run, root, [COMPOSED])
+    report = CIRCO.evaluate(run, root, [COMPOSED])
     assert (report.queries, report.gallery) == (3, 60)
     scores = report.scores["composed"]
     # Found at 1, 3, 9 and 30: precisions 1/1, 2/3, 3/9, 4/30, of four.
@@ -103,27 +109,27 @@ def test_by_hand(tmp_path: Path) -> None:
     for k in KS:
         expected = (first[k] + 1 / 2 + 0) / 3
         assert scores["all",][f"mAP@{k}"] == pytest.approx(expected), k
-        # Recall counts the image that the caption was written for alone: 30, 2, and 59.
+        # Recall counts only the image for which the caption was written: 30, 2, and 59.
         assert scores["all",][f"R@{k}"] == pytest.approx((int(k == 50) + 1) / 3), k
         assert scores["aspect", "negation"][f"mAP@{k}"] == pytest.approx((first[k] + 1 / 2) / 2)
         assert scores["aspect", "addition"][f"mAP@{k}"] == pytest.approx((first[k] + 0) / 2)
     assert set(scores) == {("all",), ("aspect", "addition"), ("aspect", "negation")}
 
 
-def test_more_right_answers_than_places_divide_by_the_places(tmp_path: Path) -> None:
+def test_average_precision_divides_by_k_if_there_are_more_targets(tmp_path: Path) -> None:
     ids = list(range(1, 61))
     root = write_root(tmp_path / "root", [query(0, 60, list(range(1, 9)), "negation")], ids)
     run = planned_run(tmp_path / "cache", {name(one): at(one) for one in ids}, {"x": at(0)})
-    scores = evaluate_circo(run, root, [COMPOSED]).scores["composed"]["all",]
+    scores = CIRCO.evaluate(run, root, [COMPOSED]).scores["composed"]["all",]
     assert scores["mAP@5"] == 1
 
 
 def test_ties_rank_in_the_order_of_coco(tmp_path: Path) -> None:
-    ids = [9, 7, 8, 5, 6, 4, 3]  # as listed, whatever the numbers
+    ids = [9, 7, 8, 5, 6, 4, 3]  # in the order of the list, not of the numbers
     root = write_root(tmp_path / "root", [query(0, 3, [6], "negation")], ids)
     same = dict.fromkeys([name(one) for one in ids], at(10))
     run = planned_run(tmp_path / "cache", same, {"x": at(0)})
-    report = evaluate_circo(run, root, [COMPOSED], answers=1)
+    report = CIRCO.evaluate(run, root, [COMPOSED], answers=1)
     assert [hit.image.name for hit in report.answers[0].hits] == [str(one) for one in ids]
     assert report.scores["composed"]["all",]["mAP@5"] == pytest.approx(1 / 5)
 
@@ -168,14 +174,14 @@ def plain_rankings(
 
 
 def plain_average_precision(ranking: list[int], targets: list[int], k: int) -> float:
-    """Cumulated hits at each hit, over its rank; their sum over min(targets, k)."""
+    """Return the sum of the precision at each hit, divided by min(targets, k)."""
     labels = np.isin(ranking[:k], targets)
     precisions = np.cumsum(labels) * labels / np.arange(1, k + 1)
     return float(precisions.sum() / min(len(targets), k))
 
 
 @pytest.mark.parametrize("method", ["composed", "image", "text", "sum"])
-def test_the_numbers_are_a_plain_counts(
+def test_scores_equal_a_plain_implementation(
     drawn: Path, bundle: Path, tmp_path: Path, method: str
 ) -> None:
     result = run_cli("circo", drawn, bundle, tmp_path, "--method", method, "--json")
@@ -196,31 +202,34 @@ def test_the_numbers_are_a_plain_counts(
 
 
 def assert_valid_submission(content: Any, ids: set[str], count: int) -> None:
-    """What the server asks for, as its published example has it."""
+    """Check the format that the server requires."""
     assert set(content) == ids
     for found in content.values():
         assert len(found) == len(set(found)) == count
         assert all(type(one) is int for one in found)
 
 
-def test_the_published_example_is_valid_by_the_same_measure(shared_data: Path) -> None:
+def test_the_published_example_passes_the_same_check(shared_data: Path) -> None:
     folder = shared_data / "cir-annotations" / "circo"
     ids = {str(one["id"]) for one in json.loads((folder / "annotations/test.json").read_text())}
     example = json.loads((folder / "submission_examples/submission_test.json").read_text())
     assert_valid_submission(example, ids, 50)
 
 
-def test_the_published_predictions_score_as_the_published_code_has_it(shared_data: Path) -> None:
-    """CIRCO's ``evaluation.py``, plainly, on its example for the validation split."""
+def test_the_published_predictions_score_as_with_the_published_code(shared_data: Path) -> None:
+    """A plain version of CIRCO's ``evaluation.py``, on its example for the validation split."""
     folder = shared_data / "cir-annotations" / "circo"
     example = json.loads((folder / "submission_examples/submission_val.json").read_text())
     asked = json.loads((folder / "annotations/val.json").read_text())
-    queries = _read_queries(folder, "val")
     ids = {one for found in example.values() for one in found}
-    ids |= {target for query in queries for target in query.targets}
-    row = {one: place for place, one in enumerate(sorted(ids))}
-    rows = np.array([[row[one] for one in example[query.id]] for query in queries])
-    scores = _score(queries, (rows, np.zeros(rows.shape, np.float32)), row)
+    ids |= {target for one in asked for target in [one["reference_img_id"], *one["gt_img_ids"]]}
+    images = {one: BenchmarkImage(str(one), Path()) for one in sorted(ids)}
+    records = read_records(folder / "annotations/val.json", _Record, "circo")
+    part = Part([_query(record, images) for record in records], list(images.values()))
+    rows = np.array(
+        [[part.rows[images[one]] for one in example[query.id]] for query in part.queries]
+    )
+    scores = _precisions_and_recalls(part, (rows, np.zeros(rows.shape, np.float32)))
     for k in KS:
         each = [
             plain_average_precision(example[str(one["id"])], one["gt_img_ids"], k) for one in asked
@@ -234,7 +243,7 @@ def test_the_published_predictions_score_as_the_published_code_has_it(shared_dat
             assert scores["aspect", aspect][f"mAP@{k}"] == pytest.approx(np.mean(own))
 
 
-def test_a_submission_is_the_rankings(drawn: Path, bundle: Path, tmp_path: Path) -> None:
+def test_a_submission_contains_the_rankings(drawn: Path, bundle: Path, tmp_path: Path) -> None:
     run_cli("circo", drawn, bundle, tmp_path, "--split", "test", "--out", tmp_path)
     content = json.loads((tmp_path / SUBMISSION).read_text())
     rankings = plain_rankings(drawn, Retriever(bundle, threads=1), "composed")
@@ -246,57 +255,46 @@ def test_a_submission_is_the_rankings(drawn: Path, bundle: Path, tmp_path: Path)
 # the shared concept
 
 
-def test_the_concept_is_only_read_where_the_prompt_has_it(
+def test_the_concept_is_used_only_if_the_prompt_has_its_slot(
     drawn: Path, bundle: Path, tmp_path: Path
 ) -> None:
     plain = json.loads(run_cli("circo", drawn, bundle, tmp_path, "--json").stdout)
     prompt = "a photo of $ , {concept} , that {text}"
-    told = run_cli("circo", drawn, bundle, tmp_path, "--json", "--prompt", prompt)
-    with_concept = json.loads(told.stdout)
+    result = run_cli("circo", drawn, bundle, tmp_path, "--json", "--prompt", prompt)
+    with_concept = json.loads(result.stdout)
     assert with_concept["prompt"] == prompt
     assert with_concept["methods"] != plain["methods"]
-    # The same as captions that say it themselves.
+    # The same as with captions that contain the concept.
     root = tmp_path / "root"
     shutil.copytree(drawn, root)
     records = json.loads((root / "annotations" / "val.json").read_text())
     for one in records:
         one["relative_caption"] = f"{one['shared_concept']} , that {one['relative_caption']}"
     write_json(root / "annotations" / "val.json", records)
-    said = run_cli("circo", root, bundle, tmp_path, "--json", "--prompt", "a photo of $ , {text}")
-    assert json.loads(said.stdout)["methods"] == with_concept["methods"]
+    result = run_cli("circo", root, bundle, tmp_path, "--json", "--prompt", "a photo of $ , {text}")
+    assert json.loads(result.stdout)["methods"] == with_concept["methods"]
 
 
 @settings(deadline=None)
 @given(st.text(max_size=20), st.text(max_size=20))
-def test_what_annotations_say_is_never_a_slot(concept: str, caption: str) -> None:
-    prompt, pattern = _without_concept("a photo of $ , {concept} , that {text}")
+def test_slots_in_annotations_stay_text(concept: str, caption: str) -> None:
+    prompt, pattern = _split_concept("a photo of $ , {concept} , that {text}")
     assert prompt == "a photo of $ , {text}"
-    one = type("One", (), {"concept": concept, "caption": caption})
-    assert _said(pattern, one) == f"{concept} , that {caption}"  # type: ignore[arg-type]
+    query = _Query(BenchmarkImage("1", Path()), caption, concept=concept)
+    assert _with_concept(pattern, query).text == f"{concept} , that {caption}"
 
 
 @pytest.mark.parametrize(
     "prompt", ["{concept} $ that {text}", "a photo of $ {concept}", "$ {concept} {concept}"]
 )
-def test_a_concept_that_cannot_be_told_from_the_reference(
+def test_a_prompt_must_separate_the_concept_from_the_reference(
     prompt: str, drawn: Path, bundle: Path, tmp_path: Path
 ) -> None:
     result = run_cli("circo", drawn, bundle, tmp_path, "--prompt", prompt, exit_code=2)
     assert "both after its $" in result.stderr
 
 
-# what is wrong
-
-
-def edit(file: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
-    def apply(root: Path) -> None:
-        (root / file).write_text(json.dumps(change(json.loads((root / file).read_text()))))
-
-    return apply
-
-
-def without(*names: str) -> Callable[[Any], Any]:
-    return lambda records: [{k: v for k, v in one.items() if k not in names} for one in records]
+# wrong data sets and calls
 
 
 VAL = "annotations/val.json"
@@ -305,28 +303,32 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
     "no annotations": (
         lambda root: (root / VAL).unlink(),
         ZtcirError,
-        r"val.json are not there.*ztcir eval circo --download-help",
+        r"val.json do not exist: .*ztcir eval circo --download-help",
     ),
     "annotations of before the aspects": (
-        edit(VAL, without("semantic_aspects")),
+        edit_json(VAL, without("semantic_aspects")),
         ZtcirError,
-        r"no usable 'semantic_aspects', so the file is of another version",
+        r"missing required field `semantic_aspects`\), so the file is damaged or of another",
     ),
     "no list of the gallery": (
         lambda root: (root / INFO).unlink(),
         ZtcirError,
-        r"image_info_unlabeled2017.json are not there",
+        r"image_info_unlabeled2017.json do not exist",
     ),
-    "a list that is none": (edit(INFO, lambda _: {"images": [1]}), ZtcirError, r"no list of COCO"),
+    "a list of something else": (
+        edit_json(INFO, lambda _: {"images": [1]}),
+        ZtcirError,
+        r"no list of COCO",
+    ),
     "a list of other images": (
-        edit(INFO, lambda info: {"images": info["images"][:30]}),
+        edit_json(INFO, lambda info: {"images": info["images"][:30]}),
         ZtcirError,
         r"images of val.json are not in image_info_unlabeled2017.json .*different versions",
     ),
     "a target that is not right": (
-        edit(VAL, lambda records: [{**one, "target_img_id": -1} for one in records]),
+        edit_json(VAL, lambda records: [{**one, "target_img_id": -1} for one in records]),
         ZtcirError,
-        r"does not count its target among its right answers",
+        r"its target is not among its correct images",
     ),
     "a folder with fewer images": (
         lambda root: [
@@ -340,33 +342,35 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_a_sentence_before_any_work(
+def test_a_wrong_data_set_is_refused_before_anything_is_encoded(
     case: str, drawn: Path, tmp_path: Path
 ) -> None:
     change, kind, message = WRONG[case]
     root = changed(drawn, tmp_path / "root", change)
-    assert_refused_before_any_work(evaluate_circo, root, tmp_path / "cache", kind, message)
+    assert_refused_before_encoding(CIRCO, root, tmp_path / "cache", kind, message)
 
 
-def test_a_wrong_call(drawn: Path, tmp_path: Path) -> None:
+def test_a_wrong_split_and_several_methods_for_a_submission_are_refused(
+    drawn: Path, tmp_path: Path
+) -> None:
     run = planned_run(tmp_path / "cache", {}, {})
     with pytest.raises(UsageError, match="no split 'train'"):
-        evaluate_circo(run, drawn, [COMPOSED], split="train")
-    with pytest.raises(UsageError, match="one method's"):
-        evaluate_circo(run, drawn, [COMPOSED, Method("image", "")], split="test")
+        CIRCO.evaluate(run, drawn, [COMPOSED], split="train")
+    with pytest.raises(UsageError, match="for one method"):
+        CIRCO.evaluate(run, drawn, [COMPOSED, Method("image", "")], split="test")
 
 
-def test_an_answer_has_all_its_aspects(tmp_path: Path) -> None:
+def test_the_categories_of_an_answer_are_its_aspects(tmp_path: Path) -> None:
     ids = list(range(1, 13))
     root = write_root(tmp_path / "root", [query(0, 1, [2, 3], "negation", "addition")], ids)
     run = planned_run(tmp_path / "cache", {name(one): at(one) for one in ids}, {"x": at(0)})
-    [answer] = evaluate_circo(run, root, [COMPOSED], answers=5).answers
+    [answer] = CIRCO.evaluate(run, root, [COMPOSED], answers=5).answers
     assert answer.categories == ("negation", "addition")
     assert len(answer.hits) == 10
     assert [hit.verdict for hit in answer.hits[:4]] == ["reference", "right", "right", "wrong"]
 
 
-# the whole of it
+# the real annotations
 
 
 @pytest.mark.slow
@@ -374,7 +378,7 @@ def test_an_answer_has_all_its_aspects(tmp_path: Path) -> None:
 def test_the_real_annotations_with_drawn_images(
     shared_data: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    """Every id that the annotations name, and distractors; twice over, to the same numbers."""
+    """Every id that the annotations name, and distractors, measured three times."""
     annotations = shared_data / "cir-annotations" / "circo" / "annotations"
     root = tmp_path / "root"
     link(annotations, root / "annotations")
@@ -384,7 +388,7 @@ def test_the_real_annotations_with_drawn_images(
     named |= {target for one in asked["val"] for target in one["gt_img_ids"]}
     distractors = {600_000 + number for number in range(1500)}
     write_gallery(root, sorted(named) + sorted(distractors))
-    first = measure_anew_and_again("circo", root, bundle, tmp_path)
+    first = measure_twice("circo", root, bundle, tmp_path)
     assert (first["queries"], first["gallery"]) == (220, 1903 + 1500)
     assert len(first["methods"]["composed"]["aspect"]) == 9
     run_cli("circo", root, bundle, tmp_path / "one", "--split", "test", "--out", tmp_path)

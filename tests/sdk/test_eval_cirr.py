@@ -1,4 +1,4 @@
-"""CIRR: the reference is left out, groups rank among themselves, and what its server takes."""
+"""CIRR: the reference is removed, groups are ranked alone, and submissions are valid."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from benchmark_data import (
     COMPOSED,
-    assert_refused_before_any_work,
+    assert_refused_before_encoding,
     at,
     changed,
+    edit_json,
     link,
-    measure_anew_and_again,
+    measure_twice,
     planned_run,
     run_cli,
+    without,
     write_images,
     write_json,
 )
@@ -27,7 +29,8 @@ from tiny_bundle import write_tiny_bundle
 
 from ztcir_sdk import Retriever
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.evaluation.benchmarks.cirr import SUBMISSIONS, evaluate_cirr
+from ztcir_sdk.evaluation.benchmarks.cirr import BENCHMARK as CIRR
+from ztcir_sdk.evaluation.benchmarks.cirr import SUBMISSIONS
 from ztcir_sdk.evaluation.benchmarks.embedding_run import Method
 from ztcir_sdk.evaluation.benchmarks.images import UnusableImagesError
 
@@ -70,16 +73,16 @@ ANGLES = {"r": 0, "other": 2, "a": 5, "b": 10, "c": 15, "t": 20, "d": 25}
 GROUP = ["r", "t", "a", "b", "c", "d"]
 
 
-def test_by_hand(tmp_path: Path) -> None:
+def test_scores_worked_by_hand(tmp_path: Path) -> None:
     root = write_root(
         tmp_path / "root", [("r", "far", "t", GROUP), ("r", "near", "t", GROUP)], list(ANGLES)
     )
     images = {name: at(degrees) for name, degrees in ANGLES.items()}
     run = planned_run(tmp_path / "cache", images, {"far": at(0), "near": at(19)})
-    report = evaluate_cirr(run, root, [COMPOSED])
+    report = CIRR.evaluate(run, root, [COMPOSED])
     assert (report.queries, report.gallery) == (2, 7)
-    # "far": other, a, b, c, t, d. The target is fifth, and would be sixth if the reference, which
-    # is the nearest of all, stayed; of its group it is fourth. "near": the target is the first.
+    # "far" ranks other, a, b, c, t, d. The target is fifth, and would be sixth if the reference,
+    # the nearest of all, stayed; in its group it is fourth. "near" ranks the target first.
     assert report.scores["composed"]["val",] == {
         "R@1": 0.5,
         "R@5": 1,
@@ -92,25 +95,25 @@ def test_by_hand(tmp_path: Path) -> None:
     }
 
 
-def test_a_member_that_a_group_names_twice_is_one_image(tmp_path: Path) -> None:
+def test_a_group_member_that_is_listed_twice_counts_once(tmp_path: Path) -> None:
     group = ["r", "a", "a", "t", "b", "c", "d"]
     root = write_root(tmp_path / "root", [("r", "x", "t", group)], list(ANGLES))
     images = {name: at(degrees) for name, degrees in ANGLES.items()}
-    run = planned_run(tmp_path / "cache", images, {"x": at(13)})  # c, b, t and a, which is nearer
-    scores = evaluate_cirr(run, root, [COMPOSED]).scores["composed"]["val",]
+    run = planned_run(tmp_path / "cache", images, {"x": at(13)})  # ranks c, b, t, a
+    scores = CIRR.evaluate(run, root, [COMPOSED]).scores["composed"]["val",]
     assert [scores[f"R_subset@{k}"] for k in (1, 2, 3)] == [0, 0, 1]
 
 
 @pytest.mark.parametrize(("before", "found"), [(4, 1), (5, 0)])
 def test_ties_rank_in_the_order_of_the_split(tmp_path: Path, before: int, found: int) -> None:
-    """So many images that are the same as the target come before it."""
+    """`before` images that are equal to the target come before it."""
     names = ["r", *(f"same{n}" for n in range(before)), "t", *"wxyz"]
     images = dict.fromkeys(names, at(10)) | {"r": at(0)}
     root = write_root(tmp_path / "root", [("r", "x", "t", ["r", "t", *"wxyz"])], names)
     run = planned_run(tmp_path / "cache", images, {"x": at(0)})
-    scores = evaluate_cirr(run, root, [COMPOSED]).scores["composed"]["val",]
+    scores = CIRR.evaluate(run, root, [COMPOSED]).scores["composed"]["val",]
     assert (scores["R@1"], scores["R@5"]) == (0, found)
-    assert scores["R_subset@1"] == 1  # in the split, the target comes before w, x, y and z
+    assert scores["R_subset@1"] == 1  # the target comes before w, x, y and z
 
 
 def draw_root(root: Path, split: str) -> Path:
@@ -125,7 +128,7 @@ def draw_root(root: Path, split: str) -> Path:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random data set, both splits of it."""
+    """Both splits of a random data set."""
     root = tmp_path_factory.mktemp("cirr") / "root"
     draw_root(root, "val")
     return draw_root(root, "test1")
@@ -134,7 +137,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain_rankings(
     root: Path, retriever: Retriever, split: str, method: str
 ) -> list[tuple[dict[str, Any], list[str], list[str]]]:
-    """Each query with its whole ranking and its group's, one image at a time."""
+    """Return each query with its ranking of the gallery and of its group."""
     folder = root / FOLDERS[split]
     asked = json.loads((root / "cirr" / "captions" / f"cap.rc2.{split}.json").read_text())
     names = list(
@@ -158,7 +161,7 @@ def plain_rankings(
 
 
 @pytest.mark.parametrize("method", ["composed", "image", "text", "sum"])
-def test_the_numbers_are_a_plain_counts(
+def test_scores_equal_a_plain_implementation(
     drawn: Path, bundle: Path, tmp_path: Path, method: str
 ) -> None:
     result = run_cli("cirr", drawn, bundle, tmp_path, "--method", method, "--json")
@@ -175,7 +178,7 @@ def test_the_numbers_are_a_plain_counts(
 def assert_valid_submission(
     content: Mapping[str, Any], metric: str, queries: Sequence[Mapping[str, Any]], names: set[str]
 ) -> None:
-    """What the server asks for, as its published examples have it."""
+    """Check the format that the server requires."""
     assert (content["version"], content["metric"]) == ("rc2", metric)
     ids = {str(one["pairid"]) for one in queries}
     assert set(content) - {"version", "metric"} == ids
@@ -187,8 +190,8 @@ def assert_valid_submission(
             assert set(found) <= set(one["img_set"]["members"])
 
 
-def test_the_published_examples_are_valid_by_the_same_measure(shared_data: Path) -> None:
-    """So a submission that this measure passes is like what the server is known to take."""
+def test_the_published_examples_pass_the_same_check(shared_data: Path) -> None:
+    """A submission that passes has the format that the server is known to take."""
     folder = shared_data / "cir-annotations" / "cirr"
     queries = json.loads((folder / "captions" / "cap.rc2.test1.json").read_text())
     names = set(json.loads((folder / "image_splits" / "split.rc2.test1.json").read_text()))
@@ -197,7 +200,7 @@ def test_the_published_examples_are_valid_by_the_same_measure(shared_data: Path)
         assert_valid_submission(json.loads(example.read_text()), metric, queries, names)
 
 
-def test_submissions_are_the_rankings(drawn: Path, bundle: Path, tmp_path: Path) -> None:
+def test_submissions_contain_the_rankings(drawn: Path, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "to" / "submit"
     result = run_cli("cirr", drawn, bundle, tmp_path, "--split", "test", "--out", out)
     assert all(f"to submit: {out / file}" in result.stdout for file in SUBMISSIONS)
@@ -212,16 +215,16 @@ def test_submissions_are_the_rankings(drawn: Path, bundle: Path, tmp_path: Path)
             assert content[str(one["pairid"])] == expected
 
 
-def test_a_submission_is_one_methods(drawn: Path, bundle: Path, tmp_path: Path) -> None:
+def test_a_submission_is_for_one_method(drawn: Path, bundle: Path, tmp_path: Path) -> None:
     result = run_cli(
         "cirr", drawn, bundle, tmp_path, "--split", "test", "--method", "all", exit_code=2
     )
-    assert "one method's" in result.stderr
+    assert "A submission is for one method" in result.stderr
     with pytest.raises(UsageError, match="no split 'train'"):
-        evaluate_cirr(planned_run(tmp_path, {}, {}), drawn, [COMPOSED], split="train")
+        CIRR.evaluate(planned_run(tmp_path, {}, {}), drawn, [COMPOSED], split="train")
 
 
-def test_images_may_lie_where_the_annotations_readme_has_them(
+def test_images_may_be_where_the_annotations_readme_puts_them(
     drawn: Path, bundle: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "root"
@@ -233,19 +236,11 @@ def test_images_may_lie_where_the_annotations_readme_has_them(
     assert moved["methods"] == usual["methods"]
 
 
-def edit(file: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
-    def apply(root: Path) -> None:
-        path = root / "cirr" / file
-        path.write_text(json.dumps(change(json.loads(path.read_text()))))
-
-    return apply
-
-
 def each(change: Mapping[str, Any]) -> Callable[[Any], Any]:
     return lambda records: [{**one, **change} for one in records]
 
 
-CAPTIONS, SPLIT = "captions/cap.rc2.val.json", "image_splits/split.rc2.val.json"
+CAPTIONS, SPLIT = "cirr/captions/cap.rc2.val.json", "cirr/image_splits/split.rc2.val.json"
 WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
     "no annotations": (
         lambda root: shutil.rmtree(root / "cirr"),
@@ -259,61 +254,71 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
         r"1 of 90 images are missing from .*dev-7-img0.png",
     ),
     "a split naming an unknown image": (
-        edit(SPLIT, lambda paths: {**paths, "dev-x": "./dev/dev-x.png"}),
+        edit_json(SPLIT, lambda paths: {**paths, "dev-x": "./dev/dev-x.png"}),
         UnusableImagesError,
         r"1 of 91 images are missing from .*dev-x.png",
     ),
     "another version": (
-        edit(SPLIT, lambda paths: dict(list(paths.items())[:40])),
+        edit_json(SPLIT, lambda paths: dict(list(paths.items())[:40])),
         ZtcirError,
         r"images of cap.rc2.val.json are not in split.rc2.val.json .*different versions",
     ),
     "a target outside of its group": (
-        edit(CAPTIONS, each({"target_hard": "dev-89-img0"})),
+        edit_json(CAPTIONS, each({"target_hard": "dev-89-img0"})),
         ZtcirError,
-        r"reference or target outside of its own group",
+        r"its target is outside of its own group",
+    ),
+    "a reference outside of its group": (
+        edit_json(CAPTIONS, each({"reference": "dev-89-img0"})),
+        ZtcirError,
+        r"its reference is outside of its own group",
+    ),
+    "a reference that is the target": (
+        edit_json(CAPTIONS, lambda records: [{**one, "target_hard": one["reference"]}
+                                             for one in records]),
+        ZtcirError,
+        r"its reference is its target",
     ),
     "no group": (
-        edit(CAPTIONS, each({"img_set": {}})),
+        edit_json(CAPTIONS, each({"img_set": {}})),
         ZtcirError,
-        r"reference or target outside of its own group",
+        r"Object missing required field `members` in 'img_set'",
     ),
-    "a split that is none": (edit(SPLIT, lambda _: []), ZtcirError, r"no list of images"),
+    "a split that is no object": (edit_json(SPLIT, lambda _: []), ZtcirError, r"no list of images"),
     "the test split's captions": (
-        edit(CAPTIONS, lambda records: [{k: v for k, v in one.items() if "target" not in k}
-                                        for one in records]),
+        edit_json(CAPTIONS, without("target_hard")),
         ZtcirError,
-        r"Query 0 of .* no usable 'target_hard'",
+        r"Query 0 of .* is unusable \(Object missing required field `target_hard`\)",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_a_sentence_before_any_work(
+def test_a_wrong_data_set_is_refused_before_anything_is_encoded(
     case: str, drawn: Path, tmp_path: Path
 ) -> None:
     change, kind, message = WRONG[case]
     root = changed(drawn, tmp_path / "root", change)
-    assert_refused_before_any_work(evaluate_cirr, root, tmp_path / "cache", kind, message)
+    assert_refused_before_encoding(CIRR, root, tmp_path / "cache", kind, message)
 
 
-def test_mapped_looks_for_the_reference_itself(tmp_path: Path) -> None:
+def test_mapped_searches_for_the_reference(tmp_path: Path) -> None:
     root = write_root(tmp_path / "root", [("r", "far", "t", GROUP)], list(ANGLES))
     images = {name: at(degrees) for name, degrees in ANGLES.items()}
     run = planned_run(tmp_path / "cache", images, {"far": at(0)})
-    composed = evaluate_cirr(run, root, [COMPOSED], answers=1).answers[0]
+    composed = CIRR.evaluate(run, root, [COMPOSED], answers=1).answers[0]
     assert [hit.image.name for hit in composed.hits] == ["other", "a", "b", "c", "t", "d"]
     assert [hit.verdict for hit in composed.hits] == [*["wrong"] * 4, "right", "wrong"]
-    mapped = evaluate_cirr(run, root, [Method("mapped", "")], answers=1).answers[0]
+    mapped = CIRR.evaluate(run, root, [Method("mapped", "")], answers=1).answers[0]
     assert (mapped.hits[0].image.name, mapped.hits[0].verdict) == ("r", "right")
     assert [hit.verdict for hit in mapped.hits[1:]] == ["wrong"] * 6
 
 
-def test_what_is_right_of_the_test_split_is_not_known(drawn: Path, tmp_path: Path) -> None:
+def test_verdicts_of_the_test_split_are_unknown(drawn: Path, tmp_path: Path) -> None:
     root = write_root(tmp_path / "root", [("r", "far", "", GROUP)], list(ANGLES), "test1")
     images = {name: at(degrees) for name, degrees in ANGLES.items()}
     run = planned_run(tmp_path / "cache", images, {"far": at(0)})
-    report = evaluate_cirr(run, root, [COMPOSED], split="test", answers=1)
+    report = CIRR.evaluate(run, root, [COMPOSED], split="test", answers=1)
     assert {hit.verdict for hit in report.answers[0].hits} == {"unknown"}
     assert report.scores == {}
     assert report.submissions["cirr-test1-recall_subset.json"]["100"] == ["a", "b", "c"]
@@ -323,7 +328,7 @@ def test_what_is_right_of_the_test_split_is_not_known(drawn: Path, tmp_path: Pat
 def test_the_real_annotations_with_drawn_images(
     shared_data: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    """Every name of both splits, twice over, to the same numbers; and what the server takes."""
+    """Every name of both splits, measured three times, and the submissions."""
     annotations = shared_data / "cir-annotations" / "cirr"
     root = tmp_path / "root"
     for part in ("captions", "image_splits"):
@@ -334,7 +339,7 @@ def test_the_real_annotations_with_drawn_images(
         paths = json.loads((annotations / f"image_splits/split.rc2.{split}.json").read_text())
         names[split] = set(paths)
         write_images(root / folder, paths)
-    first = measure_anew_and_again("cirr", root, bundle, tmp_path)
+    first = measure_twice("cirr", root, bundle, tmp_path)
     assert (first["queries"], first["gallery"]) == (4181, 2297)
     scores = first["methods"]["composed"]["val"]
     assert scores["R@50"] < 0.1 < scores["R_subset@1"] < 0.35  # chance: 0.02 and 0.2

@@ -1,4 +1,4 @@
-"""FashionIQ: both protocols and all orders, by hand, against a plain count, and the whole of it."""
+"""FashionIQ: both protocols and all orders of captions, by hand and on the real annotations."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from benchmark_data import (
     COMPOSED,
-    assert_refused_before_any_work,
+    assert_refused_before_encoding,
     at,
     changed,
+    edit_json,
     link,
-    measure_anew_and_again,
+    measure_twice,
     planned_run,
     run_cli,
+    without,
     write_images,
     write_json,
 )
@@ -28,13 +29,8 @@ from tiny_bundle import write_tiny_bundle
 from ztcir_sdk import Retriever
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
-from ztcir_sdk.evaluation.benchmarks.fashioniq import (
-    CATEGORIES,
-    ORDERS,
-    PROTOCOLS,
-    evaluate_fashioniq,
-    join_captions,
-)
+from ztcir_sdk.evaluation.benchmarks.fashioniq import BENCHMARK as FASHIONIQ
+from ztcir_sdk.evaluation.benchmarks.fashioniq import CATEGORIES, ORDERS, PROTOCOLS, join_captions
 from ztcir_sdk.evaluation.benchmarks.images import UnusableImagesError
 
 Array = NDArray[np.float32]
@@ -50,7 +46,7 @@ def write_root(
     queries: Mapping[str, list[tuple[str, str, list[str]]]],
     splits: Mapping[str, list[str]],
 ) -> Path:
-    """Write candidates, targets and captions, and the splits, by category."""
+    """Write candidates, targets and captions, and the splits, for each category."""
     for category in CATEGORIES:
         write_json(
             root / "captions" / f"cap.{category}.val.json",
@@ -66,7 +62,7 @@ def write_root(
 
 @pytest.fixture
 def planned(tmp_path: Path) -> tuple[EmbeddingRun, Path]:
-    """A query a category: its candidate at 0 degrees, its target at 30, nine others between."""
+    """One query in each category: candidate at 0 degrees, target at 30, nine others between."""
     images: dict[str, tuple[float, float]] = {}
     queries, splits = {}, {}
     for category in CATEGORIES:
@@ -79,23 +75,23 @@ def planned(tmp_path: Path) -> tuple[EmbeddingRun, Path]:
     return planned_run(tmp_path / "cache", images, texts), root
 
 
-def test_by_hand(planned: tuple[EmbeddingRun, Path]) -> None:
-    report = evaluate_fashioniq(*planned, [COMPOSED])
+def test_scores_worked_by_hand(planned: tuple[EmbeddingRun, Path]) -> None:
+    report = FASHIONIQ.evaluate(*planned, [COMPOSED])
     scores = report.scores["composed"]
     assert (report.queries, report.gallery) == (3, 33)
     for category in (*CATEGORIES, "average"):
-        # Forward, the candidate itself and nine others are nearer: it would be the tenth if the
-        # candidate were removed, as CIRR removes it.
+        # Forward, the candidate and nine others are nearer than the target. If the candidate were
+        # removed, as in CIRR, the target would be the tenth.
         assert scores["original", "forward", category] == {"R@10": 0, "R@50": 1}
-        # The nine are no candidate and no target of any query.
+        # The nine are not candidate or target of any query.
         assert scores["val_union", "forward", category] == {"R@10": 1, "R@50": 1}
-        # Reversed, at 62 degrees, and between the two, at 31, the target is the nearest.
+        # Reversed, at 62 degrees, and for the mean, at 31, the target is the nearest.
         for order in ("reversed", "both"):
             assert scores["original", order, category] == {"R@10": 1, "R@50": 1}
 
 
-def test_both_is_the_mean_of_the_embeddings_and_not_of_the_recalls(tmp_path: Path) -> None:
-    # By 0 and by 80 degrees ten others are nearer than the target at 40; by their mean none is.
+def test_both_averages_embeddings_not_recalls(tmp_path: Path) -> None:
+    # For 0 and 80 degrees, ten others are nearer than the target at 40; for their mean, none is.
     names = ["c", *(f"a{n}" for n in range(10)), *(f"b{n}" for n in range(10)), "t"]
     degrees = [-5, *range(10), *(80 - n for n in range(10)), 40]
     images = {name: at(angle) for name, angle in zip(names, degrees, strict=True)}
@@ -105,13 +101,13 @@ def test_both_is_the_mean_of_the_embeddings_and_not_of_the_recalls(tmp_path: Pat
         dict.fromkeys(CATEGORIES, names),
     )
     run = planned_run(tmp_path / "cache", images, {"x and y": at(0), "y and x": at(80)})
-    scores = evaluate_fashioniq(run, root, [COMPOSED]).scores["composed"]
+    scores = FASHIONIQ.evaluate(run, root, [COMPOSED]).scores["composed"]
     found = {order: scores["original", order, "average"]["R@10"] for order in ORDERS}
     assert found == {"forward": 0, "reversed": 0, "both": 1}
 
 
 def test_ties_rank_in_the_order_of_the_split(tmp_path: Path) -> None:
-    """Eleven images are the same: the target is found if ten or fewer of them come before it."""
+    """Eleven images are equal: the target is found if at most nine of them come before it."""
     names = [f"{n}" for n in range(12)]
     images = dict.fromkeys(names, at(20)) | {"0": at(180)}
     for place, recall in ((10, 1), (11, 0)):
@@ -122,13 +118,13 @@ def test_ties_rank_in_the_order_of_the_split(tmp_path: Path) -> None:
         )
         texts = {"x and y": at(0), "y and x": at(0)}
         run = planned_run(tmp_path / f"cache{place}", images, texts)
-        scores = evaluate_fashioniq(run, root, [COMPOSED]).scores["composed"]
+        scores = FASHIONIQ.evaluate(run, root, [COMPOSED]).scores["composed"]
         assert scores["original", "both", "average"]["R@10"] == recall
 
 
-def test_captions_are_joined_as_the_field_joins_them() -> None:
+def test_captions_are_joined_as_in_searle_and_lincir() -> None:
     assert join_captions("is red, ", " has long sleeves?.") == "is red and has long sleeves"
-    assert join_captions("", "fades to orange") == " and fades to orange"  # three queries are so
+    assert join_captions("", "fades to orange") == " and fades to orange"  # as in three queries
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +143,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plain_recall(queries: Array, gallery: Mapping[str, Array], targets: list[str], k: int) -> float:
-    """Count the queries whose target is among the first k, one image at a time."""
+    """Return the fraction of queries with their target among the first k."""
     found = 0
     for query, target in zip(queries, targets, strict=True):
         names = list(gallery)
@@ -157,7 +153,7 @@ def plain_recall(queries: Array, gallery: Mapping[str, Array], targets: list[str
     return found / len(targets)
 
 
-def test_the_numbers_are_a_plain_counts(drawn: Path, bundle: Path, tmp_path: Path) -> None:
+def test_scores_equal_a_plain_implementation(drawn: Path, bundle: Path, tmp_path: Path) -> None:
     result = run_cli("fashioniq", drawn, bundle, tmp_path / "cache", "--method", "all", "--json")
     methods = json.loads(result.stdout)["methods"]
     retriever = Retriever(bundle, threads=1)
@@ -198,7 +194,9 @@ def test_the_numbers_are_a_plain_counts(drawn: Path, bundle: Path, tmp_path: Pat
     )
 
 
-def test_the_prompt_is_an_option(drawn: Path, bundle: Path, tmp_path: Path) -> None:
+def test_prompt_option_replaces_the_default_prompt(
+    drawn: Path, bundle: Path, tmp_path: Path
+) -> None:
     default = run_cli("fashioniq", drawn, bundle, tmp_path, "--json")
     written = json.loads(default.stdout)
     assert written["prompt"] == "a photo of $ that {text}"
@@ -211,7 +209,7 @@ def test_the_prompt_is_an_option(drawn: Path, bundle: Path, tmp_path: Path) -> N
     assert json.loads(other.stdout)["prompt"] == "{text} and $"
 
 
-def test_a_person_reads_percent(drawn: Path, bundle: Path, tmp_path: Path) -> None:
+def test_the_table_is_in_percent(drawn: Path, bundle: Path, tmp_path: Path) -> None:
     values = json.loads(run_cli("fashioniq", drawn, bundle, tmp_path, "--json").stdout)["methods"]
     recall = values["composed"]["val_union"]["reversed"]["dress"]["R@50"]
     printed = run_cli("fashioniq", drawn, bundle, tmp_path).stdout
@@ -219,15 +217,7 @@ def test_a_person_reads_percent(drawn: Path, bundle: Path, tmp_path: Path) -> No
     assert line.split("\t")[-1] == f"{100 * recall:.2f}"
 
 
-# what is wrong
-
-
-def edit(file: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
-    def apply(root: Path) -> None:
-        value = json.loads((root / file).read_text())
-        (root / file).write_text(json.dumps(change(value)))
-
-    return apply
+# wrong data sets
 
 
 CAPTIONS, SPLIT = "captions/cap.shirt.val.json", "image_splits/split.shirt.val.json"
@@ -235,7 +225,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
     "no annotations": (
         lambda root: shutil.rmtree(root / "captions"),
         ZtcirError,
-        r"cap.dress.val.json are not there.*--download-help",
+        r"cap.dress.val.json do not exist: .*--download-help",
     ),
     "no images": (
         lambda root: shutil.rmtree(root / "images"),
@@ -248,75 +238,82 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
         r"1 of \d+ images are missing from .*shirt7.jpg",
     ),
     "a split naming an unknown image": (
-        edit(SPLIT, lambda names: [*names, "B000UNKNOWN"]),
+        edit_json(SPLIT, lambda names: [*names, "B000UNKNOWN"]),
         UnusableImagesError,
         r"1 of \d+ images are missing from .*B000UNKNOWN",
     ),
     "another version of the split": (
-        edit(SPLIT, lambda names: [f"{name}-v2" for name in names]),
+        edit_json(SPLIT, lambda names: [f"{name}-v2" for name in names]),
         ZtcirError,
         r"images of cap.shirt.val.json are not in split.shirt.val.json .*different versions",
     ),
     "a test file in place of val": (
-        edit(CAPTIONS, lambda records: [{k: v for k, v in one.items() if k != "target"}
-                                        for one in records]),
+        edit_json(CAPTIONS, without("target")),
         ZtcirError,
-        r"Query 0 of .* has no usable 'target'.*another version",
+        r"Query 0 of .* is unusable \(Object missing required field `target`\).*another version",
     ),
     "one caption": (
-        edit(CAPTIONS, lambda records: [{**one, "captions": ["x"]} for one in records]),
+        edit_json(CAPTIONS, lambda records: [{**one, "captions": ["x"]} for one in records]),
         ZtcirError,
-        r"Query 0 of .* has not two captions",
+        r"Query 0 of .* is unusable \(Expected `array` of length 2 in 'captions'\)",
     ),
     "no JSON": (
         lambda root: (root / CAPTIONS).write_text("<html>"),
         ZtcirError,
         r"cap.shirt.val.json is not JSON",
     ),
-    "an empty list": (edit(CAPTIONS, lambda _: []), ZtcirError, r"holds no list of queries"),
-    "a split that is none": (edit(SPLIT, lambda _: {}), ZtcirError, r"is no list of image names"),
-}  # fmt: skip
+    "an empty list": (
+        edit_json(CAPTIONS, lambda _: []),
+        ZtcirError,
+        r"contains no list of queries",
+    ),
+    "a split that is no list": (
+        edit_json(SPLIT, lambda _: {}),
+        ZtcirError,
+        r"is no list of image names",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_a_sentence_before_any_work(
-    case: str, drawn: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_wrong_data_set_is_refused_before_anything_is_encoded(
+    case: str, drawn: Path, tmp_path: Path
 ) -> None:
     change, kind, message = WRONG[case]
     root = changed(drawn, tmp_path / "root", change)
-    assert_refused_before_any_work(evaluate_fashioniq, root, tmp_path / "cache", kind, message)
+    assert_refused_before_encoding(FASHIONIQ, root, tmp_path / "cache", kind, message)
 
 
-def test_the_test_split_has_no_targets(drawn: Path, tmp_path: Path, bundle: Path) -> None:
+def test_the_test_split_is_refused(drawn: Path, tmp_path: Path, bundle: Path) -> None:
     run = planned_run(tmp_path / "cache", {}, {})
     with pytest.raises(UsageError, match="not published"):
-        evaluate_fashioniq(run, drawn, [COMPOSED], split="test")
+        FASHIONIQ.evaluate(run, drawn, [COMPOSED], split="test")
     result = run_cli("fashioniq", drawn, bundle, tmp_path, "--split", "test", exit_code=2)
     assert "not published" in result.stderr
 
 
-def test_answers_are_what_the_ranking_says(planned: tuple[EmbeddingRun, Path]) -> None:
-    report = evaluate_fashioniq(*planned, [COMPOSED], answers=3)
+def test_answers_follow_the_ranking(planned: tuple[EmbeddingRun, Path]) -> None:
+    report = FASHIONIQ.evaluate(*planned, [COMPOSED], answers=3)
     assert [answer.categories for answer in report.answers] == [(one,) for one in CATEGORIES]
     answer = report.answers[0]
     assert (answer.text, answer.reference.name) == ("is red and is blue", "dress-c")
     assert [hit.image.name for hit in answer.hits[:2]] == ["dress-t", "dress-9"]
     assert [hit.verdict for hit in answer.hits[:2]] == ["right", "wrong"]
     assert answer.hits[0].score == pytest.approx(np.cos(np.radians(1)))
-    mapped = evaluate_fashioniq(*planned, [Method("mapped", "")], answers=3)
+    mapped = FASHIONIQ.evaluate(*planned, [Method("mapped", "")], answers=3)
     assert mapped.answers[0].text == "a photo of $"
     assert mapped.answers[0].hits[0].image.name == "dress-c"
-    assert mapped.answers[0].hits[0].verdict == "right"  # there the reference itself is sought
+    assert mapped.answers[0].hits[0].verdict == "right"  # "mapped" searches for the reference
 
 
-# the whole of it
+# the real annotations
 
 
 @pytest.mark.slow
 def test_the_real_annotations_with_drawn_images(
     shared_data: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    """Every name of the validation splits, twice over, to the same numbers."""
+    """Every name of the validation splits, measured three times."""
     annotations = shared_data / "cir-annotations" / "fashion-iq"
     root = tmp_path / "root"
     names: dict[str, None] = {}
@@ -326,8 +323,8 @@ def test_the_real_annotations_with_drawn_images(
         split = (annotations / "image_splits" / f"split.{category}.val.json").read_text()
         names |= dict.fromkeys(json.loads(split))
     write_images(root / "images", names, ".jpg")
-    first = measure_anew_and_again("fashioniq", root, bundle, tmp_path)
+    first = measure_twice("fashioniq", root, bundle, tmp_path)
     assert (first["queries"], first["gallery"]) == (2017 + 2038 + 1961, len(names))
-    for protocol in PROTOCOLS:  # colours by chance find what chance finds
+    for protocol in PROTOCOLS:  # random colours reach chance level
         average = first["methods"]["composed"][protocol]["both"]["average"]
         assert average["R@10"] < 0.02 < 1 > average["R@50"] > 0

@@ -1,4 +1,4 @@
-"""GeneCIS: each query in its own gallery, tasks that are there, and objects cut out of photos."""
+"""GeneCIS: a gallery for each query, missing tasks, and objects cropped from photos."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from benchmark_data import (
     COMPOSED,
-    assert_refused_before_any_work,
+    assert_refused_before_encoding,
     at,
     changed,
+    edit_json,
     link,
-    measure_anew_and_again,
+    measure_twice,
     planned_run,
     run_cli,
+    without,
     write_images,
     write_json,
 )
@@ -29,7 +31,8 @@ from tiny_bundle import write_tiny_bundle
 from ztcir_sdk import Retriever
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.benchmarks.embedding_run import Method
-from ztcir_sdk.evaluation.benchmarks.genecis import TASKS, evaluate_genecis
+from ztcir_sdk.evaluation.benchmarks.genecis import BENCHMARK as GENECIS
+from ztcir_sdk.evaluation.benchmarks.genecis import TASKS
 from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage, UnusableImagesError
 
 
@@ -43,7 +46,7 @@ def coco(*ids: int) -> list[dict[str, int]]:
 
 
 def task(*queries: tuple[str, int, int, Sequence[int]]) -> list[dict[str, Any]]:
-    """Queries: condition, reference, target, distractors."""
+    """Return records of queries: condition, reference, target, distractors."""
     return [
         {
             "condition": condition,
@@ -71,10 +74,10 @@ def plan(
 ) -> Any:
     images = {name(one): at(degrees) for one, degrees in angles.items()}
     run = planned_run(tmp_path / "cache", images, {text: at(a) for text, a in texts.items()})
-    return evaluate_genecis(run, root, [COMPOSED])
+    return GENECIS.evaluate(run, root, [COMPOSED])
 
 
-def test_by_hand(tmp_path: Path) -> None:
+def test_scores_worked_by_hand(tmp_path: Path) -> None:
     angles = {one: float(one) for one in range(1, 30)} | {0: 0.0}
     queries = task(
         ("x", 0, 1, [2, 3, 4, 5]),  # the target is the nearest
@@ -91,10 +94,10 @@ def test_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("target", "recalls"), [(5, (1, 1, 1)), (7, (0, 0, 1)), (9, (0, 0, 0))])
-def test_to_be_the_target_is_no_advantage_in_a_tie(
+def test_the_target_has_no_advantage_in_a_tie(
     tmp_path: Path, target: int, recalls: tuple[int, int, int]
 ) -> None:
-    """All are the same to the encoder: they rank by id, though the target is listed apart."""
+    """All vectors are equal: images rank by id, though the target is listed separately."""
     ids = [5, 6, 7, 8, 9]
     gallery = [one for one in ids if one != target]
     records = task(("x", 0, target, gallery))
@@ -104,8 +107,8 @@ def test_to_be_the_target_is_no_advantage_in_a_tie(
     assert (scores["R@1"], scores["R@2"], scores["R@3"]) == recalls
 
 
-def test_a_distractor_that_is_the_target_is_one_image(tmp_path: Path) -> None:
-    """One query of change_object is so: the target cannot be behind itself."""
+def test_a_distractor_that_is_the_target_is_left_out(tmp_path: Path) -> None:
+    """As in one query of change_object: the target cannot rank behind itself."""
     angles = {0: 0.0, 1: 3.0, 2: 1.0, 3: 2.0, 4: 5.0}
     once = write_root(tmp_path / "a", {"focus_object": task(("x", 0, 1, [2, 3, 4]))}, list(angles))
     twice = write_root(
@@ -119,7 +122,7 @@ def test_a_distractor_that_is_the_target_is_one_image(tmp_path: Path) -> None:
 
 
 def test_a_distractor_that_is_listed_twice_takes_two_places(tmp_path: Path) -> None:
-    """As in GeneCIS's own code, which ranks the list."""
+    """As in GeneCIS's own code."""
     angles = {0: 0.0, 1: 3.0, 2: 1.0, 3: 5.0}
     twice = task(("x", 0, 1, [2, 3, 2]))
     root = write_root(tmp_path / "root", {"change_object": twice}, list(angles))
@@ -127,11 +130,11 @@ def test_a_distractor_that_is_listed_twice_takes_two_places(tmp_path: Path) -> N
     assert scores == {"R@1": 0, "R@2": 0, "R@3": 1}
 
 
-def test_mapped_seeks_the_target_where_no_gallery_has_the_reference(tmp_path: Path) -> None:
+def test_mapped_searches_for_the_target_since_no_gallery_has_the_reference(tmp_path: Path) -> None:
     angles = {0: 0.0, 1: 3.0, 2: 1.0, 3: 5.0}
     root = write_root(tmp_path / "root", {"focus_object": task(("x", 0, 1, [2, 3]))}, list(angles))
     run = planned_run(tmp_path / "cache", {name(one): at(a) for one, a in angles.items()}, {})
-    [answer] = evaluate_genecis(run, root, [Method("mapped", "")], answers=1).answers
+    [answer] = GENECIS.evaluate(run, root, [Method("mapped", "")], answers=1).answers
     assert [hit.image.name for hit in answer.hits] == ["2", "1", "3"]
     assert [hit.verdict for hit in answer.hits] == ["wrong", "right", "wrong"]
 
@@ -167,7 +170,7 @@ def draw_tasks(rng: np.random.Generator) -> dict[str, list[dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All four tasks at random."""
+    """Random records for all four tasks."""
     rng = np.random.default_rng(4)
     root = tmp_path_factory.mktemp("genecis") / "root"
     write_root(root, draw_tasks(rng), range(100, 150))
@@ -179,7 +182,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plain_cut(root: Path, record: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """An image as GeneCIS's own code gives it to the encoder."""
+    """Crop an image as GeneCIS's own code does."""
     if "val_image_id" in record:
         path = root / "val2017" / f"{name(record['val_image_id'])}.jpg"
         return np.asarray(Image.open(path).convert("RGB"))
@@ -198,7 +201,7 @@ def plain_cut(root: Path, record: Mapping[str, Any]) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("method", ["composed", "image", "text", "sum"])
-def test_the_numbers_are_a_plain_counts(
+def test_scores_equal_a_plain_implementation(
     drawn: Path, bundle: Path, tmp_path: Path, method: str
 ) -> None:
     result = run_cli("genecis", drawn, bundle, tmp_path, "--method", method, "--json")
@@ -221,7 +224,7 @@ def test_the_numbers_are_a_plain_counts(
         assert scores["average"][f"R@{k}"] == pytest.approx(average)
 
 
-def test_a_box_is_dilated_and_padded_to_a_square(tmp_path: Path) -> None:
+def test_a_box_is_enlarged_and_padded_to_a_square(tmp_path: Path) -> None:
     path = tmp_path / "1.png"
     Image.new("RGB", (100, 50), (255, 255, 255)).save(path)
     cut = BenchmarkImage("1", path, (20, 10, 20, 10)).load()
@@ -233,17 +236,15 @@ def test_a_box_is_dilated_and_padded_to_a_square(tmp_path: Path) -> None:
     assert at_the_corner.size == (24, 24)  # 100 - 76 wide
 
 
-def test_tasks_that_are_not_there_are_left_out_and_said_so(
-    drawn: Path, bundle: Path, tmp_path: Path
-) -> None:
+def test_missing_tasks_are_left_out_with_a_note(drawn: Path, bundle: Path, tmp_path: Path) -> None:
     whole = json.loads(run_cli("genecis", drawn, bundle, tmp_path / "cache", "--json").stdout)
     root = tmp_path / "root"
     shutil.copytree(drawn, root)
     for which in TASKS[:2]:
         (root / "genecis" / f"{which}.json").unlink()
-    shutil.rmtree(root / "VG_100K_all")  # what no task needs may be missing
+    shutil.rmtree(root / "VG_100K_all")  # images that no task needs may be missing
     result = run_cli("genecis", root, bundle, tmp_path / "cache", "--json")
-    assert "focus_attribute, change_attribute are not there" in result.stderr
+    assert "focus_attribute, change_attribute are missing" in result.stderr
     values = json.loads(result.stdout)
     assert set(values["methods"]["composed"]) == {"focus_object", "change_object"}  # no average
     assert values["notes"]
@@ -251,7 +252,7 @@ def test_tasks_that_are_not_there_are_left_out_and_said_so(
         assert values["methods"]["composed"][which] == whole["methods"]["composed"][which]
 
 
-def test_genomes_images_may_stay_in_their_two_parts(
+def test_images_of_visual_genome_may_stay_in_their_two_folders(
     drawn: Path, bundle: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "root"
@@ -265,12 +266,8 @@ def test_genomes_images_may_stay_in_their_two_parts(
     assert parts["methods"] == whole["methods"]
 
 
-def edit(file: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
-    def apply(root: Path) -> None:
-        path = root / "genecis" / file
-        path.write_text(json.dumps([change(one) for one in json.loads(path.read_text())]))
-
-    return apply
+def edit_all(task: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    return edit_json(f"genecis/{task}.json", lambda records: [change(one) for one in records])
 
 
 WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
@@ -280,19 +277,19 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
         r"no annotations of GeneCIS in .*ztcir eval genecis --download-help",
     ),
     "an object without its box": (
-        edit("focus_attribute.json", lambda one: {**one, "reference": {"image_id": 1}}),
+        edit_all("focus_attribute", lambda one: {**one, "reference": {"image_id": 1}}),
         ZtcirError,
-        r"Query 0 of .*focus_attribute.json has an image without an id, or without its box",
+        r"Query 0 of .*_attribute.json is unusable \(an image has no id, or no box in 'reference'",
     ),
     "an image without an id": (
-        edit("focus_object.json", lambda one: {**one, "gallery": [{}]}),
+        edit_all("focus_object", lambda one: {**one, "gallery": [{}]}),
         ZtcirError,
-        r"Query 0 of .*focus_object.json has an image without an id",
+        r"Query 0 of .*focus_object.json is unusable \(an image has no id.* in 'gallery\[0\]'",
     ),
     "no condition": (
-        edit("focus_object.json", lambda one: {k: one[k] for k in one if k != "condition"}),
+        edit_json("genecis/focus_object.json", without("condition")),
         ZtcirError,
-        r"no usable 'condition'",
+        r"missing required field `condition`",
     ),
     "one image less": (
         lambda root: (root / "val2017" / f"{name(107)}.jpg").unlink(),
@@ -316,24 +313,24 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_a_sentence_before_any_work(
+def test_a_wrong_data_set_is_refused_before_anything_is_encoded(
     case: str, drawn: Path, tmp_path: Path
 ) -> None:
     change, kind, message = WRONG[case]
     root = changed(drawn, tmp_path / "root", change)
-    assert_refused_before_any_work(evaluate_genecis, root, tmp_path / "cache", kind, message)
+    assert_refused_before_encoding(GENECIS, root, tmp_path / "cache", kind, message)
 
 
-def test_there_is_one_set_of_queries(drawn: Path, tmp_path: Path) -> None:
+def test_another_split_is_refused(drawn: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="one set of queries"):
-        evaluate_genecis(planned_run(tmp_path, {}, {}), drawn, [COMPOSED], split="test")
+        GENECIS.evaluate(planned_run(tmp_path, {}, {}), drawn, [COMPOSED], split="test")
 
 
 @pytest.mark.slow
 def test_the_real_annotations_with_drawn_images(
     shared_data: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    """The two object tasks, whose files are to be had; twice over, to the same numbers."""
+    """The two object tasks, whose files are available, measured three times."""
     annotations = shared_data / "cir-annotations" / "genecis"
     root = tmp_path / "root"
     link(annotations, root / "genecis")
@@ -343,7 +340,7 @@ def test_the_real_annotations_with_drawn_images(
             images = [record["reference"], record["target"], *record["gallery"]]
             ids |= dict.fromkeys(image["val_image_id"] for image in images)
     write_images(root / "val2017", map(name, ids), ".jpg")
-    first = measure_anew_and_again("genecis", root, bundle, tmp_path)
+    first = measure_twice("genecis", root, bundle, tmp_path)
     assert first["queries"] == 2 * 1960
-    for which in TASKS[2:]:  # colours by chance find one in fifteen
+    for which in TASKS[2:]:  # chance is one in fifteen
         assert first["methods"]["composed"][which]["R@1"] == pytest.approx(1 / 15, abs=0.025)

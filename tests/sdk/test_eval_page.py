@@ -1,15 +1,20 @@
-"""The page of answers, and the command line that the four benchmarks share."""
+"""The page of answers, and the command line of the benchmarks."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
+import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_data import run_cli, write_images, write_json
+from benchmark_data import run_cli, write_images
 from click.testing import CliRunner
 from PIL import Image
 from test_eval_circo import query
@@ -19,11 +24,11 @@ from tiny_bundle import TinyModel, tiny_parts, write_tiny_bundle
 from cli import eval_benchmarks, output
 from cli.main import main
 from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage
-from ztcir_sdk.evaluation.benchmarks.report import Answer, AnswerHit, chosen
+from ztcir_sdk.evaluation.benchmarks.registry import BENCHMARKS, load_benchmark
+from ztcir_sdk.evaluation.benchmarks.report import Answer, AnswerHit, spread_evenly
 from ztcir_sdk.pages.benchmark_page import benchmark_page
-
-BENCHMARKS = ("fashioniq", "cirr", "circo", "genecis")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ def sections(page: str) -> list[str]:
     return re.findall(r"<section.*?</section>", page, re.DOTALL)
 
 
-def test_a_page_shows_what_was_found(root: Path, bundle: Path, tmp_path: Path) -> None:
+def test_a_page_shows_queries_with_their_hits(root: Path, bundle: Path, tmp_path: Path) -> None:
     page_file = tmp_path / "page.html"
     result = run_cli("circo", root, bundle, tmp_path, "--json", "--html", page_file)
     page = page_file.read_text()
@@ -55,7 +60,7 @@ def test_a_page_shows_what_was_found(root: Path, bundle: Path, tmp_path: Path) -
     for section in sections(page):
         assert section.count("data:image/jpeg;base64,") == 1 + 10
         assert section.count('<li class="right">') + section.count('<li class="wrong">') in (9, 10)
-    # complete in one file, and nothing that was written by others is markup
+    # self-contained, and texts from the annotations are escaped
     assert "default-src 'none'" in page
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "<b>bold" not in page
@@ -64,7 +69,7 @@ def test_a_page_shows_what_was_found(root: Path, bundle: Path, tmp_path: Path) -
     assert values["methods"]["composed"]["all"]
 
 
-def test_sections_can_be_sorted_and_chosen_by_category(
+def test_sections_can_be_sorted_and_filtered_by_category(
     root: Path, bundle: Path, tmp_path: Path
 ) -> None:
     page_file = tmp_path / "page.html"
@@ -84,12 +89,9 @@ def test_sections_can_be_sorted_and_chosen_by_category(
     assert 'value="rank"' in page
 
 
-def test_the_script_is_the_one_that_the_page_allows(
+def test_the_content_policy_allows_the_pages_own_script(
     root: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    import base64
-    import hashlib
-
     page_file = tmp_path / "page.html"
     run_cli("circo", root, bundle, tmp_path, "--html", page_file)
     page = page_file.read_text()
@@ -98,7 +100,7 @@ def test_the_script_is_the_one_that_the_page_allows(
     assert f"script-src 'sha256-{digest}'" in page
 
 
-def test_frames_and_words_say_what_is_right(tmp_path: Path) -> None:
+def test_frames_and_words_show_the_verdict(tmp_path: Path) -> None:
     write_images(tmp_path, "abc")
     images = [BenchmarkImage(one, tmp_path / f"{one}.png") for one in "abc"]
     gone = BenchmarkImage("gone", tmp_path / "gone.png")
@@ -117,29 +119,54 @@ def test_frames_and_words_say_what_is_right(tmp_path: Path) -> None:
     assert 'data-rank="1000000"' in nothing
 
 
-def test_mapped_shows_what_a_photo_of_finds(root: Path, bundle: Path, tmp_path: Path) -> None:
+def test_the_page_of_mapped_shows_its_prompt(root: Path, bundle: Path, tmp_path: Path) -> None:
     page_file = tmp_path / "page.html"
     run_cli("circo", root, bundle, tmp_path, "--method", "mapped", "--html", page_file)
     page = page_file.read_text()
     assert page.count("<h2>a photo of $</h2>") == 3
     assert "method mapped, &quot;a photo of $&quot;" in page
-    assert '<li class="reference">' not in page  # which is what is sought
+    assert '<li class="reference">' not in page  # "mapped" searches for it
 
 
-def test_a_page_shows_as_many_as_it_is_asked_to(root: Path, bundle: Path, tmp_path: Path) -> None:
+def test_the_number_of_queries_on_a_page_is_an_option(
+    root: Path, bundle: Path, tmp_path: Path
+) -> None:
     page_file = tmp_path / "page.html"
     run_cli("circo", root, bundle, tmp_path, "--html", page_file, "--html-queries", 2)
     assert len(sections(page_file.read_text())) == 2
-    assert chosen(1000, 5) == [0, 250, 500, 749, 999]
-    assert chosen(3, 60) == [0, 1, 2]
-    assert chosen(3, 0) == []
+    assert spread_evenly(1000, 5) == [0, 250, 500, 749, 999]
+    assert spread_evenly(3, 60) == [0, 1, 2]
+    assert spread_evenly(3, 0) == []
 
 
 # the command line
 
 
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_registered_benchmark_has_a_command(name: str) -> None:
+    benchmark = load_benchmark(name)
+    assert benchmark.name == name
+    shown = " ".join(CliRunner().invoke(main, ["eval", name, "--help"]).stdout.split())
+    assert BENCHMARKS[name] in shown
+    assert " ".join(benchmark.help.split()) in shown
+    assert benchmark.split_help in shown
+    assert f"ztcir eval {name} --root {benchmark.title}" in shown
+    assert ("--output" in shown) == ("test" in benchmark.splits)
+
+
+def test_the_list_of_commands_imports_no_benchmark() -> None:
+    code = (
+        "import sys; from cli.main import main; main(['eval', '--help'], standalone_mode=False); "
+        "assert not any('.benchmarks.' in one and 'registry' not in one for one in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, summary in BENCHMARKS.items():
+        assert f"{name} {summary}" in " ".join(done.stdout.split())
+
+
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
-def test_download_help_needs_nothing_else(benchmark: str) -> None:
+def test_download_help_needs_no_other_option(benchmark: str) -> None:
     result = CliRunner().invoke(main, ["eval", benchmark, "--download-help"])
     assert result.exit_code == 0
     assert "https://" in result.stdout
@@ -150,7 +177,7 @@ def test_download_help_needs_nothing_else(benchmark: str) -> None:
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
-def test_a_root_that_is_none_is_a_sentence(benchmark: str, bundle: Path, tmp_path: Path) -> None:
+def test_a_missing_root_is_one_sentence(benchmark: str, bundle: Path, tmp_path: Path) -> None:
     result = run_cli(benchmark, tmp_path / "nowhere", bundle, tmp_path, exit_code=1)
     assert result.stdout == ""
     [line] = result.stderr.strip().splitlines()
@@ -158,9 +185,7 @@ def test_a_root_that_is_none_is_a_sentence(benchmark: str, bundle: Path, tmp_pat
     assert "--download-help" in line
 
 
-def test_json_is_one_object_that_says_what_was_measured(
-    root: Path, bundle: Path, tmp_path: Path
-) -> None:
+def test_json_names_bundle_split_and_machine(root: Path, bundle: Path, tmp_path: Path) -> None:
     result = run_cli("circo", root, bundle, tmp_path, "--json", "--method", "all")
     values = json.loads(result.stdout)
     loaded = Bundle.load(bundle)
@@ -171,7 +196,7 @@ def test_json_is_one_object_that_says_what_was_measured(
     assert {"date", "machine", "versions"} <= set(values)
 
 
-def test_missing_images_are_named_one_a_line(root: Path, bundle: Path, tmp_path: Path) -> None:
+def test_missing_images_are_listed_one_on_a_line(root: Path, bundle: Path, tmp_path: Path) -> None:
     broken = write_circo(tmp_path / "root", [query(0, 1, [2], "negation")], range(1, 10))
     images = broken / "COCO2017_unlabeled" / "unlabeled2017"
     for one in (3, 4):
@@ -182,18 +207,18 @@ def test_missing_images_are_named_one_a_line(root: Path, bundle: Path, tmp_path:
     assert lines[-1].startswith("Error: 2 of 9 images are missing")
 
 
-def test_a_single_problem_is_told_once(root: Path, bundle: Path, tmp_path: Path) -> None:
+def test_a_single_unusable_image_is_named_once(root: Path, bundle: Path, tmp_path: Path) -> None:
     broken = write_circo(tmp_path / "root", [query(0, 1, [2], "negation")], range(1, 10))
     file = broken / "COCO2017_unlabeled" / "unlabeled2017" / f"{3:012d}.jpg"
     file.write_bytes(b"")
     [line] = run_cli("circo", broken, bundle, tmp_path, exit_code=1).stderr.strip().splitlines()
-    assert line.startswith("Error: 1 of 9 images are broken, and nothing is measured without them")
+    assert line.startswith("Error: 1 of 9 images are broken, so nothing is measured")
     file.unlink()
     [line] = run_cli("circo", broken, bundle, tmp_path, exit_code=1).stderr.strip().splitlines()
     assert line.startswith("Error: 1 of 9 images are missing")
 
 
-def test_problems_that_are_not_listed_are_counted(
+def test_a_long_list_of_unusable_images_is_cut_and_counted(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(eval_benchmarks, "LISTED", 2)
@@ -206,13 +231,13 @@ def test_problems_that_are_not_listed_are_counted(
     assert len(lines) == 4
 
 
-def test_a_log_is_told_of_progress_now_and_then(
+def test_a_log_gets_a_line_of_progress_now_and_then(
     root: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quiet = run_cli("circo", root, bundle, tmp_path / "quiet")
-    assert quiet.stderr == ""  # it took no minute
+    assert quiet.stderr == ""  # it took less than a minute
     monkeypatch.setattr(output, "LOG_SECONDS", 0.0)
-    lines = run_cli("circo", root, bundle, tmp_path / "told").stderr.splitlines()
+    lines = run_cli("circo", root, bundle, tmp_path / "log").stderr.splitlines()
     assert "Checking images: 39 of 39" in lines
     assert "Encoding images: 39 of 39" in lines
     assert "Encoding queries: composed: 3 of 3" in lines
@@ -244,15 +269,15 @@ def test_a_bundle_without_a_text_graph(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--method", "image", "--weight", "0.3"], "--weight is of --method sum"),
-        (["--method", "sum", "--prompt", "$ {text}"], "--prompt is of --method composed"),
+        (["--method", "image", "--weight", "0.3"], "--weight needs --method sum"),
+        (["--method", "sum", "--prompt", "$ {text}"], "--prompt needs --method composed"),
         (["--method", "sum", "--weight", "3"], "from 0 to 1"),
         (["--prompt", "a photo"], "needs a $"),
         (["--method", "best"], "best"),
         (["--split", "train"], "train"),
     ],
 )
-def test_a_wrong_call(
+def test_a_wrong_call_is_refused(
     root: Path, bundle: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     result = run_cli("circo", root, bundle, tmp_path, *options, exit_code=2)
@@ -265,10 +290,10 @@ def test_a_wrong_call(
     [
         (["--html", "file/page.html"], "cannot be written"),
         (["--html", "absent/page.html"], "cannot be written"),
-        (["--split", "test", "--out", "file/below"], "cannot be made"),
+        (["--split", "test", "--out", "file/below"], "cannot be created"),
     ],
 )
-def test_what_cannot_be_written_is_told_before_any_work(
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_encoded(
     root: Path,
     bundle: Path,
     tmp_path: Path,
@@ -283,7 +308,7 @@ def test_what_cannot_be_written_is_told_before_any_work(
     assert not (tmp_path / "cache").exists()
 
 
-def test_weight_is_of_the_sum(root: Path, bundle: Path, tmp_path: Path) -> None:
+def test_the_weight_mixes_text_and_image(root: Path, bundle: Path, tmp_path: Path) -> None:
     def scores(*options: object) -> Any:
         result = run_cli("circo", root, bundle, tmp_path, "--json", *options)
         return json.loads(result.stdout)["methods"]
@@ -293,7 +318,9 @@ def test_weight_is_of_the_sum(root: Path, bundle: Path, tmp_path: Path) -> None:
     assert scores("--method", "sum", "--weight", 0)["sum"] == image
 
 
-def test_what_is_measured_says_its_weight(root: Path, bundle: Path, tmp_path: Path) -> None:
+def test_the_weight_is_in_the_json_and_on_the_page(
+    root: Path, bundle: Path, tmp_path: Path
+) -> None:
     page = tmp_path / "page.html"
 
     def weight(*options: object) -> Any:
@@ -310,13 +337,11 @@ def test_what_is_measured_says_its_weight(root: Path, bundle: Path, tmp_path: Pa
 def test_another_bundle_of_the_same_image_tower_reuses_its_images(
     root: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Retrained adapters keep every gallery; their queries are computed anew."""
+    """After a training of the adapters, only queries are encoded again."""
     run_cli("circo", root, bundle, tmp_path / "cache", "--method", "text")
     parts = tiny_parts(TinyModel())
     card = {"backbone": "tiny", "limits": ["other"]}
     other = Bundle.write(tmp_path / "other", **{**parts, "model_card": card})
-    from ztcir_sdk.encoder import Encoder
-
     monkeypatch.setattr(
         Encoder, "encode_images", lambda self, images: pytest.fail("images are encoded again")
     )
@@ -332,15 +357,11 @@ def test_another_bundle_of_the_same_image_tower_reuses_its_images(
     assert sum(texts) == 2  # two of the three captions are the same
 
 
-def test_pictures_of_any_form_become_thumbnails(root: Path, bundle: Path, tmp_path: Path) -> None:
-    write_json(tmp_path / "x.json", {})
+def test_images_of_any_shape_become_thumbnails(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     Image.new("RGB", (900, 300), (9, 99, 199)).save(path)
     image = BenchmarkImage("large", path)
     page = benchmark_page("t", "s", [Answer("1", ("x",), "", image, ())])
     [data] = re.findall(r"base64,([^\"]+)", page)
-    import base64
-    import io
-
     thumbnail = Image.open(io.BytesIO(base64.b64decode(data)))
     assert thumbnail.size == (144, 48)

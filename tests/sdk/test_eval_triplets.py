@@ -1,4 +1,4 @@
-"""`ztcir eval triplets`: scores against a plain implementation, and files that are not right."""
+"""`ztcir eval triplets`: scores against a plain implementation, and wrong files."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tiny_bundle import write_tiny_bundle
 from cli.main import main
 from ztcir_sdk import Retriever
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.evaluation import triplet_evaluation
-from ztcir_sdk.evaluation.oracle import attribute_caption
+from ztcir_sdk.evaluation import image_batches
+from ztcir_sdk.evaluation.attribute_caption import attribute_caption
 from ztcir_sdk.evaluation.triplet_evaluation import SUM_WEIGHTS, evaluate_triplets
 from ztcir_sdk.index import Index
 from ztcir_sdk.names import METHODS
@@ -51,7 +51,7 @@ def png(colour: tuple[int, int, int]) -> bytes:
 
 def attributes(number: int) -> dict[str, Any]:
     return {
-        "id": number,  # as in the catalogue: a number there, a name in the archive
+        "id": number,  # a number in the catalogue, a name in the archive
         "articleType": ("Shirts", "Heels")[number % 2],
         "baseColour": ("Red", "Navy Blue", "Green")[number % 3],
         "gender": ("Men", "Women")[number // 20],
@@ -60,7 +60,7 @@ def attributes(number: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two archives of pictures with attributes; some pictures are the same to the pixel."""
+    """Two archives of images with attributes; three images have equal pixels."""
     folder = tmp_path_factory.mktemp("shards")
     colours = np.random.default_rng(0).integers(0, 256, (COUNT, 3)).tolist()
     colours[7] = colours[30] = colours[3]  # ties
@@ -130,13 +130,13 @@ def plain_scores(
 def expected_queries(
     retriever: Retriever, pictures: list[Path], triplets: list[dict[str, Any]], method: str
 ) -> NDArray[np.float32]:
-    """Encode each query by itself, as a user would."""
+    """Encode each query alone, as a user would."""
     if method == "oracle":
         captions = []
         for asked in triplets:
-            said = attributes(int(asked["targets"][0]))
+            target = attributes(int(asked["targets"][0]))
             captions.append(
-                attribute_caption(said["baseColour"], said["articleType"], said["gender"])
+                attribute_caption(target["baseColour"], target["articleType"], target["gender"])
             )
         return retriever.encode_texts(captions)
     return np.array(
@@ -163,11 +163,11 @@ def assert_close(found: Any, expected: dict[str, float]) -> None:
     assert dict(found) == pytest.approx(expected, abs=1e-12)
 
 
-def test_every_method_scores_as_its_definition_says(
+def test_every_method_scores_as_a_plain_implementation(
     retriever: Retriever, pictures: list[Path], write: Write
 ) -> None:
     triplets = [triplet(number) for number in range(30)]
-    triplets[4] = {**triplets[5], "id": "again", "text": "a second wish"}  # of one reference
+    triplets[4] = {**triplets[5], "id": "again", "text": "another text"}  # with the same reference
     methods = (*METHODS, "oracle")
     result = evaluate_triplets(
         retriever, pictures, write(*triplets), methods=methods, best_sum=True
@@ -221,17 +221,17 @@ def test_the_sum_is_weighted_as_in_a_search(
     assert [by_weight[w].methods["sum"].overall for w in (0.0, 1.0)] == list(ends)
 
 
-def test_batches_change_nothing(
+def test_scores_do_not_depend_on_the_batch_size(
     retriever: Retriever, pictures: list[Path], write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write(*(triplet(number) for number in range(10)))
     whole = evaluate_triplets(retriever, pictures, file)
     for name, value in (("BATCH", 3), ("PIXELS", 500)):
-        monkeypatch.setattr(triplet_evaluation, name, value)
+        monkeypatch.setattr(image_batches, name, value)
         assert evaluate_triplets(retriever, pictures, file) == whole
 
 
-def test_an_index_saves_encoding(
+def test_vectors_of_an_index_are_not_encoded_again(
     retriever: Retriever,
     pictures: list[Path],
     write: Write,
@@ -250,7 +250,7 @@ def test_an_index_saves_encoding(
     assert evaluate_triplets(retriever, pictures, file, index=index) == plain
 
 
-def test_ids_are_names_or_what_the_json_says(
+def test_ids_are_file_names_or_ids_in_the_json(
     retriever: Retriever, tmp_path: Path, write: Write
 ) -> None:
     members = [
@@ -280,7 +280,7 @@ def run(retriever: Retriever, pictures: Sequence[Path], file: Path, *more: objec
     return CliRunner().invoke(main, [str(part) for part in (*command, *bundle)])
 
 
-def test_json_has_the_promised_shape(
+def test_json_output_has_all_fields(
     retriever: Retriever, pictures: list[Path], write: Write
 ) -> None:
     file = write(*(triplet(number) for number in range(8)))
@@ -304,7 +304,7 @@ def test_json_has_the_promised_shape(
     assert json.loads(weighted.stdout)["weight"] == 0.2
 
 
-def test_archives_may_be_named_in_every_usual_way(
+def test_archives_are_given_as_patterns_globs_or_lists(
     retriever: Retriever, pictures: list[Path], write: Write
 ) -> None:
     file = write(triplet(0))
@@ -313,7 +313,7 @@ def test_archives_may_be_named_in_every_usual_way(
         ("--images", folder / "val-{0000..0001}.tar"),
         ("--images", folder / "val-*.tar"),
         ("--images", pictures[0], "--images", pictures[1]),
-        ("--images", pictures[0], pictures[1]),  # what a shell makes of val-*.tar
+        ("--images", pictures[0], pictures[1]),  # as a shell expands val-*.tar
     ]
     for way in ways:
         command = ["eval", "triplets", *way, "--triplets", file, "--json"]
@@ -323,7 +323,7 @@ def test_archives_may_be_named_in_every_usual_way(
         assert json.loads(result.stdout)["gallery"] == COUNT
 
 
-def test_bad_pictures_are_named_and_left_out(
+def test_unusable_images_are_named_and_left_out(
     retriever: Retriever, pictures: list[Path], write: Write, tmp_path: Path
 ) -> None:
     bad = tmp_path / "more"
@@ -354,7 +354,7 @@ def test_bad_pictures_are_named_and_left_out(
         (triplet(1, reference="3", targets=["3", "4"]), ("q1", "reference among its targets")),
     ],
 )
-def test_a_line_that_is_not_right_is_named(
+def test_a_wrong_line_is_named(
     retriever: Retriever,
     pictures: list[Path],
     write: Write,
@@ -368,25 +368,25 @@ def test_a_line_that_is_not_right_is_named(
         assert part in result.stderr
 
 
-def test_an_id_of_two_pictures_is_refused(
+def test_an_id_of_two_images_is_refused(
     retriever: Retriever, pictures: list[Path], write: Write, tmp_path: Path
 ) -> None:
     twin = tmp_path / "5.png"
     twin.write_bytes(png((1, 2, 3)))
     file = write(triplet(0, reference="5", targets=["6"]))
-    with pytest.raises(ZtcirError, match=r"'5'.*two pictures"):
+    with pytest.raises(ZtcirError, match=r"'5'.*two images"):
         evaluate_triplets(retriever, [*pictures, twin], file)
     evaluate_triplets(retriever, [*pictures, twin], write(triplet(0, reference="4", targets=["6"])))
 
 
-def test_the_oracle_needs_attributes(retriever: Retriever, tmp_path: Path, write: Write) -> None:
+def test_oracle_needs_attributes(retriever: Retriever, tmp_path: Path, write: Write) -> None:
     shard = write_tar(tmp_path / "s.tar", [("a.png", png((9, 9, 9))), ("b.png", png((200, 9, 9)))])
     file = write(triplet(0, reference="a", targets=["b"]))
     with pytest.raises(ZtcirError, match=r"oracle.*articleType.*b\.png"):
         evaluate_triplets(retriever, shard, file, methods=["oracle"])
 
 
-def test_wrong_calls(retriever: Retriever, pictures: list[Path], write: Write) -> None:
+def test_wrong_calls_are_refused(retriever: Retriever, pictures: list[Path], write: Write) -> None:
     file = write(triplet(0))
     with pytest.raises(UsageError, match="no method 'magic'"):
         evaluate_triplets(retriever, pictures, file, methods=["magic"])

@@ -1,4 +1,4 @@
-"""Recall and average precision, against plain implementations and cases worked by hand."""
+"""Recall and average precision, against plain implementations and by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ztcir_sdk.evaluation.metrics import (
 def plain_ranking(
     query: NDArray[np.float32], gallery: NDArray[np.float32], k: int, excluded: set[int]
 ) -> list[int]:
-    """Sort everything by (similarity down, position up); the definition, slowly."""
+    """Sort all rows by falling similarity, then by position: the definition."""
     scored = [
         (-float(np.float32(np.dot(query.astype(np.float64), row.astype(np.float64)))), position)
         for position, row in enumerate(gallery)
@@ -42,8 +42,8 @@ def plain_average_precision(ranking: list[int], targets: set[int], k: int) -> fl
 def problems(
     draw: st.DrawFn,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], list[set[int]], list[set[int]]]:
-    """Queries, a gallery with many ties, targets, and what is excluded."""
-    # unit vectors along axes and diagonals of a plane: ties abound, and are exact
+    """Queries, a gallery with many ties, targets, and excluded rows."""
+    # a few unit vectors, so that there are many exact ties
     unit = st.sampled_from([(1, 0, 0), (0, 1, 0), (0, 0, 1), (-1, 0, 0), (0.6, 0.8, 0)])
     gallery = np.array(draw(st.lists(unit, min_size=1, max_size=15)), dtype=np.float32)
     queries = np.array(draw(st.lists(unit, min_size=1, max_size=4)), dtype=np.float32)
@@ -56,7 +56,7 @@ def problems(
 
 
 @given(problems(), st.integers(1, 20))
-def test_they_equal_their_definitions(
+def test_rankings_and_metrics_equal_their_definitions(
     problem: tuple[NDArray[np.float32], NDArray[np.float32], list[set[int]], list[set[int]]],
     k: int,
 ) -> None:
@@ -97,21 +97,21 @@ def test_equal_scores_rank_in_the_order_of_the_gallery() -> None:
     assert ranking[0].tolist() == [*range(1, 334), 0, 334]
 
 
-def test_several_targets_by_hand() -> None:
+def test_several_targets_worked_by_hand() -> None:
     relevant = relevance(np.array([[7, 3, 9, 1, 4]]), [{3, 1, 8}])
     assert relevant.tolist() == [[False, True, False, True, False]]
-    # precision 1/2 at rank 2 and 2/4 at rank 4; three targets, of which one is never found
+    # precision 1/2 at rank 2 and 2/4 at rank 4; the third target is never found
     assert average_precision_at_k(relevant, [3], 5)[0] == pytest.approx((1 / 2 + 2 / 4) / 3)
     assert average_precision_at_k(relevant, [3], 2)[0] == pytest.approx((1 / 2) / 2)
     assert [recall_at_k(relevant, k)[0] for k in (1, 2, 5)] == [0, 1, 1]
 
 
-def test_more_targets_than_places_can_still_be_perfect() -> None:
+def test_average_precision_is_1_if_all_of_the_first_k_are_targets() -> None:
     relevant = relevance(np.array([[0, 1]]), [set(range(50))])
     assert average_precision_at_k(relevant, [50], 2)[0] == 1
 
 
-def test_the_reference_is_gone_before_ranking() -> None:
+def test_excluded_rows_are_removed_before_ranking() -> None:
     gallery = np.eye(3, dtype=np.float32)
     query = np.array([[0.8, 0.6, 0.0]], dtype=np.float32)
     assert rank(query, gallery, 2)[0].tolist() == [0, 1]
@@ -120,14 +120,14 @@ def test_the_reference_is_gone_before_ranking() -> None:
     assert average_precision_at_k(relevant, [1], 2)[0] == 1
 
 
-def test_a_missing_target_still_counts() -> None:
-    # row 99 is in no gallery: it can never be found, and its absence is not forgiven
+def test_a_target_outside_of_the_gallery_counts() -> None:
+    # row 99 is never found, and still counts as a target
     relevant = relevance(np.array([[0, 1, NO_ROW]]), [{0, 99}])
     assert average_precision_at_k(relevant, [2], 3)[0] == pytest.approx(1 / 2)
     assert relevance(np.array([[NO_ROW, NO_ROW]]), [{99}]).tolist() == [[False, False]]
 
 
-def test_targets_of_one_query_are_not_anothers() -> None:
+def test_each_query_has_its_own_targets() -> None:
     ranking = np.array([[0, 1], [0, 1]])
     assert relevance(ranking, [{0}, {1}]).tolist() == [[True, False], [False, True]]
 
@@ -138,8 +138,8 @@ def test_an_empty_gallery_ranks_nothing() -> None:
 
 
 @pytest.mark.parametrize("k", [0, 3])
-def test_k_outside_what_was_ranked_is_refused(k: int) -> None:
-    with pytest.raises(ValueError, match="between 1 and the 2"):
+def test_k_outside_of_the_ranking_is_refused(k: int) -> None:
+    with pytest.raises(ValueError, match="between 1 and the ranking's length 2"):
         recall_at_k(np.array([[True, False]]), k)
 
 

@@ -1,4 +1,4 @@
-"""Rankings of galleries that pass by in blocks, against the definition, and their memory."""
+"""Rankings of a gallery in blocks, against the definition, and their memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ztcir_sdk.evaluation.metrics import NO_ROW, rank
 
 Array = NDArray[np.float32]
 
-# Directions of a plane, among them equal ones, so that ties abound and are exact.
+# A few directions in a plane, so that there are many exact ties.
 UNITS = st.sampled_from([(1, 0), (0, 1), (-1, 0), (0.6, 0.8), (0.8, 0.6)])
 
 
 def plain_ranking(
     query: Array, gallery: Array, k: int, left_out: set[int]
 ) -> tuple[list[int], list[float]]:
-    """Sort everything by cosine similarity, then by place: the definition, slowly."""
+    """Sort all rows by cosine similarity, then by position: the definition."""
 
     def cosine(row: Array) -> float:
         a, b = query.astype(np.float64), row.astype(np.float64)
@@ -42,7 +42,7 @@ def vectors(draw: st.DrawFn, least: int, most: int) -> Array:
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[Array, Array, list[set[int]], list[Array]]:
-    """Queries, a gallery, what is left out for each query, and the gallery cut into blocks."""
+    """Queries, a gallery, rows excluded for each query, and the gallery cut into blocks."""
     gallery, queries = vectors(draw, 0, 14), vectors(draw, 1, 4)
     rows = st.sets(st.integers(0, max(len(gallery) - 1, 0)))
     excluded = [draw(rows) for _ in queries]
@@ -52,7 +52,7 @@ def problems(draw: st.DrawFn) -> tuple[Array, Array, list[set[int]], list[Array]
 
 @settings(deadline=None)
 @given(problems(), st.integers(1, 16))
-def test_blocks_rank_as_the_whole_does(
+def test_blocks_rank_like_the_whole_gallery(
     problem: tuple[Array, Array, list[set[int]], list[Array]], k: int
 ) -> None:
     queries, gallery, excluded, blocks = problem
@@ -67,7 +67,7 @@ def test_blocks_rank_as_the_whole_does(
 
 @settings(deadline=None)
 @given(problems(), st.integers(1, 6), st.data())
-def test_a_gallery_of_its_own_ranks_as_if_there_were_no_other(
+def test_each_querys_own_gallery_is_ranked_alone(
     problem: tuple[Array, Array, list[set[int]], list[Array]], k: int, data: st.DataObject
 ) -> None:
     queries, gallery, _, _ = problem
@@ -82,7 +82,7 @@ def test_a_gallery_of_its_own_ranks_as_if_there_were_no_other(
         assert rows[number].tolist() == [own[one] for one in places] + [NO_ROW] * (k - len(places))
 
 
-def test_random_vectors_rank_as_in_one_piece() -> None:
+def test_random_vectors_in_blocks_rank_like_one_block() -> None:
     rng = np.random.default_rng(0)
     gallery = rng.standard_normal((500, 32)).astype(np.float32)
     gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
@@ -95,8 +95,8 @@ def test_random_vectors_rank_as_in_one_piece() -> None:
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
-def test_memory_is_a_block_whatever_the_gallery() -> None:
-    """CIRCO's gallery is 15 blocks: its vectors pass by, and only one block is there at a time."""
+def test_memory_does_not_grow_with_the_gallery() -> None:
+    """CIRCO's gallery has 15 blocks; only one is in memory at a time."""
     dim, queries = 64, np.eye(64, dtype=np.float32)[:20]
 
     def blocks(count: int) -> Iterator[Array]:
@@ -114,11 +114,11 @@ def test_memory_is_a_block_whatever_the_gallery() -> None:
 
     block_bytes = BLOCK * dim * 4
     one, many = peak(2), peak(16)
-    assert many < one + block_bytes  # 14 blocks more cost less than one
+    assert many < one + block_bytes  # 14 more blocks need less than one block of memory
     assert many < 8 * block_bytes
 
 
 @pytest.mark.parametrize("k", [0, -1])
-def test_nothing_can_be_asked_for_less_than_one(k: int) -> None:
+def test_k_below_1_is_refused(k: int) -> None:
     with pytest.raises(ValueError, match="1 or more"):
         rank_blocks(np.eye(2, dtype=np.float32), [np.eye(2, dtype=np.float32)], k)

@@ -1,4 +1,4 @@
-"""Small data sets in the published layouts, and an encoder whose vectors a test plans by hand."""
+"""Small data sets in the published layouts, and an encoder whose vectors a test chooses."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cli.main import main
 from ztcir_sdk.encoder import EncodedImage, Questions
+from ztcir_sdk.evaluation.benchmarks.benchmark import Benchmark
 from ztcir_sdk.evaluation.benchmarks.embedding_cache import EmbeddingCache
 from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
 
@@ -28,7 +29,7 @@ COMPOSED = Method("composed", "a photo of $ that {text}")
 
 
 def png(colour: Sequence[int]) -> bytes:
-    """A picture of 2 x 2 pixels, by hand: thousands are needed."""
+    """An image of 2 x 2 pixels, encoded here, since thousands are needed."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -42,15 +43,15 @@ def png(colour: Sequence[int]) -> bytes:
 
 
 def colour_of(name: str) -> tuple[int, int, int]:
-    """A colour that the name decides."""
+    """A colour for each name."""
     digest = hashlib.sha256(name.encode()).digest()
     return digest[0], digest[1], digest[2]
 
 
 def write_images(folder: Path, names: Iterable[str], suffix: str = ".png") -> None:
-    """Write an image for each name, of its own colour, under the suffix that a data set has.
+    """Write an image of its own colour for each name, with the suffix of a data set.
 
-    What a file holds is told by its first bytes, not by its name: a PNG may be called .jpg.
+    All are PNG files: readers go by a file's first bytes, not by its suffix.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -68,10 +69,9 @@ def link(target: Path, at: Path) -> None:
 
 
 class PlannedEncoder:
-    """Stands in for `ztcir_sdk.encoder.Encoder`: vectors are what a test says they are.
+    """Replaces `ztcir_sdk.encoder.Encoder` with vectors that a test chooses.
 
-    An image's vector is known by its colour, a query's by its reference's colour and its text.
-    It counts what it is asked to encode.
+    An image's vector depends on its colour, a query's on its text. Encoded images are counted.
     """
 
     dim = 2
@@ -89,7 +89,7 @@ class PlannedEncoder:
         self._queries = {text: _unit(vector) for text, vector in queries.items()}
         self._asked: Sequence[str] = ()
         self.encoded = 0
-        """Images that went through the image encoder."""
+        """Number of encoded images."""
 
     def encode_images(self, images: Sequence[Any]) -> Array:
         self.encoded += len(images)
@@ -115,7 +115,7 @@ class PlannedEncoder:
 def planned_run(
     cache: Path, images: Mapping[str, Sequence[float]], queries: Mapping[str, Sequence[float]]
 ) -> EmbeddingRun:
-    """A run whose vectors are planned, with a cache of its own."""
+    """A run with chosen vectors and a cache of its own."""
     encoder = PlannedEncoder(images, queries)
     return EmbeddingRun(
         encoder,  # type: ignore[arg-type]
@@ -130,7 +130,7 @@ def _unit(vector: Sequence[float]) -> Array:
 
 
 def at(degrees: float) -> tuple[float, float]:
-    """A direction in the plane: the nearer two angles, the higher their similarity."""
+    """A direction in the plane: the smaller the angle between two, the higher their similarity."""
     return float(np.cos(np.radians(degrees))), float(np.sin(np.radians(degrees)))
 
 
@@ -141,16 +141,14 @@ def run_cli(
     arguments = ["eval", benchmark, "--root", root, "--bundle", bundle, "--cache", cache]
     arguments += ["--threads", 1, *options]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # texts longer than a tiny tokenizer takes
+        warnings.simplefilter("ignore")  # texts longer than the tiny tokenizer accepts
         result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == exit_code, (result.output, result.exception)
     return result
 
 
-def measure_anew_and_again(
-    benchmark: str, root: Path, bundle: Path, caches: Path
-) -> dict[str, Any]:
-    """Measure from two fresh caches and from one of them once more: to the same numbers."""
+def measure_twice(benchmark: str, root: Path, bundle: Path, caches: Path) -> dict[str, Any]:
+    """Require the same numbers from two fresh caches and from one of them again."""
     first, again, cached = (
         json.loads(run_cli(benchmark, root, bundle, caches / cache, "--json").stdout)
         for cache in ("one", "two", "one")
@@ -160,23 +158,38 @@ def measure_anew_and_again(
     return result
 
 
-def assert_refused_before_any_work(
-    evaluate: Callable[[EmbeddingRun, Path, Sequence[Method]], object],
+def assert_refused_before_encoding(
+    benchmark: Benchmark[Any],
     root: Path,
     cache: Path,
     kind: type[Exception],
     message: str,
 ) -> None:
-    """What is wrong with a data set is told before an image is encoded."""
+    """Require an error about a data set before any image is encoded."""
     run = planned_run(cache, {}, {})
-    with pytest.raises(kind, match=message) as told:
-        evaluate(run, root, [COMPOSED])
-    assert str(told.value).endswith((".", "`."))
+    with pytest.raises(kind, match=message) as caught:
+        benchmark.evaluate(run, root, [COMPOSED])
+    assert str(caught.value).endswith(".")
     assert run.encoder.encoded == 0  # type: ignore[attr-defined]
 
 
+def edit_json(file: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    """Return a function that changes the content of a JSON file in a data set."""
+
+    def apply(root: Path) -> None:
+        value = json.loads((root / file).read_text())
+        (root / file).write_text(json.dumps(change(value)))
+
+    return apply
+
+
+def without(*names: str) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Return a function that removes fields from all records."""
+    return lambda records: [{k: v for k, v in one.items() if k not in names} for one in records]
+
+
 def changed(root: Path, to: Path, change: Callable[[Path], object]) -> Path:
-    """A copy of a data set, with something done to it."""
+    """Copy a data set and change the copy."""
     shutil.copytree(root, to)
     change(to)
     return to

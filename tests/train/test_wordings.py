@@ -29,7 +29,7 @@ from train.wordings.surface_forms import SLOTS, add_article, verbalise, weighted
 from ztcir_sdk.drawings.drawings import DEMO_WORDINGS
 from ztcir_sdk.drawings.drawings import KINDS as DEMO_KINDS
 from ztcir_sdk.drawings.drawings import Kind as DemoKind
-from ztcir_sdk.evaluation.oracle import attribute_caption
+from ztcir_sdk.evaluation.attribute_caption import attribute_caption
 
 VALUES = {
     "colour": ("Black", "Navy Blue", "Off White", "Multi", "Olive", "chartreuse"),

@@ -38,7 +38,7 @@ from train.wordings.templates import (
     WRITTEN_FAMILIES,
 )
 from ztcir_sdk.drawings.drawings import DEMO_WORDINGS
-from ztcir_sdk.evaluation.oracle import attribute_caption
+from ztcir_sdk.evaluation.attribute_caption import attribute_caption
 from ztcir_sdk.names import is_known
 
 __all__ = [

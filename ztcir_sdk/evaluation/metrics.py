@@ -1,6 +1,6 @@
-"""How good rankings are: recall and average precision at k, over queries with one or more targets.
+"""Quality of rankings: recall and average precision at k, for queries with one or more targets.
 
-A ranking is an array of gallery rows, best first; Q queries, N gallery rows, D dimensions.
+A ranking is an array of gallery rows, nearest first. Q queries, N gallery rows, D dimensions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ztcir_sdk.index.vectors import Gallery, exact_search
 __all__ = ["NO_ROW", "average_precision_at_k", "rank", "recall_at_k", "relevance"]
 
 NO_ROW = -1
-"""Fills a ranking where the gallery has fewer rows than were asked for."""
+"""Fills a ranking of a gallery that has fewer rows than the ranking."""
 
 
 def rank(
@@ -27,46 +27,46 @@ def rank(
 ) -> NDArray[np.int64]:
     """Return the `k` nearest gallery rows of each query: (Q, k) int64, nearest first.
 
-    Equal cosine similarities rank in the order of the gallery, whatever the batch.
+    Equal cosine similarities rank in the order of the gallery. Other queries change nothing.
 
     Args:
-        queries: (Q, D) float32, L2-normalised.
-        gallery: (N, D) float32, L2-normalised.
-        k: how many; the rest of a row is `NO_ROW` where fewer are left.
-        excluded: for each query, gallery rows to leave out before ranking.
+        queries: query vectors, (Q, D) float32, L2-normalised.
+        gallery: gallery vectors, (N, D) float32, L2-normalised.
+        k: length of a ranking, 1 or more; `NO_ROW` fills it if fewer rows are left.
+        excluded: for each query, gallery rows to remove before ranking.
 
     Raises:
-        ValueError: `excluded` is not given for each query, or `k` is below 1.
+        ValueError: `excluded` has another length than `queries`, or `k` is below 1.
     """
     if k < 1:
         raise ValueError(f"k is {k}, not 1 or more")
-    out = [()] * len(queries) if excluded is None else excluded
-    if len(out) != len(queries):
-        raise ValueError(f"what to exclude is given for {len(out)} of {len(queries)} queries")
+    removed = [()] * len(queries) if excluded is None else excluded
+    if len(removed) != len(queries):
+        raise ValueError(f"excluded has rows for {len(removed)} of {len(queries)} queries")
     count = len(gallery)
     everything = Gallery(gallery, np.ones(count, dtype=np.bool_), np.arange(count, dtype=np.int64))
     ranking = np.full((len(queries), k), NO_ROW, dtype=np.int64)
     if count:
-        rows = [np.fromiter(one, dtype=np.int64) for one in out]
-        for place, (found, _) in enumerate(exact_search(everything, queries, k, rows)):
-            ranking[place, : len(found)] = found
+        rows = [np.fromiter(one, dtype=np.int64) for one in removed]
+        for query, (found, _) in enumerate(exact_search(everything, queries, k, rows)):
+            ranking[query, : len(found)] = found
     return ranking
 
 
 def relevance(ranking: NDArray[np.int64], targets: Sequence[Collection[int]]) -> NDArray[np.bool_]:
-    """Tell which rows of a ranking (Q, K) are targets of their query: (Q, K) bool.
+    """Return which rows of a ranking (Q, K) are targets of their query: (Q, K) bool.
 
     Raises:
-        ValueError: `targets` is not given for each query.
+        ValueError: `targets` has another length than `ranking`.
     """
     if len(targets) != len(ranking):
-        raise ValueError(f"targets are given for {len(targets)} of {len(ranking)} queries")
-    # (query, row) as one number, so that all queries are compared at once
+        raise ValueError(f"targets has rows for {len(targets)} of {len(ranking)} queries")
+    # each (query, row) as one number, so that all queries are compared at once
     stride = 1 + max(
         int(ranking.max(initial=0)), max((max(own, default=0) for own in targets), default=0)
     )
     wanted = np.array(
-        [place * stride + row for place, own in enumerate(targets) for row in own], dtype=np.int64
+        [query * stride + row for query, own in enumerate(targets) for row in own], dtype=np.int64
     )
     keys = np.arange(len(ranking), dtype=np.int64)[:, None] * stride + ranking
     found: NDArray[np.bool_] = np.isin(keys, wanted) & (ranking != NO_ROW)
@@ -74,11 +74,11 @@ def relevance(ranking: NDArray[np.int64], targets: Sequence[Collection[int]]) ->
 
 
 def recall_at_k(relevant: NDArray[np.bool_], k: int) -> NDArray[np.float64]:
-    """Return 1 for each query with any target among its first `k`, else 0: (Q,) float64.
+    """Return 1 for each query with a target among its first `k` rows, else 0: (Q,) float64.
 
     Args:
         relevant: (Q, K) bool from `relevance`, with K at least `k`.
-        k: 1 or more.
+        k: number of rows, 1 or more.
     """
     found: NDArray[np.bool_] = np.asarray(_first(relevant, k).any(axis=1))
     return found.astype(np.float64)
@@ -90,12 +90,12 @@ def average_precision_at_k(
     """Return each query's average precision at `k`: (Q,) float64.
 
     AP@k = sum over ranks i <= k of precision(i) [i is a target], divided by min(k, targets), as
-    CIRCO defines it (Baldrati et al., 2023): 1 when the first min(k, targets) are all right.
+    CIRCO defines it (Baldrati et al., 2023): 1 if the first min(k, targets) rows are all targets.
 
     Args:
         relevant: (Q, K) bool from `relevance`, with K at least `k`.
-        target_counts: (Q,) how many different targets a query has, found or not; 1 or more.
-        k: 1 or more.
+        target_counts: (Q,) number of different targets of each query, found or not; 1 or more.
+        k: number of rows, 1 or more.
 
     Raises:
         ValueError: a query has no target.
@@ -111,5 +111,5 @@ def average_precision_at_k(
 
 def _first(relevant: NDArray[np.bool_], k: int) -> NDArray[np.bool_]:
     if not 1 <= k <= relevant.shape[1]:
-        raise ValueError(f"k is {k}, not between 1 and the {relevant.shape[1]} that were ranked")
+        raise ValueError(f"k is {k}, not between 1 and the ranking's length {relevant.shape[1]}")
     return relevant[:, :k]

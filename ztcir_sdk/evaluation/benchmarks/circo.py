@@ -1,54 +1,45 @@
-"""CIRCO (Baldrati et al., ICCV 2023): photos of COCO, with every right answer annotated.
+"""CIRCO (Baldrati et al., ICCV 2023): photos of COCO, with all correct images annotated.
 
 The gallery is COCO's 123 403 unlabeled images of 2017, the reference among them. mAP@K divides by
-min(K, right answers) and counts all of them; R@K counts only the image that the caption was
-written for; both as CIRCO's ``evaluation.py`` does. The annotations' shared concept is not used,
-as SEARLE and LinCIR do not use it, unless the prompt has a ``{concept}``.
+min(K, correct images) and counts all of them; R@K counts only the image for which the caption was
+written. CIRCO's ``evaluation.py`` does the same. The annotations' shared concept is not used, as in
+SEARLE and LinCIR, unless the prompt has a ``{concept}``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 
-from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.evaluation.benchmarks.annotations import read_json, read_records, require_known
-from ztcir_sdk.evaluation.benchmarks.embedding_run import ComposedQuery, EmbeddingRun, Method
+from ztcir_sdk.errors import UsageError
+from ztcir_sdk.evaluation.benchmarks.annotations import (
+    read_annotations,
+    read_records,
+    require_known,
+)
+from ztcir_sdk.evaluation.benchmarks.benchmark import Benchmark, Outcome
+from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
 from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage
-from ztcir_sdk.evaluation.benchmarks.report import (
-    Answer,
-    Asked,
-    BenchmarkReport,
-    Scores,
-    check_split,
-    show_answers,
-)
+from ztcir_sdk.evaluation.benchmarks.queries import Annotations, Part, Query
+from ztcir_sdk.evaluation.benchmarks.report import RankedPart, Scores
 from ztcir_sdk.evaluation.benchmarks.streamed_ranking import Ranking, rank_blocks
-from ztcir_sdk.evaluation.metrics import (
-    NO_ROW,
-    average_precision_at_k,
-    recall_at_k,
-    relevance,
-)
-from ztcir_sdk.names import COMPOSED_PROMPT, TEXT_SLOT
+from ztcir_sdk.evaluation.metrics import NO_ROW, average_precision_at_k, recall_at_k, relevance
+from ztcir_sdk.names import TEXT_SLOT
 
-__all__ = ["DOWNLOAD_HELP", "PROMPT", "SUBMISSION", "evaluate_circo"]
+__all__ = ["BENCHMARK", "SUBMISSION"]
 
 NAME = "circo"
-PROMPT = COMPOSED_PROMPT
 CONCEPT_SLOT = "{concept}"
-KS = (5, 10, 25, 50)
+DEPTHS = (5, 10, 25, 50)
 SUBMISSION = "circo-test.json"
-ALL = "all"
-ASPECT = "aspect"
 
 DOWNLOAD_HELP = """\
-CIRCO: photos of COCO 2017 unlabeled, 123 403 images; --root is a folder like this:
+CIRCO: photos of COCO 2017 unlabeled, 123 403 images. --root is a folder like this:
 
   CIRCO/
     annotations/          {val,test}.json
@@ -59,157 +50,96 @@ CIRCO: photos of COCO 2017 unlabeled, 123 403 images; --root is a folder like th
 Annotations: git clone https://github.com/miccunifi/CIRCO.git
 Images and their list: "2017 Unlabeled images" and "2017 Unlabeled Image info" of
 https://cocodataset.org/#download
-Where to send what --split test writes: https://circo.micc.unifi.it/
+Send the file of --split test to: https://circo.micc.unifi.it/
 """
 
 
+class _TestRecord(msgspec.Struct):
+    id: int
+    reference_img_id: int
+    relative_caption: str
+    shared_concept: str
+
+
+class _Record(_TestRecord):
+    target_img_id: int
+    gt_img_ids: tuple[int, ...]
+    semantic_aspects: tuple[str, ...]
+    """Annotations from before May 2024 lack them, and are refused."""
+
+    def __post_init__(self) -> None:
+        if self.target_img_id not in self.gt_img_ids:
+            raise ValueError("its target is not among its correct images")
+
+
+class _CocoImage(msgspec.Struct):
+    id: int
+    file_name: str
+
+
+class _CocoInfo(msgspec.Struct):
+    images: list[_CocoImage]
+
+
 @dataclass(frozen=True)
-class _Query:
-    id: str
-    reference: int
-    caption: str
-    concept: str
-    targets: tuple[int, ...]
-    """All right answers, first the one that the caption was written for; none in test."""
-    aspects: tuple[str, ...]
+class _Query(Query):
+    """A query; its first target is the image for which the caption was written."""
+
+    concept: str = ""
+    aspects: tuple[str, ...] = ()
 
 
-def evaluate_circo(
-    run: EmbeddingRun,
-    root: Path,
-    methods: Sequence[Method],
-    *,
-    split: str = "val",
-    answers: int = 0,
-) -> BenchmarkReport:
-    """Measure mAP@5, 10, 25, 50 and recall, for all queries and by semantic aspect.
-
-    Of the test split, whose right answers are not published, give what to submit.
-
-    Args:
-        run: the bundle and its cache.
-        root: the data set's folder; see `DOWNLOAD_HELP`.
-        methods: how to answer; of the test split a single one. Their prompt may have a
-            ``{concept}`` after its ``$``; then methods that read only the text read the concept
-            too.
-        split: "val" or "test".
-        answers: how many queries to give back with what the first method finds for them.
-
-    Raises:
-        UsageError: there is no such split, or a method or its prompt is wrong.
-        UnusableImagesError: images are missing or broken.
-        ZtcirError: the annotations are missing or contradict each other, or the bundle cannot
-            answer a method.
-    """
-    check_split("CIRCO", split, methods)
-    plain = {method.name: _without_concept(method.prompt) for method in methods}
-    queries = _read_queries(root, split)
-    told = [replace(method, prompt=plain[method.name][0]) for method in methods]
-    run.check(told, [queries[0].caption])
-    images = _read_gallery(root)
-    needed = [str(one) for query in queries for one in (query.reference, *query.targets)]
-    known = {str(number) for number in images}
-    require_known(needed, known, f"images of {split}.json", "image_info_unlabeled2017.json", NAME)
-    gallery = list(images.values())
-    run.embed(gallery)
-
-    row = {number: place for place, number in enumerate(images)}
-    scores: dict[str, Scores] = {}
-    submissions: dict[str, Any] = {}
-    shown: list[Answer] = []
-    for method in told:
-        pattern = plain[method.name][1]
-        texts = [_said(pattern, query) for query in queries]
-        vectors = run.encode(
-            [
-                ComposedQuery(images[query.reference], text)
-                for query, text in zip(queries, texts, strict=True)
-            ],
-            method,
-        )
-        ranking = rank_blocks(vectors, run.blocks(gallery), max(KS))
-        if split == "val":
-            scores[method.name] = _score(queries, ranking, row)
-        else:
-            submissions[SUBMISSION] = _submission(queries, ranking, list(images))
-        if answers and method is told[0]:
-            asked = _asked(queries, texts, images)
-            shown = show_answers(asked, ranking, gallery, method, answers, run.mapped_prompt)
-    return BenchmarkReport(
-        benchmark=NAME,
-        split=split,
-        queries=len(queries),
-        gallery=len(gallery),
-        prompt=methods[0].prompt,
-        scores=scores,
-        answers=shown,
-        submissions=submissions,
-    )
-
-
-def _read_queries(root: Path, split: str) -> list[_Query]:
+def _read(root: Path, split: str) -> Annotations[_Query]:
     file = root / "annotations" / f"{split}.json"
-    fields: dict[str, type | tuple[type, ...]] = {
-        "id": int,
-        "reference_img_id": int,
-        "relative_caption": str,
-        "shared_concept": str,
-    }
-    if split == "val":
-        # Annotations of before May 2024 have no semantic aspects, and are refused.
-        fields |= {"target_img_id": int, "gt_img_ids": list, "semantic_aspects": list}
-    queries: list[_Query] = []
-    for number, record in enumerate(read_records(file, fields, NAME)):
-        targets: list[int] = []
-        if split == "val":
-            targets = [record["target_img_id"], *record["gt_img_ids"]]
-            if targets[0] not in targets[1:] or not all(type(one) is int for one in targets):
-                raise ZtcirError(
-                    f"Query {number} of {file} does not count its target among its right answers, "
-                    "so the file is damaged: download it again."
-                )
-        queries.append(
-            _Query(
-                id=str(record["id"]),
-                reference=record["reference_img_id"],
-                caption=record["relative_caption"],
-                concept=record["shared_concept"],
-                targets=tuple(dict.fromkeys(targets)),
-                aspects=tuple(map(str, record.get("semantic_aspects", []))),
-            )
-        )
-    return queries
+    records = read_records(file, _Record if split == "val" else _TestRecord, NAME)
+    images = _read_gallery(root)
+    named = [str(number) for record in records for number in _named_images(record)]
+    known = {str(number) for number in images}
+    require_known(named, known, f"images of {file.name}", "image_info_unlabeled2017.json", NAME)
+    gallery = list(images.values())
+    return Annotations({split: Part([_query(one, images) for one in records], gallery)}, gallery)
 
 
 def _read_gallery(root: Path) -> dict[int, BenchmarkImage]:
     """Return the gallery's images by COCO's id, in COCO's order."""
-    above = root / "COCO2017_unlabeled"
-    file = above / "annotations" / "image_info_unlabeled2017.json"
-    info = read_json(file, NAME)
-    records = info.get("images") if isinstance(info, dict) else None
-    try:
-        gallery = {
-            int(record["id"]): BenchmarkImage(
-                str(record["id"]), above / "unlabeled2017" / str(record["file_name"])
-            )
-            for record in records or ()
-        }
-    except (TypeError, KeyError, ValueError):
-        gallery = {}
-    if not gallery:
-        raise ZtcirError(f"{file} is no list of COCO's images: download it again.")
-    return gallery
+    folder = root / "COCO2017_unlabeled"
+    file = folder / "annotations" / "image_info_unlabeled2017.json"
+    info = read_annotations(file, _CocoInfo, NAME, "list of COCO's images")
+    return {
+        one.id: BenchmarkImage(str(one.id), folder / "unlabeled2017" / one.file_name)
+        for one in info.images
+    }
 
 
-def _without_concept(prompt: str) -> tuple[str, str]:
-    """Split a prompt with a ``{concept}`` into one without, and what goes into its text.
+def _named_images(record: _TestRecord) -> list[int]:
+    """Return the ids of a query's reference and targets, first the caption's own target."""
+    targets = (record.target_img_id, *record.gt_img_ids) if isinstance(record, _Record) else ()
+    return [record.reference_img_id, *dict.fromkeys(targets)]
 
-    The concept is data, so it goes where texts go, and cannot be taken for a placeholder:
-    "a photo of $, {concept}, that {text}" asks "a photo of $, {text}" with the text
+
+def _query(record: _TestRecord, images: Mapping[int, BenchmarkImage]) -> _Query:
+    reference, *targets = (images[number] for number in _named_images(record))
+    aspects = record.semantic_aspects if isinstance(record, _Record) else ()
+    return _Query(
+        reference=reference,
+        text=record.relative_caption,
+        id=str(record.id),
+        targets=tuple(targets),
+        categories=aspects or (NAME,),
+        concept=record.shared_concept,
+        aspects=aspects,
+    )
+
+
+def _split_concept(prompt: str) -> tuple[str, str]:
+    """Split a prompt with a ``{concept}`` into a prompt without one and a pattern for its text.
+
+    The concept comes from the data. As part of the text, it cannot be mistaken for a placeholder:
+    "a photo of $, {concept}, that {text}" becomes "a photo of $, {text}" with the pattern
     "{concept}, that {text}".
 
     Raises:
-        UsageError: the concept cannot be told from the reference.
+        UsageError: the pattern includes the placeholder, or lacks a slot.
     """
     if CONCEPT_SLOT not in prompt:
         return prompt, TEXT_SLOT
@@ -221,55 +151,67 @@ def _without_concept(prompt: str) -> tuple[str, str]:
     if match is None or {CONCEPT_SLOT, TEXT_SLOT} - set(re.findall(r"\{\w+\}", match["span"])):
         raise UsageError(
             f"The prompt {prompt!r} needs a {CONCEPT_SLOT} and a {TEXT_SLOT}, both after its $ and "
-            'set apart, as in "a photo of $ , {concept} , that {text}".'
+            'separated by spaces, as in "a photo of $ , {concept} , that {text}".'
         )
     return f"{match['before']}{TEXT_SLOT}{match['after']}", match["span"]
 
 
-def _said(pattern: str, query: _Query) -> str:
-    """Return the text of a query: its caption, and its concept where the pattern has it."""
-    slots = {CONCEPT_SLOT: query.concept, TEXT_SLOT: query.caption}
-    return re.sub(r"\{(?:concept|text)\}", lambda slot: slots[slot[0]], pattern)
+def _with_concept(pattern: str, query: _Query) -> _Query:
+    """Replace a query's text by the pattern, filled with its caption and its concept."""
+    values = {CONCEPT_SLOT: query.concept, TEXT_SLOT: query.text}
+    text = re.sub(r"\{(?:concept|text)\}", lambda slot: values[slot[0]], pattern)
+    return replace(query, text=text)
 
 
-def _score(queries: Sequence[_Query], ranking: Ranking, row: Mapping[int, int]) -> Scores:
-    """Return mAP and recall of all queries, and mAP of each aspect's."""
-    right = relevance(ranking[0], [{row[one] for one in query.targets} for query in queries])
-    counts = [len(query.targets) for query in queries]
-    first = relevance(ranking[0], [{row[query.targets[0]]} for query in queries])
-    precisions = {f"mAP@{k}": average_precision_at_k(right, counts, k) for k in KS}
-    recalls = {f"R@{k}": recall_at_k(first, k) for k in KS}
+def _score(run: EmbeddingRun, annotations: Annotations[_Query], method: Method) -> Outcome:
+    [(split, part)] = annotations.parts.items()
+    prompt, pattern = _split_concept(method.prompt)
+    part = replace(part, queries=[_with_concept(pattern, query) for query in part.queries])
+    vectors = run.encode(part.queries, replace(method, prompt=prompt))
+    ranking = rank_blocks(vectors, run.blocks(part.gallery), max(DEPTHS))
+    ranked = [RankedPart(part, ranking)]
+    if split == "test":
+        return Outcome(ranked, submissions={SUBMISSION: _submission(part, ranking)})
+    return Outcome(ranked, _precisions_and_recalls(part, ranking))
+
+
+def _precisions_and_recalls(part: Part[_Query], ranking: Ranking) -> Scores:
+    """Return mAP and recall of all queries, and mAP of each semantic aspect's queries."""
+    relevant = part.relevance(ranking)
+    counts = [len(query.targets) for query in part.queries]
+    captioned = relevance(ranking[0], [{part.rows[query.targets[0]]} for query in part.queries])
+    precisions = {f"mAP@{k}": average_precision_at_k(relevant, counts, k) for k in DEPTHS}
+    recalls = {f"R@{k}": recall_at_k(captioned, k) for k in DEPTHS}
     scores: dict[tuple[str, ...], Mapping[str, float]] = {
-        (ALL,): {name: float(each.mean()) for name, each in {**precisions, **recalls}.items()}
+        ("all",): {name: float(each.mean()) for name, each in {**precisions, **recalls}.items()}
     }
-    for aspect in sorted({aspect for query in queries for aspect in query.aspects}):
-        own = np.array([aspect in query.aspects for query in queries])
-        scores[ASPECT, aspect] = {
+    for aspect in sorted({aspect for query in part.queries for aspect in query.aspects}):
+        own = np.array([aspect in query.aspects for query in part.queries])
+        scores["aspect", aspect] = {
             name: float(each[own].mean()) for name, each in precisions.items()
         }
     return scores
 
 
-def _submission(
-    queries: Sequence[_Query], ranking: Ranking, ids: Sequence[int]
-) -> dict[str, list[int]]:
+def _submission(part: Part[_Query], ranking: Ranking) -> dict[str, list[int]]:
     """Return the server's file: the ids of the first 50 images, by query."""
     return {
-        query.id: [ids[number] for number in rows if number != NO_ROW]
-        for query, rows in zip(queries, ranking[0], strict=True)
+        query.id: [int(part.gallery[row].name) for row in rows if row != NO_ROW]
+        for query, rows in zip(part.queries, ranking[0], strict=True)
     }
 
 
-def _asked(
-    queries: Sequence[_Query], texts: Sequence[str], images: Mapping[int, BenchmarkImage]
-) -> list[Asked]:
-    return [
-        Asked(
-            query.id,
-            query.aspects or (NAME,),
-            text,
-            images[query.reference],
-            {images[one] for one in query.targets} or None,
-        )
-        for query, text in zip(queries, texts, strict=True)
-    ]
+BENCHMARK = Benchmark(
+    name=NAME,
+    title="CIRCO",
+    help="""\
+mAP counts all correct images, also by semantic aspect; R@k counts only the image for which the
+caption was written. A prompt may use the annotations' shared concept, as in "a photo of $ ,
+{concept} , that {text}"; the default does not.""",
+    download_help=DOWNLOAD_HELP,
+    read=_read,
+    score=_score,
+    splits=("val", "test"),
+    split_help="test writes the file that the server of CIRCO takes",
+    plain_method=lambda method: replace(method, prompt=_split_concept(method.prompt)[0]),
+)

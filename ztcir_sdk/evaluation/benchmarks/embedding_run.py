@@ -1,9 +1,8 @@
-"""What every benchmark does with a bundle: images and composed queries -> vectors, by the cache.
+"""Encodes a benchmark's images and composed queries with a bundle; vectors are cached on disk.
 
-Whatever is wrong with the call, the bundle or the images is said before anything is computed.
-Then images stream by: some are read and decoded ahead, at most `BATCH` are encoded at once, and
-what is computed goes to the cache, so memory does not grow with the gallery, and a run that was
-killed goes on where it was.
+Errors in the call, the bundle or the images are raised before anything is encoded. Then images pass
+in batches: some are read and decoded ahead, and vectors go to the cache. So memory does not grow
+with the gallery, and an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,51 +28,47 @@ from ztcir_sdk.evaluation.benchmarks.images import (
     BenchmarkImage,
     refuse_broken,
     require_files,
-    require_whole,
+    require_intact,
 )
+from ztcir_sdk.evaluation.benchmarks.queries import Query
 from ztcir_sdk.evaluation.benchmarks.streamed_ranking import BLOCK
+from ztcir_sdk.evaluation.image_batches import BATCH, image_batches
 from ztcir_sdk.loading import iter_images
-from ztcir_sdk.names import PROMPTED_METHODS, TEXT_SLOT
+from ztcir_sdk.names import METHODS, PROMPTED_METHODS, TEXT_SLOT
 from ztcir_sdk.tokenizer import canonicalize
 
-__all__ = ["ComposedQuery", "EmbeddingRun", "Method", "Progress"]
+__all__ = ["EmbeddingRun", "Method", "Progress"]
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and of how much."""
+"""Called with the name of a step, the number of items done, and the number of all items."""
 
-BATCH = 32
-"""Images that are encoded at once, at most,"""
-PIXELS = 32_000_000
-"""and decoded pixels that are held for it, beside one more image."""
 COMMIT_IMAGES = 1000
-"""Images after which what is computed is committed,"""
+"""Images between two commits to the cache, at most,"""
 COMMIT_SECONDS = 30.0
-"""or seconds: what a kill can cost."""
-
-_NEEDS_PATCHES = ("composed", "mapped", "stage1")
-
-
-@dataclass(frozen=True)
-class ComposedQuery:
-    """A reference image and a modification text."""
-
-    reference: BenchmarkImage
-    text: str
+"""or seconds; a kill loses what is newer."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """How queries are answered: see ``ztcir_sdk.bundle.bundle.METHODS``."""
+    """A search method with its settings."""
 
     name: str
+    """One of ``ztcir_sdk.names.METHODS``."""
     prompt: str
-    """Template of "composed" and "stage1"; the other methods do not read it."""
+    """Template for "composed" and "stage1"; the other methods ignore it."""
     weight: float | None = None
-    """Of the text in "sum"; 0.5 by default."""
+    """Weight of the text in "sum"; 0.5 by default."""
+
+    @property
+    def sum_weight(self) -> float | None:
+        """The weight in use; None unless the method is "sum"."""
+        if self.name != "sum":
+            return None
+        return 0.5 if self.weight is None else self.weight
 
 
 class EmbeddingRun:
-    """One run of a benchmark: an encoder, a cache, and whom to tell of progress."""
+    """One run of a benchmark: an encoder, a cache, and a callback for progress."""
 
     def __init__(
         self,
@@ -82,7 +77,7 @@ class EmbeddingRun:
         benchmark: str,
         progress: Progress | None = None,
     ) -> None:
-        """Put them together; nothing is computed yet."""
+        """Combine them; nothing is encoded yet."""
         self.encoder = encoder
         self.cache = cache
         self.benchmark = benchmark
@@ -90,66 +85,72 @@ class EmbeddingRun:
 
     @property
     def mapped_prompt(self) -> str:
-        """The bundle's prompt for "mapped"; empty where it cannot answer that."""
+        """The bundle's prompt for "mapped"; empty if the bundle does not support it."""
         return self.encoder.bundle.manifest.prompts.get("mapped", "")
 
-    def check(self, methods: Sequence[Method], texts: Sequence[str]) -> None:
-        """Refuse what cannot be answered, before any work.
+    def check(self, methods: Sequence[Method], text: str) -> None:
+        """Check that the bundle supports methods, without running it.
+
+        Args:
+            methods: the methods.
+            text: a query's text.
 
         Raises:
-            UsageError: there is no method, or one is unknown, or its prompt or weight wrong.
-            ZtcirError: the bundle cannot answer a method.
+            UsageError: there is no method, one is unknown, or its prompt or weight is wrong.
+            ZtcirError: the bundle does not support a method.
         """
         if not methods:
-            raise UsageError("Name one or more methods.")
+            raise UsageError("Choose one or more methods.")
         for method in methods:
-            self._questions(method, texts[:1])
+            self._questions(method, [text])
 
     def embed(self, images: Sequence[BenchmarkImage]) -> None:
-        """Bring the embedding of each image into the cache.
+        """Encode all images that are not in the cache.
 
         Raises:
-            UnusableImagesError: some are missing or broken. Before anything is computed, for all
-                that can be known without decoding; else when all others are done.
+            UnusableImagesError: some are missing or broken. It is raised before anything is
+                encoded, or, if only decoding shows it, after all other images are encoded.
         """
         require_files(images, self.benchmark)
         unique = list({image.key: image for image in images}.values())
         known = self.cache.known([image.key for image in unique])
-        new = [image for image, there in zip(unique, known, strict=True) if not there]
-        require_whole(new, lambda seen: self._tell("Checking images", seen, len(new)))
+        new = [image for image, is_known in zip(unique, known, strict=True) if not is_known]
+        require_intact(new, lambda done: self._report("Checking images", done, len(new)))
         broken: list[str] = []
         done = len(unique) - len(new)
         committed = (done, time.monotonic())
-        for batch in _batches(_decoded(new, broken)):
-            vectors = self.encoder.encode_images([picture for _, picture in batch])
+        for batch in image_batches(_decoded(new, broken), _pixels):
+            vectors = self.encoder.encode_images([pixels for _, pixels in batch])
             self.cache.put([image.key for image, _ in batch], vectors)
             done += len(batch)
             committed = self._commit(done, committed)
-            self._tell("Encoding images", done + len(broken), len(unique))
+            self._report("Encoding images", done + len(broken), len(unique))
         self.cache.commit()
-        self._tell("Encoding images", len(unique), len(unique))
+        self._report("Encoding images", len(unique), len(unique))
         refuse_broken(broken, len(unique))
 
     def vectors(self, images: Sequence[BenchmarkImage]) -> NDArray[np.float32]:
-        """Return the embeddings of N images that `embed` has seen: (N, D) float32."""
+        """Return the embeddings of N images after `embed`: (N, D) float32."""
         return self.cache.read([image.key for image in images])
 
     def blocks(self, images: Sequence[BenchmarkImage]) -> Iterator[NDArray[np.float32]]:
-        """Yield the embeddings of images that `embed` has seen, `BLOCK` at a time, in order."""
+        """Yield the embeddings of images after `embed`, `BLOCK` at a time, in order."""
         for start in range(0, len(images), BLOCK):
             yield self.vectors(images[start : start + BLOCK])
 
-    def encode(self, queries: Sequence[ComposedQuery], method: Method) -> NDArray[np.float32]:
-        """Encode Q queries whose references `embed` has seen: (Q, D) float32, L2-normalised.
+    def encode(self, queries: Sequence[Query], method: Method) -> NDArray[np.float32]:
+        """Encode Q queries after `embed` of their references: (Q, D) float32, L2-normalised.
 
         Raises:
             UsageError, ZtcirError: as in `check`.
-            UnusableImagesError: a reference is broken after all.
+            UnusableImagesError: a reference broke since `embed`.
         """
         keys = [self._query_key(query, method) for query in queries]
         known = self.cache.known(keys)
         new = {
-            key: query for key, query, there in zip(keys, queries, known, strict=True) if not there
+            key: query
+            for key, query, is_known in zip(keys, queries, known, strict=True)
+            if not is_known
         }
         by_reference: dict[str, list[str]] = {}
         for key, query in new.items():
@@ -157,27 +158,27 @@ class EmbeddingRun:
         references = list({query.reference.key: query.reference for query in new.values()}.values())
         done, committed = 0, (0, time.monotonic())
         for encoded in self._references(references, method):
-            asked = [
+            batch = [
                 (row, key)
                 for row, (image, _) in enumerate(encoded)
                 for key in by_reference[image.key]
             ]
-            questions = self._questions(method, [new[key].text for _, key in asked])
+            questions = self._questions(method, [new[key].text for _, key in batch])
             vectors = self.encoder.encode_queries(
-                questions, [one for _, one in encoded], [row for row, _ in asked]
+                questions, [one for _, one in encoded], [row for row, _ in batch]
             )
-            self.cache.put([key for _, key in asked], vectors)
-            done += len(asked)
+            self.cache.put([key for _, key in batch], vectors)
+            done += len(batch)
             committed = self._commit(done, committed)
-            self._tell(f"Encoding queries: {method.name}", done, len(new))
+            self._report(f"Encoding queries: {method.name}", done, len(new))
         self.cache.commit()
         return self.cache.read(keys)
 
     def _references(
         self, references: Sequence[BenchmarkImage], method: Method
     ) -> Iterator[list[tuple[BenchmarkImage, EncodedImage]]]:
-        """Yield references as a method needs them, a batch at a time, and keep none."""
-        if method.name not in _NEEDS_PATCHES:
+        """Yield references in batches, with patch features if the method needs them."""
+        if "token_learner" not in METHODS[method.name]:
             for start in range(0, len(references), BATCH):
                 part = references[start : start + BATCH]
                 yield [
@@ -186,62 +187,61 @@ class EmbeddingRun:
                 ]
             return
         broken: list[str] = []
-        for batch in _batches(_decoded(references, broken)):
-            encoded = self.encoder.encode_references([picture for _, picture in batch])
+        for batch in image_batches(_decoded(references, broken), _pixels):
+            encoded = self.encoder.encode_references([pixels for _, pixels in batch])
             yield [(image, one) for (image, _), one in zip(batch, encoded, strict=True)]
         refuse_broken(broken, len(references))
 
     def _questions(self, method: Method, texts: Sequence[str]) -> Questions:
-        """Tokenize texts; one without a word, which some annotations have, is nothing said."""
+        """Tokenize texts. A text without a word, which some annotations have, counts as empty."""
         prompt = method.prompt if method.name in PROMPTED_METHODS else None
         weight = method.weight if method.name == "sum" else None
-        silent = [_says_nothing(self.encoder, text) for text in texts]
-        said = ["nothing" if none else text for none, text in zip(silent, texts, strict=True)]
-        questions = self.encoder.questions(method.name, said, weight=weight, prompt=prompt)
-        if questions.prompts is None or method.name == "mapped" or not any(silent):
+        empty = [_is_empty(self.encoder, text) for text in texts]
+        words = ["nothing" if none else text for none, text in zip(empty, texts, strict=True)]
+        questions = self.encoder.questions(method.name, words, weight=weight, prompt=prompt)
+        if questions.prompts is None or method.name == "mapped" or not any(empty):
             return questions
         tokenizer, tokens = self.encoder.tokenizer, self.encoder.bundle.manifest.placeholder.tokens
-        # what CLIP's encode_text("") reads; some tokenizers have no start
-        nothing = [] if tokenizer.sot is None else [tokenizer.sot]
-        nothing.append(tokenizer.eot)
+        # the input for CLIP's encode_text(""); some tokenizers have no start token
+        without_text = [] if tokenizer.sot is None else [tokenizer.sot]
+        without_text.append(tokenizer.eot)
         if prompt is not None:
-            nothing = tokenizer.encode_prompt(prompt.replace(TEXT_SLOT, ""), n_tokens=tokens)
+            without_text = tokenizer.encode_prompt(prompt.replace(TEXT_SLOT, ""), n_tokens=tokens)
         prompts = [
-            nothing if none else one for none, one in zip(silent, questions.prompts, strict=True)
+            without_text if none else one
+            for none, one in zip(empty, questions.prompts, strict=True)
         ]
         return dataclasses.replace(questions, prompts=prompts)
 
-    def _query_key(self, query: ComposedQuery, method: Method) -> str:
-        """Say what a query's embedding is computed from."""
+    def _query_key(self, query: Query, method: Method) -> str:
+        """Return a key of everything that determines a query's embedding."""
         parts = {
             "bundle": self.encoder.bundle.fingerprint,
             "precisions": self.encoder.precisions,
             "method": method.name,
             "prompt": method.prompt if method.name in PROMPTED_METHODS else None,
-            "weight": (0.5 if method.weight is None else method.weight)
-            if method.name == "sum"
-            else None,
+            "weight": method.sum_weight,
             "text": query.text if method.name not in ("image", "mapped") else None,
             "reference": query.reference.key if method.name != "text" else None,
         }
         return f"query {hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}"
 
     def _commit(self, done: int, last: tuple[int, float]) -> tuple[int, float]:
-        """Commit if enough was done since the last time; return when that is."""
+        """Commit if enough was done since the last commit; return its count and time."""
         now = time.monotonic()
         if done - last[0] < COMMIT_IMAGES and now - last[1] < COMMIT_SECONDS:
             return last
         self.cache.commit()
         return done, now
 
-    def _tell(self, what: str, done: int, total: int) -> None:
+    def _report(self, step: str, done: int, total: int) -> None:
         if self._progress is not None:
-            self._progress(what, done, total)
+            self._progress(step, done, total)
 
 
-def _says_nothing(encoder: Encoder, text: str) -> bool:
-    """Tell whether no word of a text is left when the bundle's tokenizer has cleaned it."""
-    if canonicalize(text):  # the strictest cleaning there is, and no tokenizer is loaded for it
+def _is_empty(encoder: Encoder, text: str) -> bool:
+    """Return whether the tokenizer's cleaning leaves no word of a text."""
+    if canonicalize(text):  # the strictest cleaning, which needs no tokenizer
         return False
     try:
         encoder.tokenizer.encode(text)
@@ -253,35 +253,24 @@ def _says_nothing(encoder: Encoder, text: str) -> bool:
 def _decoded(
     images: Sequence[BenchmarkImage], broken: list[str]
 ) -> Iterator[tuple[BenchmarkImage, Image.Image]]:
-    """Decode images in order, some ahead; warn of broken ones, and add a sentence to `broken`."""
+    """Yield decoded images in order; warn of broken ones and add a sentence to `broken`."""
     by_path: dict[Path, list[BenchmarkImage]] = {}
     for image in images:
         by_path.setdefault(Path(os.path.abspath(image.path)), []).append(image)  # noqa: PTH100
     if not by_path:
         return
-    root = Path(os.path.commonpath([path.parent for path in by_path]))  # as `list_images` has it
+    root = Path(os.path.commonpath([path.parent for path in by_path]))  # as in `list_images`
     for one in iter_images(list(by_path)):
         if one.image is None:
             broken.append(one.error or f"{one.path} cannot be used.")
-            warnings.warn(broken[-1], stacklevel=2)  # at once: the rest may take hours
+            warnings.warn(broken[-1], stacklevel=2)  # now, since the others may take hours
             continue
         for image in by_path[root / one.path]:
             try:
-                yield image, image.cut(one.image)
+                yield image, image.crop(one.image)
             except ImageError as error:
                 broken.append(str(error))
 
 
-def _batches(
-    images: Iterable[tuple[BenchmarkImage, Image.Image]],
-) -> Iterator[list[tuple[BenchmarkImage, Image.Image]]]:
-    batch: list[tuple[BenchmarkImage, Image.Image]] = []
-    pixels = 0
-    for image, picture in images:
-        batch.append((image, picture))
-        pixels += picture.width * picture.height
-        if len(batch) == BATCH or pixels >= PIXELS:
-            yield batch
-            batch, pixels = [], 0
-    if batch:
-        yield batch
+def _pixels(decoded: tuple[BenchmarkImage, Image.Image]) -> int:
+    return decoded[1].width * decoded[1].height

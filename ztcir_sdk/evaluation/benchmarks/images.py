@@ -1,10 +1,10 @@
-"""Images of a benchmark: by name, as a file or a box in it; checked before any work is done."""
+"""A benchmark's images: files, or boxes in files, that are checked before anything is encoded."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,24 +13,26 @@ from types import MappingProxyType
 from PIL import Image
 
 from ztcir_sdk.errors import ImageError, ZtcirError
-from ztcir_sdk.evaluation.benchmarks.annotations import listed
 from ztcir_sdk.preprocess import load_image
 
 __all__ = [
     "BenchmarkImage",
     "UnusableImagesError",
+    "first_names",
     "locate",
     "refuse_broken",
     "require_files",
-    "require_whole",
+    "require_intact",
 ]
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height, in pixels."""
 
 DILATION = 0.7
-"""By how much of its size GeneCIS enlarges a box on every side, before it is cut."""
+"""Fraction of a box's size by which GeneCIS enlarges it before cropping."""
 
+_SHOWN = 5
+"""Names in a sentence, at most."""
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
@@ -41,7 +43,7 @@ class UnusableImagesError(ZtcirError):
     """Images are missing or broken, so nothing is measured.
 
     Attributes:
-        problems: what is wrong with each of them, a line each.
+        problems: a line for each of them.
     """
 
     def __init__(self, sentence: str, problems: Sequence[str]) -> None:
@@ -52,17 +54,17 @@ class UnusableImagesError(ZtcirError):
 
 @dataclass(frozen=True)
 class BenchmarkImage:
-    """An image that a benchmark's annotations name, or an object in it."""
+    """An image that a benchmark's annotations name, or an object in an image."""
 
     name: str
-    """As the annotations call it."""
+    """Name in the annotations."""
     path: Path
     box: Box | None = None
-    """Of the object, where the image is one in a larger picture."""
+    """The object's box in the file's image; None for the whole image."""
 
     @cached_property
     def key(self) -> str:
-        """Says which file's content this is: its name, size and time, and the box.
+        """Identifies the content: the file's name, size and modification time, and the box.
 
         Raises:
             FileNotFoundError: the file is missing.
@@ -77,98 +79,93 @@ class BenchmarkImage:
         Raises:
             ImageError: the file cannot be used.
         """
-        return self.cut(load_image(self.path))
+        return self.crop(load_image(self.path))
 
-    def cut(self, picture: Image.Image) -> Image.Image:
-        """Return the part of the file's picture that the image is.
+    def crop(self, whole: Image.Image) -> Image.Image:
+        """Return this image, given the whole image of its file.
 
         A box is enlarged by `DILATION` of its size to the left and to the top, and made
-        1 + `DILATION` times as wide and high, both as far as the picture goes; what is cut is
-        padded to a square with black: what GeneCIS does (Vaze et al., CVPR 2023; its
-        ``vaw_dataset.py``).
+        1 + `DILATION` times as wide and high, within the whole image. The crop is padded to a
+        square with black. GeneCIS does the same (Vaze et al., CVPR 2023; its ``vaw_dataset.py``).
+
+        Raises:
+            ImageError: the box lies outside of the whole image.
         """
         if self.box is None:
-            return picture
+            return whole
         x, y, width, height = self.box
         left, top = max(0.0, x - DILATION * width), max(0.0, y - DILATION * height)
-        right = min(float(picture.width), left + (1 + DILATION) * width)
-        bottom = min(float(picture.height), top + (1 + DILATION) * height)
+        right = min(float(whole.width), left + (1 + DILATION) * width)
+        bottom = min(float(whole.height), top + (1 + DILATION) * height)
         sides = (round(left), round(top), round(right), round(bottom))
         if sides[2] <= sides[0] or sides[3] <= sides[1]:
             raise ImageError(
-                f"The box {self.box} of {self.name} lies outside of {self.path}, so the "
-                "annotations are of another version of the images: download both anew."
+                f"The box {self.box} of {self.name} lies outside of {self.path}, so annotations "
+                "and images are of different versions: download both again."
             )
-        part = picture.crop(sides)
-        if part.width == part.height:
-            return part
-        side = max(part.size)
+        crop = whole.crop(sides)
+        if crop.width == crop.height:
+            return crop
+        side = max(crop.size)
         square = Image.new("RGB", (side, side))
-        square.paste(part, ((side - part.width) // 2, (side - part.height) // 2))
+        square.paste(crop, ((side - crop.width) // 2, (side - crop.height) // 2))
         return square
 
 
 def locate(folder: Path, names: Iterable[str]) -> Mapping[str, BenchmarkImage]:
-    """Find the file of each name in a folder, whatever of .jpg, .jpeg and .png it ends in.
+    """Return an image for each name: its file in a folder, with suffix .jpg, .jpeg or .png.
 
-    A file that is missing is taken to end in .jpg; `require_files` tells.
+    The path of a missing file ends in .jpg; `require_files` reports it.
     """
-    there: set[str] = set()
+    files: set[str] = set()
     if folder.is_dir():
         with os.scandir(folder) as entries:
-            there = {entry.name for entry in entries}
-    found: dict[str, BenchmarkImage] = {}
+            files = {entry.name for entry in entries}
+    images: dict[str, BenchmarkImage] = {}
     for name in names:
-        suffix = next((one for one in _SUFFIXES if name + one in there), _SUFFIXES[0])
-        found[name] = BenchmarkImage(name, folder / f"{name}{suffix}")
-    return MappingProxyType(found)
+        suffix = next((one for one in _SUFFIXES if name + one in files), _SUFFIXES[0])
+        images[name] = BenchmarkImage(name, folder / f"{name}{suffix}")
+    return MappingProxyType(images)
 
 
 def require_files(images: Iterable[BenchmarkImage], benchmark: str) -> None:
-    """Refuse a benchmark whose images are not all there.
+    """Require that the file of every image exists.
 
     Raises:
-        UnusableImagesError: some are missing; they are counted and named.
+        UnusableImagesError: some are missing; the error counts and names them.
     """
     paths = list(dict.fromkeys(image.path for image in images))
-    missing: list[Path] = []
-    for path in paths:
-        try:
-            there = stat.S_ISREG(path.stat().st_mode)
-        except OSError:
-            there = False
-        if not there:
-            missing.append(path)
+    missing = [path for path in paths if not _is_file(path)]
     if missing:
-        names = [path.name for path in missing]
         folders = dict.fromkeys(str(path.parent) for path in missing)
         raise UnusableImagesError(
-            f"{len(missing)} of {len(paths)} images are missing from {listed(folders)} "
-            f"({listed(names)}): nothing is measured without them; `ztcir eval {benchmark} "
-            "--download-help` says where they come from.",
+            f"{len(missing)} of {len(paths)} images are missing from {first_names(folders)} "
+            f"({first_names([path.name for path in missing])}), so nothing is measured: `ztcir "
+            f"eval {benchmark} --download-help` shows where to get them.",
             [f"missing: {path}" for path in missing],
         )
 
 
-def require_whole(
+def require_intact(
     images: Iterable[BenchmarkImage], progress: Callable[[int], None] | None = None
 ) -> None:
-    """Refuse a benchmark some of whose images are broken, without decoding them all.
+    """Require that no image is obviously broken, without decoding them all.
 
-    A JPEG or PNG that begins and ends as it must is taken to be whole: what is cut short, empty
-    or no image at all is found. What does not is decoded, since some sound files do not either.
+    A file with the first and last bytes of a JPEG or a PNG counts as intact. Any other file is
+    decoded, because some intact files end in other bytes. This finds empty and truncated files, and
+    files that are no image.
 
     Args:
-        images: what to look at.
-        progress: called with how many files were looked at.
+        images: the images to check.
+        progress: called with the number of files checked so far.
 
     Raises:
-        UnusableImagesError: some are broken; they are counted and named.
+        UnusableImagesError: some are broken; the error counts and names them.
     """
     paths = list(dict.fromkeys(image.path for image in images))
     broken: list[str] = []
     for number, path in enumerate(paths, start=1):
-        if not _begins_and_ends(path):
+        if not _has_both_ends(path):
             try:
                 load_image(path)
             except ImageError as error:
@@ -179,24 +176,38 @@ def require_whole(
 
 
 def refuse_broken(broken: Sequence[str], total: int) -> None:
-    """Refuse a benchmark some of whose images are broken.
+    """Raise an error if there are broken images.
 
     Args:
-        broken: a sentence each.
-        total: how many images there are.
+        broken: a sentence for each broken image.
+        total: number of all images.
 
     Raises:
-        UnusableImagesError: there is any.
+        UnusableImagesError: `broken` is not empty.
     """
     if broken:
         raise UnusableImagesError(
-            f"{len(broken)} of {total} images are broken, and nothing is measured without them: "
+            f"{len(broken)} of {total} images are broken, so nothing is measured: "
             f"{'' if len(broken) == 1 else 'the first, '}{broken[0]}",
             broken,
         )
 
 
-def _begins_and_ends(path: Path) -> bool:
+def first_names(names: Collection[str]) -> str:
+    """Return the first few names, for a sentence."""
+    first = list(names)[:_SHOWN]
+    return ", ".join(first) + (", ..." if len(names) > len(first) else "")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _has_both_ends(path: Path) -> bool:
+    """Return whether a file begins and ends like a JPEG or like a PNG."""
     try:
         with path.open("rb") as stream:
             start = stream.read(_TAIL)

@@ -1,4 +1,4 @@
-"""What a benchmark gives back: scores by method, answers to look at, files to submit."""
+"""The result of a benchmark: scores by method, queries with their hits, files to submit."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ztcir_sdk.errors import UsageError
-from ztcir_sdk.evaluation.benchmarks.embedding_run import Method
 from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage
+from ztcir_sdk.evaluation.benchmarks.queries import Part
 from ztcir_sdk.evaluation.benchmarks.streamed_ranking import Ranking
 from ztcir_sdk.evaluation.metrics import NO_ROW
 
@@ -18,12 +17,13 @@ __all__ = [
     "SHOWN",
     "Answer",
     "AnswerHit",
-    "Asked",
     "BenchmarkReport",
+    "RankedPart",
     "Scores",
     "Verdict",
-    "check_split",
-    "show_answers",
+    "average_scores",
+    "first_hits",
+    "spread_evenly",
 ]
 
 SHOWN = 10
@@ -34,16 +34,14 @@ Scores = Mapping[tuple[str, ...], Mapping[str, float]]
 Verdict = Literal["right", "wrong", "reference", "unknown"]
 
 
-def check_split(title: str, split: str, methods: Sequence[Method]) -> None:
-    """Refuse a split that is not there; of a test split without targets, more than one method.
+@dataclass(frozen=True)
+class RankedPart:
+    """A part of a benchmark with the ranking of its gallery for each query."""
 
-    Raises:
-        UsageError: it is so.
-    """
-    if split not in ("val", "test"):
-        raise UsageError(f"{title} has no split {split!r}: choose val or test.")
-    if split == "test" and len(methods) > 1:
-        raise UsageError("A submission is one method's: name one with --method.")
+    part: Part[Any]
+    ranking: Ranking
+    reference_ranked: bool = True
+    """Whether the ranking can include the reference, which the method "mapped" searches for."""
 
 
 @dataclass(frozen=True)
@@ -54,34 +52,19 @@ class AnswerHit:
     score: float
     """Cosine similarity to the query."""
     verdict: Verdict
-    """ "reference": the query's own image, where that is not what was asked for."""
+    """ "reference": the query's own image, unless the query searches for it."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A query with the first `SHOWN` images that were found."""
+    """A query with its first `SHOWN` hits."""
 
     id: str
     categories: tuple[str, ...]
-    """The benchmark's: one or more."""
     text: str
-    """What was asked of the reference."""
+    """The modification text; the prompt for the method "mapped"."""
     reference: BenchmarkImage
     hits: tuple[AnswerHit, ...]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A query as a benchmark has it, to be shown."""
-
-    id: str
-    categories: tuple[str, ...]
-    text: str
-    reference: BenchmarkImage
-    targets: Collection[BenchmarkImage] | None
-    """What is right; None where that is not published."""
-    reference_ranked: bool = True
-    """Whether the reference is in the gallery, so that "mapped" can find it."""
 
 
 @dataclass(frozen=True)
@@ -92,20 +75,20 @@ class BenchmarkReport:
     split: str
     queries: int
     gallery: int
-    """Different images that were ranked."""
+    """Number of different images that were ranked."""
     prompt: str
-    """Template of the methods "composed" and "stage1"."""
+    """Template for the methods "composed" and "stage1"."""
     scores: Mapping[str, Scores] = field(default_factory=dict)
     """By method; empty where the targets are not published."""
     answers: Sequence[Answer] = ()
-    """Of the first method, as many as were asked for, in the order of the annotations."""
+    """Of the first method, as many as were requested, in the order of the annotations."""
     submissions: Mapping[str, Any] = field(default_factory=dict)
-    """Name of a file for the benchmark's server -> what it holds, as JSON values."""
+    """Name of a file for the benchmark's server -> its content, as JSON values."""
     notes: Sequence[str] = ()
     """What a reader of the scores must know: a sentence each."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values, the parts of scores nested; without answers and submissions."""
+        """Return JSON values, with nested scores; without answers and submissions."""
         return {
             "benchmark": self.benchmark,
             "split": self.split,
@@ -117,55 +100,55 @@ class BenchmarkReport:
         }
 
 
-def show_answers(
-    asked: Sequence[Asked],
-    ranking: Ranking,
-    gallery: Sequence[BenchmarkImage],
-    method: Method,
-    wanted: int,
-    mapped_prompt: str = "",
+def first_hits(
+    ranked: RankedPart, method: str, count: int, mapped_prompt: str = ""
 ) -> list[Answer]:
-    """Return some queries with the first images that a ranking has for them.
+    """Return some queries of a part with their first hits.
 
     Args:
-        asked: all queries that were ranked.
-        ranking: of them.
-        gallery: what rows of the ranking are.
-        method: that answered. Of "mapped" the reference itself is sought, if it can be found, and
-            nothing was said.
-        wanted: how many answers, spread evenly over the queries.
-        mapped_prompt: what "mapped" asks.
+        ranked: the part and its ranking.
+        method: the method that ranked. "mapped" searches for the reference itself, where it is
+            ranked.
+        count: number of answers, spread evenly over the queries.
+        mapped_prompt: the prompt of "mapped".
     """
-    rows, scores = ranking
+    rows, scores = ranked.ranking
+    queries, gallery = ranked.part.queries, ranked.part.gallery
     answers: list[Answer] = []
-    for number in chosen(len(asked), wanted):
-        one = asked[number]
-        itself = method.name == "mapped" and one.reference_ranked
-        sought = {one.reference} if itself else one.targets
+    for number in spread_evenly(len(queries), count):
+        query = queries[number]
+        finds_reference = method == "mapped" and ranked.reference_ranked
+        correct = (query.reference,) if finds_reference else query.targets
         hits = tuple(
-            AnswerHit(gallery[row], float(score), _verdict(gallery[row], one.reference, sought))
+            AnswerHit(gallery[row], float(score), _verdict(gallery[row], query.reference, correct))
             for row, score in zip(rows[number, :SHOWN], scores[number, :SHOWN], strict=True)
             if row != NO_ROW
         )
-        text = mapped_prompt if method.name == "mapped" else one.text
-        answers.append(Answer(one.id, one.categories, text, one.reference, hits))
+        text = mapped_prompt if method == "mapped" else query.text
+        answers.append(Answer(query.id, query.categories, text, query.reference, hits))
     return answers
 
 
-def chosen(count: int, wanted: int) -> list[int]:
-    """Return which of `count` queries to show: `wanted` of them, spread evenly, in order."""
-    places = np.linspace(0, count - 1, min(wanted, count)).round()
-    return [int(place) for place in dict.fromkeys(places)]
+def spread_evenly(total: int, count: int) -> list[int]:
+    """Return `count` of the numbers below `total`, in order, spread evenly."""
+    numbers = np.linspace(0, total - 1, min(count, total)).round()
+    return [int(number) for number in dict.fromkeys(numbers)]
+
+
+def average_scores(parts: Collection[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric over parts, which all have the same weight."""
+    names = next(iter(parts))
+    return {name: float(np.mean([scores[name] for scores in parts])) for name in names}
 
 
 def _verdict(
-    image: BenchmarkImage, reference: BenchmarkImage, sought: Collection[BenchmarkImage] | None
+    image: BenchmarkImage, reference: BenchmarkImage, correct: Sequence[BenchmarkImage]
 ) -> Verdict:
-    if sought is not None and image in sought:
+    if image in correct:
         return "right"
     if image == reference:
         return "reference"
-    return "unknown" if sought is None else "wrong"
+    return "wrong" if correct else "unknown"
 
 
 def _nested(scores: Scores) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Exact rankings of a gallery that passes by in blocks, and of a gallery that each query has.
+"""Exact rankings of a gallery that is read in blocks, and of a gallery for each query.
 
-Scores and ties are those of `metrics.rank`: a score depends on its two vectors alone, so that a
-ranking is the same whatever the blocks, and equal scores rank in the order of the gallery.
+Scores and ties are those of `metrics.rank`: a score depends only on its two vectors, so the size of
+the blocks changes nothing, and equal scores rank in the order of the gallery.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ztcir_sdk.index.vectors import Gallery, exact_search
 __all__ = ["BLOCK", "Ranking", "rank_blocks", "rank_own"]
 
 BLOCK = 8192
-"""Gallery vectors that are held at once: 32 MB at D = 1024."""
+"""Gallery vectors in memory at a time: 32 MB at D = 1024."""
 
 Ranking = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Gallery rows (Q, k), nearest first, and their cosine similarities; `NO_ROW` and -inf where the
-gallery has fewer."""
+"""Gallery rows (Q, k), nearest first, and their cosine similarities; `NO_ROW` and -inf fill the
+ranking of a gallery with fewer than k images."""
 
 
 def rank_blocks(
@@ -31,35 +31,32 @@ def rank_blocks(
     *,
     excluded: Sequence[Collection[int]] | None = None,
 ) -> Ranking:
-    """Return the `k` nearest rows to each query in a gallery that comes block by block.
+    """Return the `k` nearest gallery rows of each query.
 
-    Memory is bounded whatever the gallery: one block, its scores for as many queries as 64 MB
-    hold, and what was found so far, Q times k rows and scores.
+    Memory does not grow with the gallery: it holds one block, at most 64 MB of its scores, and the
+    best Q times k rows and scores so far.
 
     Args:
-        queries: (Q, D) float32, L2-normalised.
-        blocks: the gallery's vectors in order, each (n, D) float32, L2-normalised.
-        k: how many, 1 or more.
-        excluded: for each query, gallery rows to leave out before ranking.
+        queries: query vectors, (Q, D) float32, L2-normalised.
+        blocks: gallery vectors in order, each (n, D) float32, L2-normalised.
+        k: length of a ranking, 1 or more.
+        excluded: for each query, gallery rows to remove before ranking.
 
     Raises:
         ValueError: `k` is below 1.
     """
     if k < 1:
         raise ValueError(f"k is {k}, not 1 or more")
-    count = len(queries)
-    rows = np.full((count, k), NO_ROW, dtype=np.int64)
-    scores = np.full((count, k), -np.inf, dtype=np.float32)
-    out = [np.empty(0, dtype=np.int64)] * count
-    if excluded is not None:
-        out = [np.fromiter(one, dtype=np.int64) for one in excluded]
+    rows = np.full((len(queries), k), NO_ROW, dtype=np.int64)
+    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    removed = [np.fromiter(one, np.int64) for one in excluded or [()] * len(queries)]
     start = 0
     for block in blocks:
         size = len(block)
         gallery = Gallery(block, np.ones(size, dtype=np.bool_), np.arange(size, dtype=np.int64))
-        local = [one[(one >= start) & (one < start + size)] - start for one in out]
+        local = [one[(one >= start) & (one < start + size)] - start for one in removed]
         for query, (near, near_scores) in enumerate(exact_search(gallery, queries, k, local)):
-            # What was found before comes first in the gallery, and a stable sort keeps it first.
+            # Earlier rows come first, and a stable sort keeps them first among equal scores.
             both = np.concatenate([scores[query], near_scores])
             best = np.argsort(-both, kind="stable")[:k]
             rows[query] = np.concatenate([rows[query], near + start])[best]
@@ -74,14 +71,14 @@ def rank_own(
     galleries: Sequence[Collection[int]],
     k: int,
 ) -> Ranking:
-    """Return the `k` nearest to each query in a gallery of its own.
+    """Return the `k` nearest rows to each query in the query's own gallery.
 
     Args:
-        queries: (Q, D) float32, L2-normalised.
-        vectors: (N, D) float32, L2-normalised: what the galleries are taken from.
-        galleries: for each query, its rows of `vectors`, in any order; one that is named twice
-            takes two places.
-        k: how many, 1 or more.
+        queries: query vectors, (Q, D) float32, L2-normalised.
+        vectors: vectors of all images, (N, D) float32, L2-normalised.
+        galleries: for each query, rows of `vectors` in any order; a row that is listed twice takes
+            two places.
+        k: length of a ranking, 1 or more.
     """
     rows = np.full((len(queries), k), NO_ROW, dtype=np.int64)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
