@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,9 +26,13 @@ from cli import eval_benchmarks, output
 from cli.main import main
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.encoder import Encoder
-from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage
+from ztcir_sdk.evaluation.benchmarks.benchmark import Benchmark, Outcome
+from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
+from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage, locate
+from ztcir_sdk.evaluation.benchmarks.queries import Annotations, Part, Query
 from ztcir_sdk.evaluation.benchmarks.registry import BENCHMARKS, load_benchmark
-from ztcir_sdk.evaluation.benchmarks.report import Answer, AnswerHit, spread_evenly
+from ztcir_sdk.evaluation.benchmarks.report import Answer, AnswerHit, RankedPart, spread_evenly
+from ztcir_sdk.evaluation.benchmarks.streamed_ranking import rank_blocks
 from ztcir_sdk.pages.benchmark_page import benchmark_page
 
 
@@ -152,6 +157,32 @@ def test_every_registered_benchmark_has_a_command(name: str) -> None:
     assert benchmark.split_help in shown
     assert f"ztcir eval {name} --root {benchmark.title}" in shown
     assert ("--output" in shown) == ("test" in benchmark.splits)
+
+
+def test_a_module_and_a_line_make_a_benchmark(
+    monkeypatch: pytest.MonkeyPatch, bundle: Path, tmp_path: Path
+) -> None:
+    def read(root: Path, split: str) -> Annotations[Query]:
+        gallery = list(locate(root, "abc").values())
+        return Annotations(
+            {split: Part([Query(gallery[0], "red", "1", (gallery[0],))], gallery)}, gallery
+        )
+
+    def score(run: EmbeddingRun, annotations: Annotations[Query], method: Method) -> Outcome:
+        [part] = annotations.parts.values()
+        ranking = rank_blocks(run.encode(part.queries, method), run.blocks(part.gallery), 3)
+        return Outcome([RankedPart(part, ranking)], {("all",): part.recalls(ranking, [1, 3])})
+
+    module = ModuleType("fifth")
+    fifth = Benchmark("fifth", "Fifth", "A test.", "Nothing to download.", read, score)
+    monkeypatch.setattr(module, "BENCHMARK", fifth, raising=False)
+    monkeypatch.setitem(sys.modules, "ztcir_sdk.evaluation.benchmarks.fifth", module)
+    monkeypatch.setitem(BENCHMARKS, "fifth", "Measure R@1 and R@3.")  # type: ignore[arg-type]
+
+    write_images(tmp_path, "abc")
+    result = run_cli("fifth", tmp_path, bundle, tmp_path / "cache", "--method", "image", "--json")
+    assert json.loads(result.stdout)["methods"] == {"image": {"all": {"R@1": 1, "R@3": 1}}}
+    assert "Measure R@1 and R@3." in CliRunner().invoke(main, ["eval", "--help"]).stdout
 
 
 def test_the_list_of_commands_imports_no_benchmark() -> None:

@@ -142,7 +142,12 @@ def evaluate_triplets(
         ZtcirError: there is no image, the file is not one of triplets, it names an image that is
             missing or unusable, or the bundle does not support a method.
     """
-    _check_call(methods, weight)
+    if unknown := [method for method in methods if method not in ALL_METHODS]:
+        raise UsageError(
+            f"There is no method {unknown[0]!r}: choose from {', '.join(ALL_METHODS)}."
+        )
+    if weight is not None and "sum" not in methods:
+        raise UsageError(f"The method {methods[0]!r} takes no weight: leave it out, or use sum.")
     listing = list_images(images)
     if not listing.files:
         raise ZtcirError(
@@ -153,7 +158,8 @@ def evaluate_triplets(
     texts = [triplet.text for triplet in queries.triplets]
     for method in methods:
         if method != ORACLE:  # raises an error if the bundle does not support it
-            retriever.encoder.questions(method, texts[:1])
+            own = weight if method == "sum" else None
+            retriever.encoder.questions(method, texts[:1], weight=own)
     needed = {*methods, *(("sum",) if best_sum else ())}
     with_reference = [method for method in METHODS if "token_learner" in METHODS[method]]
     by_reference = [method for method in with_reference if method in needed]
@@ -213,18 +219,6 @@ class _Scorer:
             },
             weight,
         )
-
-
-def _check_call(methods: Sequence[str], weight: float | None) -> None:
-    for method in methods:
-        if method not in ALL_METHODS:
-            raise UsageError(
-                f"There is no method {method!r}: choose from {', '.join(ALL_METHODS)}."
-            )
-    if weight is not None and "sum" not in methods:
-        raise UsageError(f"The method {methods[0]!r} takes no weight: leave it out, or use sum.")
-    if weight is not None and not 0 <= weight <= 1:
-        raise UsageError(f"The weight must be from 0 to 1, not {weight}.")
 
 
 def _resolve(listing: Listing, file: Path) -> _Queries:

@@ -154,5 +154,5 @@ which papers report.""",
     download_help=DOWNLOAD_HELP,
     read=_read,
     score=_score,
-    split_help="the targets of the test split are not published",
+    split_help="the targets of the test split are not published, and its server is closed",
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,14 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["BENCHMARKS", "load_benchmark"]
 
-BENCHMARKS: Mapping[str, str] = MappingProxyType(
-    {
-        "fashioniq": "Measure R@10 and R@50 on FashionIQ.",
-        "cirr": "Measure R@1, 5, 10, 50 and R_subset@1, 2, 3 on CIRR.",
-        "circo": "Measure mAP@5, 10, 25, 50 on CIRCO.",
-        "genecis": "Measure R@1, 2, 3 on GeneCIS.",
-    }
-)
+BENCHMARKS: Mapping[str, str] = {
+    "fashioniq": "Measure R@10 and R@50 on FashionIQ.",
+    "cirr": "Measure R@1, 5, 10, 50 and R_subset@1, 2, 3 on CIRR.",
+    "circo": "Measure mAP@5, 10, 25, 50 on CIRCO.",
+    "genecis": "Measure R@1, 2, 3 on GeneCIS.",
+}
 """Name -> a line of help."""
 
 
