@@ -254,10 +254,10 @@ def test_a_text_without_a_word_gives_the_prompt_without_text(
 
 
 def test_objects_of_one_image_have_their_own_vectors(retriever: Retriever, tmp_path: Path) -> None:
-    picture = Image.new("RGB", (40, 20), (255, 0, 0))
-    picture.paste((0, 0, 255), (20, 0, 40, 20))
+    whole = Image.new("RGB", (40, 20), (255, 0, 0))
+    whole.paste((0, 0, 255), (20, 0, 40, 20))
     path = tmp_path / "7.png"
-    picture.save(path)
+    whole.save(path)
     left = BenchmarkImage("7", path, (0, 0, 8, 10))
     right = BenchmarkImage("7", path, (30, 0, 8, 10))
     run = run_of(retriever, tmp_path / "cache")

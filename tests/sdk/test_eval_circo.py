@@ -93,12 +93,12 @@ def name(one: int) -> str:
 def test_scores_worked_by_hand(tmp_path: Path) -> None:
     # Image n is n degrees from the query: the ranking is 1, 2, 3, ..., including the reference.
     ids = list(range(1, 61))
-    asked = [
+    records = [
         query(0, 60, [30, 1, 3, 9], "negation", "addition"),
         query(1, 1, [2], "negation"),  # the reference stays and is the nearest
         query(2, 60, [59, 58, 57], "addition"),
     ]
-    root = write_root(tmp_path / "root", asked, ids)
+    root = write_root(tmp_path / "root", records, ids)
     run = planned_run(tmp_path / "cache", {name(one): at(one) for one in ids}, {"x": at(0)})
     report = CIRCO.evaluate(run, root, [COMPOSED])
     assert (report.queries, report.gallery) == (3, 60)
@@ -138,13 +138,13 @@ def test_ties_rank_in_the_order_of_coco(tmp_path: Path) -> None:
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(3)
     ids = rng.choice(600_000, 130, replace=False).tolist()
-    asked = []
+    records = []
     for number in range(25):
         chosen = [int(one) for one in rng.choice(ids, 1 + rng.integers(1, 15), replace=False)]
         aspects = rng.choice(["negation", "addition", "viewpoint"], 2, replace=False)
         caption = f"has {number} cats"
-        asked.append(query(number, chosen[0], chosen[1:], *map(str, aspects), caption=caption))
-    return write_root(tmp_path_factory.mktemp("circo") / "root", asked, ids)
+        records.append(query(number, chosen[0], chosen[1:], *map(str, aspects), caption=caption))
+    return write_root(tmp_path_factory.mktemp("circo") / "root", records, ids)
 
 
 def plain_rankings(
@@ -157,19 +157,19 @@ def plain_rankings(
             (above / "annotations" / "image_info_unlabeled2017.json").read_text()
         )["images"]
     ]
-    asked = json.loads((root / "annotations" / "val.json").read_text())
+    records = json.loads((root / "annotations" / "val.json").read_text())
     files = above / "unlabeled2017"
     gallery = retriever.encode_images([files / f"{name(one)}.jpg" for one in ids])
     references = retriever.references(
-        [files / f"{name(one['reference_img_id'])}.jpg" for one in asked]
+        [files / f"{name(one['reference_img_id'])}.jpg" for one in records]
     )
     queries = retriever.encode_queries(
-        references, [one["relative_caption"] for one in asked], range(len(asked)), method
+        references, [one["relative_caption"] for one in records], range(len(records)), method
     )
     scores = (queries.astype(float) @ gallery.T.astype(float)).astype(np.float32)
     orders = np.argsort(-scores, axis=1, kind="stable")
     return [
-        (one, [ids[place] for place in order]) for one, order in zip(asked, orders, strict=True)
+        (one, [ids[place] for place in order]) for one, order in zip(records, orders, strict=True)
     ]
 
 
@@ -220,25 +220,26 @@ def test_the_published_predictions_score_as_with_the_published_code(shared_data:
     """A plain version of CIRCO's ``evaluation.py``, on its example for the validation split."""
     folder = shared_data / "cir-annotations" / "circo"
     example = json.loads((folder / "submission_examples/submission_val.json").read_text())
-    asked = json.loads((folder / "annotations/val.json").read_text())
+    records = json.loads((folder / "annotations/val.json").read_text())
     ids = {one for found in example.values() for one in found}
-    ids |= {target for one in asked for target in [one["reference_img_id"], *one["gt_img_ids"]]}
+    ids |= {target for one in records for target in [one["reference_img_id"], *one["gt_img_ids"]]}
     images = {one: BenchmarkImage(str(one), Path()) for one in sorted(ids)}
-    records = read_records(folder / "annotations/val.json", _Record, "circo")
-    part = Part([_query(record, images) for record in records], list(images.values()))
+    structs = read_records(folder / "annotations/val.json", _Record, "circo")
+    part = Part([_query(one, images) for one in structs], list(images.values()))
     rows = np.array(
         [[part.rows[images[one]] for one in example[query.id]] for query in part.queries]
     )
     scores = _precisions_and_recalls(part, (rows, np.zeros(rows.shape, np.float32)))
     for k in KS:
         each = [
-            plain_average_precision(example[str(one["id"])], one["gt_img_ids"], k) for one in asked
+            plain_average_precision(example[str(one["id"])], one["gt_img_ids"], k)
+            for one in records
         ]
         assert scores["all",][f"mAP@{k}"] == pytest.approx(np.mean(each))
-        hits = [one["target_img_id"] in example[str(one["id"])][:k] for one in asked]
+        hits = [one["target_img_id"] in example[str(one["id"])][:k] for one in records]
         assert scores["all",][f"R@{k}"] == pytest.approx(np.mean(hits))
-        for aspect in {aspect for one in asked for aspect in one["semantic_aspects"]}:
-            own = [value for value, one in zip(each, asked, strict=True)
+        for aspect in {aspect for one in records for aspect in one["semantic_aspects"]}:
+            own = [value for value, one in zip(each, records, strict=True)
                    if aspect in one["semantic_aspects"]]  # fmt: skip
             assert scores["aspect", aspect][f"mAP@{k}"] == pytest.approx(np.mean(own))
 
@@ -382,10 +383,10 @@ def test_the_real_annotations_with_drawn_images(
     annotations = shared_data / "cir-annotations" / "circo" / "annotations"
     root = tmp_path / "root"
     link(annotations, root / "annotations")
-    asked = {split: json.loads((annotations / f"{split}.json").read_text())
+    records = {split: json.loads((annotations / f"{split}.json").read_text())
              for split in ("val", "test")}  # fmt: skip
-    named = {one["reference_img_id"] for split in asked.values() for one in split}
-    named |= {target for one in asked["val"] for target in one["gt_img_ids"]}
+    named = {one["reference_img_id"] for split in records.values() for one in split}
+    named |= {target for one in records["val"] for target in one["gt_img_ids"]}
     distractors = {600_000 + number for number in range(1500)}
     write_gallery(root, sorted(named) + sorted(distractors))
     first = measure_twice("circo", root, bundle, tmp_path)
@@ -393,7 +394,7 @@ def test_the_real_annotations_with_drawn_images(
     assert len(first["methods"]["composed"]["aspect"]) == 9
     run_cli("circo", root, bundle, tmp_path / "one", "--split", "test", "--out", tmp_path)
     content = json.loads((tmp_path / SUBMISSION).read_text())
-    assert_valid_submission(content, {str(one["id"]) for one in asked["test"]}, 50)
+    assert_valid_submission(content, {str(one["id"]) for one in records["test"]}, 50)
     rankings = plain_rankings(root, Retriever(bundle, threads=1), "composed")
     average = np.mean(
         [plain_average_precision(found, one["gt_img_ids"], 10) for one, found in rankings]

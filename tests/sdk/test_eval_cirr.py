@@ -139,19 +139,19 @@ def plain_rankings(
 ) -> list[tuple[dict[str, Any], list[str], list[str]]]:
     """Return each query with its ranking of the gallery and of its group."""
     folder = root / FOLDERS[split]
-    asked = json.loads((root / "cirr" / "captions" / f"cap.rc2.{split}.json").read_text())
+    records = json.loads((root / "cirr" / "captions" / f"cap.rc2.{split}.json").read_text())
     names = list(
         json.loads((root / "cirr" / "image_splits" / f"split.rc2.{split}.json").read_text())
     )
     gallery: Mapping[str, Array] = dict(
         zip(names, retriever.encode_images([folder / f"{n}.png" for n in names]), strict=True)
     )
-    references = retriever.references([folder / f"{one['reference']}.png" for one in asked])
+    references = retriever.references([folder / f"{one['reference']}.png" for one in records])
     queries = retriever.encode_queries(
-        references, [one["caption"] for one in asked], range(len(asked)), method
+        references, [one["caption"] for one in records], range(len(records)), method
     )
     found = []
-    for one, query in zip(asked, queries, strict=True):
+    for one, query in zip(records, queries, strict=True):
         scores = {n: float(np.float32(query.astype(float) @ v)) for n, v in gallery.items()}
         others = [n for n in names if n != one["reference"]]
         whole = sorted(others, key=lambda name: -scores[name])  # stable: ties as in the split

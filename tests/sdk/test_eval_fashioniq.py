@@ -159,29 +159,29 @@ def test_scores_equal_a_plain_implementation(drawn: Path, bundle: Path, tmp_path
     retriever = Retriever(bundle, threads=1)
     assert list(methods) == list(retriever.bundle.manifest.methods)
     for category in CATEGORIES:
-        asked = json.loads((drawn / "captions" / f"cap.{category}.val.json").read_text())
+        records = json.loads((drawn / "captions" / f"cap.{category}.val.json").read_text())
         split = json.loads((drawn / "image_splits" / f"split.{category}.val.json").read_text())
         vectors = retriever.encode_images([drawn / "images" / f"{name}.jpg" for name in split])
         gallery = dict(zip(split, vectors, strict=True))
-        named = {one[role] for one in asked for role in ("candidate", "target")}
+        named = {one[role] for one in records for role in ("candidate", "target")}
         galleries = {
             "original": gallery,
             "val_union": {name: vector for name, vector in gallery.items() if name in named},
         }
         references = retriever.references(
-            [drawn / "images" / f"{one['candidate']}.jpg" for one in asked]
+            [drawn / "images" / f"{one['candidate']}.jpg" for one in records]
         )
         for method in methods:
             by_order = {}
             for order in ORDERS[:2]:
                 texts = [join_captions(*one["captions"][:: 1 if order == "forward" else -1])
-                         for one in asked]  # fmt: skip
+                         for one in records]  # fmt: skip
                 by_order[order] = retriever.encode_queries(
-                    references, texts, range(len(asked)), method
+                    references, texts, range(len(records)), method
                 )
             mean = by_order["forward"] + by_order["reversed"]
             by_order["both"] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
-            targets = [one["target"] for one in asked]
+            targets = [one["target"] for one in records]
             for protocol in PROTOCOLS:
                 for order in ORDERS:
                     for k in (10, 50):

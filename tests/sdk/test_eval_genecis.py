@@ -186,17 +186,17 @@ def plain_cut(root: Path, record: Mapping[str, Any]) -> NDArray[np.uint8]:
     if "val_image_id" in record:
         path = root / "val2017" / f"{name(record['val_image_id'])}.jpg"
         return np.asarray(Image.open(path).convert("RGB"))
-    picture = np.asarray(Image.open(root / "VG_100K_all" / f"{record['image_id']}.jpg"))
+    whole = np.asarray(Image.open(root / "VG_100K_all" / f"{record['image_id']}.jpg"))
     x, y, w, h = record["instance_bbox"]
     left, top = max(0, x - 0.7 * w), max(0, y - 0.7 * h)
-    right = min(picture.shape[1], left + 1.7 * w)
-    bottom = min(picture.shape[0], top + 1.7 * h)
-    part = picture[round(top) : round(bottom), round(left) : round(right)]
-    height, width = part.shape[:2]
+    right = min(whole.shape[1], left + 1.7 * w)
+    bottom = min(whole.shape[0], top + 1.7 * h)
+    crop = whole[round(top) : round(bottom), round(left) : round(right)]
+    height, width = crop.shape[:2]
     side = max(height, width)
     square = np.zeros((side, side, 3), dtype=np.uint8)
     above, before = (side - height) // 2, (side - width) // 2
-    square[above : above + height, before : before + width] = part
+    square[above : above + height, before : before + width] = crop
     return square
 
 

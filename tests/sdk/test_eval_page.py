@@ -44,12 +44,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CIRCO with three queries."""
-    asked = [
+    queries = [
         query(0, 1, [2, 3], "negation", caption='with <b>bold</b> & "quoted" words'),
         query(1, 4, [5], "addition"),
         query(2, 6, [7], "negation", "addition"),
     ]
-    return write_circo(tmp_path_factory.mktemp("circo") / "root", asked, range(1, 40))
+    return write_circo(tmp_path_factory.mktemp("circo") / "root", queries, range(1, 40))
 
 
 def sections(page: str) -> list[str]:

@@ -59,7 +59,7 @@ def attributes(number: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def archives(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two archives of images with attributes; three images have equal pixels."""
     folder = tmp_path_factory.mktemp("shards")
     colours = np.random.default_rng(0).integers(0, 256, (COUNT, 3)).tolist()
@@ -110,11 +110,11 @@ def plain_scores(
 ) -> dict[str, float]:
     """Score by the definitions, one query at a time."""
     each = []
-    for query, asked in zip(queries, triplets, strict=True):
-        targets = {int(target) for target in asked["targets"]}
+    for query, one in zip(queries, triplets, strict=True):
+        targets = {int(target) for target in one["targets"]}
         scores = gallery.astype(np.float64) @ query.astype(np.float64)
         order = sorted(
-            (row for row in range(len(gallery)) if row != int(asked["reference"])),
+            (row for row in range(len(gallery)) if row != int(one["reference"])),
             key=lambda row: (-np.float32(scores[row]), row),
         )[:10]
         found, precision = 0, 0.0
@@ -128,34 +128,34 @@ def plain_scores(
 
 
 def expected_queries(
-    retriever: Retriever, pictures: list[Path], triplets: list[dict[str, Any]], method: str
+    retriever: Retriever, archives: list[Path], triplets: list[dict[str, Any]], method: str
 ) -> NDArray[np.float32]:
     """Encode each query alone, as a user would."""
     if method == "oracle":
         captions = []
-        for asked in triplets:
-            target = attributes(int(asked["targets"][0]))
+        for one in triplets:
+            target = attributes(int(one["targets"][0]))
             captions.append(
                 attribute_caption(target["baseColour"], target["articleType"], target["gender"])
             )
         return retriever.encode_texts(captions)
     return np.array(
         [
-            retriever.reference(picture(pictures, int(asked["reference"]))).encode(
-                asked["text"], method
+            retriever.reference(path_of(archives, int(one["reference"]))).encode(
+                one["text"], method
             )
-            for asked in triplets
+            for one in triplets
         ]
     )
 
 
-def picture(pictures: list[Path], number: int) -> str:
-    return str(pictures[number // 25] / f"{number}.png")
+def path_of(archives: list[Path], number: int) -> str:
+    return str(archives[number // 25] / f"{number}.png")
 
 
-def encoded_gallery(retriever: Retriever, pictures: list[Path]) -> NDArray[np.float32]:
+def encoded_gallery(retriever: Retriever, archives: list[Path]) -> NDArray[np.float32]:
     return np.array(
-        [retriever.reference(picture(pictures, number)).embedding for number in range(COUNT)]
+        [retriever.reference(path_of(archives, number)).embedding for number in range(COUNT)]
     )
 
 
@@ -164,23 +164,23 @@ def assert_close(found: Any, expected: dict[str, float]) -> None:
 
 
 def test_every_method_scores_as_a_plain_implementation(
-    retriever: Retriever, pictures: list[Path], write: Write
+    retriever: Retriever, archives: list[Path], write: Write
 ) -> None:
     triplets = [triplet(number) for number in range(30)]
     triplets[4] = {**triplets[5], "id": "again", "text": "another text"}  # with the same reference
     methods = (*METHODS, "oracle")
     result = evaluate_triplets(
-        retriever, pictures, write(*triplets), methods=methods, best_sum=True
+        retriever, archives, write(*triplets), methods=methods, best_sum=True
     )
-    gallery = encoded_gallery(retriever, pictures)
+    gallery = encoded_gallery(retriever, archives)
     assert (result.queries, result.gallery, list(result.failed)) == (30, COUNT, [])
     for method in methods:
-        queries = expected_queries(retriever, pictures, triplets, method)
+        queries = expected_queries(retriever, archives, triplets, method)
         scores = result.methods[method]
         assert_close(scores.overall, plain_scores(queries, gallery, triplets))
         assert list(scores.per_kind) == list(KINDS)
         for place, kind in enumerate(KINDS):
-            own = [number for number, asked in enumerate(triplets) if asked["kind"] == kind]
+            own = [number for number, one in enumerate(triplets) if one["kind"] == kind]
             some = [triplets[number] for number in own]
             assert some, place
             assert_close(scores.per_kind[kind], plain_scores(queries[own], gallery, some))
@@ -188,66 +188,66 @@ def test_every_method_scores_as_a_plain_implementation(
 
 
 def test_the_sum_is_weighted_as_in_a_search(
-    retriever: Retriever, pictures: list[Path], write: Write
+    retriever: Retriever, archives: list[Path], write: Write
 ) -> None:
     triplets = [triplet(number) for number in range(20)]
     file = write(*triplets)
     by_weight = {
-        weight: evaluate_triplets(retriever, pictures, file, methods=["sum"], weight=weight)
+        weight: evaluate_triplets(retriever, archives, file, methods=["sum"], weight=weight)
         for weight in SUM_WEIGHTS
     }
-    gallery = encoded_gallery(retriever, pictures)
+    gallery = encoded_gallery(retriever, archives)
     for weight in (0.0, 0.35, 1.0):
         queries = np.array(
             [
-                retriever.reference(picture(pictures, int(asked["reference"]))).encode(
-                    asked["text"], "sum", weight=weight
+                retriever.reference(path_of(archives, int(one["reference"]))).encode(
+                    one["text"], "sum", weight=weight
                 )
-                for asked in triplets
+                for one in triplets
             ]
         )
         scores = by_weight[weight].methods["sum"]
         assert scores.weight == weight
         assert_close(scores.overall, plain_scores(queries, gallery, triplets))
-    best = evaluate_triplets(retriever, pictures, file, methods=["image"], best_sum=True).sum_best
+    best = evaluate_triplets(retriever, archives, file, methods=["image"], best_sum=True).sum_best
     assert best is not None
     tops = [one.methods["sum"].overall["mAP@10"] for one in by_weight.values()]
     assert best.overall["mAP@10"] == max(tops)
     assert best.weight == SUM_WEIGHTS[tops.index(max(tops))]
     ends = (
-        evaluate_triplets(retriever, pictures, file, methods=[method]).methods[method].overall
+        evaluate_triplets(retriever, archives, file, methods=[method]).methods[method].overall
         for method in ("image", "text")
     )
     assert [by_weight[w].methods["sum"].overall for w in (0.0, 1.0)] == list(ends)
 
 
 def test_scores_do_not_depend_on_the_batch_size(
-    retriever: Retriever, pictures: list[Path], write: Write, monkeypatch: pytest.MonkeyPatch
+    retriever: Retriever, archives: list[Path], write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write(*(triplet(number) for number in range(10)))
-    whole = evaluate_triplets(retriever, pictures, file)
+    whole = evaluate_triplets(retriever, archives, file)
     for name, value in (("BATCH", 3), ("PIXELS", 500)):
         monkeypatch.setattr(image_batches, name, value)
-        assert evaluate_triplets(retriever, pictures, file) == whole
+        assert evaluate_triplets(retriever, archives, file) == whole
 
 
 def test_vectors_of_an_index_are_not_encoded_again(
     retriever: Retriever,
-    pictures: list[Path],
+    archives: list[Path],
     write: Write,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = write(*(triplet(number) for number in range(6)))
-    plain = evaluate_triplets(retriever, pictures, file)
-    retriever.index(pictures, to=tmp_path / "x.ztcir")
+    plain = evaluate_triplets(retriever, archives, file)
+    retriever.index(archives, to=tmp_path / "x.ztcir")
     index = Index.open(tmp_path / "x.ztcir", image_tower=retriever.image_tower)
 
     def refuse(images: Any) -> Any:
         raise AssertionError("encoded although it is in the index")
 
     monkeypatch.setattr(retriever, "encode_images", refuse)
-    assert evaluate_triplets(retriever, pictures, file, index=index) == plain
+    assert evaluate_triplets(retriever, archives, file, index=index) == plain
 
 
 def test_ids_are_file_names_or_ids_in_the_json(
@@ -273,18 +273,18 @@ def test_ids_are_file_names_or_ids_in_the_json(
     assert result.methods["composed"].overall["R@5"] == 1  # three others: all are found
 
 
-def run(retriever: Retriever, pictures: Sequence[Path], file: Path, *more: object) -> Result:
-    images = [part for path in pictures for part in ("--images", path)]
+def run(retriever: Retriever, archives: Sequence[Path], file: Path, *more: object) -> Result:
+    images = [part for path in archives for part in ("--images", path)]
     command = ["eval", "triplets", *images, "--triplets", file, *more]
     bundle = ["--bundle", retriever.bundle.path]
     return CliRunner().invoke(main, [str(part) for part in (*command, *bundle)])
 
 
 def test_json_output_has_all_fields(
-    retriever: Retriever, pictures: list[Path], write: Write
+    retriever: Retriever, archives: list[Path], write: Write
 ) -> None:
     file = write(*(triplet(number) for number in range(8)))
-    result = run(retriever, pictures, file, "--json")
+    result = run(retriever, archives, file, "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     names = {"R@1", "R@5", "R@10", "mAP@10"}
@@ -295,25 +295,25 @@ def test_json_output_has_all_fields(
     assert found["bundle"]["fingerprint"] == retriever.bundle.fingerprint
     assert {"date", "machine", "versions"} <= found.keys()
 
-    found = json.loads(run(retriever, pictures, file, "--method", "all", "--json").stdout)
+    found = json.loads(run(retriever, archives, file, "--method", "all", "--json").stdout)
     assert found["methods"].keys() == {*METHODS, "oracle", "sum_best"}
     assert found["methods"]["sum_best"]["weight"] in SUM_WEIGHTS
     assert all(scores["overall"].keys() == names for scores in found["methods"].values())
 
-    weighted = run(retriever, pictures, file, "--method", "sum", "--weight", 0.2, "--json")
+    weighted = run(retriever, archives, file, "--method", "sum", "--weight", 0.2, "--json")
     assert json.loads(weighted.stdout)["weight"] == 0.2
 
 
 def test_archives_are_given_as_patterns_globs_or_lists(
-    retriever: Retriever, pictures: list[Path], write: Write
+    retriever: Retriever, archives: list[Path], write: Write
 ) -> None:
     file = write(triplet(0))
-    folder = pictures[0].parent
+    folder = archives[0].parent
     ways: list[tuple[object, ...]] = [
         ("--images", folder / "val-{0000..0001}.tar"),
         ("--images", folder / "val-*.tar"),
-        ("--images", pictures[0], "--images", pictures[1]),
-        ("--images", pictures[0], pictures[1]),  # as a shell expands val-*.tar
+        ("--images", archives[0], "--images", archives[1]),
+        ("--images", archives[0], archives[1]),  # as a shell expands val-*.tar
     ]
     for way in ways:
         command = ["eval", "triplets", *way, "--triplets", file, "--json"]
@@ -324,18 +324,18 @@ def test_archives_are_given_as_patterns_globs_or_lists(
 
 
 def test_unusable_images_are_named_and_left_out(
-    retriever: Retriever, pictures: list[Path], write: Write, tmp_path: Path
+    retriever: Retriever, archives: list[Path], write: Write, tmp_path: Path
 ) -> None:
     bad = tmp_path / "more"
     bad.mkdir()
     (bad / "broken.png").write_bytes(b"nothing")
-    result = run(retriever, [*pictures, bad], write(triplet(0)), "--json")
+    result = run(retriever, [*archives, bad], write(triplet(0)), "--json")
     assert result.exit_code == 0
     assert "broken.png" in result.stderr
     found = json.loads(result.stdout)
     assert (found["gallery"], found["failed"]) == (COUNT, 1)
 
-    needed = run(retriever, [*pictures, bad], write(triplet(0, targets=["broken"])), "--json")
+    needed = run(retriever, [*archives, bad], write(triplet(0, targets=["broken"])), "--json")
     assert (needed.exit_code, needed.stdout) == (1, "")
     assert "broken.png" in needed.stderr
 
@@ -356,12 +356,12 @@ def test_unusable_images_are_named_and_left_out(
 )
 def test_a_wrong_line_is_named(
     retriever: Retriever,
-    pictures: list[Path],
+    archives: list[Path],
     write: Write,
     line: dict[str, Any] | str,
     parts: tuple[str, ...],
 ) -> None:
-    result = run(retriever, pictures, write(triplet(0), line), "--json")
+    result = run(retriever, archives, write(triplet(0), line), "--json")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "Traceback" not in result.stderr
     for part in parts:
@@ -369,14 +369,16 @@ def test_a_wrong_line_is_named(
 
 
 def test_an_id_of_two_images_is_refused(
-    retriever: Retriever, pictures: list[Path], write: Write, tmp_path: Path
+    retriever: Retriever, archives: list[Path], write: Write, tmp_path: Path
 ) -> None:
-    twin = tmp_path / "5.png"
-    twin.write_bytes(png((1, 2, 3)))
+    second = tmp_path / "5.png"
+    second.write_bytes(png((1, 2, 3)))
     file = write(triplet(0, reference="5", targets=["6"]))
     with pytest.raises(ZtcirError, match=r"'5'.*two images"):
-        evaluate_triplets(retriever, [*pictures, twin], file)
-    evaluate_triplets(retriever, [*pictures, twin], write(triplet(0, reference="4", targets=["6"])))
+        evaluate_triplets(retriever, [*archives, second], file)
+    evaluate_triplets(
+        retriever, [*archives, second], write(triplet(0, reference="4", targets=["6"]))
+    )
 
 
 def test_oracle_needs_attributes(retriever: Retriever, tmp_path: Path, write: Write) -> None:
@@ -386,16 +388,16 @@ def test_oracle_needs_attributes(retriever: Retriever, tmp_path: Path, write: Wr
         evaluate_triplets(retriever, shard, file, methods=["oracle"])
 
 
-def test_wrong_calls_are_refused(retriever: Retriever, pictures: list[Path], write: Write) -> None:
+def test_wrong_calls_are_refused(retriever: Retriever, archives: list[Path], write: Write) -> None:
     file = write(triplet(0))
     with pytest.raises(UsageError, match="no method 'magic'"):
-        evaluate_triplets(retriever, pictures, file, methods=["magic"])
+        evaluate_triplets(retriever, archives, file, methods=["magic"])
     for more in (("--weight", 0.5), ("--method", "sum", "--weight", 1.5), ("--method", "x")):
-        result = run(retriever, pictures, file, *more)
+        result = run(retriever, archives, file, *more)
         assert result.exit_code == 2, more
         assert "Error: " in result.stderr
     assert run(retriever, [Path("nowhere.tar")], file).exit_code == 1
-    assert run(retriever, pictures, Path("none.jsonl")).exit_code == 1
-    folder_of_tars = run(retriever, [pictures[0].parent], file)
+    assert run(retriever, archives, Path("none.jsonl")).exit_code == 1
+    folder_of_tars = run(retriever, [archives[0].parent], file)
     assert folder_of_tars.exit_code == 1
     assert "tar archives themselves" in folder_of_tars.stderr

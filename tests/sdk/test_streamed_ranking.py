@@ -59,9 +59,9 @@ def test_blocks_rank_like_the_whole_gallery(
     rows, scores = rank_blocks(queries, blocks, k, excluded=excluded)
     assert rows.shape == scores.shape == (len(queries), k)
     for number, query in enumerate(queries):
-        places, similarities = plain_ranking(query, gallery, k, excluded[number])
-        missing = k - len(places)
-        assert rows[number].tolist() == places + [NO_ROW] * missing
+        found, similarities = plain_ranking(query, gallery, k, excluded[number])
+        missing = k - len(found)
+        assert rows[number].tolist() == found + [NO_ROW] * missing
         assert scores[number].tolist() == pytest.approx(similarities + [-np.inf] * missing)
 
 
@@ -78,8 +78,8 @@ def test_each_querys_own_gallery_is_ranked_alone(
     rows, _ = rank_own(queries, gallery, galleries, k)
     for number, query in enumerate(queries):
         own = sorted(galleries[number])
-        places, _ = plain_ranking(query, gallery[own], k, set())
-        assert rows[number].tolist() == [own[one] for one in places] + [NO_ROW] * (k - len(places))
+        found, _ = plain_ranking(query, gallery[own], k, set())
+        assert rows[number].tolist() == [own[one] for one in found] + [NO_ROW] * (k - len(found))
 
 
 def test_random_vectors_in_blocks_rank_like_one_block() -> None:
