@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import Engine, as_json, with_engine
+from cli.options import Engine, Group, as_json, with_engine
 from cli.output import emit_json, measured_with, note, progress_bar, table
 from ztcir_sdk.evaluation.benchmarks.registry import BENCHMARKS
 from ztcir_sdk.names import METHODS, ORACLE
@@ -22,7 +22,7 @@ __all__ = ["evaluate"]
 ALL = "all"
 
 
-class EvalGroup(click.Group):
+class EvalGroup(Group):
     """The registered benchmarks, each imported when it is used, and the other commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

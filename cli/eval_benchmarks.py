@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import Engine, as_json, with_engine
+from cli.options import Command, Engine, add_options, as_json, output_option, with_engine
 from cli.output import emit_json, measured_with, note, progress_bars, table, write_file
 from ztcir_sdk.evaluation.benchmarks.registry import BENCHMARKS, load_benchmark
 from ztcir_sdk.names import COMPOSED_PROMPT, METHODS, PROMPTED_METHODS
@@ -27,6 +28,7 @@ LISTED = 1000
 """Lines about missing or broken images, at most."""
 
 
+@functools.cache
 def benchmark_command(name: str) -> click.Command:
     """Return the command of one of `BENCHMARKS`."""
     benchmark = load_benchmark(name)
@@ -34,9 +36,8 @@ def benchmark_command(name: str) -> click.Command:
     def command(**options: Any) -> None:
         _evaluate(benchmark, **options)
 
-    for option in reversed(_options(benchmark)):
-        command = option(command)
-    return click.command(name, help=_help(benchmark))(command)
+    options = add_options(*_options(benchmark))
+    return click.command(name, cls=Command, help=_help(benchmark))(options(command))
 
 
 def _help(benchmark: Benchmark[Any]) -> str:
@@ -66,9 +67,7 @@ def _options(benchmark: Benchmark[Any]) -> list[Callable[..., Any]]:
             click.echo(benchmark.download_help, nl=False)
             ctx.exit()
 
-    output = click.option(
-        "-o",
-        "--output",
+    output = output_option(
         "--out",
         "out",
         type=click.Path(path_type=Path, file_okay=False),

@@ -21,11 +21,6 @@ from ztcir_sdk import benchmark
 from ztcir_sdk.bundle.bundle import Bundle
 
 PENDING = {
-    "ztcir eval fashioniq",
-    "ztcir eval cirr",
-    "ztcir eval circo",
-    "ztcir eval genecis",
-    "ztcir eval triplets",
     "ztcir train backbone",
     "ztcir train map",
     "ztcir train compose",
@@ -123,4 +118,4 @@ def test_an_example_is_parsed(place: Path, line: str, monkeypatch: pytest.Monkey
             stub = functools.partial(lambda own, *args, **values: called.append(own), own)
             monkeypatch.setattr(command, "callback", stub)
     run(line)
-    assert len(called) == 1
+    assert len(called) == (0 if "--download-help" in line else 1)  # that option exits before
