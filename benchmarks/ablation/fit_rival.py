@@ -327,7 +327,7 @@ def _invert_batch(
         loss = LAMBDA_COSINE * cosine_loss(found, v)
         loss = loss + LAMBDA_INVERSION * regulariser.loss(words, rows, rng)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         average.lerp_(words.detach(), 1 - max(decay, 0.0))
     return average[:, 0]

@@ -446,7 +446,7 @@ class TestRuns:
         with torch.no_grad():
             for part in (model.token_learner, model.vsi, model.adapters):
                 for parameter in part.parameters() if part is not None else ():
-                    parameter += torch.randn_like(parameter) * 0.2
+                    parameter.add_(torch.randn_like(parameter) * 0.2)
         write_validation(tmp_path)
         gallery, _ = read_sources([str(tmp_path / "val-0000.tar")])
         queries = read_validation(
@@ -549,7 +549,9 @@ class TestVerdicts:
     def test_what_is_missing_is_not_judged(self) -> None:
         single = {"one": {**row_of(0.1), "seeds": [0]}, "other": {**row_of(0.0), "seeds": [0]}}
         claim = Claim("", "", {"one": 1, "other": -1})
-        assert judge(claim, single) == ([pytest.approx(0.1)], "not judged")
+        differences, verdict = judge(claim, single)
+        assert differences == pytest.approx([0.1])
+        assert verdict == "not judged"
         assert judge(claim, {"one": row_of(0.1, 0.2)}) == ([], "not measured")
 
     def test_half_of_the_gain(self) -> None:

@@ -247,14 +247,14 @@ class TestMeasure:
             self.measure(other, tmp_path)
 
     def test_a_stand_in_need_not_answer_alike_but_have_the_same_shapes(
-        self, tmp_path: Path, torch: Any
+        self, tmp_path: Path, torch: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         other = TorchTinyModel(TinyModel(seed=1), torch)
         result = self.measure(other, tmp_path, same_weights=False)
         assert result["largest_difference"] is None
         other.tiny.value = other.tiny.value[:, :3]
         other.tiny.key = other.tiny.key[:, :3]
-        other.encode_query = lambda ids, *_: torch.zeros(len(ids), 4)
+        monkeypatch.setattr(other, "encode_query", lambda ids, *_: torch.zeros(len(ids), 4))
         with pytest.raises(ZtcirError, match="name the checkpoint"):
             self.measure(other, tmp_path / "again", same_weights=False)
 
@@ -415,10 +415,10 @@ class TestCompiled:
 def pretend_gpu(torch: Any) -> Any:
     """A mode of PyTorch in which tensors can be put on "cuda:0", and what is there is marked."""
 
-    class Resident(torch.Tensor):  # type: ignore[misc, name-defined]
+    class Resident(torch.Tensor):  # type: ignore[misc]
         """A tensor in the GPU's memory."""
 
-    class PretendedGpu(torch.overrides.TorchFunctionMode):  # type: ignore[misc, name-defined]
+    class PretendedGpu(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.resident = Resident
@@ -682,7 +682,7 @@ class TestCommand:
 
         def measure_random(name: str, folder: Path, settings: Any) -> dict[str, Any]:
             assert (settings.device, settings.compiled) == ("cuda:0", True)
-            model = {**copy.deepcopy(MODEL), "name": name}
+            model: dict[str, Any] = {**copy.deepcopy(MODEL), "name": name}
             for one in model["comparisons"].values():
                 one["ratios"]["pytorch_compiled"] = {**RATIO, "median": 1.75}
                 one["timings"]["pytorch_compiled"] = TIMING

@@ -29,7 +29,7 @@ def test_percentiles_by_hand() -> None:
 
 
 def test_warming_up_is_not_timed() -> None:
-    calls = []
+    calls: list[None] = []
 
     def slow_at_first() -> None:
         calls.append(None)

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from places import ROOT, SUPPORT
 from tiny_bundle import PROMPTS, TinyModel, tiny_parts, write_tiny_bundle
 
-from ztcir_sdk.bundle import bundle as bundle_module
 from ztcir_sdk.bundle.bundle import (
     MANIFEST,
     Bundle,
@@ -117,7 +116,8 @@ def test_the_fingerprint_is_the_contents(
     again = Bundle.write(tmp_path / "again", **parts)
     assert again.fingerprint == written.fingerprint == Bundle.load(again.path).fingerprint
     files = {**parts["files"], "tokenizer.json": parts["files"]["tokenizer.json"] + b"\n"}
-    for number, change in enumerate(({"files": files}, {"model_card": {}}, {"name": "other"})):
+    changes: list[dict[str, Any]] = [{"files": files}, {"model_card": {}}, {"name": "other"}]
+    for number, change in enumerate(changes):
         other = Bundle.write(tmp_path / f"other{number}", **{**parts, **change})
         assert other.fingerprint != written.fingerprint
 
@@ -575,7 +575,7 @@ def test_a_bundle_that_a_kill_left_aside_is_not_overwritten_unasked(
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The package's folder, with no bundle in it."""
-    monkeypatch.setattr(bundle_module.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr("ztcir_sdk.bundle.bundle.resources.files", lambda _: tmp_path)
     return tmp_path
 
 

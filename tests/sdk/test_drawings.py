@@ -164,7 +164,8 @@ def around(drawing: Drawing) -> npt.NDArray[np.bool_]:
 def reaching_the_corner(mask: Image.Image) -> npt.NDArray[np.bool_]:
     filled = mask.copy()
     ImageDraw.floodfill(filled, (0, 0), 128)
-    return np.asarray(filled) == 128
+    background: npt.NDArray[np.bool_] = np.asarray(filled) == 128
+    return background
 
 
 @settings(max_examples=20, deadline=None)

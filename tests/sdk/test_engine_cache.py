@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from ztcir_sdk.files import write_whole
 from ztcir_sdk.runtime import GraphSource, ShapeRange, TensorSpec
 from ztcir_sdk.runtime.tensorrt import cache as engine_cache
 from ztcir_sdk.runtime.tensorrt import open as engines
@@ -168,7 +169,7 @@ def test_a_writer_that_is_stopped_leaves_the_old_engine_or_none(
     """Files are replaced one by one: the engine, what is said of it, what was measured."""
     if before:
         cache.store(KEY, replace_fields(BUILT, plan=b"the old one"))
-    real, count = engine_cache.write_whole, 0
+    real, count = write_whole, 0
 
     def stopped(path: Path, data: bytes) -> None:
         nonlocal count
@@ -195,7 +196,7 @@ def test_files_are_replaced_whole(cache: EngineCache, monkeypatch: pytest.Monkey
     def torn(descriptor: int) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(engine_cache.os, "fsync", torn)
+    monkeypatch.setattr("os.fsync", torn)
     with pytest.raises(EngineError):
         cache.store(KEY, replace_fields(BUILT, plan=b"half"))
     monkeypatch.undo()

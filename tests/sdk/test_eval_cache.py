@@ -226,7 +226,7 @@ def test_every_input_of_a_query_is_in_its_key(retriever: Retriever, tmp_path: Pa
         )
         [vector] = run.encode([Query(image, text)], method)
         np.testing.assert_allclose(vector, expected[0], atol=1e-6)
-        return vector
+        return np.asarray(vector)
 
     for name in METHODS:
         encode(one, "red", Method(name, template))
@@ -332,7 +332,12 @@ def test_slow_runs_commit_by_time(
     run = run_of(retriever, tmp_path / "cache")
     commits: list[int] = []
     commit = run.cache.commit
-    monkeypatch.setattr(run.cache, "commit", lambda: (commits.append(1), commit()))
+
+    def counted() -> None:
+        commits.append(1)
+        commit()
+
+    monkeypatch.setattr(run.cache, "commit", counted)
     run.embed(images)
     assert len(commits) == 4 + 1  # every batch, and the end
 

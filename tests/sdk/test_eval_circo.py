@@ -15,6 +15,7 @@ from benchmark_data import (
     assert_refused_before_encoding,
     at,
     changed,
+    delete,
     edit_json,
     link,
     measure_twice,
@@ -332,10 +333,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
         r"its target is not among its correct images",
     ),
     "a folder with fewer images": (
-        lambda root: [
-            path.unlink()
-            for path in sorted((root / "COCO2017_unlabeled" / "unlabeled2017").iterdir())[:7]
-        ],
+        lambda root: delete(*sorted((root / "COCO2017_unlabeled" / "unlabeled2017").iterdir())[:7]),
         UnusableImagesError,
         r"7 of 130 images are missing from ",
     ),

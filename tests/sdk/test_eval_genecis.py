@@ -15,6 +15,7 @@ from benchmark_data import (
     assert_refused_before_encoding,
     at,
     changed,
+    delete,
     edit_json,
     link,
     measure_twice,
@@ -302,9 +303,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
         r"\d+ of \d+ images are missing from .*VG_100K_all",
     ),
     "some of each": (
-        lambda root: [
-            (root / place).unlink() for place in (f"val2017/{name(107)}.jpg", "VG_100K_all/7.jpg")
-        ],
+        lambda root: delete(root / f"val2017/{name(107)}.jpg", root / "VG_100K_all/7.jpg"),
         UnusableImagesError,
         r"2 of \d+ images are missing from (\S+/VG_100K_all, \S+/val2017|"
         r"\S+/val2017, \S+/VG_100K_all) \(",

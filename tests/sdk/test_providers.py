@@ -63,7 +63,8 @@ def test_bound_arrays_give_what_a_plain_run_gives(bundle: Bundle) -> None:
         [expected] = session.run(None, inputs)
         found = graph.run(inputs)["query_embeds"]
         np.testing.assert_array_equal(found, expected)
-        assert (found.dtype, found.flags.writeable) == (np.float32, True)
+        assert found.dtype == np.float32
+        assert found.flags.writeable
 
 
 def test_answers_are_not_overwritten_by_later_ones(bundle: Bundle) -> None:
@@ -76,12 +77,9 @@ def test_answers_are_not_overwritten_by_later_ones(bundle: Bundle) -> None:
 
 def test_shapes_that_only_the_graph_knows_are_taken_from_it(tmp_path: Path) -> None:
     sides = [
-        helper.make_tensor_value_info(name, kind, shape)
-        for name, kind, shape in (
-            ("x", TensorProto.FLOAT, ["N"]),
-            ("where", TensorProto.INT64, [1, "found"]),
-            ("twice", TensorProto.FLOAT, ["N"]),
-        )
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N"]),
+        helper.make_tensor_value_info("where", TensorProto.INT64, [1, "found"]),
+        helper.make_tensor_value_info("twice", TensorProto.FLOAT, ["N"]),
     ]
     nodes = [
         helper.make_node("NonZero", ["x"], ["where"]),
@@ -155,6 +153,8 @@ class Runtime(types.ModuleType):
         self.GraphOptimizationLevel = types.SimpleNamespace(ORT_ENABLE_ALL=99)
         self.SessionOptions, self.offers = Options, offers
         self.run_options: dict[str, str] = {}
+        self.options: Any = None
+        self.providers: Any = None
         fake = self
 
         class RunOptions:

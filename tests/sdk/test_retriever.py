@@ -101,7 +101,7 @@ class ByHand:
             asked = None if method == "mapped" else text
             ids = self.tokenizer.encode_prompt(PROMPTS[method], asked)
             return self.model.encode_prompt(ids, pixels, float(method == "composed"))
-        image = self.model.encode_image(pixels[None])[0][0]
+        image = np.asarray(self.model.encode_image(pixels[None])[0][0])
         if method == "image":
             return image
         word = self.model.encode_text(self.tokenizer.encode(text))
@@ -280,7 +280,7 @@ def test_the_same_file_is_left_out_even_if_its_vector_is_another(
     )
     reference = retriever.reference(folder / "01.png")
     assert reference.content_hash is not None
-    vector = unit(reference.embedding + np.float32([0.01, 0, 0, 0]))
+    vector = unit(reference.embedding + np.array([0.01, 0, 0, 0], dtype=np.float32))
     with index.edit() as edit:
         for name, content_hash in (("01.png", reference.content_hash), ("02.png", "ab" * 32)):
             edit.put(name, vector, content_hash=content_hash, size=1, mtime_ns=1)
@@ -719,4 +719,4 @@ def test_the_package_offers_its_names() -> None:
         assert name in dir(ztcir_sdk)
     assert ztcir_sdk.Reference is Reference
     with pytest.raises(AttributeError, match="no attribute 'Retreiver'"):
-        ztcir_sdk.Retreiver  # type: ignore[attr-defined]  # noqa: B018
+        ztcir_sdk.Retreiver  # noqa: B018

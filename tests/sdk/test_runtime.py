@@ -240,6 +240,8 @@ class FakeRuntime(types.ModuleType):
         self.GraphOptimizationLevel = types.SimpleNamespace(ORT_ENABLE_ALL=99)
         self.SessionOptions = FakeOptions
         self.preloaded = False
+        self.settings: dict[str, Any] = {}
+        self.options: Any = None
         fake = self
 
         class InferenceSession:

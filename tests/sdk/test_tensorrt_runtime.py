@@ -220,6 +220,7 @@ def test_that_for_rtx_records_by_itself_and_keeps_its_kernels(
     for seed in range(4):
         same(graph, reference, text_inputs(2, 5, 1, seed))
     assert "cudaStreamBeginCapture" not in machine.cuda.calls
+    assert graph._held._config is not None
     assert graph._held._config.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE"
     [kernels] = machine.folder.glob("*.kernels")
     assert kernels.read_bytes().startswith(b"kernels of")
@@ -229,6 +230,7 @@ def test_that_for_rtx_records_by_itself_and_keeps_its_kernels(
     again = machine.open(source(bundle, "text_encoder"))
     assert again._held.engine.kernels == kernels.read_bytes()
     off = machine.open(source(bundle, "text_encoder"), cuda_graphs=False)
+    assert off._held._config is not None
     assert off._held._config.cuda_graph_strategy.name == "DISABLED"
 
 

@@ -58,6 +58,12 @@ def write_images(folder: Path, names: Iterable[str], suffix: str = ".png") -> No
         (folder / f"{name}{suffix}").write_bytes(png(colour_of(name)))
 
 
+def delete(*files: Path) -> None:
+    """Delete files."""
+    for file in files:
+        file.unlink()
+
+
 def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))

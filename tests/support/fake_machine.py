@@ -48,13 +48,13 @@ class Machine:
         }
         for package in tensorrt_package.PACKAGES:
             self._patch.setitem(sys.modules, package, self.packages.get(package))
-        for module in (
+        for place in (
             "doctor.libraries",
             "doctor.runtime",
             "runtime.tensorrt.open",
             "runtime.tensorrt.package",
         ):
-            target = f"ztcir_sdk.{module}.installed_packages"
+            target = f"ztcir_sdk.{place}.installed_packages"
             self._patch.setattr(target, lambda: list(self.packages))
 
     @property

@@ -318,7 +318,9 @@ class FakeTensorRt(types.ModuleType):
         self.no_context = False
         if package == "tensorrt_rtx":
             self.CudaGraphStrategy = _Graphs
-            self.ComputeCapability = enum.Enum("ComputeCapability", "NONE CURRENT SM86 SM89")
+            self.ComputeCapability: Any = enum.Enum(  # type: ignore[misc]
+                "ComputeCapability", "NONE CURRENT SM86 SM89"
+            )
         fake = self
 
         class Builder:
@@ -344,7 +346,8 @@ class FakeTensorRt(types.ModuleType):
                     }
                 )
                 said = json.dumps(str(network.path)).encode()
-                return b"FAKE" + len(said).to_bytes(4, "little") + said + network.bytes
+                graph: bytes = network.bytes
+                return b"FAKE" + len(said).to_bytes(4, "little") + said + graph
 
         class Profile:
             def __init__(self) -> None:
@@ -500,7 +503,7 @@ class Context:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         if name in self.shapes:
             return self.shapes[name]
-        sizes = {}
+        sizes: dict[str, int] = {}
         for tensor in self.engine.inputs.values():
             sizes.update(zip(tensor._edges, self.shapes[tensor.name], strict=True))
         return tuple(

@@ -55,8 +55,8 @@ def spec(name: str) -> TensorSpec:
     return TensorSpec(name, dtype, shape)
 
 
-def unit(rows: Array) -> Array:
-    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+def unit(rows: NDArray[np.floating]) -> Array:
+    return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), dtype=np.float32)
 
 
 class TinyModel:
@@ -111,22 +111,23 @@ class TinyModel:
     def encode_text(self, ids: Sequence[int]) -> Array:
         """The embedding (D,) of a text without a placeholder."""
         nothing = np.zeros((1, 1, N, D_VSI), dtype=np.float32)
-        return self.encode_query(
+        [vector] = self.encode_query(
             np.array([ids]),
             np.zeros(1, dtype=np.int64),
             np.zeros(1, dtype=np.float32),
             nothing[:, :, 0],
             nothing,
             nothing,
-        )[0]
+        )
+        return np.asarray(vector)
 
     def encode_prompt(self, ids: Sequence[int], pixels: Array, scale: float) -> Array:
         """The embedding (D,) of a prompt about one picture (3, H, W)."""
         said = self.learn_token(*self.encode_image(pixels[None]))
         index = np.zeros(1, dtype=np.int64)
-        return self.encode_query(
-            np.array([ids]), index, np.array([scale], dtype=np.float32), *said
-        )[0]
+        scales = np.array([scale], dtype=np.float32)
+        [vector] = self.encode_query(np.array([ids]), index, scales, *said)
+        return np.asarray(vector)
 
     def graphs(self) -> dict[str, onnx.ModelProto]:
         said = ["pseudo_tokens", *(["vsi_keys", "vsi_values"] if self.vsi else [])]

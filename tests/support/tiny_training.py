@@ -56,9 +56,9 @@ def tiny_model(
         for part, parameter in model.named_parameters() if random else ():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim < 2:
-                parameter += noise * 0.3
+                parameter.add_(noise * 0.3)
             elif not part.startswith("backbone."):
-                parameter += noise * parameter.shape[-1] ** -0.5
+                parameter.add_(noise * parameter.shape[-1] ** -0.5)
     return model
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from tiny_runs import write_backbone
 from tiny_training import PARTS, VIT, assert_equal_tensors, tiny_model, unflushed
 
@@ -200,8 +201,7 @@ def killed_at(moment: int) -> Iterator[Callable[[], int]]:
             path.unlink()
 
     with pytest.MonkeyPatch.context() as patch:
-        module = train.model.checkpoint
-        patch.setattr(module, "save_file", operation(module.save_file, half_a_file))
+        patch.setattr("train.model.checkpoint.save_file", operation(save_file, half_a_file))
         patch.setattr("ztcir_sdk.files.os.fsync", operation(nothing, nothing))
         patch.setattr("ztcir_sdk.files.shutil.rmtree", operation(shutil.rmtree, half_a_folder))
         patch.setattr(Path, "rename", operation(Path.rename, nothing))

@@ -16,14 +16,13 @@ import torch
 from click.testing import CliRunner
 from tiny_siglip import write_vocabulary
 
-import train.model.backbone
 from cli.train import train as train_command
 from train.data.collection import drawn_images
 from train.data.image import TrainingImage
 from train.loop.engine import Compute
 from train.model.backbone import BackboneConfig, create_backbone
 from train.model.composed_model import ComposedModel
-from train.model.text_tower import TextTower
+from train.model.text_tower import TextTower, read_text_tower
 from train.stages.fit_compose import fit_compose
 from train.stages.fit_map import fit_map
 from train.stages.recipes import configuration_names, load_configuration
@@ -92,7 +91,7 @@ def test_both_stages_take_a_step_at_full_size(
 ) -> None:
     """Random weights and a few drawings; the text may be any, so any vocabulary will do."""
     write_vocabulary(tmp_path / "vocabulary", "gemma")
-    read_tower = train.model.backbone.read_text_tower
+    read_tower = read_text_tower
 
     def read_with_vocabulary(*given: Any) -> TextTower:
         tower = read_tower(*given)

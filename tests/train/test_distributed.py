@@ -74,7 +74,7 @@ def launch(folder: Path, compute: dict[str, Any], *, processes: int) -> None:
 def test_two_processes_make_the_run_of_one(workplace: Path) -> None:
     compute = {"precision": "fp32", "device": "cpu"}
     one, two = workplace / "one", workplace / "two"
-    both_stages(one, Compute(**compute))
+    both_stages(one, Compute(precision="fp32", device="cpu"))
     launch(two, compute, processes=2)
     for stage in ("map", "compose"):
         assert_same_run(one / stage, two / stage, within=2e-5)

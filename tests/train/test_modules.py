@@ -43,29 +43,31 @@ class Weights:
         self.state, self.prefix = state, prefix
 
     def __getitem__(self, name: str) -> Array:
-        return self.state[self.prefix + name].detach().double().numpy()
+        return np.asarray(self.state[self.prefix + name].detach().double())
 
     def below(self, name: str) -> Weights:
         return Weights(self.state, f"{self.prefix}{name}.")
 
     def linear(self, name: str, x: Array) -> Array:
-        return np.einsum("...i,oi->...o", x, self[f"{name}.weight"]) + self[f"{name}.bias"]
+        product: Array = np.einsum("...i,oi->...o", x, self[f"{name}.weight"])
+        return np.asarray(product + self[f"{name}.bias"])
 
     def norm(self, name: str, x: Array) -> Array:
         centred = x - x.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
-        return scaled * self[f"{name}.weight"] + self[f"{name}.bias"]
+        return np.asarray(scaled * self[f"{name}.weight"] + self[f"{name}.bias"])
 
 
 def gelu(x: Array) -> Array:
-    return 0.5 * x * (1 + erf(x / np.sqrt(2)))
+    return np.asarray(0.5 * x * (1 + erf(x / np.sqrt(2))))
 
 
 def plain_attention(queries: Array, keys: Array, values: Array, heads: int) -> Array:
     """softmax(q k^T / sqrt(d)) v in ``heads`` parts; (B, T, d), (B, N, d), (B, N, d)."""
     q, k, v = (x.reshape(*x.shape[:2], heads, x.shape[2] // heads) for x in (queries, keys, values))
     scores = np.einsum("bthd,bnhd->bhtn", q, k) / np.sqrt(q.shape[-1])
-    return np.einsum("bhtn,bnhd->bthd", softmax(scores, axis=-1), v).reshape(queries.shape)
+    mixed: Array = np.einsum("bhtn,bnhd->bthd", softmax(scores, axis=-1), v)
+    return mixed.reshape(queries.shape)
 
 
 def plain_token(w: Weights, v: Array, patches: Array, depth: int, heads: int) -> Array:
@@ -132,7 +134,7 @@ def plain_query(
     pooled = text.ln_final(torch.from_numpy(x).float())[torch.arange(len(ids)), ends]
     projection = text.text_projection
     pooled = projection(pooled) if isinstance(projection, torch.nn.Linear) else pooled @ projection
-    return (pooled / pooled.norm(dim=-1, keepdim=True)).double().numpy()
+    return np.asarray((pooled / pooled.norm(dim=-1, keepdim=True)).double())
 
 
 # --- fixtures -----------------------------------------------------------------------------------
@@ -175,7 +177,7 @@ def shake(module: torch.nn.Module, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += torch.randn(parameter.shape, generator=generator) * 0.3
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
 
 
 # --- the parts ----------------------------------------------------------------------------------

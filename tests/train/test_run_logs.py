@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_training
 import torch
 from tiny_runs import drawings
 from tiny_training import (
@@ -28,6 +27,7 @@ from train.loop.engine import Compute, Engine
 from train.loop.record import Cost, data_fingerprint
 from train.loop.run import Run, Schedule, parameter_groups
 from train.model.checkpoint import CheckpointError
+from train.triplets.stage_two import collection_triplets
 from ztcir_sdk.errors import MissingDependencyError
 
 STEPS = 12
@@ -157,11 +157,9 @@ def test_no_stage_goes_on_with_another_collection_of_the_same_size(
             fit(stage, tmp_path / stage, data, start)
             with pytest.raises(CheckpointError, match=r"other data \(different: .*training"):
                 fit(stage, tmp_path / stage, other, start)
-        made = tiny_training.collection_triplets
         monkeypatch.setattr(
-            tiny_training,
-            "collection_triplets",
-            lambda images, **how: made(images, **{**how, "seed": 7}),
+            "tiny_training.collection_triplets",
+            lambda images, **how: collection_triplets(images, **{**how, "seed": 7}),
         )
         with pytest.raises(CheckpointError, match=r"different: development_triplets, triplets\)"):
             fit("compose", tmp_path / "compose", data, start)

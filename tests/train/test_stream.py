@@ -33,6 +33,7 @@ from train.data import (
 from train.loop.engine import Compute
 from train.model.checkpoint import CheckpointError
 from train.stages.fit_map import MapTraining, fit_map
+from train.stages.word_bank import WordBank, default_words
 
 SAMPLES = 20  # a shard
 STEPS = 8  # more than an epoch
@@ -191,7 +192,7 @@ def test_training_on_a_stream_equals_training_on_the_list_of_its_images(
             return order[step * self.size : (step + 1) * self.size]
 
     monkeypatch.setattr(train.stages.fit_map, "Batches", SameOrder)
-    words = train.stages.fit_map.WordBank(train.stages.fit_map.default_words(development))
+    words = WordBank(default_words(development))
     run(workplace, tmp_path / "listed", listed, development, word_bank=words)
     for one, other in zip(log_of(unbroken), log_of(tmp_path / "listed"), strict=True):
         assert one["alignment"] > 0

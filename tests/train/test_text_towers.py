@@ -46,7 +46,7 @@ def random_backbone(folder: Path) -> Backbone:
     backbone = create_backbone(BackboneConfig(str(folder)))
     with torch.no_grad():  # biases and gains too, which start at zero and one
         for parameter in backbone.parameters():
-            parameter += torch.randn(parameter.shape) * 0.1
+            parameter.add_(torch.randn(parameter.shape) * 0.1)
     return backbone
 
 
