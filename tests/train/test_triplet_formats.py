@@ -214,7 +214,9 @@ def test_written_triplets_are_read_as_training_triplets(
     if not made:
         return
     path = tmp_path_factory.mktemp("formats") / "t.jsonl"
-    write_triplets(path, made)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)  # waiting for the disk takes seconds
+        write_triplets(path, made)
     read = read_training_triplets(path)
     assert [(t.id, t.kind, t.reference, t.targets) for t in read] == [
         (t.id, t.kind, t.reference, t.targets) for t in made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import sys
 from abc import ABC, abstractmethod
@@ -125,19 +126,16 @@ class Table(ABC):
 
 class _CsvTable(Table):
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="") as lines:
-                for number, row in enumerate(_reader(self.path, lines), start=1):
-                    yield Row(number, {name: row[name] for name in columns})
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{self.path} is not a CSV file in UTF-8: {error}.") from error
+        with _open_csv(self.path) as reader:
+            for number, row in enumerate(reader, start=1):
+                yield Row(number, {name: row[name] for name in columns})
 
 
 class _ParquetTable(Table):
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         number = 0
         try:
-            with _parquet(self.path) as file:
+            with _open_parquet(self.path) as file:
                 for group in range(file.num_row_groups):
                     place = 0
                     for batch in file.iter_batches(
@@ -151,12 +149,17 @@ class _ParquetTable(Table):
             raise DataError(f"{self.path} is damaged after row {number}: {error}.") from error
 
 
-def _reader(path: Path, lines: Any) -> csv.DictReader[str]:
+@contextlib.contextmanager
+def _open_csv(path: Path) -> Iterator[csv.DictReader[str]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # captions may be long
-    return csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            yield csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not a CSV file in UTF-8: {error}.") from error
 
 
-def _parquet(path: Path) -> pq.ParquetFile:
+def _open_parquet(path: Path) -> pq.ParquetFile:
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
@@ -177,17 +180,14 @@ def open_table(path: Path) -> Table:
         raise DataError(f"The table {path} does not exist.")
     if path.suffix.lower() == ".parquet":
         try:
-            with _parquet(path) as file:
+            with _open_parquet(path) as file:
                 schema = file.schema_arrow
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is not a Parquet file, or is cut short ({error}).") from error
         pictures = frozenset(field.name for field in schema if _holds_bytes(field.type))
         return _ParquetTable(path, schema.names, pictures)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            columns = _reader(path, lines).fieldnames or ()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV file in UTF-8: {error}.") from error
+    with _open_csv(path) as reader:
+        columns = reader.fieldnames or ()
     if not columns:
         raise DataError(f"{path} is empty; its first line must name the columns.")
     return _CsvTable(path, columns)

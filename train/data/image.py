@@ -89,7 +89,6 @@ class BytesPicture(Picture):
     data: bytes
 
     def read(self) -> bytes:
-        """Return the encoded image."""
         return self.data
 
 
@@ -100,7 +99,6 @@ class FilePicture(Picture):
     path: str
 
     def read(self) -> bytes:
-        """Return the encoded image."""
         try:
             return Path(self.path).read_bytes()
         except OSError as error:
@@ -118,7 +116,6 @@ class SlicePicture(Picture):
     size: int
 
     def read(self) -> bytes:
-        """Return the encoded image."""
         try:
             with Path(self.path).open("rb") as file:
                 file.seek(self.offset)
@@ -146,7 +143,7 @@ class TablePicture(Picture):
     root: str
 
     def read(self) -> bytes:
-        """Return the encoded image; each row group is read whole, so read rows in order."""
+        # reads a whole row group, so images are best read in order
         try:
             data = _row_group(self.path, self.group, self.column)[self.row].as_py()
         except (OSError, ValueError) as error:

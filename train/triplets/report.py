@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from train.wordings import CHANGES, KINDS, SHAPES, attribute_families, phrase_fa
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.pages.contact_sheet import Picture, SheetCell, SheetRow, contact_sheet
+from ztcir_sdk.schema import to_json
 
 __all__ = ["TripletReport", "triplet_sheet"]
 
@@ -86,7 +86,8 @@ class TripletReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        values: dict[str, Any] = to_json(self)
+        return values
 
 
 def _families(kind: str, held_out: bool) -> Mapping[str, Sequence[str]]:
@@ -113,12 +114,6 @@ def _examples(triplets: Iterator[Triplet]) -> Iterator[Mapping[str, object]]:
             "text": triplet.text,
             "targets": len(triplet.targets),
         }
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
 def triplet_sheet(

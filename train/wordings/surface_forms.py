@@ -379,31 +379,28 @@ def _gender_forms(raw: str, slot: str) -> _Forms:
         return _weigh((0.6, (raw,)), (0.4, _split(spoken.get("for", ""))))
     # attributive: "women version" is what a filter says, "women's version" what a person does
     possessives = _weigh((0.4, (raw,)), (0.6, _split(spoken.get("poss", ""))))
-    if slot == "poss":
-        return possessives
-    return tuple(add_article(form) for form in possessives[0]), possessives[1]
+    return possessives if slot == "poss" else _with_articles(possessives)
 
 
 def _pattern_forms(raw: str, slot: str) -> _Forms:
     spoken = _PATTERNS.get(raw, {})
     if slot == "noun":
-        nouns = _split(spoken.get("noun", ""))
-        return (
-            _weigh((0.4, (f"a {raw} pattern",)), (0.6, nouns))
-            if raw != "plain"
-            else _weigh((0.4, ("a plain look",)), (0.6, nouns))
-        )
-    adjectives = _weigh((_RAW_SHARE, (raw,)), (1 - _RAW_SHARE, _split(spoken.get("plain", ""))))
-    if slot == "a":
-        return tuple(add_article(form) for form in adjectives[0]), adjectives[1]
-    return adjectives
+        first = "a plain look" if raw == "plain" else f"a {raw} pattern"
+        return _weigh((0.4, (first,)), (0.6, _split(spoken.get("noun", ""))))
+    return _adjective_forms(raw, spoken.get("plain", ""), slot)
 
 
 def _colour_forms(raw: str, slot: str) -> _Forms:
-    adjectives = _weigh((_RAW_SHARE, (raw,)), (1 - _RAW_SHARE, _split(_COLOURS.get(raw, ""))))
-    if slot == "a":
-        return tuple(add_article(form) for form in adjectives[0]), adjectives[1]
-    return adjectives
+    return _adjective_forms(raw, _COLOURS.get(raw, ""), slot)
+
+
+def _adjective_forms(raw: str, others: str, slot: str) -> _Forms:
+    adjectives = _weigh((_RAW_SHARE, (raw,)), (1 - _RAW_SHARE, _split(others)))
+    return _with_articles(adjectives) if slot == "a" else adjectives
+
+
+def _with_articles(forms: _Forms) -> _Forms:
+    return tuple(map(add_article, forms[0])), forms[1]
 
 
 _FORMS_OF_KIND = {
