@@ -156,10 +156,8 @@ def triplets(
         training, development = split_development(items, fraction, seed=seed)
         total = len(items) if count is None else count
         beside = output.with_name(f"{output.stem}.development{output.suffix}")
-        parts = [
-            (output, training, count, noise),
-            (beside, development, max(1, round(total * fraction)), 0.0),
-        ]
+        part = max(1, round(total * fraction))
+        parts = [(output, training, count, noise), (beside, development, part, 0.0)]
     # make all before writing any, so that a failure leaves the files as they were
     made: list[tuple[Path, list[Triplet]]] = []
     reports: dict[str, TripletReport] = {}
@@ -179,9 +177,8 @@ def triplets(
         encoded = io.BytesIO()
         found = made[0][1]
         title = f"{output.name}: {source}"
-        triplet_sheet(found, pictures, captions, title=title, count=SHEET_TRIPLETS).save(
-            encoded, "PNG"
-        )
+        drawn = triplet_sheet(found, pictures, captions, title=title, count=SHEET_TRIPLETS)
+        drawn.save(encoded, "PNG")
         write_file(sheet, encoded.getvalue())
         note(f"drew {min(SHEET_TRIPLETS, len(found))} of the triplets into {sheet}")
     if as_json:
@@ -200,20 +197,14 @@ def _read(
     columns: dict[str, str] | None,
 ) -> tuple[list[Item], Mapping[str, Callable[[], Any]]]:
     """Return the items to make triplets from, and id -> function that loads the image."""
-    from train.data import (
-        DEFAULT_COLUMNS,
-        DataError,
-        open_table,
-        print_notes,
-        read_catalogue,
-        read_sources,
-    )
+    from train.data import DEFAULT_COLUMNS, DataError, open_table, read_catalogue, read_sources
 
     items: list[Item] = []
     pictures: dict[str, Callable[[], Any]] = {}
     if data:
         images, report = read_sources(data, columns=columns if metadata is None else None)
-        print_notes(report.sentences())
+        for sentence in report.sentences():
+            note(sentence)
         if not images:
             raise DataError(f"No usable sample in {', '.join(data)}.")
         items = [image.item for image in images]
@@ -242,12 +233,7 @@ def _make(
     noise: float,
 ) -> tuple[list[Triplet], Mapping[str, int], Mapping[str, int]]:
     """Return the triplets; reason -> items left out; reason -> pairs that gave no triplet."""
-    from train.triplets import (
-        NEAR_DUPLICATE,
-        mine_captions,
-        synthesise,
-        without_near_duplicates,
-    )
+    from train.triplets import NEAR_DUPLICATE, mine_captions, synthesise, without_near_duplicates
     from train.wordings import KINDS
     from ztcir_sdk.errors import ZtcirError
 
@@ -259,12 +245,8 @@ def _make(
         if len(found) < wanted:
             note(f"{len(items)} captions give only {len(found)} of {wanted} triplets.")
         return found, mining.left_out, mining.rejected
-    unknown = Counter(
-        f"no known {kind}"
-        for item in items
-        for kind in KINDS
-        if getattr(item, kind) == UNKNOWN_VALUE
-    )
+    values = ((kind, getattr(item, kind)) for item in items for kind in KINDS)
+    unknown = Counter(f"no known {kind}" for kind, value in values if value == UNKNOWN_VALUE)
     found = synthesise(items, seed=seed, limit=limit, held_out=held_out, noise=noise)
     found, duplicates = without_near_duplicates(found, pictures)
     if not found:
@@ -289,10 +271,9 @@ def _summary(path: str, report: TripletReport) -> str:
     ]
     for what, reasons in (("items left out", report.left_out), ("pairs rejected", report.rejected)):
         if reasons:
-            lines += [
-                f"{what}: " + ", ".join(f"{number} ({why})" for why, number in reasons.items())
-            ]
-    lines += ["examples:"]
+            counts = ", ".join(f"{number} ({why})" for why, number in reasons.items())
+            lines.append(f"{what}: {counts}")
+    lines.append("examples:")
     lines += [
         f"  {example['kind']}: {example['text']}  "
         f"[reference {example['reference']}, {example['targets']} targets]"

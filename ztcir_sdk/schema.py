@@ -22,7 +22,7 @@ PositiveNumber = Annotated[int, msgspec.Meta(ge=1, description="a whole number o
 NaturalNumber = Annotated[
     int, msgspec.Meta(ge=0, lt=1 << 53, description="a whole number of at least 0")
 ]
-Text = Annotated[str, msgspec.Meta(pattern=r"\S", description="a text")]
+Text = Annotated[str, msgspec.Meta(pattern=r"\S", description="a text that is not empty")]
 
 _DESCRIPTIONS = {
     int: "a whole number",

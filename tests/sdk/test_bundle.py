@@ -331,7 +331,7 @@ def test_an_altered_manifest_is_valid_as_it_stands_or_refused(
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [
-        (("name",), None, "is None, not a text"),
+        (("name",), None, "is None, not a text that is not empty"),
         (("surprise",), 1, "is no known entry"),
         (("text", "context_length"), 2, "is 2, not a whole number of at least 3"),
         (("text", "causal"), 1, "is 1, not true or false"),
@@ -347,7 +347,7 @@ def test_an_altered_manifest_is_valid_as_it_stands_or_refused(
         ((*TEXT_ENCODER, "inputs"), {}, "is {}, not a list"),
         ((*TEXT_ENCODER, "inputs", 0), {"name": "x"}, ".dtype is missing"),
         ((*TEXT_ENCODER, "inputs", 0, "shape", 1), 2.5, "is 2.5, not a whole number or a text"),
-        (("prompts", "mapped"), " ", "is ' ', not a text"),
+        (("prompts", "mapped"), " ", "is ' ', not a text that is not empty"),
     ],
 )
 def test_the_error_of_a_wrong_entry_names_it_its_value_and_what_is_expected(

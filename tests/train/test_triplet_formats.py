@@ -133,7 +133,7 @@ def test_jsonl_requires_only_three_fields(
     said = capsys.readouterr().err
     assert "Skipped 5 broken samples" in said
     for name in (
-        "line 3 (text is ' ', not a text)",
+        "line 3 (text is ' ', not a text that is not empty)",
         "line 4 (target is missing)",
         "line 5",
         "line 6",

@@ -11,7 +11,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from ztcir_sdk.errors import ZtcirError
-from ztcir_sdk.schema import EntryError, from_json
+from ztcir_sdk.schema import EntryError, Text, from_json
 
 __all__ = ["Triplet", "read_triplets"]
 
@@ -20,7 +20,6 @@ _Id = Annotated[
     Meta(description="an id, a string or a whole number"),
 ]
 _Ids = Annotated[list[_Id], Meta(min_length=1, description="a list of one or more item ids")]
-_Text = Annotated[str, Meta(pattern=r"\S", description="a text that is not empty")]
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,9 @@ class _Record(Struct):
     """A line of the file."""
 
     id: _Id
-    kind: _Text
+    kind: Text
     reference: _Id
-    text: _Text
+    text: Text
     targets: _Ids
 
 
