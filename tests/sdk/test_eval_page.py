@@ -177,7 +177,7 @@ def test_a_module_and_a_line_make_a_benchmark(
     fifth = Benchmark("fifth", "Fifth", "A test.", "Nothing to download.", read, score)
     monkeypatch.setattr(module, "BENCHMARK", fifth, raising=False)
     monkeypatch.setitem(sys.modules, "ztcir_sdk.evaluation.benchmarks.fifth", module)
-    monkeypatch.setitem(BENCHMARKS, "fifth", "Measure R@1 and R@3.")  # type: ignore[arg-type]
+    monkeypatch.setitem(BENCHMARKS, "fifth", "Measure R@1 and R@3.")
 
     write_images(tmp_path, "abc")
     result = run_cli("fifth", tmp_path, bundle, tmp_path / "cache", "--method", "image", "--json")

@@ -10,6 +10,7 @@ import pickle
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -432,7 +433,7 @@ def test_a_stream_gives_each_image_once_per_epoch_in_an_order_set_by_the_seed(
     everything = sorted(ids(list(ShardStream(shards, buffer=0))))
     assert len(everything) == 20
 
-    def epoch(number: int, **options: int) -> list[str]:
+    def epoch(number: int, **options: Any) -> list[str]:
         stream = ShardStream(shards, buffer=8, **options)
         stream.set_epoch(number)
         return ids(list(stream))

@@ -315,6 +315,7 @@ def test_features_equal_the_image_encoders_output(
             torch.from_numpy(preprocess([image.load() for image in images]))
         )
     assert features.ids == tuple(ids_of(images))
+    assert features.patches is not None
     np.testing.assert_allclose(features.embeds, v.numpy(), atol=0.02)  # bfloat16
     np.testing.assert_allclose(features.patches, patches.numpy(), atol=0.1)
     some = np.array([2, 0])
@@ -331,6 +332,8 @@ def test_features_are_computed_once(
     first = image_features(backbone, images, tmp_path)
     again = image_features(backbone, never_loaded(images), tmp_path)
     assert np.array_equal(again.embeds, first.embeds)
+    assert first.patches is not None
+    assert again.patches is not None
     assert np.array_equal(again.patches, first.patches)
 
 
@@ -376,6 +379,8 @@ def test_encoding_resumes_after_a_kill(
     found = image_features(backbone, images, tmp_path / "a", batch=1)
     clean = image_features(backbone, images, tmp_path / "b", batch=1)
     assert np.array_equal(found.embeds, clean.embeds)
+    assert found.patches is not None
+    assert clean.patches is not None
     assert np.array_equal(found.patches, clean.patches)
 
 

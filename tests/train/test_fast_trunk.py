@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import timm
@@ -15,7 +16,7 @@ CHANNELS = {3: 40, 4: 80, 5: 112, 6: 192}  # of what comes before each stage of 
 
 
 @pytest.fixture(scope="module")
-def trunk() -> nn.Module:
+def trunk() -> Any:
     torch.manual_seed(0)
     made = timm.create_model("efficientnet_lite0", pretrained=False)
     with torch.no_grad():
@@ -23,16 +24,19 @@ def trunk() -> nn.Module:
             if isinstance(module, nn.BatchNorm2d):  # as if trained: no gain of 1, no mean of 0
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.2)
+                assert module.running_mean is not None
+                assert module.running_var is not None
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
     return made
 
 
-def plainly(trunk: nn.Module, features: Tensor, first_stage: int) -> Tensor:
-    x = features
+def plainly(trunk: Any, features: Tensor, first_stage: int) -> Tensor:
+    x: Tensor = features
     for stage in trunk.blocks[first_stage:]:
         x = stage(x)
-    return trunk.bn2(trunk.conv_head(x)).flatten(2).transpose(1, 2)
+    x = trunk.bn2(trunk.conv_head(x))
+    return x.flatten(2).transpose(1, 2)
 
 
 CASES = [
@@ -46,7 +50,7 @@ CASES = [
 
 @pytest.mark.parametrize(("first_stage", "batch", "size", "training"), CASES)
 def test_values_gradients_and_statistics_are_timms(
-    trunk: nn.Module, first_stage: int, batch: int, size: tuple[int, int], training: bool
+    trunk: Any, first_stage: int, batch: int, size: tuple[int, int], training: bool
 ) -> None:
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(batch, CHANNELS[first_stage], *size, generator=generator)
@@ -95,7 +99,7 @@ def assert_gradient_near(found: Tensor, expected: Tensor, least: float = 1e-6) -
     assert float((found - expected).norm()) <= 2e-2 * unit
 
 
-def test_training_can_follow_an_evaluation(trunk: nn.Module) -> None:
+def test_training_can_follow_an_evaluation(trunk: Any) -> None:
     features = torch.randn(2, CHANNELS[4], 6, 9)  # a size that no other test has
     with torch.inference_mode():
         forward_upper_stages(trunk.eval(), features, 4)
@@ -104,6 +108,6 @@ def test_training_can_follow_an_evaluation(trunk: nn.Module) -> None:
     trunk.zero_grad()
 
 
-def test_stages_of_another_kind_are_refused(trunk: nn.Module) -> None:
+def test_stages_of_another_kind_are_refused(trunk: Any) -> None:
     with pytest.raises(TypeError, match="DepthwiseSeparableConv is no inverted residual block"):
         forward_upper_stages(trunk, torch.randn(1, 32, 4, 4), 0)

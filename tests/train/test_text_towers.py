@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import open_clip
 import pytest
 import torch
@@ -162,7 +162,7 @@ def test_a_bundle_answers_as_the_model_does(siglip: Backbone, tmp_path: Path) ->
     torch.testing.assert_close(torch.from_numpy(got), expected, atol=1e-4, rtol=0)
     layout = bundle.manifest.text
     assert (layout.causal, layout.pool, layout.pad_to) == (False, "last", LENGTH)
-    assert TextLayout.from_dict(json.loads(json.dumps(layout.to_dict()))) == layout
+    assert msgspec.json.decode(msgspec.json.encode(layout), type=TextLayout) == layout
     assert mapped_ids(1, tower=siglip.tower).shape == (1, LENGTH)
 
 

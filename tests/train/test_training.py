@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from killed_training import Trainer
 from PIL import ImageOps
+from safetensors.torch import save_file
 from tiny_training import (
     PARTS,
     VIT,
@@ -44,6 +45,7 @@ from train.model.prompts import mapped_ids
 from train.stages.fit_backbone import BackboneTraining, cache_lower_stages, fit_backbone
 from train.stages.fit_compose import TripletRows, evaluate_composed
 from train.stages.fit_map import evaluate_mapped
+from train.stages.hard_negatives import candidate_pool
 from train.stages.losses import info_nce
 from train.stages.word_vectors import SemanticTokenEmbedding
 from train.triplets.stage_two import collection_triplets
@@ -164,7 +166,7 @@ def test_however_often_it_is_stopped_a_run_ends_as_if_it_never_was(
 def test_a_full_disk_stops_a_run_and_loses_no_checkpoint(
     moment: int, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really, count = train.model.checkpoint.save_file, 0
+    really, count = save_file, 0
 
     def full(*args: Any, **options: Any) -> None:
         nonlocal count
@@ -444,7 +446,7 @@ def test_the_adapters_are_kept_as_strong_as_is_best(
     """And go on training as strong as they were."""
     later = itertools.count(0.0, 1e-3)
 
-    def peak(model: ComposedModel, *_: object, scale: float, **__: object) -> float:
+    def peak(model: Any, *_: object, scale: float, **__: object) -> float:
         moved = any(bool(adapter.up.weight.any()) for adapter in model.adapters)
         return 1 - abs(scale - wanted) + next(later) if moved else 0.0
 
@@ -705,7 +707,7 @@ def test_instances_tell_two_views_of_a_photo_from_other_photos(
                 )[0]
                 for turn in (lambda image: image, ImageOps.mirror)
             ]
-            apart[weight] = float(info_nce(*views, 10.0))
+            apart[weight] = float(info_nce(views[0], views[1], 10.0))
     assert apart[3.0] < apart[0.0] - 0.1
 
 
@@ -721,7 +723,7 @@ def test_the_reference_is_always_a_negative(
     """However near it is to the target: with random weights all images are near-duplicates."""
     pools: list[tuple[Tensor, Tensor]] = []
     seen: list[tuple[Tensor, ...]] = []
-    pool_of = train.stages.fit_compose.candidate_pool
+    pool_of = candidate_pool
 
     def record_pool(targets: Tensor, references: Tensor, mined: Tensor | None) -> Tensor:
         pool = pool_of(targets, references, mined)
@@ -790,8 +792,8 @@ def test_stage_2_is_judged_by_what_it_finds(
     for triplet, query in zip(triplets, asked, strict=True):
         order = [row for row in np.argsort(-embeds @ query) if ids[row] != triplet.reference]
         right = [ids[row] in triplet.targets for row in order[:10]]
-        found = [sum(right[: place + 1]) / (place + 1) for place in range(10) if right[place]]
-        precisions.append(sum(found) / min(10, len(triplet.targets)))
+        hits = [sum(right[: place + 1]) / (place + 1) for place in range(10) if right[place]]
+        precisions.append(sum(hits) / min(10, len(triplet.targets)))
     expected = sum(precisions) / len(precisions)
     assert 0.2 < expected < 0.98
     found = evaluate_composed(trained, features, TripletRows(triplets, ids))
