@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -213,7 +214,7 @@ def test_every_input_of_a_query_is_in_its_key(retriever: Retriever, tmp_path: Pa
     run.embed([one, other])
     template = "a photo of $ that {text}"
 
-    def encode(image: BenchmarkImage, text: str, method: Method) -> np.ndarray[Any, Any]:
+    def encode(image: BenchmarkImage, text: str, method: Method) -> None:
         expected = retriever.encoder.encode_queries(
             retriever.encoder.questions(
                 method.name,
@@ -226,7 +227,6 @@ def test_every_input_of_a_query_is_in_its_key(retriever: Retriever, tmp_path: Pa
         )
         [vector] = run.encode([Query(image, text)], method)
         np.testing.assert_allclose(vector, expected[0], atol=1e-6)
-        return np.asarray(vector)
 
     for name in METHODS:
         encode(one, "red", Method(name, template))
@@ -330,16 +330,10 @@ def test_slow_runs_commit_by_time(
     monkeypatch.setattr(embedding_run, "COMMIT_SECONDS", 0.0)
     images = images_in(tmp_path / "images", 100)
     run = run_of(retriever, tmp_path / "cache")
-    commits: list[int] = []
-    commit = run.cache.commit
-
-    def counted() -> None:
-        commits.append(1)
-        commit()
-
-    monkeypatch.setattr(run.cache, "commit", counted)
+    commit = Mock(wraps=run.cache.commit)
+    monkeypatch.setattr(run.cache, "commit", commit)
     run.embed(images)
-    assert len(commits) == 4 + 1  # every batch, and the end
+    assert commit.call_count == 4 + 1  # every batch, and the end
 
 
 def test_progress_includes_images_from_the_cache(retriever: Retriever, tmp_path: Path) -> None:

@@ -95,7 +95,10 @@ def _read(root: Path, split: str) -> Annotations[_Query]:
         for query in own
         for image in (query.reference, *query.gallery)
     ]
-    note = f"The annotations of {', '.join(absent)} are missing, so there is no average."
+    note = (
+        f"The annotations of {', '.join(absent)} are missing, so there is no average of the four "
+        "tasks."
+    )
     return Annotations(parts, images, [note] if absent else [])
 
 
