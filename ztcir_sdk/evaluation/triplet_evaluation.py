@@ -160,13 +160,11 @@ def evaluate_triplets(
         if method != ORACLE:  # raises an error if the bundle does not support it
             own = weight if method == "sum" else None
             retriever.encoder.questions(method, texts[:1], weight=own)
-    needed = {*methods, *(("sum",) if best_sum else ())}
-    with_reference = [method for method in METHODS if "token_learner" in METHODS[method]]
-    by_reference = [method for method in with_reference if method in needed]
+    needed = {*methods, "sum"} if best_sum else set(methods)
+    in_pass = [name for name in METHODS if name in needed and "token_learner" in METHODS[name]]
     if needed & {"image", "sum"}:
-        by_reference.append("image")
-
-    encoded = _encode(retriever, images, len(listing.files), queries, by_reference, index, progress)
+        in_pass.append("image")
+    encoded = _encode(retriever, images, len(listing.files), queries, in_pass, index, progress)
 
     vectors, weight = encoded.queries, 0.5 if weight is None else weight
     if needed & {"text", "sum"}:
