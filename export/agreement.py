@@ -18,7 +18,7 @@ from ztcir_sdk.bundle.bundle import Bundle, Precision
 from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries, draw, training_drawings
 from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.errors import ImageError, ZtcirError
-from ztcir_sdk.evaluation.metrics import rank
+from ztcir_sdk.evaluation.ranking import rank
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime import RuntimeSettings
 from ztcir_sdk.sources import Source, SourceReader, list_images

@@ -26,7 +26,8 @@ from train.model.composed_model import ComposedModel
 from train.model.prompts import encode_alike
 from train.stages.fit_map import encode_captions
 from ztcir_sdk.evaluation.attribute_caption import attribute_caption
-from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, recall_at_k, relevance
+from ztcir_sdk.evaluation.metrics import average_precision_at_k, recall_at_k, relevance
+from ztcir_sdk.evaluation.ranking import rank
 from ztcir_sdk.evaluation.triplet_evaluation import RECALLS, SUM_WEIGHTS
 from ztcir_sdk.evaluation.triplets import read_triplets
 from ztcir_sdk.names import COMPOSED_PROMPT, MAPPED_PROMPT

@@ -32,7 +32,7 @@ from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage, locate
 from ztcir_sdk.evaluation.benchmarks.queries import Annotations, Part, Query
 from ztcir_sdk.evaluation.benchmarks.registry import BENCHMARKS, load_benchmark
 from ztcir_sdk.evaluation.benchmarks.report import Answer, AnswerHit, RankedPart, spread_evenly
-from ztcir_sdk.evaluation.benchmarks.streamed_ranking import rank_blocks
+from ztcir_sdk.evaluation.ranking import rank_blocks
 from ztcir_sdk.pages.benchmark_page import benchmark_page
 
 

@@ -8,13 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ztcir_sdk.evaluation.metrics import (
-    NO_ROW,
-    average_precision_at_k,
-    rank,
-    recall_at_k,
-    relevance,
-)
+from ztcir_sdk.evaluation.metrics import average_precision_at_k, recall_at_k, relevance
+from ztcir_sdk.evaluation.ranking import NO_ROW, rank
 
 
 def plain_ranking(

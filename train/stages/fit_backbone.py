@@ -42,7 +42,8 @@ from train.stages.word_vectors import SemanticTokenEmbedding, sentence_encoder_r
 from train.wordings import product_caption
 from ztcir_sdk.errors import MissingDependencyError
 from ztcir_sdk.evaluation.attribute_caption import attribute_caption
-from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, relevance
+from ztcir_sdk.evaluation.metrics import average_precision_at_k, relevance
+from ztcir_sdk.evaluation.ranking import rank
 from ztcir_sdk.names import UNKNOWN_VALUE
 from ztcir_sdk.preprocess import Preprocessing
 

@@ -26,7 +26,8 @@ from train.model.composed_model import ComposedModel, describe_model, load_model
 from train.model.prompts import encode_alike, prompt_ids
 from train.stages.hard_negatives import Answers, candidate_pool, mine
 from train.stages.losses import multi_positive_nce
-from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, relevance
+from ztcir_sdk.evaluation.metrics import average_precision_at_k, relevance
+from ztcir_sdk.evaluation.ranking import rank
 from ztcir_sdk.evaluation.triplets import Triplet
 
 __all__ = [

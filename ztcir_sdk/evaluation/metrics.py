@@ -1,6 +1,6 @@
 """Quality of rankings: recall and average precision at k, for queries with one or more targets.
 
-A ranking is an array of gallery rows, nearest first. Q queries, N gallery rows, D dimensions.
+A ranking is an array of gallery rows, nearest first; Q queries.
 """
 
 from __future__ import annotations
@@ -10,47 +10,9 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk.index.vectors import Gallery, exact_search
+from ztcir_sdk.evaluation.ranking import NO_ROW
 
-__all__ = ["NO_ROW", "average_precision_at_k", "rank", "recall_at_k", "relevance"]
-
-NO_ROW = -1
-"""Fills a ranking of a gallery that has fewer rows than the ranking."""
-
-
-def rank(
-    queries: NDArray[np.float32],
-    gallery: NDArray[np.float32],
-    k: int,
-    *,
-    excluded: Sequence[Collection[int]] | None = None,
-) -> NDArray[np.int64]:
-    """Return the `k` nearest gallery rows of each query: (Q, k) int64, nearest first.
-
-    Equal cosine similarities rank in the order of the gallery. Other queries change nothing.
-
-    Args:
-        queries: query vectors, (Q, D) float32, L2-normalised.
-        gallery: gallery vectors, (N, D) float32, L2-normalised.
-        k: length of a ranking, 1 or more; `NO_ROW` fills it if fewer rows are left.
-        excluded: for each query, gallery rows to remove before ranking.
-
-    Raises:
-        ValueError: `excluded` has another length than `queries`, or `k` is below 1.
-    """
-    if k < 1:
-        raise ValueError(f"k is {k}, not 1 or more")
-    removed = [()] * len(queries) if excluded is None else excluded
-    if len(removed) != len(queries):
-        raise ValueError(f"excluded has rows for {len(removed)} of {len(queries)} queries")
-    count = len(gallery)
-    everything = Gallery(gallery, np.ones(count, dtype=np.bool_), np.arange(count, dtype=np.int64))
-    ranking = np.full((len(queries), k), NO_ROW, dtype=np.int64)
-    if count:
-        rows = [np.fromiter(one, dtype=np.int64) for one in removed]
-        for query, (found, _) in enumerate(exact_search(everything, queries, k, rows)):
-            ranking[query, : len(found)] = found
-    return ranking
+__all__ = ["average_precision_at_k", "recall_at_k", "relevance"]
 
 
 def relevance(ranking: NDArray[np.int64], targets: Sequence[Collection[int]]) -> NDArray[np.bool_]:

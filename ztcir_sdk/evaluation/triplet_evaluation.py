@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.attribute_caption import attribute_caption
 from ztcir_sdk.evaluation.image_batches import image_batches
-from ztcir_sdk.evaluation.metrics import average_precision_at_k, rank, recall_at_k, relevance
+from ztcir_sdk.evaluation.metrics import average_precision_at_k, recall_at_k, relevance
+from ztcir_sdk.evaluation.ranking import rank
 from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
 from ztcir_sdk.index import Index
 from ztcir_sdk.loading import GalleryImage, iter_images

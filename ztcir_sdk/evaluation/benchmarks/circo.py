@@ -27,8 +27,8 @@ from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
 from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage
 from ztcir_sdk.evaluation.benchmarks.queries import Annotations, Part, Query
 from ztcir_sdk.evaluation.benchmarks.report import RankedPart, Scores
-from ztcir_sdk.evaluation.benchmarks.streamed_ranking import Ranking, rank_blocks
-from ztcir_sdk.evaluation.metrics import NO_ROW, average_precision_at_k, recall_at_k, relevance
+from ztcir_sdk.evaluation.metrics import average_precision_at_k, recall_at_k, relevance
+from ztcir_sdk.evaluation.ranking import NO_ROW, Ranking, rank_blocks
 from ztcir_sdk.names import TEXT_SLOT
 
 __all__ = ["BENCHMARK", "SUBMISSION"]

@@ -24,8 +24,7 @@ from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
 from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage
 from ztcir_sdk.evaluation.benchmarks.queries import Annotations, Part, Query
 from ztcir_sdk.evaluation.benchmarks.report import RankedPart
-from ztcir_sdk.evaluation.benchmarks.streamed_ranking import Ranking, rank_blocks, rank_own
-from ztcir_sdk.evaluation.metrics import NO_ROW
+from ztcir_sdk.evaluation.ranking import NO_ROW, Ranking, rank_blocks, rank_own
 
 __all__ = ["BENCHMARK", "SUBMISSIONS", "VERSION"]
 

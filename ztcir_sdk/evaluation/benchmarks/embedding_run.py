@@ -31,8 +31,8 @@ from ztcir_sdk.evaluation.benchmarks.images import (
     require_intact,
 )
 from ztcir_sdk.evaluation.benchmarks.queries import Query
-from ztcir_sdk.evaluation.benchmarks.streamed_ranking import BLOCK
 from ztcir_sdk.evaluation.image_batches import BATCH, image_batches
+from ztcir_sdk.evaluation.ranking import BLOCK
 from ztcir_sdk.loading import iter_images
 from ztcir_sdk.names import METHODS, PROMPTED_METHODS, TEXT_SLOT
 from ztcir_sdk.tokenizer import canonicalize

@@ -30,7 +30,7 @@ from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
 from ztcir_sdk.evaluation.benchmarks.images import locate
 from ztcir_sdk.evaluation.benchmarks.queries import Annotations, Part, Query
 from ztcir_sdk.evaluation.benchmarks.report import RankedPart, average_scores
-from ztcir_sdk.evaluation.benchmarks.streamed_ranking import rank_blocks
+from ztcir_sdk.evaluation.ranking import rank_blocks
 
 __all__ = ["BENCHMARK", "CATEGORIES", "ORDERS", "PROTOCOLS", "join_captions"]
 

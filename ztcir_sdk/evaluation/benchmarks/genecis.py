@@ -23,7 +23,7 @@ from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
 from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage, Box
 from ztcir_sdk.evaluation.benchmarks.queries import Annotations, Part, Query
 from ztcir_sdk.evaluation.benchmarks.report import RankedPart, average_scores
-from ztcir_sdk.evaluation.benchmarks.streamed_ranking import rank_own
+from ztcir_sdk.evaluation.ranking import rank_own
 
 __all__ = ["BENCHMARK", "TASKS"]
 

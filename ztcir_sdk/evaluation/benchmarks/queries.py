@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage
-from ztcir_sdk.evaluation.benchmarks.streamed_ranking import Ranking
 from ztcir_sdk.evaluation.metrics import recall_at_k, relevance
+from ztcir_sdk.evaluation.ranking import Ranking
 
 __all__ = ["Annotations", "Part", "Q", "Query"]
 

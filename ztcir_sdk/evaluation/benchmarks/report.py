@@ -10,8 +10,7 @@ import numpy as np
 
 from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage
 from ztcir_sdk.evaluation.benchmarks.queries import Part
-from ztcir_sdk.evaluation.benchmarks.streamed_ranking import Ranking
-from ztcir_sdk.evaluation.metrics import NO_ROW
+from ztcir_sdk.evaluation.ranking import NO_ROW, Ranking
 
 __all__ = [
     "SHOWN",

@@ -1,4 +1,4 @@
-"""Rankings of a gallery in blocks, against the definition, and their memory."""
+"""Rankings of a gallery, in blocks and for each query, against the definition."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ztcir_sdk.evaluation.benchmarks.streamed_ranking import BLOCK, rank_blocks, rank_own
-from ztcir_sdk.evaluation.metrics import NO_ROW, rank
+from ztcir_sdk.evaluation.ranking import BLOCK, NO_ROW, rank, rank_blocks, rank_own
 
 Array = NDArray[np.float32]
 

@@ -1,7 +1,7 @@
-"""Exact rankings of a gallery that is read in blocks, and of a gallery for each query.
+"""Exact rankings by cosine similarity: of a gallery, in memory or in blocks, or of one per query.
 
-Scores and ties are those of `metrics.rank`: a score depends only on its two vectors, so the size of
-the blocks changes nothing, and equal scores rank in the order of the gallery.
+A score depends only on its two vectors: other queries and the size of the blocks change nothing.
+Equal scores rank in the order of the gallery. Q queries, N gallery rows, D dimensions.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk.evaluation.metrics import NO_ROW
 from ztcir_sdk.index.vectors import Gallery, exact_search
 
-__all__ = ["BLOCK", "Ranking", "rank_blocks", "rank_own"]
+__all__ = ["BLOCK", "NO_ROW", "Ranking", "rank", "rank_blocks", "rank_own"]
+
+NO_ROW = -1
+"""Fills a ranking of a gallery that has fewer rows than the ranking."""
 
 BLOCK = 8192
 """Gallery vectors in memory at a time: 32 MB at D = 1024."""
@@ -24,6 +26,27 @@ Ranking = tuple[NDArray[np.int64], NDArray[np.float32]]
 ranking of a gallery with fewer than k images."""
 
 
+def rank(
+    queries: NDArray[np.float32],
+    gallery: NDArray[np.float32],
+    k: int,
+    *,
+    excluded: Sequence[Collection[int]] | None = None,
+) -> NDArray[np.int64]:
+    """Return the `k` nearest gallery rows of each query: (Q, k) int64, nearest first.
+
+    Args:
+        queries: query vectors, (Q, D) float32, L2-normalised.
+        gallery: gallery vectors, (N, D) float32, L2-normalised.
+        k: length of a ranking, 1 or more; `NO_ROW` fills it if fewer rows are left.
+        excluded: for each query, gallery rows to remove before ranking.
+
+    Raises:
+        ValueError: `excluded` has another length than `queries`, or `k` is below 1.
+    """
+    return rank_blocks(queries, [gallery], k, excluded=excluded)[0]
+
+
 def rank_blocks(
     queries: NDArray[np.float32],
     blocks: Iterable[NDArray[np.float32]],
@@ -31,25 +54,26 @@ def rank_blocks(
     *,
     excluded: Sequence[Collection[int]] | None = None,
 ) -> Ranking:
-    """Return the `k` nearest gallery rows of each query.
+    """Return the `k` nearest gallery rows of each query, with their scores.
 
     Memory does not grow with the gallery: it holds one block, at most 64 MB of its scores, and the
     best Q times k rows and scores so far.
 
     Args:
-        queries: query vectors, (Q, D) float32, L2-normalised.
+        queries, k, excluded: as in `rank`.
         blocks: gallery vectors in order, each (n, D) float32, L2-normalised.
-        k: length of a ranking, 1 or more.
-        excluded: for each query, gallery rows to remove before ranking.
 
     Raises:
-        ValueError: `k` is below 1.
+        ValueError: as in `rank`.
     """
     if k < 1:
         raise ValueError(f"k is {k}, not 1 or more")
     rows = np.full((len(queries), k), NO_ROW, dtype=np.int64)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    removed = [np.fromiter(one, np.int64) for one in excluded or [()] * len(queries)]
+    if excluded is not None and len(excluded) != len(queries):
+        raise ValueError(f"excluded has rows for {len(excluded)} of {len(queries)} queries")
+    out: Sequence[Collection[int]] = [()] * len(queries) if excluded is None else excluded
+    removed = [np.fromiter(one, dtype=np.int64) for one in out]
     start = 0
     for block in blocks:
         size = len(block)
@@ -74,11 +98,10 @@ def rank_own(
     """Return the `k` nearest rows to each query in the query's own gallery.
 
     Args:
-        queries: query vectors, (Q, D) float32, L2-normalised.
+        queries, k: as in `rank`.
         vectors: vectors of all images, (N, D) float32, L2-normalised.
         galleries: for each query, rows of `vectors` in any order; a row that is listed twice takes
             two places.
-        k: length of a ranking, 1 or more.
     """
     rows = np.full((len(queries), k), NO_ROW, dtype=np.int64)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
