@@ -148,11 +148,15 @@ _ENGINE: dict[str, Decorator] = {
         type=click.Choice(BACKENDS),
         default="auto",
         show_default=True,
-        help="ONNX Runtime, its TensorRT provider, or TensorRT itself; auto takes TensorRT on a "
-        "GPU for which `ztcir export --trt` has built engines, else ONNX Runtime.",
+        help="ONNX Runtime, its TensorRT provider, or TensorRT itself; auto uses TensorRT on a "
+        "GPU that `ztcir export --trt` has built engines for, else ONNX Runtime.",
     ),
     "device": _engine_option(
-        "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="DEVICE",
+        help="auto, cpu, cuda or cuda:N.",
     ),
     "precision": _engine_option(
         "--precision",

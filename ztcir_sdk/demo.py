@@ -1,6 +1,6 @@
-"""The demo: a drawn gallery, indexed and searched, whose right answers are known.
+"""The demo: a drawn gallery, indexed and searched, and its hits checked.
 
-Drawings stand in for photos, so it needs no download, and it can check its own answers.
+Drawings replace photos, so nothing is downloaded, and the right hits are known.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from ztcir_sdk.retriever import Retriever
 __all__ = ["CHECKED_QUERIES", "Demo", "DemoAnswer", "DemoHit", "file_names", "run_demo"]
 
 CHECKED_QUERIES = 120
-"""Each change of one attribute that the gallery allows, asked once."""
+"""One for each change of one attribute that the gallery allows."""
 DEPTH = 10
 SHEET = "contact-sheet.png"
 FOLDER = "ztcir-demo"
 _SOFTWARE = "ztcir demo"
-"""Stands in our contact sheets, so that none but ours is ever replaced."""
+"""Written into the demo's contact sheets, so that no other file is ever replaced."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class DemoHit:
     score: float
     rank: int
     right: bool
-    """Whether it has the attribute that was asked for and keeps the others."""
+    """Whether it has the new attribute and keeps the others."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -58,7 +58,7 @@ class DemoHit:
 
 @dataclass(frozen=True)
 class DemoAnswer:
-    """A query that is shown, with its first hits."""
+    """A query with its first hits."""
 
     reference: str
     text: str
@@ -83,13 +83,13 @@ class DemoAnswer:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made and found."""
+    """The files and results of a demo."""
 
     answers: Sequence[DemoAnswer]
     queries: int
     """How many queries were checked."""
     precision_at_10: float
-    """Mean fraction of right ones among the first ten hits; ten right ones exist each time."""
+    """Mean fraction of right images among the first ten hits; each query has ten targets."""
     per_kind: dict[str, float]
     contact_sheet: Path
     gallery: Path
@@ -118,18 +118,18 @@ def run_demo(
     *,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Demo:
-    """Draw a gallery, index it, ask it, check the answers, and make a contact sheet.
+    """Draw a gallery, index it, search it, check the hits, and write a contact sheet.
 
-    In `out` come ``contact-sheet.png`` and ``ztcir-demo/``, with the drawings in ``photos/`` and
-    their index ``photos.ztcir``. What an earlier demo made there is brought up to date.
+    Writes ``contact-sheet.png`` and ``ztcir-demo/`` with the drawings in ``photos/`` and their
+    index ``photos.ztcir``. The files of an earlier demo are updated.
 
     Args:
-        retriever: the bundle that answers.
-        out: a folder, made if it is not there.
-        progress: called with what is being done, how much of it is done, and of how much.
+        retriever: the retriever to index and search with.
+        out: the folder to write to, created if necessary.
+        progress: called with a title, the number of steps done, and of all.
 
     Raises:
-        UsageError: something else than the demo's is where its files would go.
+        UsageError: `out` has other files where the demo's would go.
         ZtcirError: a file cannot be written.
     """
 
@@ -141,45 +141,47 @@ def run_demo(
     photos, index, sheet = base / FOLDER / "photos", base / FOLDER / "photos.ztcir", base / SHEET
     gallery = demo_gallery()
     names = file_names(gallery)
-    _require_ours(photos, names, sheet)
+    _refuse_other_files(photos, names, sheet)
     try:
         photos.mkdir(parents=True, exist_ok=True)
-        for place, (drawing, name) in enumerate(zip(gallery, names, strict=True), start=1):
+        for number, (drawing, name) in enumerate(zip(gallery, names, strict=True), start=1):
             _write_if_new(photos / name, _jpeg(drawing))
-            tell("Drawing", place, len(gallery))
+            tell("Drawing", number, len(gallery))
     except OSError as error:
-        raise ZtcirError(f"The demo cannot write to {photos}: {error.strerror}.") from error
+        raise ZtcirError(
+            f"{photos} cannot be written ({error.strerror}): choose another folder with --output."
+        ) from error
 
     def indexing(done: int, total: int) -> None:
         tell("Indexing", done, total)
 
     try:
         retriever.index(photos, to=index, progress=indexing)
-    except IndexMismatchError:  # the demo's own index of its own drawings, by another bundle
+    except IndexMismatchError:  # the index of an earlier demo with another bundle
         shutil.rmtree(index)
         retriever.index(photos, to=index, progress=indexing)
 
-    places = {name: place for place, name in enumerate(names)}
+    positions = {name: position for position, name in enumerate(names)}
 
-    def ask(query: DemoQuery) -> DemoAnswer:
+    def search(query: DemoQuery) -> DemoAnswer:
         reference = str(photos / names[query.reference])
         hits = retriever.search(reference, query.text, k=DEPTH, index=index)
-        found = [(hit, places[Path(hit.path).name]) for hit in hits]
-        judged = [
+        found = [(hit, positions[Path(hit.path).name]) for hit in hits]
+        checked_hits = [
             DemoHit(hit.path, gallery[at].caption, hit.score, hit.rank, at in query.targets)
             for hit, at in found
         ]
-        return DemoAnswer(reference, query.text, query.kind, judged)
+        return DemoAnswer(reference, query.text, query.kind, checked_hits)
 
-    answers = [ask(query) for query in showcase_queries(gallery)]
+    answers = [search(query) for query in showcase_queries(gallery)]
     checked: list[DemoAnswer] = []
     for query in demo_queries(gallery, CHECKED_QUERIES):
-        checked.append(ask(query))
+        checked.append(search(query))
         tell("Checking", len(checked), CHECKED_QUERIES)
     precision = _mean(checked)
     title = (
-        f"A picture and a wish: {precision * DEPTH:.1f} of the first {DEPTH} hits are right, "
-        f"over {len(checked)} queries about {len(gallery)} drawings"
+        f"An image and a text: {precision * DEPTH:.1f} of the first {DEPTH} hits are right, "
+        f"in {len(checked)} queries over {len(gallery)} drawings"
     )
     _write_sheet(sheet, answers, title)
     kinds = Counter(answer.kind for answer in checked)
@@ -196,7 +198,7 @@ def run_demo(
 
 
 def file_names(gallery: Sequence[Drawing]) -> list[str]:
-    """Name each drawing after what it shows: ``red-striped-dress-03.jpg``."""
+    """Return a name for each drawing, such as ``red-striped-dress-03.jpg``."""
     counts: Counter[str] = Counter()
     names: list[str] = []
     for drawing in gallery:
@@ -210,24 +212,25 @@ def _mean(answers: Sequence[DemoAnswer]) -> float:
     return sum(answer.precision for answer in answers) / len(answers)
 
 
-def _require_ours(photos: Path, names: Sequence[str], sheet: Path) -> None:
-    """Refuse to mix the demo's files with anybody's own, or to overwrite them."""
+def _refuse_other_files(photos: Path, names: Sequence[str], sheet: Path) -> None:
+    """Refuse to mix the demo's files with others, or to overwrite others."""
     if photos.is_dir():
-        strange = sorted({path.name for path in photos.iterdir()} - set(names))
-        if strange:
+        others = sorted({path.name for path in photos.iterdir()} - set(names))
+        if others:
             raise UsageError(
-                f"{photos} holds {strange[0]}, which is not the demo's; name another folder "
-                "with --out."
+                f"{photos} contains {others[0]}, which is not a file of the demo: choose another "
+                "folder with --output."
             )
     if sheet.exists():
         try:
             with Image.open(sheet) as image:
                 ours = image.info.get("Software") == _SOFTWARE
-        except (OSError, ValueError, SyntaxError):  # no picture that Pillow knows
+        except (OSError, ValueError, SyntaxError):  # not an image that Pillow knows
             ours = False
         if not ours:
             raise UsageError(
-                f"{sheet} is there and was not made by the demo; name another folder with --out."
+                f"{sheet} exists and is not a file of the demo: choose another folder with "
+                "--output."
             )
 
 
@@ -238,7 +241,7 @@ def _jpeg(drawing: Drawing) -> bytes:
 
 
 def _write_if_new(path: Path, data: bytes) -> None:
-    """Write a file unless it is the same already, so that a second demo need not index again."""
+    """Write a file unless it has this content, so that a second demo does not index it again."""
     try:
         same = path.stat().st_size == len(data) and path.read_bytes() == data
     except FileNotFoundError:
@@ -267,5 +270,6 @@ def _write_sheet(path: Path, answers: Sequence[DemoAnswer], title: str) -> None:
         write_whole(path, stream.getvalue())
     except OSError as error:
         raise ZtcirError(
-            f"The contact sheet {path} cannot be written: {error.strerror}."
+            f"The contact sheet {path} cannot be written ({error.strerror}): choose another folder "
+            "with --output."
         ) from error

@@ -1,7 +1,7 @@
-"""Errors a user can cause: one sentence that names the thing and the way out.
+"""Errors that a user can cause: one sentence that names the problem and the way out.
 
-The command line prints that sentence without a traceback and ends with ``exit_code``; anything
-that is not a `ZtcirError` is our doing and keeps its traceback.
+The command line prints that sentence without a traceback and exits with ``exit_code``. Any other
+exception is a defect of ztcir and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = [
     "install_hint",
 ]
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""What a full disk, or a used-up share of one, says."""
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Error numbers of a full disk and of an exceeded quota."""
 
 
 class ZtcirError(Exception):
-    """The work could not be done; ``str(error)`` is a sentence for the user."""
+    """The operation failed; ``str(error)`` is a sentence for the user."""
 
     exit_code = 1
 
@@ -40,19 +40,19 @@ class UsageError(ZtcirError, ValueError):
 
 
 class ImageError(ZtcirError):
-    """A picture cannot be used: missing, not an image, truncated, or too large to decode."""
+    """An image cannot be used: it is missing, not an image, damaged, or too large to decode."""
 
 
 class BundleError(ZtcirError):
-    """A bundle is missing, incomplete, altered, or of a format this version does not know."""
+    """A bundle is missing, incomplete, altered, or of an unknown format."""
 
 
 class IndexMismatchError(ZtcirError):
-    """An index was made by another image tower than the one that now searches it."""
+    """An index was made by another image tower than the one that searches it."""
 
 
 class MissingDependencyError(ZtcirError):
-    """An optional package is needed; the sentence says which extra installs it."""
+    """An optional package is missing; the sentence says how to install it."""
 
 
 def install_hint(extra: str, *, reinstall: bool = False) -> str:
@@ -86,18 +86,17 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def disk_full_as_error() -> Iterator[None]:
-    """Make a sentence of a full disk, wherever it is met.
+    """Replace an OSError about a full disk by a sentence.
 
     Raises:
-        ZtcirError: there is no room left.
+        ZtcirError: the disk is full.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in DISK_FULL:
             raise
         raise ZtcirError(
-            f"There is no room left to write {error.filename or 'a file'} "
-            f"({error.strerror}); what was written before is untouched. Free some space "
-            "and call it again."
+            f"There is no room left to write {error.filename or 'a file'} ({error.strerror}); "
+            "earlier files are intact. Free some space and run the command again."
         ) from error

@@ -1,7 +1,7 @@
-"""Pictures to ``pixel_values``, equal to the evaluation transform that open_clip gives a backbone.
+"""Images to ``pixel_values``, equal to open_clip's evaluation transform of a backbone.
 
-Before the transform a picture is turned upright (EXIF), laid on white where it is transparent, and
-brought to 8-bit RGB. Colour profiles are ignored, as open_clip ignores them.
+Before the transform, an image is turned upright (EXIF), transparency is filled with white, and
+pixels are converted to 8-bit RGB. Colour profiles are ignored, as in open_clip.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ ResizeMode: TypeAlias = Literal["shortest", "longest", "squash"]
 Interpolation: TypeAlias = Literal["bicubic", "bilinear"]
 
 MAX_PIXELS = 100_000_000
-"""Pictures of more pixels are refused before they are decoded."""
+"""Larger images are refused before they are decoded."""
 
 _MAX_RESIZED_PIXELS = 64_000_000
-"""Above this, only the part of the resized picture that is cropped out is ever computed."""
+"""Above this, only the cropped part of the resized image is computed."""
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -49,21 +49,21 @@ _TO_UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what turns the picture upright."""
+"""EXIF orientation -> the transform that turns the image upright."""
 
-# open_clip's defaults (`PreprocessCfg`), which a configuration may leave out.
+# open_clip's defaults (`PreprocessCfg`)
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """The numbers of one backbone's evaluation transform; call it to apply them.
+    """The parameters of a backbone's evaluation transform; call it to apply the transform.
 
     Attributes:
         image_size: (height, width) of ``pixel_values``, in pixels.
-        mean: subtracted from each RGB channel, in units where white is 1.
-        std: divides each RGB channel after that.
+        mean: value subtracted from each RGB channel, on a scale where white is 1.
+        std: value that each RGB channel is then divided by.
         resize_mode: "shortest" fits the shorter edge and crops the centre, "longest" fits the
             longer edge and pads with `fill_color`, "squash" ignores the aspect ratio.
         interpolation: "bicubic" or "bilinear".
@@ -96,16 +96,16 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """Read what `to_dict` wrote.
+        """Create from the values of `to_dict`.
 
         Raises:
-            BundleError: a key is unknown or missing, or a value is unusable.
+            BundleError: a key is unknown or missing, or a value is invalid.
         """
         known = {field.name for field in fields(cls)}
         if set(values) != known:
             raise BundleError(
-                "The bundle's preprocessing needs exactly the keys "
-                f"{', '.join(sorted(known))}; it has {', '.join(sorted(values))}."
+                "The bundle's preprocessing must have exactly the keys "
+                f"{', '.join(sorted(known))}, not {', '.join(sorted(values))}."
             )
         try:
             return cls(
@@ -117,10 +117,10 @@ class Preprocessing:
                 fill_color=values["fill_color"],
             )
         except (TypeError, UsageError) as error:
-            raise BundleError(f"The bundle's preprocessing is unusable: {error}") from error
+            raise BundleError(f"The bundle's preprocessing is invalid: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers as JSON values, complete and in a fixed order."""
+        """Return all parameters as JSON values, in a fixed order."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
@@ -128,10 +128,10 @@ class Preprocessing:
 
     @classmethod
     def from_open_clip(cls, preprocess_cfg: Mapping[str, Any]) -> Preprocessing:
-        """Read open_clip's ``preprocess_cfg``; keys left out or None take open_clip's defaults.
+        """Create from open_clip's ``preprocess_cfg``; missing keys and None take its defaults.
 
         Raises:
-            UsageError: a value that open_clip would not take either, or a mode other than RGB.
+            UsageError: a value is invalid, or the mode is not RGB.
         """
         given = {key: value for key, value in preprocess_cfg.items() if value is not None}
         if given.get("mode", "RGB") != "RGB":
@@ -142,21 +142,21 @@ class Preprocessing:
             mean=cast("tuple[float, float, float]", _repeated(given.get("mean", _OPENAI_MEAN), 3)),
             std=cast("tuple[float, float, float]", _repeated(given.get("std", _OPENAI_STD), 3)),
             resize_mode=given.get("resize_mode", "shortest"),
-            # "random" concerns training; in evaluation open_clip reads it as bicubic.
+            # "random" is for training; in evaluation open_clip takes it as bicubic
             interpolation="bicubic" if interpolation == "random" else interpolation,
             fill_color=given.get("fill_color", 0),
         )
 
     def __call__(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
-        """Prepare several pictures: ``pixel_values``, (R, 3, H, W) float32.
+        """Prepare R images: ``pixel_values``, (R, 3, H, W) float32.
 
         Raises:
-            ImageError: one of the pictures cannot be used; see `load_image`.
-            UsageError: `images` is a single picture, or holds something that is none.
+            ImageError: an image cannot be used; see `load_image`.
+            UsageError: `images` is a single image, or one of them is not an image.
         """
         single = isinstance(images, (str, bytes, bytearray, os.PathLike, Image.Image))
         if single or (isinstance(images, np.ndarray) and images.ndim == 3):
-            raise UsageError("Give a list of pictures, or call `one` for a single picture.")
+            raise UsageError("images must be a list: call `one` for a single image.")
         height, width = self.image_size
         pixel_values = [self.one(image) for image in images]
         if not pixel_values:
@@ -164,9 +164,9 @@ class Preprocessing:
         return np.stack(pixel_values)
 
     def one(self, image: ImageSource, *, name: str | None = None) -> NDArray[np.float32]:
-        """Prepare one picture: (3, H, W) float32. `name` and errors are those of `load_image`."""
+        """Prepare one image: (3, H, W) float32. For `name` and errors see `load_image`."""
         fitted = self._fit(load_image(image, name=name))
-        # Channels first before the arithmetic, so that the result is contiguous.
+        # channels first before the arithmetic, so that the result is contiguous
         levels = np.asarray(fitted).transpose(2, 0, 1)
         channels: NDArray[np.float32] = levels.astype(np.float32, order="C")
         channels /= np.float32(255)
@@ -175,7 +175,7 @@ class Preprocessing:
         return channels
 
     def _fit(self, image: Image.Image) -> Image.Image:
-        """Resize, crop and pad an RGB picture to `image_size`, rounding as torchvision does."""
+        """Resize, crop and pad an RGB image to `image_size`, with the rounding of torchvision."""
         height, width = self.image_size
         resample = _FILTERS[self.interpolation]
         if self.resize_mode == "squash":
@@ -183,17 +183,17 @@ class Preprocessing:
 
         ratios = image.height / height, image.width / width
         if self.resize_mode == "shortest" and height == width:
-            # torchvision's own resize: the longer edge is rounded down.
+            # torchvision's own resize: the longer edge is rounded down
             shorter, longer = sorted(image.size)
             longer = int(height * longer / shorter)
             resized = (height, longer) if image.width <= image.height else (longer, height)
         else:
-            # open_clip's `ResizeKeepRatio`: rounded to nearest. A thin picture would lose its
-            # shorter edge (open_clip then fails); it keeps one pixel.
+            # open_clip's `ResizeKeepRatio`: rounded to nearest. Where a thin image would lose its
+            # shorter edge, open_clip fails; here the edge keeps one pixel.
             ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
             resized = max(1, round(image.width / ratio)), max(1, round(image.height / ratio))
             if self.resize_mode == "shortest":
-                resample = Image.Resampling.BICUBIC  # whatever `interpolation` says: so open_clip
+                resample = Image.Resampling.BICUBIC  # as in open_clip, whatever `interpolation` is
 
         if self.resize_mode == "shortest" and resized[0] * resized[1] > _MAX_RESIZED_PIXELS:
             return _resize_centre(image, resized, (width, height), resample)
@@ -201,20 +201,21 @@ class Preprocessing:
 
 
 def load_image(source: ImageSource, *, name: str | None = None) -> Image.Image:
-    """Decode a picture completely: upright, transparency on white, 8-bit RGB; see `ImageSource`.
+    """Decode an image completely: upright, transparency filled with white, 8-bit RGB.
 
-    Of an animation, the first frame (of a PIL image, the current one). Deep grey levels are scaled
-    to 8 bits: mode "I;16" by its range, "I" and "F" by the smallest of [0, 1] ("F" alone),
-    [0, 255] and [0, 65535] that holds them, or else from their least to their greatest value.
+    An animation gives its first frame, or the current one of a PIL image. Grey levels of more than
+    8 bits are scaled: mode "I;16" by its range, "I" and "F" by the smallest of [0, 1] (only "F"),
+    [0, 255] and [0, 65535] that contains them, or else from their minimum to their maximum.
 
     Args:
-        source: the picture. A PIL image is not changed; the result never shares its pixels.
-        name: what error messages call the picture; its path by default.
+        source: the image; see `ImageSource`. A PIL image is not changed, and the result does not
+            share its pixels.
+        name: the image's name in error messages; its path by default.
 
     Raises:
-        ImageError: missing, not an image, empty, damaged or cut short, or over 100 megapixels,
-            which is found before decoding.
-        UsageError: `source` is none of the above, or an array of another shape or dtype.
+        ImageError: it is missing, not an image, empty, damaged or cut short, or has over 100
+            megapixels, which is found before decoding.
+        UsageError: `source` is of another type, or an array of another shape or dtype.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, name or "The array")
@@ -231,13 +232,13 @@ def load_image(source: ImageSource, *, name: str | None = None) -> Image.Image:
                 return _from_stream(stream, name)
         except FileNotFoundError as error:
             raise ImageError(f"{name} does not exist: check the path.") from error
-        except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        except (OSError, ValueError) as error:  # ValueError: a null character in the path
             reason = getattr(error, "strerror", None) or error
             raise ImageError(f"{name} cannot be read ({reason}): check the path.") from error
     if hasattr(source, "read"):
         return _from_stream(source, name or str(getattr(source, "name", "The image file")))
     raise UsageError(
-        f"A picture is a path, bytes, a PIL image or an array, not {type(source).__name__}."
+        f"An image must be a path, bytes, a PIL image or an array, not {type(source).__name__}."
     )
 
 
@@ -255,7 +256,7 @@ def _from_stream(stream: IO[bytes], name: str) -> Image.Image:
         image = _open(stream)
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's parsers raise whatever a damaged header leads them to
+    except Exception as error:  # Pillow's parsers raise many kinds for a damaged header
         raise ImageError(f"{name} is damaged or cut short ({error}): replace it.") from error
     if image is None:
         raise ImageError(f"{name} is not an image of a known format: remove or replace it.")
@@ -263,22 +264,24 @@ def _from_stream(stream: IO[bytes], name: str) -> Image.Image:
 
 
 def _open(stream: IO[bytes]) -> ImageFile.ImageFile | None:
-    """Read a picture's header, as `Image.open` does, but without its own limit on pixels.
+    """Read an image's header like `Image.open`, but without its own limit on pixels.
 
-    That limit belongs to the whole process: below ours it warns, and neither the limit nor the
-    warning filters can be changed here without changing them for every other thread.
+    That limit warns below ours, and it belongs to the whole process: changing it, or the warning
+    filters, would change it for every other thread.
     """
     stream.seek(0)
     prefix = stream.read(16)
-    for load_plugins in (Image.preinit, Image.init):  # the common ones, then all
+    for load_plugins in (Image.preinit, Image.init):  # the common formats, then all
         load_plugins()
-        for factory, accept in list(Image.OPEN.values()):  # a copy: other threads may register
+        for factory, accept in list(
+            Image.OPEN.values()
+        ):  # a copy, since other threads may register
             try:
                 accepted = accept is None or accept(prefix)
-                if accepted and not isinstance(accepted, str):  # a string says what is missing
+                if accepted and not isinstance(accepted, str):  # a string names a missing library
                     stream.seek(0)
                     return factory(stream, "")
-            except (SyntaxError, IndexError, TypeError, struct.error):  # not this format after all
+            except (SyntaxError, IndexError, TypeError, struct.error):  # not this format
                 continue
     return None
 
@@ -289,13 +292,13 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         image.load()
     except MemoryError:
         raise
-    except Image.DecompressionBombError as error:  # a picture within the picture
+    except Image.DecompressionBombError as error:  # an image within the image
         raise ImageError(f"{name} is too large ({error}): scale it down first.") from error
-    except Exception as error:  # Pillow's decoders raise whatever damaged data leads them to
+    except Exception as error:  # Pillow's decoders raise many kinds for damaged data
         raise ImageError(f"{name} is damaged or cut short ({error}): replace it.") from error
-    _check_size(image.size, name)  # some formats know it only now
+    _check_size(image.size, name)  # some formats have their size only now
 
-    # After loading: TIFF is turned upright by Pillow itself, PNG may have its EXIF at the end.
+    # after loading, since Pillow itself turns TIFF upright, and PNG may have its EXIF at the end
     turn = _TO_UPRIGHT.get(_orientation(image, name))
     try:
         image = _to_rgb(image)
@@ -318,24 +321,24 @@ def _check_size(size: tuple[int, int], name: str) -> None:
 
 
 def _orientation(image: Image.Image, name: str) -> int:
-    """Return the EXIF orientation, 1 (upright) where there is none."""
+    """Return the EXIF orientation; 1 (upright) if there is none."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception as error:  # Pillow's parser raises whatever damaged EXIF leads it to
-        warnings.warn(f"{name}: unreadable EXIF, taken as upright ({error}).", stacklevel=2)
+    except Exception as error:  # Pillow's parser raises many kinds for damaged EXIF
+        warnings.warn(f"{name}: unreadable EXIF, image taken as upright ({error}).", stacklevel=2)
         return 1
     return orientation if isinstance(orientation, int) else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded picture of any mode; returns the very same object where it is RGB."""
+    """Convert a loaded image of any mode; an RGB image is returned itself."""
     if image.mode == "F" or image.mode.startswith("I"):
         return _deep_grey_to_rgb(image)
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return cast("Image.Image", ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))
     if image.has_transparency_data:
-        # Pillow converts premultiplied "La" only to "LA".
+        # Pillow converts premultiplied "La" only to "LA"
         rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         return _on_white(rgba, rgba.getchannel("A"))
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -366,7 +369,7 @@ def _on_white(image: Image.Image, opacity: Image.Image) -> Image.Image:
 
 
 def _crop_or_pad(image: Image.Image, size: tuple[int, int], fill: int) -> Image.Image:
-    """Take or leave room around the centre, to (width, height), with torchvision's roundings."""
+    """Crop or pad around the centre to (width, height), with the rounding of torchvision."""
     padded = max(image.width, size[0]), max(image.height, size[1])
     if padded != image.size:
         canvas = Image.new("RGB", padded, (fill, fill, fill))
@@ -384,9 +387,9 @@ def _resize_centre(
 ) -> Image.Image:
     """Resize to `resized` and crop the centre to `size`, without computing the rest.
 
-    A strip of 1 x 1 000 000 pixels would otherwise be enlarged to gigabytes. The sampling points
-    are the same, but Pillow may round rows and columns in another order, so at hard edges a value
-    may differ by some levels of 255.
+    Otherwise, 1 x 1 000 000 pixels would be enlarged to gigabytes. The sampling points are the
+    same, but Pillow may round rows and columns in another order, so that values at hard edges may
+    differ by some levels of 255.
     """
     box: list[float] = [0, 0, 0, 0]
     for axis in (0, 1):
@@ -398,7 +401,7 @@ def _resize_centre(
 
 
 def _three_numbers(values: Sequence[Any]) -> bool:
-    """Tell whether values, which may come from a file, are three numbers that float32 holds."""
+    """Return whether values, perhaps from a file, are three numbers in the range of float32."""
     most = float(np.finfo(np.float32).max)
     return len(values) == 3 and all(
         isinstance(value, Real) and -most <= float(value) <= most for value in values
@@ -406,6 +409,6 @@ def _three_numbers(values: Sequence[Any]) -> bool:
 
 
 def _repeated(value: Any, length: int) -> tuple[Any, ...]:
-    """Return a number, or a sequence of one, `length` times; longer sequences as they are."""
+    """Return a number, or a sequence of one, `length` times; longer sequences unchanged."""
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     return values * length if len(values) == 1 else values

@@ -1,11 +1,11 @@
 """Text to ``input_ids``: open_clip's cleaning, then the vocabulary of a ``tokenizer.json``.
 
-CLIP's BPE, or SigLIP's sentencepiece vocabulary, which has no start-of-text and its own padding.
-Equal to ``open_clip.get_tokenizer(...)`` in every id, with two deviations, both on purpose:
+The vocabulary is CLIP's BPE or SigLIP's sentencepiece, which has no start-of-text and its own
+padding. All ids equal those of ``open_clip.get_tokenizer(...)``, with two intended exceptions:
 
-* ``<start_of_text>`` and ``<end_of_text>`` inside a text are plain words. open_clip turns them into
-  the special ids, so that a user could end a prompt early.
-* A text that holds no word is refused. open_clip encodes it as start, end.
+* ``<start_of_text>`` and ``<end_of_text>`` inside a text are plain words. open_clip encodes them as
+  the special ids, with which a text could end its prompt early.
+* A text without a word is refused. open_clip encodes it as start and end.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ _SLOTS = re.compile(rf"({re.escape(PLACEHOLDER_MARK)}|{re.escape(TEXT_SLOT)})")
 
 
 class TextTruncatedWarning(UserWarning):
-    """A text was longer than the context and lost its last tokens; the message says how many."""
+    """A text was longer than the context and lost its last tokens."""
 
 
 def clean(text: str) -> str:
-    """Clean `text` as open_clip's ``clean="lower"`` does: mojibake, HTML, white space, case."""
+    """Clean `text` like open_clip's ``clean="lower"``: mojibake, HTML, white space, case."""
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
 
 def canonicalize(text: str) -> str:
-    """Clean `text` as open_clip's ``clean="canonicalize"`` does: ASCII punctuation goes as well.
+    """Clean `text` like open_clip's ``clean="canonicalize"``, which also removes ASCII punctuation.
 
-    No special token of a SigLIP vocabulary is left in a text by that.
+    The result has no special token of a SigLIP vocabulary.
     """
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
@@ -67,19 +67,19 @@ def canonicalize(text: str) -> str:
 CLEANINGS: Final[Mapping[str, Callable[[str], str]]] = MappingProxyType(
     {"lower": clean, "canonicalize": canonicalize}
 )
-"""Ways to clean a text: CLIP's and SigLIP's."""
+"""Name of a cleaning -> its function: CLIP's and SigLIP's."""
 
 
 class Tokenizer:
-    """A backbone's tokenizer. Holds no state that a call changes, so threads may share one.
+    """A backbone's tokenizer. Threads may share one.
 
     Attributes:
-        context_length: most tokens of one text, start and end included.
-        pad_to: length that every batch is padded to, or None for the longest text of the batch.
-        pad_id: what a batch is padded with.
-        sot: id of start-of-text, None where texts have none.
+        context_length: most tokens of one text, including start and end.
+        pad_to: length of every batch in tokens; None for the longest text of the batch.
+        pad_id: id that a batch is padded with.
+        sot: id of start-of-text; None if texts have none.
         eot: id of end-of-text.
-        vocab_size: number of ids, from 0 up.
+        vocab_size: number of ids, which start at 0.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Tokenizer:
         start: str | None = START_OF_TEXT,
         end: str = END_OF_TEXT,
     ) -> None:
-        """Wrap a `bpe` whose vocabulary holds the tokens `start` and `end`; see `from_file`."""
+        """Wrap `bpe`, whose vocabulary must have the tokens `start` and `end`; see `from_file`."""
         if context_length < 3:
             raise UsageError(f"context_length must be at least 3, not {context_length}.")
         if pad_to is not None and pad_to < context_length:
@@ -123,11 +123,11 @@ class Tokenizer:
 
         Args:
             path: the file.
-            options: `context_length` and `pad_to`; for a vocabulary that is not CLIP's, also
+            options: `context_length` and `pad_to`; for another vocabulary than CLIP's also
                 `pad_id`, `clean` (of `CLEANINGS`), and the tokens `start` and `end`.
 
         Raises:
-            BundleError: the file is missing, unreadable or no such tokenizer.
+            BundleError: the file is missing, unreadable or not a tokenizer.
             UsageError: the lengths contradict each other.
         """
         try:
@@ -147,10 +147,10 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Encode one text: start-of-text, its words' ids, end-of-text.
 
-        What exceeds the context is cut before end-of-text, with a `TextTruncatedWarning`.
+        A text that is too long is cut before end-of-text, with a `TextTruncatedWarning`.
 
         Raises:
-            UsageError: `text` is empty, or nothing of it is left after cleaning.
+            UsageError: `text` is empty before or after cleaning.
         """
         return self.encode_prompt(TEXT_SLOT, text)
 
@@ -158,7 +158,7 @@ class Tokenizer:
         """Encode texts into one padded array, (B, T) int64; see `encode` and `pad`.
 
         Raises:
-            UsageError: one of the texts is empty, or `texts` is a single string.
+            UsageError: a text is empty, or `texts` is a single string.
         """
         if isinstance(texts, str):
             raise UsageError("encode_batch takes a list of texts: call encode for a single one.")
@@ -169,20 +169,19 @@ class Tokenizer:
     ) -> list[int]:
         """Encode a template such as ``"a photo of $ that {text}"`` with `text` in its slot.
 
-        Only the template's own ``$`` becomes the placeholder, `PLACEHOLDER_ID` times `n_tokens`;
-        in `text`, ``$`` and ``{text}`` are characters like any other. Template and text are
-        cleaned apart, so what a text becomes does not depend on the template around it (repairing
-        mojibake looks at the neighbours). Of a prompt longer than the context, the text is cut,
-        with a `TextTruncatedWarning`.
+        Only the template's own ``$`` becomes the placeholder, `n_tokens` times `PLACEHOLDER_ID`;
+        in `text`, ``$`` and ``{text}`` are plain characters. Template and text are cleaned
+        separately, so the ids of a text do not depend on its template. In a prompt that is too long
+        the text is cut, with a `TextTruncatedWarning`.
 
         Args:
             template: at most one ``$``, touching no letter or digit, and at most one ``{text}``
                 between spaces; at least one of the two.
-            text: given exactly where the template has ``{text}``.
-            n_tokens: pseudo-words per placeholder.
+            text: the text for ``{text}``; None for a template without it.
+            n_tokens: number of pseudo-words of a placeholder.
 
         Raises:
-            UsageError: a malformed template, one that leaves no room for the text, a text that is
+            UsageError: the template is malformed or leaves no room for the text, or the text is
                 missing, superfluous or empty.
         """
         pieces = _split_template(template)
@@ -221,10 +220,10 @@ class Tokenizer:
         return [*start, *(token for ids in encoded for token in ids), self.eot]
 
     def pad(self, sequences: Iterable[Sequence[int]]) -> NDArray[np.int64]:
-        """Stack encoded texts or prompts into (B, T) int64, filled with `pad_id` after end-of-text.
+        """Stack encoded texts or prompts into (B, T) int64, padded with `pad_id`.
 
-        T is `pad_to`, or else the longest of the batch. CLIP's filling, 0, is also the id of "!",
-        so a length is read from end-of-text, never from zeros.
+        T is `pad_to`, or else the longest of the batch. CLIP's padding, 0, is also the id of "!",
+        so the length of a text is read from its end-of-text.
         """
         rows = list(sequences)
         length = max(map(len, rows), default=0) if self.pad_to is None else self.pad_to
@@ -238,13 +237,16 @@ class Tokenizer:
             raise UsageError(f"A text must be a string, not {type(text).__name__}.")
         ids = self._encode_words(text, first=first)
         if not ids:
-            raise UsageError(f"The text {text[:40]!r} holds no words: say what to look for.")
+            raise UsageError(
+                f"The text {text[:40]!r} is empty: describe what should change, or use the method "
+                "image to find similar images."
+            )
         return ids
 
     def _encode_words(self, text: str, *, first: bool) -> list[int]:
-        """Ids of words; `first` are those that nothing stands before.
+        """Return the ids of words, which may be the `first` ones of a prompt.
 
-        A sentencepiece vocabulary knows a word by the space before it; CLIP's BPE drops spaces.
+        A sentencepiece vocabulary marks a word by the space before it; CLIP's BPE drops spaces.
         """
         words = self._clean(text)
         if not words:
@@ -255,9 +257,9 @@ class Tokenizer:
 
 
 def _split_template(template: str) -> list[str]:
-    """Split a template at its slots, which are kept as pieces of their own.
+    """Split a template at its slots, which become pieces of their own.
 
-    BPE works per word, so pieces that part where words part encode as the whole would.
+    BPE encodes each word separately, so pieces of whole words have the ids of the whole template.
     """
     for slot in (PLACEHOLDER_MARK, TEXT_SLOT):
         if template.count(slot) > 1:
@@ -270,9 +272,10 @@ def _split_template(template: str) -> list[str]:
     for match in matches:
         neighbours = template[: match.start()][-1:] + template[match.end() :][:1]
         if match[0] == TEXT_SLOT and neighbours.strip():
-            raise UsageError(f"In the template {template!r}, set {TEXT_SLOT} between spaces.")
+            raise UsageError(f"The template {template!r} needs spaces around {TEXT_SLOT}.")
         if match[0] == PLACEHOLDER_MARK and any(map(str.isalnum, neighbours)):
             raise UsageError(
-                f"In the template {template!r}, {PLACEHOLDER_MARK} touches a word: set it apart."
+                f"The template {template!r} has {PLACEHOLDER_MARK} next to a letter or digit: "
+                "separate them with a space."
             )
     return _SLOTS.split(template)

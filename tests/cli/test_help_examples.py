@@ -17,8 +17,9 @@ from PIL import Image
 from tiny_bundle import write_tiny_bundle
 
 from cli.main import main
-from ztcir_sdk import benchmark
+from ztcir_sdk import benchmark, demo
 from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.drawings.drawings import demo_gallery
 
 PENDING = {
     "ztcir train backbone",
@@ -51,7 +52,7 @@ def examples(command: click.Command) -> list[str]:
 
 
 COMMANDS = dict(commands(main))
-EXAMPLES = [line for command in COMMANDS.values() for line in examples(command)]
+EXAMPLES = list(dict.fromkeys(line for one in COMMANDS.values() for line in examples(one)))
 
 
 def test_every_command_has_examples_of_itself() -> None:
@@ -92,6 +93,7 @@ def place(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.delenv("ZTCIR_INDEX", raising=False)
     monkeypatch.setattr(Bundle, "embedded", lambda name="": Bundle.load(here / "my-bundle"))
     monkeypatch.setattr("cli.demo.LEAST_PRECISION", 0.0)  # a tiny bundle finds by chance
+    monkeypatch.setattr(demo, "demo_gallery", lambda: demo_gallery(per_combination=1))
     small = functools.partial(benchmark.BenchmarkSettings, gallery=50, pictures=8)
     monkeypatch.setattr(benchmark, "BenchmarkSettings", small)
     return here

@@ -1,10 +1,12 @@
-"""The demo: its files, its answers, and that it touches nothing of anybody's."""
+"""The demo: its files and its hits; it never touches other files."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image
 from tiny_bundle import TinyModel, write_tiny_bundle
 
 from cli.main import main
-from ztcir_sdk import Retriever
+from ztcir_sdk import Retriever, demo
 from ztcir_sdk.bundle.bundle import DEFAULT_BUNDLE, embedded_names
 from ztcir_sdk.demo import Demo, file_names, run_demo
 from ztcir_sdk.drawings.drawings import demo_gallery
@@ -22,6 +24,14 @@ from ztcir_sdk.errors import UsageError, ZtcirError
 needs_the_bundle = pytest.mark.skipif(
     DEFAULT_BUNDLE not in embedded_names(), reason="the package holds no default bundle"
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_once() -> Iterator[None]:
+    """Draw each image of the gallery once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "_jpeg", functools.cache(demo._jpeg))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, retriever: Retriever) -> Demo
     return run_demo(retriever, tmp_path_factory.mktemp("demo") / "out")
 
 
-def test_names_say_what_is_drawn() -> None:
+def test_file_names_describe_the_drawings() -> None:
     gallery = demo_gallery()
     names = file_names(gallery)
     assert len(set(names)) == len(gallery)
@@ -44,7 +54,7 @@ def test_names_say_what_is_drawn() -> None:
     assert "red-striped-t-shirt-10.jpg" in names
 
 
-def test_it_says_what_it_made_and_nothing_else_is_there(made: Demo) -> None:
+def test_the_report_names_every_file_that_was_written(made: Demo) -> None:
     out = made.contact_sheet.parent
     files = {path.relative_to(out).parts[0] for path in out.rglob("*")}
     assert files == {"contact-sheet.png", "ztcir-demo"}
@@ -56,9 +66,9 @@ def test_it_says_what_it_made_and_nothing_else_is_there(made: Demo) -> None:
     assert {answer.kind for answer in made.answers} == {"colour", "pattern", "type"}
 
 
-def test_right_and_wrong_are_told_by_the_names(made: Demo) -> None:
-    """The attributes are in the file names, so that the judgement can be checked from outside."""
-    wanted = {
+def test_a_hit_is_right_if_its_file_name_has_the_target_attributes(made: Demo) -> None:
+    """The file names contain the attributes, independently of the demo's own check."""
+    target = {
         "colour": "blue-striped-t-shirt",
         "pattern": "brown-checked-jacket",
         "type": "yellow-dotted-backpack",
@@ -68,18 +78,18 @@ def test_right_and_wrong_are_told_by_the_names(made: Demo) -> None:
         assert answer.reference not in {hit.path for hit in answer.hits}
         for hit in answer.hits:
             stem = Path(hit.path).stem.rpartition("-")[0]
-            assert hit.right == (stem == wanted[answer.kind])
+            assert hit.right == (stem == target[answer.kind])
             assert hit.caption.replace(" ", "-") == stem
         assert answer.precision == sum(hit.right for hit in answer.hits) / 10
 
 
-def test_the_mean_is_over_all_checked_queries(made: Demo) -> None:
+def test_precision_is_the_mean_over_all_checked_queries(made: Demo) -> None:
     # 120 queries, 40 of each kind, so the mean of the means is the mean
     assert len(made.per_kind) == 3
     assert made.precision_at_10 == pytest.approx(sum(made.per_kind.values()) / 3)
 
 
-def test_a_second_demo_draws_and_encodes_nothing_anew(made: Demo, retriever: Retriever) -> None:
+def test_a_second_demo_writes_no_image_and_no_index(made: Demo, retriever: Retriever) -> None:
     times = {path: path.stat().st_mtime_ns for path in made.gallery.iterdir()}
     index = (made.index / "index.json").read_bytes()
     again = run_demo(retriever, made.contact_sheet.parent)
@@ -88,7 +98,7 @@ def test_a_second_demo_draws_and_encodes_nothing_anew(made: Demo, retriever: Ret
     assert (made.index / "index.json").read_bytes() == index
 
 
-def test_another_bundle_makes_the_index_anew(
+def test_a_demo_with_another_bundle_replaces_the_index(
     made: Demo, retriever: Retriever, tmp_path: Path
 ) -> None:
     other = Retriever(write_tiny_bundle(tmp_path / "other", TinyModel(seed=1)), threads=1)
@@ -96,7 +106,9 @@ def test_another_bundle_makes_the_index_anew(
     run_demo(retriever, made.contact_sheet.parent)
 
 
-def test_nobodys_files_are_overwritten_or_indexed(retriever: Retriever, tmp_path: Path) -> None:
+def test_other_files_are_neither_overwritten_nor_indexed(
+    retriever: Retriever, tmp_path: Path
+) -> None:
     mine = tmp_path / "contact-sheet.png"
     Image.new("RGB", (5, 5)).save(mine)
     before = mine.read_bytes()
@@ -120,7 +132,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(
     retriever: Retriever, tmp_path: Path
 ) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(ZtcirError, match="cannot write"):
+    with pytest.raises(ZtcirError, match="cannot be written"):
         run_demo(retriever, tmp_path)
     tmp_path.chmod(0o700)
 
@@ -131,7 +143,7 @@ def test_a_file_where_the_folder_goes_is_a_sentence(retriever: Retriever, tmp_pa
         run_demo(retriever, tmp_path)
 
 
-def test_the_command_prints_json_or_words(retriever: Retriever, made: Demo) -> None:
+def test_the_command_prints_json_or_text(retriever: Retriever, made: Demo) -> None:
     out = made.contact_sheet.parent
     command = ["demo", "--out", str(out), "--bundle", str(retriever.bundle.path)]
     result = CliRunner().invoke(main, [*command, "--json"])
@@ -152,7 +164,7 @@ def test_the_command_prints_json_or_words(retriever: Retriever, made: Demo) -> N
 
 
 @needs_the_bundle
-def test_the_default_bundle_answers_well(tmp_path: Path) -> None:
+def test_the_default_bundle_finds_most_targets(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path), "--json"])
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)

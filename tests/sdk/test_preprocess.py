@@ -524,7 +524,7 @@ class TestBadPictures:
         with pytest.raises(UsageError, match="not int"):
             load_image(3)  # type: ignore[arg-type]
         for single in ("photo.jpg", Path("photo.jpg"), b"", scene(), noise(4, 4)):
-            with pytest.raises(UsageError, match="list of pictures"):
+            with pytest.raises(UsageError, match="images must be a list"):
                 SQUARE(single)  # type: ignore[arg-type]
 
     def test_one_bad_picture_fails_the_batch_by_name(self, tmp_path: Path) -> None:

@@ -515,7 +515,7 @@ def test_an_empty_text_is_refused_before_any_work(
     retriever: Retriever, folder: Path, runs: list[str], text: str
 ) -> None:
     for method in ABOUT_THE_TEXT:
-        with pytest.raises(UsageError, match=r"text .* holds no words"):
+        with pytest.raises(UsageError, match=r"text .* is empty"):
             retriever.search(folder / "01.png", text, method=method)
     assert runs == []
     for method in ("mapped", "image"):

@@ -268,10 +268,10 @@ class TestPrompts:
             ("a photo", None, "neither"),
             ("$ and $", None, "more than one"),
             ("{text} {text}", "red", "more than one"),
-            ("a photo of $s", None, "touches a word"),
-            ("a photo of 2$", None, "touches a word"),
-            ("$ that is ({text})", "red", "between spaces"),
-            ("${text}", "red", "between spaces"),
+            ("a photo of $s", None, "next to a letter or digit"),
+            ("a photo of 2$", None, "next to a letter or digit"),
+            ("$ that is ({text})", "red", "needs spaces around"),
+            ("${text}", "red", "needs spaces around"),
             (TEMPLATE, None, "needs a text"),
             ("a photo of $", "red", "has no"),
             ("word " * 75 + "{text}", "red", "shorter"),
@@ -294,11 +294,11 @@ class TestEmptyTexts:
         "text", ["", " ", "\n\t ", "\u00a0\u3000", "&nbsp; &#32;", "\x00\x07", "\ufeff", "\u0345"]
     )
     def test_are_refused(self, tokenizer: Tokenizer, text: str) -> None:
-        with pytest.raises(UsageError, match="no words"):
+        with pytest.raises(UsageError, match="is empty"):
             tokenizer.encode(text)
-        with pytest.raises(UsageError, match="no words"):
+        with pytest.raises(UsageError, match="is empty"):
             tokenizer.encode_prompt(TEMPLATE, text)
-        with pytest.raises(UsageError, match="no words"):
+        with pytest.raises(UsageError, match="is empty"):
             tokenizer.encode_batch(["red", text])
 
     def test_not_a_string(self, tokenizer: Tokenizer) -> None:

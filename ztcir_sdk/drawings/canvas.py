@@ -1,8 +1,8 @@
-"""The canvas that the drawn products are made on: cloth, patterns, outlines, soft light, shadow.
+"""The canvas for drawn products: cloth, patterns, outlines, soft light, shadow.
 
-Lengths are in units of half the picture's width: x runs right from -1 to 1, y runs down, and a 3:4
-picture reaches from -1.33 to 1.33. Flat parts are drawn at three times the size and reduced; all
-that is soft (light, folds, shadow) is drawn small and enlarged: a picture takes milliseconds.
+Lengths are in units of half the image's width: x goes right from -1 to 1, y goes down, from -1.33
+to 1.33 in a 3:4 image. Flat parts are drawn at three times the size and reduced. Soft parts (light,
+folds, shadow) are drawn small and enlarged, so an image takes milliseconds.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ METAL = (190, 186, 176)
 PATTERNS = ("plain", "striped", "dotted", "checked")
 
 SUPERSAMPLE = 3
-_SOFT = 4  # soft light is drawn at a quarter of the picture's size
+_SOFT = 4  # soft light is drawn at a quarter of the image's size
 
-# name -> (hue in degrees, saturation, value) ranges; their gaps keep the names apart by eye
+# name -> ranges of hue (degrees), saturation and value, with gaps that keep the colours distinct
 COLOUR_RANGES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
     "black": ((200, 260), (0.02, 0.10), (0.11, 0.16)),
     "white": ((40, 220), (0.00, 0.02), (0.96, 0.98)),
@@ -66,10 +66,10 @@ def _blend(colour: Rgb, other: Rgb, share: float) -> Rgb:
 
 @dataclass(frozen=True)
 class Cloth:
-    """The tones that one colour name needs: every part of a product is drawn in one of them."""
+    """The tones of one colour name; every part of a product has one of them."""
 
     base: Rgb
-    trim: Rgb  # collars, straps, cuffs: the same colour, set off
+    trim: Rgb  # collars, straps, cuffs: another tone of the colour
     inside: Rgb  # the inner side seen through a neckline
     line: Rgb  # outlines and seams
     shadow: Rgb
@@ -78,7 +78,7 @@ class Cloth:
 
     @staticmethod
     def of(colour: str, pattern: str, rng: random.Random) -> Cloth:
-        """Choose tones within the range of ``colour``; the pattern's tone never takes its name."""
+        """Choose tones within the range of ``colour``, and a pattern's tone outside of it."""
         hue, saturation, value = (rng.uniform(*limits) for limits in COLOUR_RANGES[colour])
 
         def tone(saturation_by: float, value_by: float) -> Rgb:
@@ -107,13 +107,13 @@ class Cloth:
             )
         dark = tone(1.05, 0.54)
         pale = _blend(base, (255, 255, 255), 0.80)
-        # white is lost on yellow, a dark tone is lost on brown, and dark orange is brown
+        # white is invisible on yellow, a dark tone on brown, and dark orange is brown
         choices = {
             "yellow": [tone(1.05, 0.42), (66, 63, 58)],
             "brown": [white, pale],
             "orange": [white, pale],
         }
-        # a pale check over half of a cloth would give it another name, as pink over red
+        # a pale check over half of a cloth would change its colour name, as from red to pink
         usual = [white, dark, dark] if pattern == "checked" else [white, pale, dark]
         second = rng.choice(choices.get(colour, usual))
         return Cloth(
@@ -123,7 +123,7 @@ class Cloth:
 
 @dataclass(frozen=True)
 class Fabric:
-    """A pattern's own geometry, in the canvas's units; ``angle`` 0 means horizontal stripes."""
+    """A pattern's geometry, in units of the canvas; ``angle`` 0 is horizontal stripes."""
 
     pattern: str
     period: float
@@ -193,10 +193,10 @@ def pattern_mask(
     reach: int,
     scale: float,
 ) -> Image.Image:
-    """The pattern as an "L" image of ``size``: how much of the second tone lies on each pixel.
+    """Return the pattern as an "L" image of ``size``: the opacity of the second tone at each pixel.
 
     ``place`` maps the pattern's own coordinates to pixels; ``reach`` periods cover the image on
-    each side of its origin; ``scale`` is pixels a unit.
+    each side of its origin; ``scale`` is in pixels per unit.
     """
     mask = Image.new("L", size)
     draw = ImageDraw.Draw(mask)
@@ -219,7 +219,7 @@ def pattern_mask(
 
 
 def curve(points: Sequence[Corner], steps: int = 7) -> list[Point]:
-    """A closed outline through ``points``: a third item `S` makes a point smooth, else a corner.
+    """Return a closed outline through ``points``; a third item `S` makes a point smooth.
 
     Runs of smooth points become Catmull-Rom splines that start and end in the corners beside them.
     """
@@ -238,7 +238,7 @@ def curve(points: Sequence[Corner], steps: int = 7) -> list[Point]:
 
 
 def arc(points: Sequence[Point], steps: int = 7) -> list[Point]:
-    """An open smooth line through ``points``."""
+    """Return an open smooth line through ``points``."""
     line: list[Point] = []
     for here in range(len(points) - 1):
         before = points[max(0, here - 1)]
@@ -267,23 +267,23 @@ def _spline(
 
 
 def symmetric(half: Sequence[Corner]) -> list[Corner]:
-    """A symmetric outline from its right half, given from the top middle to the bottom middle."""
+    """Return a symmetric outline from its right half, from the top middle to the bottom middle."""
     left = [(-p[0], p[1], p[2]) if len(p) == 3 else (-p[0], p[1]) for p in reversed(half)]
     return [*half, *(p for p in left if p[0] != 0)]
 
 
 def between(a: Point, b: Point, share: float) -> Point:
-    """The point at ``share`` of the way from ``a`` to ``b``."""
+    """Return the point at ``share`` of the way from ``a`` to ``b``."""
     return (a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share)
 
 
 def mirrored(points: Sequence[Point]) -> list[Point]:
-    """The outline seen in a mirror at x = 0."""
+    """Return the outline mirrored at x = 0."""
     return [(-x, y) for x, y in points]
 
 
 class Canvas:
-    """One picture in the making: fill parts back to front, add folds, then `finish`."""
+    """One image: `fill` parts from back to front, add folds, then `finish`."""
 
     def __init__(
         self, size: tuple[int, int], cloth: Cloth, fabric: Fabric, pose: random.Random
@@ -333,7 +333,7 @@ class Canvas:
     ) -> None:
         """Fill a closed outline with the patterned cloth, or with a plain ``colour``.
 
-        ``angle`` (degrees) turns the pattern with the part, ``tone`` below 1 darkens the cloth.
+        ``angle`` (degrees) rotates the pattern, ``tone`` below 1 darkens the cloth.
         """
         pixels = self._pixels(points)
         self._silhouette_draw.polygon(pixels, fill=255)
@@ -355,7 +355,7 @@ class Canvas:
         turn = math.radians(self.fabric.angle + angle) + math.atan2(self._sin, self._cos)
         cos, sin = math.cos(turn) * self._scale, math.sin(turn) * self._scale
         shift = self.fabric.phase * self.fabric.period
-        # upright parts share one origin, so that a pattern runs on across a seam
+        # upright parts share one origin, so that a pattern continues across a seam
         anchor = self._centre if angle == 0 else ((left + right) / 2, (top + bottom) / 2)
         origin_x, origin_y = anchor[0] - left, anchor[1] - top
         far = max(
@@ -376,7 +376,7 @@ class Canvas:
     def line(
         self, points: Sequence[Point], width: float = 0.011, colour: Rgb | None = None
     ) -> None:
-        """A seam or an outline along ``points``; ``width`` in units."""
+        """Draw a seam or an outline along ``points``; ``width`` in units."""
         thick = max(1, round(width * self._scale))
         self._draw.line(
             self._pixels(points),
@@ -386,7 +386,7 @@ class Canvas:
         )
 
     def strap(self, points: Sequence[Point], width: float, colour: Rgb) -> None:
-        """A band of ``width`` units along ``points`` that belongs to the product's silhouette."""
+        """Draw a band of ``width`` units along ``points``, as part of the silhouette."""
         pixels = self._pixels(points)
         thick, edge = round(width * self._scale), round((width + 0.022) * self._scale)
         self._silhouette_draw.line(pixels, fill=255, width=edge, joint="curve")
@@ -394,7 +394,7 @@ class Canvas:
         self._draw.line(pixels, fill=colour, width=thick, joint="curve")
 
     def stitches(self, points: Sequence[Point], colour: Rgb | None = None) -> None:
-        """A dashed seam along ``points``."""
+        """Draw a dashed seam along ``points``."""
         for here in range(len(points) - 1):
             (x0, y0), (x1, y1) = points[here], points[here + 1]
             dashes = max(1, round(math.hypot(x1 - x0, y1 - y0) / 0.045))
@@ -410,7 +410,7 @@ class Canvas:
                 )
 
     def disc(self, x: float, y: float, radius: float, colour: Rgb, rim: bool = True) -> None:
-        """A button, a rivet or an eyelet."""
+        """Draw a button, a rivet or an eyelet."""
         px, py = self._place(x, y)
         r = max(1.0, radius * self._scale)
         self._draw.ellipse(
@@ -418,7 +418,7 @@ class Canvas:
         )
 
     def fold(self, points: Sequence[Point], width: float, strength: float) -> None:
-        """A soft crease along ``points``; ``strength`` from -1 (a light one) to 1 (a dark one)."""
+        """Draw a soft crease along ``points``; ``strength`` is from -1 (light) to 1 (dark)."""
         ratio = SUPERSAMPLE * _SOFT
         self._folds_draw.line(
             [(x / ratio, y / ratio) for x, y in self._pixels(points)],
@@ -427,18 +427,18 @@ class Canvas:
         )
 
     def ground(self, x0: float, x1: float, y: float) -> None:
-        """The product stands on a floor between ``x0`` and ``x1`` at height ``y``."""
+        """Place the product on a floor between ``x0`` and ``x1`` at height ``y``."""
         self._ground = (self._place(x0, y), self._place(x1, y))
 
     def finish(self) -> Image.Image:
-        """Light the product, lay it on its backdrop and return the RGB picture."""
+        """Return the RGB image: the product with light and shadow on its background."""
         flat = self._flat.reduce(SUPERSAMPLE)
         mask = self._silhouette.reduce(SUPERSAMPLE)
         small = mask.resize(self._folds.size, Image.Resampling.BOX)
         bulge = small.filter(ImageFilter.GaussianBlur(min(self._folds.size) / 18))
         folds = self._folds.filter(ImageFilter.GaussianBlur(min(self._folds.size) / 50))
 
-        # light falls from the upper left: edges that turn away from it are in shade
+        # light comes from the upper left: edges that face away from it are in shade
         offset = max(1, self._folds.size[0] // 30)
         away = ImageChops.offset(bulge, -offset, -offset)
         towards = ImageChops.offset(bulge, offset, offset)
@@ -479,5 +479,5 @@ class Canvas:
         floor = shadow.resize(self.size, Image.Resampling.BICUBIC)
         backdrop = self._backdrop
         floor = floor.point([max(0, backdrop - level) for level in range(256)])
-        floor.paste(255, mask=mask)  # the shadow lies behind the product, not on it
+        floor.paste(255, mask=mask)  # the shadow is behind the product
         return Image.merge("RGB", (floor, floor, floor))

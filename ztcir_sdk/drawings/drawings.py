@@ -1,8 +1,8 @@
-"""Simple product-like pictures drawn by code, with attributes that are known for certain.
+"""Simple images of products, drawn by code, whose attributes are known exactly.
 
-They serve the demo, which can therefore check its own answers, and the training, which draws
-others: the demo's attribute combinations, seeds and wordings are all held out
-(`DEMO_COMBINATIONS`, `DEMO_WORDINGS`; demo seeds start at 1 000 000).
+The demo can therefore check its own hits. Training draws other images: the demo's attribute
+combinations, seeds and wordings are held out (`DEMO_COMBINATIONS`, `DEMO_WORDINGS`; the demo's
+seeds start at 1 000 000).
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ KINDS: tuple[Kind, ...] = ("colour", "pattern", "type")
 
 _FIRST_DEMO_SEED = 1_000_000
 
-# Each block holds out all combinations of two types, two colours and two patterns, so that every
-# one of them has a neighbour that differs in its type alone, its colour alone or its pattern alone.
+# Each block has all combinations of two types, two colours and two patterns, so each combination
+# has a neighbour that differs only in its type, only in its colour or only in its pattern.
 _DEMO_BLOCKS: tuple[tuple[tuple[str, str], tuple[str, str], tuple[str, str]], ...] = (
     (("t-shirt", "dress"), ("red", "blue"), ("plain", "striped")),
     (("shirt", "skirt"), ("green", "pink"), ("checked", "dotted")),
@@ -60,7 +60,7 @@ _DEMO_BLOCKS: tuple[tuple[tuple[str, str], tuple[str, str], tuple[str, str]], ..
 DEMO_COMBINATIONS: frozenset[Combination] = frozenset(
     combination for block in _DEMO_BLOCKS for combination in itertools.product(*block)
 )
-"""The 40 of 400 (type, colour, pattern) combinations that only the demo shows."""
+"""The 40 of 400 combinations of type, colour and pattern that only the demo uses."""
 
 DEMO_WORDINGS: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
     {
@@ -96,18 +96,18 @@ DEMO_WORDINGS: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-"""The demo's texts by kind, as templates of ``{colour}``, ``{pattern}``, or ``{a_type}`` (the type
-with its article, `with_article`). No training wording may be one of them."""
+"""Kind of change -> the demo's modification texts, as templates with ``{colour}``, ``{pattern}`` or
+``{a_type}`` (see `with_article`). Training must not use any of them."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What to draw; the same four values give the same picture, pixel for pixel.
+    """The values of a drawing; equal values give equal pixels.
 
-    Drawings with the same type and seed share their proportions, whatever their colour or pattern.
+    Drawings of the same type and seed have the same proportions.
 
     Raises:
-        UsageError: an unknown type, colour or pattern, or a negative seed.
+        UsageError: a type, colour or pattern is unknown, or the seed is negative.
     """
 
     type: str
@@ -122,33 +122,31 @@ class Drawing:
             ("pattern", self.pattern, PATTERNS),
         ):
             if value not in known:
-                raise UsageError(
-                    f"No {name} {value!r} can be drawn; choose from {', '.join(known)}."
-                )
+                raise UsageError(f"There is no {name} {value!r}: choose from {', '.join(known)}.")
         if self.seed < 0:
-            raise UsageError(f"A drawing's seed cannot be negative: {self.seed}; use 0 or more.")
+            raise UsageError(f"The seed of a drawing must be at least 0, not {self.seed}.")
 
     @property
     def caption(self) -> str:
-        """For example "red striped t-shirt"; plain goes without saying."""
+        """Its attributes in words, such as "red striped t-shirt"; "plain" is left out."""
         words = (self.colour, self.pattern, self.type)
         return " ".join(word for word in words if word != "plain")
 
     @property
     def combination(self) -> Combination:
-        """The attributes without the seed: (type, colour, pattern)."""
+        """Type, colour and pattern."""
         return self.type, self.colour, self.pattern
 
 
 def draw(drawing: Drawing, size: tuple[int, int] = (240, 320)) -> Image.Image:
-    """Draw the product on a light backdrop: an RGB image of ``size`` (width, height) in pixels.
+    """Draw a product on a light background: an RGB image of ``size`` (width, height) in pixels.
 
     Raises:
         UsageError: a side of ``size`` is below 32 pixels.
     """
     if min(size) < 32:
-        raise UsageError(f"A drawing needs at least 32 pixels a side, not {size[0]} x {size[1]}.")
-    # generators of their own, so that colour and pattern never change a product's proportions
+        raise UsageError(f"A drawing needs at least 32 x 32 pixels, not {size[0]} x {size[1]}.")
+    # separate generators, so that colour and pattern do not change the proportions
     shape, tones, weave = (
         random.Random(f"{name} {drawing.seed}")
         for name in (drawing.type, drawing.colour, drawing.pattern)
@@ -160,20 +158,20 @@ def draw(drawing: Drawing, size: tuple[int, int] = (240, 320)) -> Image.Image:
 
 
 def with_article(product: str) -> str:
-    """A type as a noun phrase: "a dress", "a pair of trousers"."""
+    """Return a type with its article: "a dress", "a pair of trousers"."""
     return f"a pair of {product}" if product == "trousers" else f"a {product}"
 
 
 def training_drawings(count: int, seed: int) -> list[Drawing]:
-    """Draw up ``count`` drawings for training, evenly over all combinations but the demo's.
+    """Return ``count`` drawings for training, evenly over all combinations except the demo's.
 
-    Their seeds differ from each other and lie below 1 000 000, where the demo's begin.
+    Their seeds are distinct and below 1 000 000, where the demo's start.
 
     Raises:
         UsageError: ``count`` is negative or above 1 000 000.
     """
     if not 0 <= count <= _FIRST_DEMO_SEED:
-        raise UsageError(f"{count} training drawings cannot be made; ask for 0 to 1000000.")
+        raise UsageError(f"The number of training drawings must be from 0 to 1000000, not {count}.")
     rng = random.Random(f"training {seed}")
     combinations = [
         combination
@@ -193,17 +191,17 @@ def training_drawings(count: int, seed: int) -> list[Drawing]:
 
 
 def demo_gallery(per_combination: int = 10, seed: int = 0) -> list[Drawing]:
-    """The demo's drawings: ``per_combination`` of each of `DEMO_COMBINATIONS`, shuffled.
+    """Return the demo's drawings: ``per_combination`` of each of `DEMO_COMBINATIONS`, shuffled.
 
-    No two share a seed, so none is another one recoloured.
+    Their seeds are distinct, so no two differ only in colour.
 
     Raises:
         UsageError: ``per_combination`` is below 1 or ``seed`` is negative.
     """
     if per_combination < 1 or seed < 0:
         raise UsageError(
-            f"A demo gallery needs per_combination of 1 or more and seed of 0 or more, "
-            f"not {per_combination} and {seed}."
+            f"A demo gallery needs per_combination of at least 1 and a seed of at least 0, not "
+            f"{per_combination} and {seed}."
         )
     combinations = sorted(DEMO_COMBINATIONS) * per_combination
     random.Random(f"gallery {seed}").shuffle(combinations)
@@ -216,22 +214,23 @@ def demo_gallery(per_combination: int = 10, seed: int = 0) -> list[Drawing]:
 
 @dataclass(frozen=True)
 class DemoQuery:
-    """A wish about one drawing of a gallery; the numbers are positions in that gallery."""
+    """A query about one drawing of a gallery; numbers are positions in that gallery."""
 
     reference: int
     text: str
     kind: Kind
-    targets: tuple[int, ...]  # every drawing with the asked attribute and the two others kept
+    targets: tuple[int, ...]
+    """Every drawing with the new attribute and the other two unchanged."""
 
 
 def demo_queries(gallery: Sequence[Drawing], count: int, seed: int = 0) -> list[DemoQuery]:
-    """Ask ``count`` different queries of a gallery, the three kinds in turn.
+    """Return ``count`` different queries about a gallery, the three kinds in turn.
 
-    Each changes one attribute of its reference to a value for which the gallery has answers. Every
-    change of every combination is asked once before any is asked of a second reference.
+    Each query changes one attribute of its reference to a value that has targets in the gallery.
+    Every change of every combination comes once before one is repeated with another reference.
 
     Raises:
-        UsageError: ``count`` is negative, or the gallery does not allow that many queries.
+        UsageError: ``count`` is negative, or the gallery does not allow as many queries.
     """
     rng = random.Random(f"queries {seed}")
     positions: dict[Combination, list[int]] = {}
@@ -241,52 +240,52 @@ def demo_queries(gallery: Sequence[Drawing], count: int, seed: int = 0) -> list[
 
     rounds: dict[Kind, list[DemoQuery]] = {kind: [] for kind in KINDS}
     changes = [
-        (combination, wanted, kind)
-        for combination, wanted in itertools.permutations(sorted(positions), 2)
-        if (kind := _only_difference(combination, wanted)) is not None
+        (combination, target, kind)
+        for combination, target in itertools.permutations(sorted(positions), 2)
+        if (kind := _only_difference(combination, target)) is not None
     ]
     deepest = max((len(own) for own in positions.values()), default=0)
     for turn in range(deepest):
         rng.shuffle(changes)
-        for combination, wanted, kind in changes:
+        for combination, target, kind in changes:
             if turn < len(references[combination]):
-                text = _wording(rng.choice(DEMO_WORDINGS[kind]), wanted)
-                targets = tuple(positions[wanted])
+                text = _wording(rng.choice(DEMO_WORDINGS[kind]), target)
+                targets = tuple(positions[target])
                 query = DemoQuery(references[combination][turn], text, kind, targets)
                 rounds[kind].append(query)
     in_turn = itertools.zip_longest(*rounds.values())
     queries = [query for each in in_turn for query in each if query is not None]
     if not 0 <= count <= len(queries):
         raise UsageError(
-            f"{count} different queries cannot be asked of this gallery of {len(gallery)} "
-            f"drawings; ask for 0 to {len(queries)}."
+            f"The number of queries about this gallery of {len(gallery)} drawings must be from 0 "
+            f"to {len(queries)}, not {count}."
         )
     return queries[:count]
 
 
 def showcase_queries(gallery: Sequence[Drawing]) -> list[DemoQuery]:
-    """The three queries that the demo prints, one of each kind, on three kinds of product.
+    """Return the three queries that the demo prints, one of each kind.
 
     Raises:
-        UsageError: the gallery lacks a reference or an answer; `demo_gallery` has all of them.
+        UsageError: the gallery lacks a reference or a target; one of `demo_gallery` does not.
     """
-    asked: tuple[tuple[Combination, Combination, int], ...] = (
+    changes: tuple[tuple[Combination, Combination, int], ...] = (
         (("t-shirt", "red", "striped"), ("t-shirt", "blue", "striped"), 0),
         (("jacket", "brown", "plain"), ("jacket", "brown", "checked"), 1),
         (("handbag", "yellow", "dotted"), ("backpack", "yellow", "dotted"), 0),
     )
     queries = []
-    for reference, wanted, wording in asked:
-        kind = _only_difference(reference, wanted)
+    for reference, target, wording in changes:
+        kind = _only_difference(reference, target)
         assert kind is not None
         own = [at for at, drawing in enumerate(gallery) if drawing.combination == reference]
-        targets = tuple(at for at, drawing in enumerate(gallery) if drawing.combination == wanted)
+        targets = tuple(at for at, drawing in enumerate(gallery) if drawing.combination == target)
         if not own or not targets:
             raise UsageError(
-                f"The gallery has no {' '.join(reference)} or no {' '.join(wanted)} to show; "
-                "make it with demo_gallery()."
+                f"The gallery has no {' '.join(reference)} or no {' '.join(target)}: make it with "
+                "demo_gallery()."
             )
-        text = _wording(DEMO_WORDINGS[kind][wording], wanted)
+        text = _wording(DEMO_WORDINGS[kind][wording], target)
         queries.append(DemoQuery(own[0], text, kind, targets))
     return queries
 
@@ -297,6 +296,6 @@ def _only_difference(one: Combination, other: Combination) -> Kind | None:
     return changed[0] if len(changed) == 1 else None
 
 
-def _wording(template: str, wanted: Combination) -> str:
-    product, colour, pattern = wanted
+def _wording(template: str, target: Combination) -> str:
+    product, colour, pattern = target
     return template.format(colour=colour, pattern=pattern, a_type=with_article(product))

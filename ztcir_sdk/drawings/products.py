@@ -1,4 +1,4 @@
-"""How the drawn products look; what is drawn, and for whom, is in `ztcir_sdk.drawings`."""
+"""Type of product -> the function that draws it; `drawings` decides what is drawn."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One picture that shows queries and their answers: the reference, the text, the ranked hits.
+"""One image of queries and their hits.
 
-Each row is a card: the reference with its modification text below it, an arrow, then the hits in
-order. A hit's frame says whether it is right (green, ticked), wrong (red, crossed) or not known.
+Each row is a card: the reference with its modification text below, an arrow, then the hits in
+order. The frame of a hit marks it as right (green, ticked), wrong (red, crossed) or unknown.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _GAP = 12  # between cells, and between cards
 _FRAME = 4
 _ARROW_SPACE = 60
 _CAPTION_LINES, _TEXT_LINES = 3, 5
-_MOST_PIXELS = 100_000_000  # the limit for collections: refused before it is decoded
-# what Pillow raises for files that are missing, broken or no images
+_MOST_PIXELS = 100_000_000  # larger images are refused before they are decoded
+# raised by Pillow for files that are missing, damaged or not images
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -49,14 +49,14 @@ _UNREADABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
-_LONGEST_TEXT = 400  # characters; more could not be shown anyway
+_LONGEST_TEXT = 400  # characters; more would not fit
 
 
 @dataclass(frozen=True)
 class SheetCell:
-    """A hit: an image or its path, words below it, and whether it is right, if that is known.
+    """A hit: an image or its path, a caption, and whether it is right (None: unknown).
 
-    The caption may have line breaks; long lines are wrapped, and cut after three lines in all.
+    The caption may have line breaks. Long lines are wrapped; only three lines are shown.
     """
 
     image: Picture
@@ -66,7 +66,7 @@ class SheetCell:
 
 @dataclass(frozen=True)
 class SheetRow:
-    """A query, its reference an image or a path, and its hits, best first."""
+    """A query: its reference (an image or a path), its text, and its hits, best first."""
 
     reference: Picture
     text: str
@@ -80,18 +80,18 @@ def contact_sheet(
     per_line: int = 10,
     cell: tuple[int, int] = (120, 160),
 ) -> Image.Image:
-    """Lay out rows of queries and hits as one RGB image, meant to be looked at in full size.
+    """Lay out rows of queries and hits as one RGB image, to be viewed at full size.
 
     A row takes as many lines of ``per_line`` hits as it needs. Each hit is fitted into ``cell``
-    (width, height in pixels) with its shape kept, each reference into one half as large again. An
-    image that cannot be opened becomes a grey cell that says so: it may have been deleted since.
+    (width, height in pixels) without distortion, each reference into a cell of 1.5 times that size.
+    An image that cannot be opened becomes a grey cell with the reason.
 
     Raises:
         UsageError: ``per_line`` is below 1, or a side of ``cell`` is below 40 pixels.
     """
     if per_line < 1 or min(cell) < 40:
         raise UsageError(
-            f"A contact sheet needs per_line of 1 or more and cells of 40 x 40 pixels or more, "
+            f"A contact sheet needs per_line of at least 1 and cells of at least 40 x 40 pixels, "
             f"not {per_line} and {cell[0]} x {cell[1]}."
         )
     columns = max(1, min(per_line, max((len(row.hits) for row in rows), default=1)))
@@ -129,7 +129,7 @@ def _card(row: SheetRow, columns: int, cell: tuple[int, int], width: int) -> Ima
     ]
     caption_height = max(map(len, captions), default=0) * _line_height(caption_font)
     line_height = cell[1] + 2 * _FRAME + (6 if caption_height else 0) + caption_height + _GAP
-    lines = -(-len(row.hits) // columns)
+    lines = math.ceil(len(row.hits) / columns)
     left_height = reference_size[1] + 2 * _FRAME + 10 + len(text_lines) * _line_height(text_font)
     hits_height = lines * line_height - _GAP
     height = 2 * _MARGIN + max(left_height, hits_height)
@@ -173,7 +173,7 @@ def _framed(
 
 
 def _fitted(picture: Picture, size: tuple[int, int]) -> Image.Image:
-    """The picture within ``size``, its shape kept, upright, transparency laid on white."""
+    """Fit an image into ``size`` without distortion: upright, transparency filled with white."""
     try:
         image = picture if isinstance(picture, Image.Image) else _opened(Path(picture), size)
         image = ImageOps.exif_transpose(image)
@@ -229,14 +229,14 @@ def _line_height(font: _Font) -> int:
 
 
 def _plain(text: str) -> str:
-    """One line of characters that can be drawn; those that the font lacks it shows as a box."""
-    # lone surrogates, from file names that are not UTF-8, have no glyph and no encoding
+    """Return one line of characters that can be drawn; a glyph missing in the font is a box."""
+    # lone surrogates, from file names that are not UTF-8, cannot be drawn
     text = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(text.split())
 
 
 def _wrapped(text: str, font: _Font, width: int, most: int) -> list[str]:
-    """``text`` in at most ``most`` lines within ``width`` pixels, an ellipsis for what is cut.
+    """Wrap ``text`` to at most ``most`` lines of ``width`` pixels; an ellipsis marks a cut.
 
     Words longer than a line are broken.
     """
@@ -290,7 +290,7 @@ _Shape = Callable[[ImageDraw.ImageDraw, int], None]
 def _stamp(
     image: Image.Image, at: tuple[int, int], size: tuple[int, int], ink: _Rgb, shape: _Shape
 ) -> None:
-    """Paint ``shape`` with smooth edges: it is drawn larger, by the factor it is given."""
+    """Paint ``shape`` with smooth edges; it is called with the factor to enlarge it by."""
     factor = 3
     mask = Image.new("L", (size[0] * factor, size[1] * factor))
     shape(ImageDraw.Draw(mask), factor)
