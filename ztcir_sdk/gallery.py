@@ -21,8 +21,8 @@ from ztcir_sdk.errors import ImageError, IndexMismatchError, UsageError, ZtcirEr
 from ztcir_sdk.index import Index, IndexWriter
 from ztcir_sdk.index.manifest import MANIFEST
 from ztcir_sdk.loading import PIXELS_AHEAD, DecodingPipeline, LoadedFile, pixel_count
+from ztcir_sdk.picture_formats import IMAGE_SUFFIXES
 from ztcir_sdk.sources import (
-    IMAGE_SUFFIXES,
     Failure,
     Listing,
     Source,

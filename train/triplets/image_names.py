@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from train.data import DataError, print_notes
 from ztcir_sdk.evaluation.triplets import Triplet
-from ztcir_sdk.sources import IMAGE_SUFFIXES
+from ztcir_sdk.picture_formats import IMAGE_SUFFIXES
 
 __all__ = ["resolve_image_names"]
 

@@ -21,9 +21,9 @@ from typing import IO, cast
 
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
 from ztcir_sdk.names import is_tar
+from ztcir_sdk.picture_formats import IMAGE_SUFFIXES, is_readable_image
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "Failure",
     "Listing",
     "Source",
@@ -33,8 +33,6 @@ __all__ = [
     "read_image",
 ]
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-"""Compared in lower case."""
 LARGEST_FILE = 1 << 29
 """Bytes of the largest file that is read; 100 megapixels without compression take less."""
 
@@ -153,7 +151,7 @@ def list_images(source: Source, *, root: Path | None = None, skip: Path | None =
             _list_folder(path, listing, skip)
         elif is_tar(path.name):
             _list_archive(path, listing)
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
+        elif is_readable_image(path):
             listing.files += _found(path, listing)
         else:
             raise ZtcirError(
@@ -298,7 +296,7 @@ def _list_folder(folder: Path, listing: Listing, skip: Path | None) -> None:
             if _is_folder(entry):
                 if not entry.name.lower().endswith(".ztcir") and path != skip:
                     (links if entry.is_symlink() else folders).append(path)
-            elif path.suffix.lower() in IMAGE_SUFFIXES:
+            elif is_readable_image(path):
                 found += _found(path, listing)
     listing.files += sorted(found, key=lambda file: file.path)
 
@@ -342,7 +340,7 @@ def _list_archive(path: Path, listing: Listing) -> None:
                     texts[str(pure.with_suffix(""))] = (member.offset_data, member.size)
                     if not plain and (stream := archive.extractfile(member)) is not None:
                         texts[str(pure.with_suffix(""))] = stream.read()
-                elif suffix in IMAGE_SUFFIXES:
+                elif is_readable_image(pure):
                     # The last one of a name counts, as when the archive is unpacked.
                     images.pop(name, None)
                     if ".." in pure.parts or printable(name) != name or member.issparse():
