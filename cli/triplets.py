@@ -13,7 +13,7 @@ import click
 from cli.options import Command, output_option
 from cli.options import as_json as json_option
 from cli.output import emit_json, note, write_file
-from ztcir_sdk.names import UNKNOWN_VALUE
+from ztcir_sdk.names import CATALOGUE_COLUMNS, UNKNOWN_VALUE
 
 if TYPE_CHECKING:
     from train.data import Item
@@ -212,7 +212,7 @@ def _read(
     if metadata is not None:
         named = dict(columns or {})
         if source == "captions":  # attributes are not needed
-            named = {"gender": "", "type": "", "colour": "", **named}
+            named = {**dict.fromkeys(CATALOGUE_COLUMNS, ""), **named}
         if split is None:
             column = named.get("split", DEFAULT_COLUMNS["split"])
             split = "train" if column in open_table(metadata).columns else "all"

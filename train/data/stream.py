@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ import numpy as np
 import webdataset as wds
 from torch.utils.data import IterableDataset
 from webdataset.shardlists import expand_urls
+from webdataset.tariterators import group_by_keys, tar_file_expander, url_opener
 
 from train.data.image import BytesPicture, TrainingImage, check_picture
 from train.data.item import ONE_HELD_OUT_OF, DataError, is_held_out
@@ -216,7 +218,10 @@ class ShardStream(IterableDataset[TrainingImage]):
             wds.SimpleShardList([own[place] for place in order]),
             wds.split_by_worker,
             check_ends,
-            wds.tarfile_to_samples(handler=handle_error),
+            partial(url_opener, handler=handle_error),
+            _closed_after_reading,
+            partial(tar_file_expander, handler=handle_error),
+            partial(group_by_keys, handler=handle_error),
             partial(_complete_samples, damaged=damaged, skip=skip),
         ]
         if self.buffer > 1:
@@ -241,6 +246,15 @@ class ShardStream(IterableDataset[TrainingImage]):
         if name not in self._reported:
             self._reported.add(name)
             print_notes([sentence])
+
+
+def _closed_after_reading(shards: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        try:
+            yield shard
+        finally:
+            if isinstance(shard["stream"], io.IOBase):  # not a pipe, whose process may still write
+                shard["stream"].close()
 
 
 def _complete_samples(

@@ -12,7 +12,7 @@ from train.triplets.image_names import resolve_image_names
 from train.wordings import CHANGES
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet
-from ztcir_sdk.names import is_known
+from ztcir_sdk.names import CATALOGUE_COLUMNS, is_known
 
 __all__ = ["StageTwoData", "collection_triplets", "stage_two_data"]
 
@@ -162,8 +162,9 @@ def _split(triplets: Sequence[Triplet], held_out: set[str]) -> tuple[list[Triple
 
 
 def _have_attributes(images: Sequence[TrainingImage]) -> bool:
-    items = (image.item for image in images)
-    return any(is_known(value) for item in items for value in (item.colour, item.type, item.gender))
+    return any(
+        is_known(getattr(image.item, name)) for image in images for name in CATALOGUE_COLUMNS
+    )
 
 
 def _can_make_triplets(images: Sequence[TrainingImage]) -> bool:
