@@ -21,9 +21,9 @@ from ztcir_sdk.bundle.graph_source import (
     TEXTS_AT_ONCE,
     graph_source,
 )
+from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.names import METHODS, PLACEHOLDER_MARK, PROMPTED_METHODS, TEXT_SLOT
-from ztcir_sdk.preprocess import ImageSource
 from ztcir_sdk.runtime import Graph, RuntimeSettings, open_graph, resolve_device
 from ztcir_sdk.tokenizer import Tokenizer
 

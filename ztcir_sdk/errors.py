@@ -15,6 +15,7 @@ __all__ = [
     "BundleError",
     "ImageError",
     "IndexMismatchError",
+    "MissingDecoderError",
     "MissingDependencyError",
     "UsageError",
     "ZtcirError",
@@ -53,6 +54,10 @@ class IndexMismatchError(ZtcirError):
 
 class MissingDependencyError(ZtcirError):
     """An optional package is missing; the sentence says how to install it."""
+
+
+class MissingDecoderError(ImageError, MissingDependencyError):
+    """An image's format needs an optional package; other images can be used."""
 
 
 def install_hint(extra: str, *, reinstall: bool = False) -> str:

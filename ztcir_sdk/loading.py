@@ -18,8 +18,8 @@ from typing import Any
 
 from PIL import Image
 
+from ztcir_sdk.decoding import load_image
 from ztcir_sdk.errors import ImageError
-from ztcir_sdk.preprocess import load_image
 from ztcir_sdk.runtime.cores import available_cores
 from ztcir_sdk.sources import Source, SourceFile, SourceReader, list_images
 

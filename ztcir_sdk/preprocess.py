@@ -1,55 +1,32 @@
-"""Images to ``pixel_values``, equal to open_clip's evaluation transform of a backbone.
+"""Images to ``pixel_values``, equal to the evaluation transform that open_clip gives a backbone.
 
-Before the transform, an image is turned upright (EXIF), transparency is filled with white, and
-pixels are converted to 8-bit RGB. Colour profiles are ignored, as in open_clip.
+The transform starts from what `ztcir_sdk.decoding.load_image` returns.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import struct
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
-from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageFile
+from PIL import Image
 
-from ztcir_sdk.errors import BundleError, ImageError, UsageError
+from ztcir_sdk.decoding import ImageSource, load_image
+from ztcir_sdk.errors import BundleError, UsageError
 
-__all__ = ["MAX_PIXELS", "ImageSource", "Preprocessing", "load_image"]
-
-ImageSource: TypeAlias = (
-    str | os.PathLike[str] | bytes | bytearray | IO[bytes] | Image.Image | NDArray[np.uint8]
-)
-"""A path, an encoded image (bytes or a seekable file), a PIL image, or RGB uint8 (H, W, 3)."""
+__all__ = ["Preprocessing"]
 
 ResizeMode: TypeAlias = Literal["shortest", "longest", "squash"]
 Interpolation: TypeAlias = Literal["bicubic", "bilinear"]
-
-MAX_PIXELS = 100_000_000
-"""Larger images are refused before they are decoded."""
 
 _MAX_RESIZED_PIXELS = 64_000_000
 """Above this, only the cropped part of the resized image is computed."""
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-
-_TO_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> the transform that turns the image upright."""
 
 # open_clip's defaults (`PreprocessCfg`)
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -198,174 +175,6 @@ class Preprocessing:
         if self.resize_mode == "shortest" and resized[0] * resized[1] > _MAX_RESIZED_PIXELS:
             return _resize_centre(image, resized, (width, height), resample)
         return _crop_or_pad(image.resize(resized, resample), (width, height), self.fill_color)
-
-
-def load_image(source: ImageSource, *, name: str | None = None) -> Image.Image:
-    """Decode an image completely: upright, transparency filled with white, 8-bit RGB.
-
-    An animation gives its first frame, or the current one of a PIL image. Grey levels of more than
-    8 bits are scaled: mode "I;16" by its range, "I" and "F" by the smallest of [0, 1] (only "F"),
-    [0, 255] and [0, 65535] that contains them, or else from their minimum to their maximum.
-
-    Args:
-        source: the image; see `ImageSource`. A PIL image is not changed, and the result does not
-            share its pixels.
-        name: the image's name in error messages; its path by default.
-
-    Raises:
-        ImageError: it is missing, not an image, empty, damaged or cut short, or has over 100
-            megapixels, which is found before decoding.
-        UsageError: `source` is of another type, or an array of another shape or dtype.
-    """
-    if isinstance(source, np.ndarray):
-        return _from_array(source, name or "The array")
-    if isinstance(source, Image.Image):
-        name = name or getattr(source, "filename", "") or "The image"
-        image = _decode(source, name)
-        return image.copy() if image is source else image
-    if isinstance(source, (bytes, bytearray)):
-        return _from_stream(io.BytesIO(source), name or "The image data")
-    if isinstance(source, (str, os.PathLike)):
-        name = name or os.fspath(source)
-        try:
-            with Path(source).open("rb") as stream:
-                return _from_stream(stream, name)
-        except FileNotFoundError as error:
-            raise ImageError(f"{name} does not exist: check the path.") from error
-        except (OSError, ValueError) as error:  # ValueError: a null character in the path
-            reason = getattr(error, "strerror", None) or error
-            raise ImageError(f"{name} cannot be read ({reason}): check the path.") from error
-    if hasattr(source, "read"):
-        return _from_stream(source, name or str(getattr(source, "name", "The image file")))
-    raise UsageError(
-        f"An image must be a path, bytes, a PIL image or an array, not {type(source).__name__}."
-    )
-
-
-def _from_array(array: NDArray[Any], name: str) -> Image.Image:
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise UsageError(
-            f"{name} must be RGB, uint8 of shape (H, W, 3), not {array.dtype} {array.shape}."
-        )
-    _check_size((array.shape[1], array.shape[0]), name)
-    return Image.fromarray(array)
-
-
-def _from_stream(stream: IO[bytes], name: str) -> Image.Image:
-    try:
-        image = _open(stream)
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's parsers raise many kinds for a damaged header
-        raise ImageError(f"{name} is damaged or cut short ({error}): replace it.") from error
-    if image is None:
-        raise ImageError(f"{name} is not an image of a known format: remove or replace it.")
-    return _decode(image, name)
-
-
-def _open(stream: IO[bytes]) -> ImageFile.ImageFile | None:
-    """Read an image's header like `Image.open`, but without its own limit on pixels.
-
-    That limit warns below ours, and it belongs to the whole process: changing it, or the warning
-    filters, would change it for every other thread.
-    """
-    stream.seek(0)
-    prefix = stream.read(16)
-    for load_plugins in (Image.preinit, Image.init):  # the common formats, then all
-        load_plugins()
-        for factory, accept in list(
-            Image.OPEN.values()
-        ):  # a copy, since other threads may register
-            try:
-                accepted = accept is None or accept(prefix)
-                if accepted and not isinstance(accepted, str):  # a string names a missing library
-                    stream.seek(0)
-                    return factory(stream, "")
-            except (SyntaxError, IndexError, TypeError, struct.error):  # not this format
-                continue
-    return None
-
-
-def _decode(image: Image.Image, name: str) -> Image.Image:
-    _check_size(image.size, name)
-    try:
-        image.load()
-    except MemoryError:
-        raise
-    except Image.DecompressionBombError as error:  # an image within the image
-        raise ImageError(f"{name} is too large ({error}): scale it down first.") from error
-    except Exception as error:  # Pillow's decoders raise many kinds for damaged data
-        raise ImageError(f"{name} is damaged or cut short ({error}): replace it.") from error
-    _check_size(image.size, name)  # some formats have their size only now
-
-    # after loading, since Pillow itself turns TIFF upright, and PNG may have its EXIF at the end
-    turn = _TO_UPRIGHT.get(_orientation(image, name))
-    try:
-        image = _to_rgb(image)
-    except ValueError as error:
-        raise ImageError(
-            f"{name} cannot be converted from {image.mode} to RGB ({error}): convert it first."
-        ) from error
-    return image if turn is None else image.transpose(turn)
-
-
-def _check_size(size: tuple[int, int], name: str) -> None:
-    width, height = size
-    if width * height == 0:
-        raise ImageError(f"{name} has no pixels ({width} x {height}): replace it.")
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{name} has {width} x {height} pixels, over the limit of "
-            f"{MAX_PIXELS // 1_000_000} megapixels: scale it down first."
-        )
-
-
-def _orientation(image: Image.Image, name: str) -> int:
-    """Return the EXIF orientation; 1 (upright) if there is none."""
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception as error:  # Pillow's parser raises many kinds for damaged EXIF
-        warnings.warn(f"{name}: unreadable EXIF, image taken as upright ({error}).", stacklevel=2)
-        return 1
-    return orientation if isinstance(orientation, int) else 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded image of any mode; an RGB image is returned itself."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _deep_grey_to_rgb(image)
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return cast("Image.Image", ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))
-    if image.has_transparency_data:
-        # Pillow converts premultiplied "La" only to "LA"
-        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        return _on_white(rgba, rgba.getchannel("A"))
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
-    """Scale the levels of "I;16", "I" or "F" to 8 bits; see `load_image` for the ranges."""
-    levels = np.asarray(image).astype(np.float32)
-    finite = levels[np.isfinite(levels)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
-    whole = next((top for top in ranges if low >= 0 and high <= top), None)
-    if whole is not None:
-        low, high = 0.0, float(whole)
-    scaled = (levels - low) * (255 / ((high - low) or 1))
-    grey = np.rint(np.nan_to_num(scaled, nan=0).clip(0, 255)).astype(np.uint8)
-    rgb = Image.fromarray(grey).convert("RGB")
-    transparent_level = image.info.get("transparency")
-    if isinstance(transparent_level, int):
-        return _on_white(rgb, Image.fromarray(np.uint8(255) * (levels != transparent_level)))
-    return rgb
-
-
-def _on_white(image: Image.Image, opacity: Image.Image) -> Image.Image:
-    canvas = Image.new("RGB", image.size, "white")
-    canvas.paste(image, mask=opacity)
-    return canvas
 
 
 def _crop_or_pad(image: Image.Image, size: tuple[int, int], fill: int) -> Image.Image:

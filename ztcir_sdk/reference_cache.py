@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from ztcir_sdk.bundle.manifest import Manifest
+from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder import EncodedImage
 from ztcir_sdk.files import hash_file
 from ztcir_sdk.names import is_tar
-from ztcir_sdk.preprocess import ImageSource
 from ztcir_sdk.sources import read_image
 
 __all__ = ["ReferenceCache", "file_hash", "read_content", "reference_bytes"]

@@ -18,12 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.bundle.bundle import DEFAULT_BUNDLE, Bundle
 from ztcir_sdk.bundle.graph_source import IMAGES_AT_ONCE
+from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder import EncodedImage, Encoder, Questions
 from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
 from ztcir_sdk.gallery import IndexReport, build_index
 from ztcir_sdk.index import GalleryIndex, Index, IndexView
 from ztcir_sdk.index.hit import Hit
-from ztcir_sdk.preprocess import ImageSource
 from ztcir_sdk.reference_cache import ReferenceCache, file_hash, read_content, reference_bytes
 from ztcir_sdk.settings import RetrieverOptions, RetrieverSettings
 from ztcir_sdk.sources import Source

@@ -26,11 +26,11 @@ from PIL import Image
 from places import ROOT, SUPPORT
 
 from ztcir_sdk import gallery, loading
+from ztcir_sdk.decoding import load_image
 from ztcir_sdk.errors import ImageError, IndexMismatchError, UsageError, ZtcirError
 from ztcir_sdk.gallery import IndexReport, build_index
 from ztcir_sdk.index import Index
 from ztcir_sdk.loading import iter_images
-from ztcir_sdk.preprocess import load_image
 from ztcir_sdk.sources import Source, SourceFile, SourceReader, list_images, read_image
 
 DIM = 12

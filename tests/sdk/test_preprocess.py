@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ztcir_sdk import preprocess
+from ztcir_sdk.decoding import MAX_PIXELS, load_image
 from ztcir_sdk.errors import BundleError, ImageError, UsageError
-from ztcir_sdk.preprocess import MAX_PIXELS, Preprocessing, load_image
+from ztcir_sdk.preprocess import Preprocessing
 
 open_clip = pytest.importorskip("open_clip", reason="parity needs the train extra")
 

@@ -16,11 +16,11 @@ from PIL import Image
 from tiny_bundle import SIZE, TinyModel, write_tiny_bundle
 
 from ztcir_sdk import Retriever
+from ztcir_sdk.decoding import load_image
 from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.errors import ImageError, UsageError
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.names import METHODS
-from ztcir_sdk.preprocess import load_image
 from ztcir_sdk.reference_cache import ReferenceCache, read_content, reference_bytes
 
 

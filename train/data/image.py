@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from PIL import Image, JpegImagePlugin
 
 from train.data.item import Item
+from ztcir_sdk.decoding import load_image
 from ztcir_sdk.errors import ImageError
-from ztcir_sdk.preprocess import load_image
 
 __all__ = [
     "DRAWING_PREFIX",

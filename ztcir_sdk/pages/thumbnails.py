@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ztcir_sdk.decoding import load_image
 from ztcir_sdk.errors import ImageError
-from ztcir_sdk.preprocess import load_image
 from ztcir_sdk.sources import read_image
 
 __all__ = ["image_tag", "thumbnail"]

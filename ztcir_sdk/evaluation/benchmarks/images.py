@@ -12,8 +12,8 @@ from types import MappingProxyType
 
 from PIL import Image
 
+from ztcir_sdk.decoding import load_image
 from ztcir_sdk.errors import ImageError, ZtcirError
-from ztcir_sdk.preprocess import load_image
 
 __all__ = [
     "BenchmarkImage",

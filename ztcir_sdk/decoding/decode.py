@@ -1,0 +1,241 @@
+"""One image of any source: upright, transparency on white, colour profile applied, 8-bit RGB."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import IO, Any, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageCms
+
+from ztcir_sdk.decoding.camera_raw import is_raw, read_preview
+from ztcir_sdk.decoding.colour import to_srgb
+from ztcir_sdk.decoding.pillow_formats import is_heif, open_header
+from ztcir_sdk.errors import ImageError, MissingDecoderError, UsageError, install_hint
+
+__all__ = ["MAX_PIXELS", "ImageSource", "file_being_decoded", "load_image"]
+
+ImageSource: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | IO[bytes] | Image.Image | NDArray[np.uint8]
+)
+"""A path, an encoded image (bytes or an open file), a PIL image, or RGB uint8 (H, W, 3)."""
+
+MAX_PIXELS = 100_000_000
+"""Images of more pixels are decoded at a reduced scale if they are JPEGs, and refused otherwise."""
+
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the image upright."""
+
+_file: ContextVar[str] = ContextVar("file_being_decoded", default="")
+
+
+def file_being_decoded() -> str:
+    """Return what this thread is decoding, so that a warning can name it; else an empty string."""
+    return _file.get()
+
+
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    token = _file.set(name)
+    try:
+        yield
+    finally:
+        _file.reset(token)
+
+
+def load_image(source: ImageSource, *, name: str | None = None) -> Image.Image:
+    """Decode an image completely: upright, transparency filled with white, 8-bit RGB.
+
+    An animation gives its first frame, or the current one of a PIL image. Grey levels of more than
+    8 bits are scaled: mode "I;16" by its range, "I" and "F" by the smallest of [0, 1] (only "F"),
+    [0, 255] and [0, 65535] that contains them, or else from their minimum to their maximum.
+
+    Args:
+        source: the image; see `ImageSource`. A PIL image is not changed, and the result does not
+            share its pixels.
+        name: the image's name in error messages; its path by default.
+
+    Raises:
+        ImageError: it is missing, not an image, empty, damaged or cut short, or has over 100
+            megapixels, which is found before decoding.
+        UsageError: `source` is of another type, or an array of another shape or dtype.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source, name or "The array")
+    if isinstance(source, Image.Image):
+        name = name or getattr(source, "filename", "") or "The image"
+        image = _decode(source, name)
+        return image.copy() if image is source else image
+    if isinstance(source, (bytes, bytearray)):
+        return _from_stream(io.BytesIO(source), name or "The image data")
+    if isinstance(source, (str, os.PathLike)):
+        name = name or os.fspath(source)
+        try:
+            with Path(source).open("rb") as stream:
+                return _from_stream(stream, name)
+        except FileNotFoundError as error:
+            raise ImageError(f"{name} does not exist: check the path.") from error
+        except (OSError, ValueError) as error:  # ValueError: a null character in the path
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError(f"{name} cannot be read ({reason}): check the path.") from error
+    if hasattr(source, "read"):
+        return _from_stream(source, name or str(getattr(source, "name", "The image file")))
+    raise UsageError(
+        f"An image must be a path, bytes, a PIL image or an array, not {type(source).__name__}."
+    )
+
+
+def _from_array(array: NDArray[Any], name: str) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise UsageError(
+            f"{name} must be RGB, uint8 of shape (H, W, 3), not {array.dtype} {array.shape}."
+        )
+    _check_size((array.shape[1], array.shape[0]), name)
+    return Image.fromarray(array)
+
+
+def _from_stream(stream: IO[bytes], name: str) -> Image.Image:
+    with _decoding(name):
+        stream = _seekable(stream)
+        stream.seek(0)
+        prefix = stream.read(16)
+        if is_raw(prefix, name):
+            return read_preview(stream, name, _from_stream)
+        try:
+            image = open_header(stream, prefix)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's parsers raise whatever a damaged header leads them to
+            raise ImageError(f"{name} is damaged or cut short ({error}): replace it.") from error
+        if image is None:
+            if is_heif(prefix):
+                raise MissingDecoderError(
+                    f"{name} is HEIF, which needs pi-heif: {install_hint('formats')}."
+                )
+            raise ImageError(f"{name} is not an image of a known format: remove or replace it.")
+        return _decode(image, name)
+
+
+def _seekable(stream: IO[bytes]) -> IO[bytes]:
+    """Return a stream that can be sought: itself, or what is left of it, read whole."""
+    try:
+        if stream.seekable():
+            return stream
+    except AttributeError:  # only what decoding needs
+        return stream
+    return io.BytesIO(stream.read())
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    _reduce_jpeg(image)
+    _check_size(image.size, name)
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError as error:  # a picture within the picture
+        raise ImageError(f"{name} is too large ({error}): scale it down first.") from error
+    except Exception as error:  # Pillow's decoders raise whatever damaged data leads them to
+        raise ImageError(f"{name} is damaged or cut short ({error}): replace it.") from error
+    _check_size(image.size, name)  # some formats know it only now
+
+    # After loading: TIFF is turned upright by Pillow itself, PNG may have its EXIF at the end.
+    turn = _TO_UPRIGHT.get(_orientation(image, name))
+    try:
+        image = _to_rgb(to_srgb(image))
+    except ValueError as error:
+        raise ImageError(
+            f"{name} cannot be converted from {image.mode} to RGB ({error}): convert it first."
+        ) from error
+    return image if turn is None else image.transpose(turn)
+
+
+def _reduce_jpeg(image: Image.Image) -> None:
+    """Let libjpeg decode a JPEG that is too large at a half, a quarter or an eighth of its size.
+
+    A progressive one keeps all coefficients in memory whatever its scale, so it is left to be
+    refused.
+    """
+    width, height = image.size
+    if image.format not in ("JPEG", "MPO") or width * height <= MAX_PIXELS:
+        return
+    if image.info.get("progressive"):
+        return
+    for scale in (2, 4, 8):
+        if (width // scale) * (height // scale) <= MAX_PIXELS:
+            cast("Any", image).draft(None, (width // scale, height // scale))
+            return
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    width, height = size
+    if width * height == 0:
+        raise ImageError(f"{name} has no pixels ({width} x {height}): replace it.")
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} has {width} x {height} pixels, over the limit of "
+            f"{MAX_PIXELS // 1_000_000} megapixels: scale it down first."
+        )
+
+
+def _orientation(image: Image.Image, name: str) -> int:
+    """Return the EXIF orientation; 1 (upright) if there is none."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception as error:  # Pillow's parser raises many kinds for damaged EXIF
+        warnings.warn(f"{name}: unreadable EXIF, image taken as upright ({error}).", stacklevel=2)
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a loaded image of any mode; an RGB image is returned itself."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _deep_grey_to_rgb(image)
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return cast("Image.Image", ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))
+    if image.has_transparency_data:
+        # Pillow converts premultiplied "La" only to "LA"
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        return _on_white(rgba, rgba.getchannel("A"))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
+    """Scale the levels of "I;16", "I" or "F" to 8 bits; see `load_image` for the ranges."""
+    levels = np.asarray(image).astype(np.float32)
+    finite = levels[np.isfinite(levels)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
+    whole = next((top for top in ranges if low >= 0 and high <= top), None)
+    if whole is not None:
+        low, high = 0.0, float(whole)
+    scaled = (levels - low) * (255 / ((high - low) or 1))
+    grey = np.rint(np.nan_to_num(scaled, nan=0).clip(0, 255)).astype(np.uint8)
+    rgb = Image.fromarray(grey).convert("RGB")
+    transparent_level = image.info.get("transparency")
+    if isinstance(transparent_level, int):
+        return _on_white(rgb, Image.fromarray(np.uint8(255) * (levels != transparent_level)))
+    return rgb
+
+
+def _on_white(image: Image.Image, opacity: Image.Image) -> Image.Image:
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(image, mask=opacity)
+    return canvas
