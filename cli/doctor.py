@@ -43,7 +43,7 @@ def doctor(context: click.Context, bundle: Path | None, index: Path | None, as_j
         width = max(len(finding.name) for finding in diagnosis.findings)
         for finding in diagnosis.findings:
             click.echo(f"[{MARKS[finding.status]}] {finding.name:{width}}  {finding.detail}")
-            if finding.cure:
-                click.echo(f"{'':{width + 5}}  -> {finding.cure}")
+            if finding.fix:
+                click.echo(f"{'':{width + 5}}  -> {finding.fix}")
         click.echo("A search can run." if diagnosis.can_search else "A search cannot run yet.")
     context.exit(0 if diagnosis.can_search else 1)

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from ztcir_sdk.bundle.bundle import Bundle, Precision
+from ztcir_sdk.bundle import Bundle, Precision
 from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries, draw, training_drawings
 from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.errors import ImageError, ZtcirError

@@ -22,7 +22,7 @@ from train.model.backbone import Backbone
 from train.model.checkpoint import hash_tensors
 from train.model.composed_model import ComposedModel
 from train.model.vocabulary import text_layout, write_tokenizer
-from ztcir_sdk.bundle.bundle import (
+from ztcir_sdk.bundle import (
     FORMAT,
     Bundle,
     Dimensions,
@@ -31,7 +31,7 @@ from ztcir_sdk.bundle.bundle import (
     Manifest,
     Placeholder,
     Precision,
-    require_free,
+    check_target,
 )
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.files import hash_file
@@ -83,7 +83,7 @@ def export_bundle(
     """
     acceptance = acceptance or Acceptance()
     _check_precisions(precisions)
-    require_free(folder, overwrite=overwrite)  # before minutes of work, not after
+    check_target(folder, overwrite=overwrite)  # before minutes of work, not after
     torch.manual_seed(0)
     model = model.eval()
     if small:

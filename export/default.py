@@ -30,7 +30,7 @@ from train.stages.fit_backbone import BackboneTraining, fit_backbone
 from train.stages.fit_compose import ComposeTraining, fit_compose
 from train.stages.fit_map import MapTraining, fit_map
 from train.triplets.stage_two import stage_two_data
-from ztcir_sdk.bundle.bundle import Bundle, require_free
+from ztcir_sdk.bundle import Bundle, check_target
 from ztcir_sdk.errors import ZtcirError, disk_full_as_error
 from ztcir_sdk.evaluation.triplet_evaluation import (
     ALL_METHODS,
@@ -134,7 +134,7 @@ def build_default(
         UsageError: there is one, and it is not to be replaced.
         ClickException: it became too large to travel in the wheel.
     """
-    require_free(out, overwrite=overwrite)
+    check_target(out, overwrite=overwrite)
     images, development = read_collection(data, drawings=recipe.drawings)
     first, backbone = runs / "backbone" / "clip", runs / "instances" / "clip"
     stages = runs / "lower-stages"

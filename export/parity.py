@@ -17,7 +17,7 @@ from export.graphs import BareTextEncoder, GraphModule, backbone_of, sample_inpu
 from train.model.backbone import Backbone
 from train.model.composed_model import ComposedModel
 from train.model.prompts import text_ids
-from ztcir_sdk.bundle.bundle import REFERENCE_TENSORS
+from ztcir_sdk.bundle import REFERENCE_TENSORS
 from ztcir_sdk.errors import ZtcirError
 
 __all__ = [

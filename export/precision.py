@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from export.agreement import CHOICE, Agreement, Answers, Judge
-from ztcir_sdk.bundle.bundle import Precision
+from ztcir_sdk.bundle import Precision
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.triplet_evaluation import evaluate_triplets
 from ztcir_sdk.retriever import Retriever

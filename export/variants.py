@@ -20,8 +20,9 @@ from export.parity import HALF_TOLERANCE, ParityResult, check_half, check_parity
 from export.storage import compress
 from train.model.backbone import Backbone
 from train.model.composed_model import ComposedModel
-from ztcir_sdk.bundle.bundle import GraphVariant, TensorSpec
+from ztcir_sdk.bundle import GraphVariant
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.runtime import TensorSpec
 
 __all__ = ["Variants", "export_fp32", "write_variants"]
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ztcir_sdk.bundle.bundle import REFERENCE_TENSORS, Bundle
+from ztcir_sdk.bundle import REFERENCE_TENSORS, Bundle
 from ztcir_sdk.bundle.graph_source import (
     FOR_PROCESSORS,
     IMAGES_AT_ONCE,

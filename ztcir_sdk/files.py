@@ -1,4 +1,4 @@
-"""Files and folders that are replaced whole or not at all, and their checksums."""
+"""Replace files and folders atomically, and compute checksums."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def hash_file(file: Path) -> str:
 
 
 def flush_file(file: Path) -> None:
-    """Write a file's cached bytes to the disk."""
-    with file.open("rb+") as stream:  # Windows refuses to flush what is open for reading
+    """Flush a file to disk."""
+    with file.open("rb+") as stream:  # Windows cannot flush a file opened for reading
         os.fsync(stream.fileno())
 
 
 def flush_folder(folder: Path) -> None:
-    """Write a folder's entries to the disk, where the system supports it."""
-    if sys.platform == "win32":  # there a folder cannot be opened
+    """Flush a folder's entries to disk, if the system supports it."""
+    if sys.platform == "win32":  # it cannot open folders
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -58,17 +58,17 @@ def flush_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def open_whole(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
-    """Open a file for writing; it takes the place of `path` when the block ends without an error.
+    """Open a file for writing; it replaces `path` when the block ends without an error.
 
-    A crash at any moment leaves the old file or the new one, and no other process sees a part.
+    A crash leaves the old file or the new one; no other process sees an incomplete file.
 
     Args:
-        path: the file to create or replace.
+        path: file to create or replace.
         mode: "wb" or "w".
-        options: of ``open``, such as ``encoding``.
+        options: further arguments of ``open``, such as ``encoding``.
 
     Raises:
-        OSError: the folder is missing, the disk is full, and so on; `path` is then untouched.
+        OSError: the folder is missing, the disk is full, and so on; `path` is then unchanged.
     """
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
@@ -84,22 +84,22 @@ def open_whole(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
-    """Create or replace a file, whole or not at all; text is written as UTF-8. See `open_whole`."""
+    """Create or replace a file atomically; text is written as UTF-8. See `open_whole`."""
     with open_whole(path) as stream:
         stream.write(data.encode() if isinstance(data, str) else data)
 
 
 def standing_folder(target: Path) -> Path:
-    """Return `target`, or what stood there before, if a writer was killed while replacing it."""
+    """Return `target`, or its previous folder if a writer was killed while replacing it."""
     old = _aside(target, "old")
     return old if not target.exists() and old.is_dir() else target
 
 
 def finish_swap(target: Path) -> None:
-    """Complete a replacement of `target` in which a writer was killed, keeping the newer folder."""
+    """Finish a replacement of `target` whose writer was killed; keep the newer folder."""
     old = _aside(target, "old")
     if target.exists():
-        # On Windows, what is still open may resist; the next writer tries again.
+        # Windows cannot remove open files; the next writer tries again.
         shutil.rmtree(old, ignore_errors=True)
     elif old.exists():
         old.rename(target)
@@ -107,19 +107,19 @@ def finish_swap(target: Path) -> None:
 
 @contextlib.contextmanager
 def folder_whole(target: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of `target` when the block ends without an error.
+    """Yield an empty folder that replaces `target` when the block ends without an error.
 
-    A crash at any moment leaves the old folder or the new one, in its place or where
-    `standing_folder` finds it. The block flushes the files that it writes.
+    A crash leaves the old folder or the new one, at `target` or where `standing_folder` finds it.
+    The block must flush the files that it writes.
 
     Args:
-        target: a folder to replace whole, or a name that is free.
+        target: folder to create or replace.
 
     Raises:
-        OSError: the disk is full, a rename failed, and so on; the old folder then stays.
+        OSError: the disk is full, a rename failed, and so on; the old folder then remains.
     """
     fresh, old = _aside(target, "new"), _aside(target, "old")
-    if fresh.exists():  # left behind by a writer that was killed
+    if fresh.exists():  # left by a killed writer
         shutil.rmtree(fresh)
     fresh.mkdir()
     try:
@@ -141,5 +141,5 @@ def folder_whole(target: Path) -> Iterator[Path]:
     finish_swap(target)
 
 
-def _aside(target: Path, what: str) -> Path:
-    return target.with_name(f".{target.name}.ztcir-{what}")
+def _aside(target: Path, suffix: str) -> Path:
+    return target.with_name(f".{target.name}.ztcir-{suffix}")

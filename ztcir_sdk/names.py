@@ -42,28 +42,28 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Search method -> the graphs that it needs."""
 
 PROMPTED_METHODS = ("composed", "stage1")
-"""Methods that put the modification text into a prompt, beside the pseudo-word."""
+"""Methods whose prompt has the modification text beside the pseudo-word."""
 
 ORACLE = "oracle"
-"""Evaluation only: the target's own attributes as text, the mark that perfect composing reaches."""
+"""Evaluation only: the target's own attributes as text; the upper bound for composing."""
 
 BACKENDS = ("auto", "onnx", "onnx-tensorrt", "tensorrt")
-"""ONNX Runtime on the device, ONNX Runtime's TensorRT provider, TensorRT itself."""
+"""Automatic choice, ONNX Runtime, ONNX Runtime's TensorRT provider, TensorRT itself."""
 
 PRECISIONS = ("fp32", "fp16", "int8")
 """Precisions of exported graphs."""
 
 TRAINING_PRECISIONS = ("fp32", "bf16", "fp16")
-"""Precisions of matrix products in training; weights stay float32."""
+"""Precisions of matrix products in training; weights are always fp32."""
 
 PLACEHOLDER_MARK = "$"
-"""Marks the pseudo-word's place in a template, and only there: in a text it is a dollar sign."""
+"""Position of the pseudo-word in a template; in a text it is an ordinary dollar sign."""
 
 PLACEHOLDER_ID = -1
-"""Stands for the pseudo-word in ``input_ids``. No vocabulary has it, so no text can produce it."""
+"""Pseudo-word in ``input_ids``. No vocabulary has this id, so no text can produce it."""
 
 TEXT_SLOT = "{text}"
-"""Marks the text's place in a template."""
+"""Position of the text in a template."""
 
 MAPPED_PROMPT = f"a photo of {PLACEHOLDER_MARK}"
 COMPOSED_PROMPT = f"{MAPPED_PROMPT} that {TEXT_SLOT}"
@@ -71,20 +71,20 @@ COMPOSED_PROMPT = f"{MAPPED_PROMPT} that {TEXT_SLOT}"
 PROMPTS: Mapping[str, str] = MappingProxyType(
     {"composed": COMPOSED_PROMPT, "stage1": COMPOSED_PROMPT, "mapped": MAPPED_PROMPT}
 )
-"""Method -> its default prompt template; the other methods have none."""
+"""Method -> default prompt template; the other methods have none."""
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-"""Endings of an archive's file name, in lower case."""
+"""File name suffixes of tar archives, in lower case."""
 
 UNKNOWN_VALUE = "NA"
-"""An attribute value that is not known."""
+"""Value of an unknown attribute."""
 
 _UNKNOWN_VALUES = frozenset({"", "na", "n/a", "nan", "none", "null", "unknown"})
 
 CATALOGUE_COLUMNS: Mapping[str, str] = MappingProxyType(
     {"gender": "gender", "type": "articleType", "colour": "baseColour"}
 )
-"""Attribute -> its usual field in a catalogue's metadata."""
+"""Attribute -> its default column in a catalogue."""
 
 
 def is_known(value: str) -> bool:
@@ -93,5 +93,5 @@ def is_known(value: str) -> bool:
 
 
 def is_tar(name: str) -> bool:
-    """Whether a file name ends like a tar archive's."""
+    """Return whether a file name has the suffix of a tar archive."""
     return name.lower().endswith(TAR_SUFFIXES)

@@ -728,7 +728,7 @@ class TestCommand:
             ("cuda:0", None, 0, 1, "cuda:0 cannot be measured, since this PyTorch was built witho"),
             ("cuda:0", "13.0", 0, 1, "cuda:0 cannot be measured, since PyTorch sees no NVIDIA GPU"),
             ("cuda:2", "13.0", 2, 2, "There is no cuda:2: PyTorch sees 2 GPUs"),
-            ("cuda:1", "13.0", 2, 1, "cuda:1 was asked for but cannot be used (this ONNX Runtime"),
+            ("cuda:1", "13.0", 2, 1, "cuda:1 cannot be used (this ONNX Runtime"),
             ("gpu", "13.0", 1, 2, "The device is auto, cpu, cuda or cuda:0, not 'gpu'"),
         ],
     )

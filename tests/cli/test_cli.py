@@ -547,7 +547,7 @@ def test_doctor_runs_a_graph_and_reads_the_card(
     assert found["model_card"]["backbone"] == "tiny"
     by_name = {finding["name"]: finding for finding in found["findings"]}
     assert by_name["bundle"]["status"] == "ok"
-    assert "12 pictures" in by_name["index"]["detail"]
+    assert "12 images" in by_name["index"]["detail"]
     assert found["versions"]["ztcir"] == __version__
     assert "A search can run." in run("doctor", "--bundle", bundle).stdout
 

@@ -104,7 +104,7 @@ def test_a_bundle_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path: Path
     (tmp_path / "bundle" / "bundle.json").write_text("{}")
     result = build(tmp_path)
     assert result.exit_code == 1
-    assert "is a bundle already" in result.stderr
+    assert "is already a bundle" in result.stderr
     assert not (tmp_path / "runs").exists()  # told before an hour of training
 
 

@@ -500,7 +500,7 @@ def test_a_place_that_is_taken_is_told_before_any_work(
         raise AssertionError("work was begun")
 
     monkeypatch.setattr("export.bundle.check_frozen_text", work)
-    with pytest.raises(UsageError, match="is a bundle already"):
+    with pytest.raises(UsageError, match="is already a bundle"):
         export_bundle(vit.model, vit.bundle.path, name="tiny", model_card={})
 
 
@@ -511,7 +511,7 @@ def test_a_bundle_is_only_replaced_when_asked(convnet: Exported, tmp_path: Path)
     with convnet.recording.replay():
         result = ztcir("export", run_folder, "--to", folder, "--small")
         assert result.exit_code == 2
-        assert "is a bundle already" in result.stderr
+        assert "is already a bundle" in result.stderr
         assert "Traceback" not in result.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     with convnet.recording.replay():

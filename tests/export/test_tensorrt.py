@@ -38,7 +38,7 @@ from ztcir_sdk.runtime.tensorrt.build import (
 )
 from ztcir_sdk.runtime.tensorrt.cache import CACHE_VARIABLE, EngineCache
 from ztcir_sdk.runtime.tensorrt.package import TensorRt, import_tensorrt
-from ztcir_sdk.runtime.tensorrt.widen import widened
+from ztcir_sdk.runtime.tensorrt.widen import widen_stored_weights
 
 SUPPORTED = json.loads((SUPPORT / "tensorrt_10_3_operators.json").read_text())
 TYPES = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "int32": "INT32", "bool": "BOOL"}
@@ -221,7 +221,7 @@ def test_a_graph_for_processors_is_refused(rtx: TensorRt, tmp_path: Path) -> Non
     onnx.save(proto, tmp_path / "plain.onnx")
     quantization.quantize_dynamic(tmp_path / "plain.onnx", tmp_path / "small.onnx")
     source = GraphSource(tmp_path / "small.onnx", "digest", "int8")
-    with pytest.raises(UnsupportedGraphError, match="int8 graphs are for processors") as caught:
+    with pytest.raises(UnsupportedGraphError, match="int8 graphs run only on CPUs") as caught:
         build_engine(source, rtx, architecture="sm_86")
     one_sentence(caught.value)
 
@@ -244,7 +244,9 @@ def test_a_missing_graph_is_refused(rtx: TensorRt, tmp_path: Path) -> None:
 
 def test_a_dynamic_axis_of_unknown_sizes_is_refused(rtx: TensorRt, tiny: Bundle) -> None:
     source = GraphSource(tiny.path / "image_encoder.onnx", "digest")
-    with pytest.raises(EngineBuildError, match="dynamic axis R of unknown sizes") as caught:
+    with pytest.raises(
+        EngineBuildError, match="sizes of axis R of pixel_values in image_encoder are unknown"
+    ) as caught:
         build_engine(source, rtx, architecture="sm_86")
     one_sentence(caught.value)
 
@@ -274,7 +276,7 @@ def stored_in_int8(path: Path) -> Path:
 def test_weights_that_are_only_stored_in_int8_are_widened(rtx: TensorRt, tmp_path: Path) -> None:
     small = stored_in_int8(tmp_path / "small.onnx")
     (tmp_path / "wide").mkdir()
-    wide = widened(small, tmp_path / "wide")
+    wide = widen_stored_weights(small, tmp_path / "wide")
     assert wide != small
     x = np.eye(4, dtype=np.float32)
     for file in (small, wide):
@@ -282,7 +284,7 @@ def test_weights_that_are_only_stored_in_int8_are_widened(rtx: TensorRt, tmp_pat
         np.testing.assert_array_equal(graph.run({"x": x})["y"], INTEGERS / np.float32(2))
     assert refused(onnx.load(small)) == ["Cast of int8"]
     assert refused(onnx.load(wide)) == []
-    assert widened(wide, tmp_path) == wide  # nothing is left to do
+    assert widen_stored_weights(wide, tmp_path) == wide  # nothing is left to do
     source = GraphSource(small, "digest", ranges={"B": ShapeRange(1, 1, 4)})
     assert build_engine(source, rtx, architecture="sm_86").plan
 
@@ -293,7 +295,7 @@ def test_without_onnx_what_widens_such_weights_is_named(
     source = GraphSource(
         stored_in_int8(tmp_path / "small.onnx"), "digest", ranges={"B": ShapeRange(1, 1, 4)}
     )
-    monkeypatch.setattr("ztcir_sdk.runtime.tensorrt.build.can_widen", lambda: False)
+    monkeypatch.setattr("ztcir_sdk.runtime.tensorrt.build.onnx_installed", lambda: False)
     with pytest.raises(EngineBuildError, match="pip install onnx") as caught:
         build_engine(source, rtx, architecture="sm_86")
     one_sentence(caught.value)
@@ -304,7 +306,7 @@ def test_quantized_weights_stay_as_they_are(tmp_path: Path) -> None:
     model = onnx.load(path)
     model.graph.node[0].CopyFrom(helper.make_node("DequantizeLinear", ["w", "scale"], ["wide"]))
     onnx.save(model, path)
-    assert widened(path, tmp_path / "none") == path
+    assert widen_stored_weights(path, tmp_path / "none") == path
 
 
 def test_an_architecture_that_is_not_compiled_for_is_refused(rtx: TensorRt, tiny: Bundle) -> None:
@@ -331,7 +333,7 @@ def test_a_machine_without_a_gpu_asks_for_its_name(tiny: Bundle) -> None:
         (["--max-texts", "4"], 2, "--max-texts is about engines: add --trt."),
         ([], 2, "or add --trt"),
         (["BUNDLE"], 2, "or add --trt"),
-        (["BUNDLE", "--trt", "--gpu", "potato"], 2, "There is no GPU 'potato' in the table"),
+        (["BUNDLE", "--trt", "--gpu", "potato"], 2, "The GPU 'potato' is unknown"),
         (["BUNDLE", "--trt", "--workspace", "0"], 2, "--workspace"),
         (["BUNDLE", "--trt", "--trt-package", "other"], 2, "--trt-package"),
     ],
@@ -367,7 +369,7 @@ def test_another_graph_of_the_same_name_has_another_engine(
     other = write_tiny_bundle(tmp_path / "other", TinyModel(seed=1))
     files = {report.file for one in (tiny, other) for report in build_engines(one, gpu="sm_86")}
     assert len(files) == 6
-    assert EngineCache().knows(
+    assert EngineCache().has_engine_of(
         graph_source(other, "text_encoder", other.variant("text_encoder")).digest
     )
 
@@ -404,7 +406,7 @@ def test_gpus_by_name(name: str, architecture: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "potato", "rtx", "sm_", "sm_0", "8", "rtx30900", "RTX 6000"])
 def test_unknown_gpus_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="There is no GPU"):
+    with pytest.raises(UsageError, match="is unknown: give its architecture"):
         architecture_of(name)
 
 
@@ -422,7 +424,7 @@ def test_exported_graphs_hold_only_what_tensorrt_10_3_takes(
     graphs: Callable[[str], dict[str, Path]], name: str, tmp_path: Path
 ) -> None:
     for where, file in graphs(name).items():
-        assert not refused(onnx.load(widened(file, tmp_path))), where
+        assert not refused(onnx.load(widen_stored_weights(file, tmp_path))), where
 
 
 def refused(proto: onnx.ModelProto) -> list[str]:

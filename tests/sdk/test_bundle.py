@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from places import ROOT, SUPPORT
 from tiny_bundle import PROMPTS, TinyModel, tiny_parts, write_tiny_bundle
 
-from ztcir_sdk.bundle.bundle import (
+from ztcir_sdk.bundle import (
     MANIFEST,
     Bundle,
     Manifest,
@@ -169,7 +169,7 @@ def test_doctor_says_what_a_bundle_answers_by_and_in_which_precisions(tmp_path: 
     bundle = Bundle.write(
         tmp_path / "b", **{**parts, "methods": ("image", "sum"), "precisions": precisions}
     )
-    [found] = [one for one in diagnose(bundle=bundle.path).findings if one.name == "answers by"]
+    [found] = [one for one in diagnose(bundle=bundle.path).findings if one.name == "methods"]
     assert found.detail == "image, sum; in fp32, int8 (image_encoder in fp32)"
 
 
@@ -233,9 +233,9 @@ def test_missing_and_cut_files_are_named(bundle: Bundle, verify: bool) -> None:
 def test_what_is_no_bundle_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for path, sentence in (
-        (tmp_path, "is not a bundle, since it has no bundle.json: name a folder"),
+        (tmp_path, "is not a bundle, because it has no bundle.json: give a folder"),
         (tmp_path / "gone", "gone does not exist"),
-        (tmp_path / "file", "file is no bundle"),
+        (tmp_path / "file", "file is not a bundle: give a folder"),
     ):
         with pytest.raises(BundleError, match=sentence):
             Bundle.load(path)
@@ -429,7 +429,7 @@ def test_the_placeholder_is_no_vocabulary_id() -> None:
 
 
 def test_a_bundle_is_overwritten_only_when_told(bundle: Bundle, parts: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="is a bundle already"):
+    with pytest.raises(UsageError, match="is already a bundle"):
         Bundle.write(bundle.path, **{**parts, "name": "new"})
     assert Bundle.load(bundle.path) == bundle
     new = Bundle.write(bundle.path, **{**parts, "name": "new"}, overwrite=True)
@@ -453,7 +453,7 @@ def test_what_is_no_bundle_is_never_replaced(
     (photos / "wedding.jpg").write_bytes(b"precious")
     (tmp_path / "file").write_bytes(b"precious")
     for target in (photos, tmp_path / "file"):
-        with pytest.raises(UsageError, match="exists and is no bundle"):
+        with pytest.raises(UsageError, match="exists and is not a bundle"):
             Bundle.write(target, **parts, overwrite=overwrite)
     assert (photos / "wedding.jpg").read_bytes() == b"precious"
     assert siblings(tmp_path) == ["file", "photos"]
@@ -474,7 +474,9 @@ def test_a_missing_source_is_named_and_leaves_nothing(
     tmp_path: Path, parts: dict[str, Any]
 ) -> None:
     files = {**parts["files"], "text_encoder.onnx": tmp_path / "gone.onnx"}
-    with pytest.raises(BundleError, match=r"gone\.onnx, which is to become text_encoder\.onnx"):
+    with pytest.raises(
+        BundleError, match=r"gone\.onnx, the source of text_encoder\.onnx, is missing"
+    ):
         Bundle.write(tmp_path / "b", **{**parts, "files": files})
     assert siblings(tmp_path) == []
 
@@ -563,7 +565,7 @@ def test_a_bundle_that_a_kill_left_aside_is_not_overwritten_unasked(
     aside = bundle.path.with_name(".tiny.ztcir-old")
     bundle.path.rename(aside)
     assert Bundle.load(bundle.path).manifest == bundle.manifest
-    with pytest.raises(UsageError, match="is a bundle already"):
+    with pytest.raises(UsageError, match="is already a bundle"):
         Bundle.write(bundle.path, **{**parts, "name": "new"})
     assert Bundle.load(bundle.path) == bundle
     assert siblings(bundle.path.parent) == ["tiny"]
@@ -593,13 +595,13 @@ def test_embedded_bundles_are_found_by_name(package: Path, parts: dict[str, Any]
     assert embedded_names() == ["another", "fashion-lite"]
     assert Bundle.embedded().name == "fashion-lite"
     assert Bundle.embedded("another").name == "another"
-    with pytest.raises(UsageError, match="'birds', only another, fashion-lite"):
+    with pytest.raises(UsageError, match="'birds': choose from another, fashion-lite"):
         Bundle.embedded("birds")
-    with pytest.raises(UsageError, match="only another, fashion-lite"):
+    with pytest.raises(UsageError, match="choose from another, fashion-lite"):
         Bundle.embedded("../bundles/another")
 
 
 def test_an_installation_without_bundles_says_so(package: Path) -> None:
     assert embedded_names() == []
-    with pytest.raises(BundleError, match="holds no bundle, so there is no 'fashion-lite'"):
+    with pytest.raises(BundleError, match="has no embedded bundles, so also no 'fashion-lite'"):
         Bundle.embedded()

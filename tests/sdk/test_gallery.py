@@ -455,9 +455,9 @@ def test_another_precision_is_taken_and_recorded(photos: Path, index: Path) -> N
 
 
 def test_a_place_that_is_not_an_index_is_left_alone(photos: Path) -> None:
-    with pytest.raises(ZtcirError, match="choose another place"):
+    with pytest.raises(ZtcirError, match="choose another folder"):
         build_index(photos, photos, Encoder())
-    with pytest.raises(ZtcirError, match="choose another place"):
+    with pytest.raises(ZtcirError, match="choose another folder"):
         build_index(photos, photos / "0.png", Encoder())
     assert len(list(photos.iterdir())) == 5
 

@@ -435,11 +435,11 @@ def test_precision_is_chosen_and_recorded(tmp_path: Path, folder: Path) -> None:
 
 def test_pretrained_bundles_come_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ztcir_sdk.bundle.bundle.resources.files", lambda _: tmp_path)
-    with pytest.raises(BundleError, match="holds no bundle"):
+    with pytest.raises(BundleError, match="has no embedded bundles"):
         Retriever.from_pretrained()
     write_tiny_bundle(tmp_path / "bundles" / "fashion-lite", name="fashion-lite")
     assert Retriever.from_pretrained(threads=1).bundle.name == "fashion-lite"
-    with pytest.raises(UsageError, match="'nothing', only fashion-lite"):
+    with pytest.raises(UsageError, match="'nothing': choose from fashion-lite"):
         Retriever.from_pretrained("nothing")
 
 
@@ -488,8 +488,8 @@ BAD_CALLS: dict[str, tuple[Ask, type[ZtcirError], str]] = {
         ImageError,
         "gone.png does not exist",
     ),
-    "device": (lambda r, p: Retriever(r.bundle, device="tpu"), UsageError, "not 'tpu'"),
-    "bundle": (lambda r, p: Retriever(p), BundleError, "is no bundle"),
+    "device": (lambda r, p: Retriever(r.bundle, device="tpu"), UsageError, "no device 'tpu'"),
+    "bundle": (lambda r, p: Retriever(p), BundleError, "is not a bundle"),
     "index": (lambda r, p: r.search(p, "red", index=p.parent), ZtcirError, "is not an index"),
     "no index": (
         lambda r, p: Retriever(r.bundle).search(p, "red"),

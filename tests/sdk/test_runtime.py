@@ -127,8 +127,8 @@ def test_threads_may_share_a_graph(text_encoder: OnnxGraph) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"input_ids": None}, "takes input_ids, .* not adapter_scale"),
-        ({"surplus": np.zeros(1)}, "takes input_ids, .*surplus"),
+        ({"input_ids": None}, "needs the inputs input_ids, .* not adapter_scale"),
+        ({"surplus": np.zeros(1)}, "needs the inputs input_ids, .*surplus"),
         ({"input_ids": np.zeros((2, 5), dtype=np.int32)}, r"must be int64 \(B, T\), not int32"),
         ({"input_ids": np.zeros(2, dtype=np.int64)}, r"must be int64 \(B, T\), not int64 \(2,\)"),
         ({"input_ids": [[1, 2], [3, 4]]}, "must be an array, not list"),
@@ -150,7 +150,7 @@ def test_wrong_inputs_are_named(
 
 
 def test_unknown_outputs_are_named(text_encoder: OnnxGraph) -> None:
-    with pytest.raises(UsageError, match="gives query_embeds, not logits"):
+    with pytest.raises(UsageError, match="no output logits: choose from query_embeds"):
         text_encoder.run(text_inputs(1, 3, 1), ["logits"])
 
 
@@ -160,7 +160,7 @@ def test_a_graph_that_fails_while_running_says_so_in_a_sentence(text_encoder: On
     with pytest.raises(ZtcirError, match="text_encoder failed on CPUExecutionProvider") as caught:
         text_encoder.run(inputs)
     assert "\n" not in str(caught.value)
-    assert "check what it was given" in str(caught.value)
+    assert "check its inputs" in str(caught.value)
     text_encoder.run(text_inputs(2, 5, 1))  # and it goes on
 
 
@@ -221,9 +221,13 @@ def test_devices(device: str, meant: str) -> None:
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cuda:-1", "CPU", "", "cuda:0 "])
 def test_unknown_devices_are_refused(device: str, files: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match="cuda:0, not"):
+    with pytest.raises(
+        UsageError, match=f"no device {re.escape(repr(device))}: choose auto, cpu, cuda or cuda:0"
+    ):
         resolve_device(device)
-    with pytest.raises(UsageError, match="cuda:0, not"):
+    with pytest.raises(
+        UsageError, match=f"no device {re.escape(repr(device))}: choose auto, cpu, cuda or cuda:0"
+    ):
         OnnxGraph(files["text_encoder"], RuntimeSettings(device=device))
 
 
@@ -294,7 +298,7 @@ def test_cuda_that_does_not_load_is_never_replaced_in_silence(
     monkeypatch: pytest.MonkeyPatch, files: dict[str, Path], fake: FakeRuntime
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
-    with pytest.raises(ZtcirError, match=r"cuda:0 was asked for but .*ztcir\[gpu\]") as caught:
+    with pytest.raises(ZtcirError, match=r"cuda:0 cannot be used .*ztcir\[gpu\]") as caught:
         OnnxGraph(files["text_encoder"], RuntimeSettings(device="cuda:0"))
     assert "\n" not in str(caught.value)
 
@@ -312,9 +316,9 @@ def test_without_a_runtime_the_extras_are_named(
     monkeypatch: pytest.MonkeyPatch, files: dict[str, Path]
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingDependencyError, match=r"ztcir\[cpu\]'.*ztcir\[gpu\]'") as caught:
+    with pytest.raises(MissingDependencyError, match=r"ztcir\[cpu\].*ztcir\[gpu\]") as caught:
         OnnxGraph(files["text_encoder"])
-    assert str(caught.value).count(".") == 1
+    assert not re.search(r"\. [A-Z]", str(caught.value))  # one sentence
 
 
 def test_a_runtime_that_does_not_load_says_why(tmp_path: Path, files: dict[str, Path]) -> None:

@@ -31,7 +31,7 @@ from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.bundle.engines import build_engines
 from ztcir_sdk.bundle.graph_source import BatchSizes, graph_source
 from ztcir_sdk.doctor.findings import Diagnosis, Finding
-from ztcir_sdk.doctor.runtime import look_at_gpu
+from ztcir_sdk.doctor.runtime import check_gpu
 from ztcir_sdk.errors import MissingDependencyError, UsageError, ZtcirError
 from ztcir_sdk.runtime import (
     GraphSource,
@@ -103,7 +103,7 @@ def test_every_shape_and_every_repetition_answers_as_onnx_runtime(
 
     check()
     assert "cudaGraphLaunch" in machine.cuda.calls
-    assert len(text_encoder._held.plans) <= SHAPES_KEPT
+    assert len(text_encoder._engine.plans) <= SHAPES_KEPT
 
 
 def test_only_what_is_asked_for_comes_back(machine: Machine, bundle: Bundle) -> None:
@@ -220,18 +220,18 @@ def test_that_for_rtx_records_by_itself_and_keeps_its_kernels(
     for seed in range(4):
         same(graph, reference, text_inputs(2, 5, 1, seed))
     assert "cudaStreamBeginCapture" not in machine.cuda.calls
-    assert graph._held._config is not None
-    assert graph._held._config.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE"
+    assert graph._engine._config is not None
+    assert graph._engine._config.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE"
     [kernels] = machine.folder.glob("*.kernels")
     assert kernels.read_bytes().startswith(b"kernels of")
     graph.run(text_inputs(1, 7, 1))
     graph.close()
     assert b"7" in kernels.read_bytes()
     again = machine.open(source(bundle, "text_encoder"))
-    assert again._held.engine.kernels == kernels.read_bytes()
+    assert again._engine.engine.kernels == kernels.read_bytes()
     off = machine.open(source(bundle, "text_encoder"), cuda_graphs=False)
-    assert off._held._config is not None
-    assert off._held._config.cuda_graph_strategy.name == "DISABLED"
+    assert off._engine._config is not None
+    assert off._engine._config.cuda_graph_strategy.name == "DISABLED"
 
 
 # --- memory --------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def test_a_gpu_without_memory_left_is_a_sentence_and_the_graph_goes_on(
     for seed in range(3):
         same(text_encoder, reference, text_inputs(1, 5, 1, seed))
     machine.cuda.total = machine.cuda.used + 5000
-    with pytest.raises(OutOfGpuMemoryError, match=r"^text_encoder: cuda:0 has no memory left: "):
+    with pytest.raises(OutOfGpuMemoryError, match=r"^text_encoder: cuda:0 is out of memory: "):
         text_encoder.run(text_inputs(60, 70, 60))
     assert machine.cuda.used == machine.trt.scratch  # nothing is left lying about
     for seed in range(3):
@@ -319,7 +319,7 @@ def test_the_limit_of_a_graphs_memory_is_kept(machine: Machine, bundle: Bundle) 
     graph = machine.open(source(bundle, "image_encoder"), gpu_memory_mb=1)
     large = np.zeros((32, 3, SIZE, SIZE), dtype=np.float32)
     graph.run(pixels(2))
-    graph._held.buffers._limit = 20_000
+    graph._engine.buffers._limit = 20_000
     with pytest.raises(OutOfGpuMemoryError, match="gpu_memory_mb allows") as caught:
         graph.run({"pixel_values": large})
     assert_sentence(caught.value)
@@ -333,11 +333,13 @@ def test_an_engine_that_finds_no_memory_says_so(machine: Machine, bundle: Bundle
     machine.cuda.total = machine.cuda.used + 100
     if at == "engine":
         machine.trt.refuses = "Requested amount of GPU memory (1 bytes) could not be allocated"
-        with pytest.raises(OutOfGpuMemoryError, match="no memory left for the engine of text_enc"):
+        with pytest.raises(
+            OutOfGpuMemoryError, match="not have enough memory for the engine of text_enc"
+        ):
             machine.open(text)
     else:
         machine.trt.no_context = True
-        with pytest.raises(OutOfGpuMemoryError, match="no memory left for another shape"):
+        with pytest.raises(OutOfGpuMemoryError, match="not have enough memory for another shape"):
             graph.run(text_inputs(1, 5, 1))
         machine.trt.no_context = False
         machine.cuda.total = 1 << 30
@@ -362,7 +364,7 @@ def assert_sentence(error: BaseException) -> None:
         ({"pseudo_tokens": np.zeros((3, 1, 9), np.float32)}, r"float32 \(R, 1, 4\)"),
         ({"pseudo_tokens": np.zeros((3, 1, D_T), np.float64)}, "must be float32 .* not float64"),
         ({"vsi_keys": np.zeros((2, 1, N, D_VSI), np.float32)}, "R = 3"),
-        ({"surplus": np.zeros(1)}, "takes input_ids, .*surplus"),
+        ({"surplus": np.zeros(1)}, "needs the inputs input_ids, .*surplus"),
     ],
 )
 def test_wrong_inputs_are_named_and_the_graph_goes_on(
@@ -370,14 +372,16 @@ def test_wrong_inputs_are_named_and_the_graph_goes_on(
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
         text_encoder.run({**text_inputs(2, 5, 3), **change})
-    with pytest.raises(UsageError, match="gives query_embeds, not logits"):
+    with pytest.raises(UsageError, match="no output logits: choose from query_embeds"):
         text_encoder.run(text_inputs(2, 5, 3), ["logits"])
     text_encoder.run(text_inputs(2, 5, 3))
 
 
 def test_what_is_larger_than_the_engine_takes_is_named(text_encoder: TensorRtGraph) -> None:
     assert text_encoder.limits == {"B": 64, "R": 64, "T": 77}
-    with pytest.raises(UsageError, match=r"T = 78, and its engine takes 1 to 77.*--trt") as caught:
+    with pytest.raises(
+        UsageError, match=r"T = 78, but its engine accepts 1 to 77.*--trt"
+    ) as caught:
         text_encoder.run(text_inputs(1, 78, 1))
     assert_sentence(caught.value)
     with pytest.raises(UsageError, match="B = 65"):
@@ -394,13 +398,13 @@ def test_a_run_that_fails_is_a_sentence_and_the_graph_goes_on(
     assert_sentence(caught.value)
     text_encoder.run(text_inputs(9, 30, 9))  # needs other buffers: nothing waits for the old ones
     machine.cuda.fail["cudaStreamSynchronize"] = cudaError_t.cudaErrorIllegalAddress
-    with pytest.raises(CudaError, match=r"IllegalAddress.*start the process again"):
+    with pytest.raises(CudaError, match=r"IllegalAddress.*restart the process"):
         text_encoder.run(text_inputs(1, 5, 1))
 
 
 def test_an_engine_that_tensorrt_refuses_is_named(machine: Machine, bundle: Bundle) -> None:
     machine.trt.refuses = "Version tag does not match.\nNote: 0 != 1"
-    with pytest.raises(EngineError, match=r"does not load \(Version tag.*--rebuild") as caught:
+    with pytest.raises(EngineError, match=r"cannot be loaded \(Version tag.*--rebuild") as caught:
         machine.open(source(bundle, "text_encoder"))
     assert_sentence(caught.value)
 
@@ -414,7 +418,7 @@ def test_an_engine_with_other_tensors_than_are_said_is_refused(
     stored, _ = ensure_engine(text, trt, Target.of(gpu))
     other, _ = ensure_engine(image, trt, Target.of(gpu))
     swapped = type(stored)(**{**vars(stored), "plan": other.plan})
-    with pytest.raises(EngineError, match="other inputs or outputs"):
+    with pytest.raises(EngineError, match=r"inputs or outputs .* differ from its metadata"):
         TensorRtGraph(swapped, trt, gpu, TENSORRT)
 
 
@@ -442,7 +446,7 @@ def test_a_package_that_does_not_load_says_why(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     tensorrt_package.import_tensorrt.cache_clear()
-    with pytest.raises(MissingDependencyError, match=r"does not load: libnvinfer\.so\.10"):
+    with pytest.raises(MissingDependencyError, match=r"cannot be loaded: libnvinfer\.so\.10"):
         tensorrt_package.import_tensorrt("tensorrt")
 
 
@@ -490,7 +494,7 @@ def test_an_engine_of_another_version_or_gpu_is_built_again_or_refused(
         open_graph(text, strict)
     assert_sentence(caught.value)
     assert not machine.trt.builds
-    with pytest.warns(UserWarning, match="Building TensorRT"):
+    with pytest.warns(UserWarning, match="Building the TensorRT"):
         graph = open_graph(text, TENSORRT)
     assert len(machine.trt.builds) == 1
     graph.run(text_inputs(1, 5, 1))
@@ -615,7 +619,7 @@ def test_engines_are_built_of_the_precisions_that_are_asked_for(
     ("held", "asked", "code", "sentence"),
     [
         (["fp32", "int8"], ["--precision", "int8"], 2, "ask for fp32 or fp16 too, or leave out"),
-        (["int8"], [], 1, "holds int8 alone, which is for processors"),
+        (["int8"], [], 1, "has only int8, which runs on CPUs"),
         (["fp32"], ["--precision", "fp16"], 1, "in fp32, not in fp16"),
     ],
 )
@@ -648,7 +652,7 @@ def test_sizes_below_one_are_refused(sizes: dict[str, int], sentence: str) -> No
 
 
 def test_sizes_out_of_order_are_refused() -> None:
-    with pytest.raises(ValueError, match="not in order"):
+    with pytest.raises(ValueError, match="not in ascending order"):
         ShapeRange(1, 5, 4)
 
 
@@ -659,7 +663,7 @@ def test_sizes_out_of_order_are_refused() -> None:
     ("broken", "sentence"),
     [
         (FakeCuda(gpus=0), "No NVIDIA GPU is visible.*CUDA_VISIBLE_DEVICES"),
-        (FakeCuda(gpus=2), "There is no cuda:2: this process sees 2 GPUs"),
+        (FakeCuda(gpus=2), "There is no cuda:2, 2 GPUs are visible to this process"),
     ],
 )
 def test_a_gpu_that_is_not_there_is_named(
@@ -675,7 +679,7 @@ def test_a_gpu_that_is_not_there_is_named(
     ("driver", "sentence"),
     [
         (None, "There is no NVIDIA driver"),
-        ("12.6", r"driver runs CUDA up to 12\.6, .* for 13\.0: .*'cuda-python<13'"),
+        ("12.6", r"driver supports CUDA up to 12\.6, .* needs 13\.0: .*'cuda-python<13'"),
     ],
 )
 def test_a_driver_that_is_too_old_or_missing_is_named(
@@ -700,7 +704,7 @@ def test_a_gpu_knows_its_name_and_architecture(machine: Machine) -> None:
 
 def said_of(gpus: list[str]) -> dict[str, Finding]:
     diagnosis = Diagnosis()
-    look_at_gpu(diagnosis, gpus)
+    check_gpu(diagnosis, gpus)
     return {finding.name: finding for finding in diagnosis.findings}
 
 
@@ -710,7 +714,7 @@ def test_doctor_builds_an_engine_and_runs_it(machine: Machine) -> None:
     assert found["TensorRT"].detail == "10.3.0, built an engine and ran it on the GPU"
     assert (machine.cuda.used, machine.cuda.streams) == (0, {})
     for name in ("CUDA driver", "CUDA", "cuDNN"):
-        assert found[name].status == "ok" or found[name].cure
+        assert found[name].status == "ok" or found[name].fix
     machine.trt.breaks = "it is broken"
     assert "did not build" not in (broken := said_of([])["TensorRT"]).detail
     assert (broken.status, "it is broken" in broken.detail) == ("note", True)
@@ -720,7 +724,7 @@ def test_doctor_builds_an_engine_and_runs_it(machine: Machine) -> None:
     ("package", "detail"),
     [
         ("tensorrt", "did not build an engine: No NVIDIA GPU is visible"),
-        ("tensorrt_rtx", "compiled an engine ahead of time, and did not run it: No NVIDIA GPU"),
+        ("tensorrt_rtx", "compiled an engine ahead of time, but did not run it: No NVIDIA GPU"),
     ],
 )
 def test_doctor_says_what_a_package_does_without_a_gpu(
@@ -740,8 +744,8 @@ def test_doctor_says_why_a_package_does_not_load(
     monkeypatch.delitem(sys.modules, "tensorrt")
     tensorrt_package.import_tensorrt.cache_clear()
     found = said_of([])["TensorRT"]
-    assert (found.status, found.detail) == ("note", "does not load")
-    assert "libnvinfer.so.10 is missing" in found.cure
+    assert (found.status, found.detail) == ("note", "cannot be loaded")
+    assert "libnvinfer.so.10 is missing" in found.fix
 
 
 # --- what is pretended is what there is ----------------------------------------------------------

@@ -18,9 +18,10 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as Bpe
 
-from ztcir_sdk.bundle.bundle import Bundle, Dimensions, GraphVariant, TensorSpec, TextLayout
+from ztcir_sdk.bundle import Bundle, Dimensions, GraphVariant, TextLayout
 from ztcir_sdk.names import METHODS
 from ztcir_sdk.preprocess import Preprocessing
+from ztcir_sdk.runtime import TensorSpec
 from ztcir_sdk.tokenizer import END_OF_TEXT, START_OF_TEXT
 
 D, D_T, D_V, D_VSI, N = 4, 4, 3, 4, 4

@@ -1,12 +1,11 @@
-"""The bundle: one folder that holds all a device needs to encode pictures and queries.
+"""The bundle: one folder with everything that a device needs to encode images and queries.
 
-It is written once, as a whole, and never changed. Every file but the manifest is hashed in the
-manifest, so a bundle that was cut short or altered on its way is refused.
+It is written once, as a whole, and never changed. The manifest has a checksum of every other file,
+so a bundle that is incomplete or altered is refused.
 """
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import os
@@ -21,7 +20,6 @@ from typing import Any
 from ztcir_sdk.bundle.manifest import (
     FORMAT,
     MANIFEST,
-    REFERENCE_TENSORS,
     Dimensions,
     FileRecord,
     GraphVariant,
@@ -31,33 +29,17 @@ from ztcir_sdk.bundle.manifest import (
     TextLayout,
     check_file_name,
 )
+from ztcir_sdk.environment import now
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
 from ztcir_sdk.files import finish_swap, folder_whole, hash_file, standing_folder
 from ztcir_sdk.names import PLACEHOLDER_ID
 from ztcir_sdk.preprocess import Preprocessing
-from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.version import __version__
 
-__all__ = [
-    "DEFAULT_BUNDLE",
-    "FORMAT",
-    "MANIFEST",
-    "REFERENCE_TENSORS",
-    "Bundle",
-    "Dimensions",
-    "FileRecord",
-    "GraphVariant",
-    "Manifest",
-    "Placeholder",
-    "Precision",
-    "Preprocessing",
-    "TensorSpec",
-    "TextLayout",
-    "embedded_names",
-]
+__all__ = ["DEFAULT_BUNDLE", "Bundle", "check_target", "embedded_names"]
 
 DEFAULT_BUNDLE = "fashion-lite"
-"""The bundle inside the package that is used where none is named."""
+"""Name of the embedded bundle that is used by default."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +47,8 @@ class Bundle:
     """A bundle on disk; use `load`, `embedded` or `write`.
 
     Attributes:
-        path: its folder, absolute.
-        manifest: what ``bundle.json`` says.
+        path: absolute path of its folder.
+        manifest: the contents of ``bundle.json``.
     """
 
     path: Path
@@ -77,11 +59,11 @@ class Bundle:
         """Read a bundle's manifest and check its files.
 
         Args:
-            path: the folder.
-            verify: check every file's size and SHA-256; otherwise only that it is there.
+            path: folder of the bundle.
+            verify: whether to check the SHA-256 of every file; existence and size always are.
 
         Raises:
-            BundleError: it is no bundle, is incomplete or altered, or was made by a newer ztcir.
+            BundleError: it is not a bundle, is incomplete or altered, or needs a newer ztcir.
         """
         folder = standing_folder(Path(path).absolute())
         bundle = cls(folder, _read_manifest(folder))
@@ -91,23 +73,23 @@ class Bundle:
 
     @classmethod
     def embedded(cls, name: str = DEFAULT_BUNDLE, *, verify: bool = True) -> Bundle:
-        """Load a bundle that came inside the package; `embedded_names` says which there are.
+        """Load a bundle that is part of the package; `embedded_names` lists them.
 
         Raises:
-            UsageError: there is none of that name.
-            BundleError: the installation holds no bundle at all, or it is altered.
+            UsageError: there is no embedded bundle of that name.
+            BundleError: the installation has no bundles, or the bundle is altered.
         """
         names = embedded_names()
         if name in names:
             return cls.load(_embedded_folder() / name, verify=verify)
         if not names:
             raise BundleError(
-                f"This installation of ztcir holds no bundle, so there is no {name!r}: "
-                "reinstall ztcir from a wheel, or name a folder that `ztcir export` wrote."
+                f"This installation of ztcir has no embedded bundles, so also no {name!r}: "
+                "reinstall ztcir from a wheel, or give a folder that `ztcir export` wrote."
             )
         raise UsageError(
-            f"There is no embedded bundle {name!r}, only {', '.join(names)}: "
-            "name one of these, or give the folder of a bundle to Retriever."
+            f"There is no embedded bundle {name!r}: choose from {', '.join(names)}, or give the "
+            "folder of a bundle to Retriever."
         )
 
     @classmethod
@@ -131,22 +113,21 @@ class Bundle:
         created: str | None = None,
         overwrite: bool = False,
     ) -> Bundle:
-        """Make a bundle: aside, hashed and flushed to disk, then renamed into place as a whole.
+        """Write a bundle to a temporary folder, flush it to disk, and rename it as a whole.
 
-        A failure leaves nothing behind; a kill, at worst, a hidden folder that the next call
-        removes, and a bundle that was being replaced still loads.
+        A failure leaves nothing behind. A killed process may leave a hidden folder, which the next
+        call removes; a bundle that was being replaced still loads.
 
         Args:
-            folder: what to make. A folder that is no bundle is only taken if it is empty.
-            files: every file of the bundle, by its name there -> its content, or where to copy it
-                from. Their checksums are computed.
-            overwrite: replace a bundle that is there, with everything in its folder.
-            created: ISO 8601 with offset; now, by default.
+            folder: folder of the bundle. One that is not a bundle must be empty.
+            files: file name in the bundle -> its content, or the path to copy it from.
+            overwrite: whether to replace an existing bundle, with everything in its folder.
+            created: ISO 8601 time with offset; by default now.
             name, model_card, methods, prompts, text, preprocessing, dimensions, graphs,
-            image_tower, precisions, placeholder, tokenizer: see `Manifest`.
+            image_tower, precisions, placeholder, tokenizer: entries of `Manifest`.
 
         Raises:
-            UsageError: `folder` is a bundle and `overwrite` is false, or is something else.
+            UsageError: `folder` is a bundle and `overwrite` is false, or it has other contents.
             BundleError: the entries contradict each other, or a file cannot be read or written.
         """
         target = Path(folder).resolve()
@@ -155,13 +136,13 @@ class Bundle:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             finish_swap(target)
-            require_free(target, overwrite=overwrite)
+            check_target(target, overwrite=overwrite)
             with folder_whole(target) as fresh:
                 manifest = Manifest(
                     format=FORMAT,
                     name=name,
                     ztcir=__version__,
-                    created=created or _now(),
+                    created=created or now(),
                     model_card=model_card,
                     methods=tuple(methods),
                     prompts=dict(prompts),
@@ -178,17 +159,17 @@ class Bundle:
                 manifest = Manifest.from_dict(manifest.to_dict())  # checks the types as well
                 serialized = json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False) + "\n"
                 _store(fresh, MANIFEST, serialized.encode())
-                cls.load(fresh)  # what was written is what will be read
+                cls.load(fresh)  # checks what was written
         except OSError as error:
             raise BundleError(
                 f"The bundle {target} cannot be written ({error}): free some space, or choose "
-                "another place."
+                "another folder."
             ) from error
         return cls(target, manifest)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that the manifest says, and so of every file."""
+        """SHA-256 (hex) of the manifest, which has the checksum of every file."""
         canonical = json.dumps(self.manifest.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -199,37 +180,37 @@ class Bundle:
 
     @property
     def tokenizer_path(self) -> Path:
-        """File of the tokenizer."""
+        """Path of the tokenizer's file."""
         return self.path / self.manifest.tokenizer
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Ways to answer a query that it can do, of `METHODS`."""
+        """Search methods that it supports, of `METHODS`."""
         return self.manifest.methods
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """What may be asked for: fp32 first if it is there, the others as the export wrote them."""
+        """Precisions that can be requested: fp32 first, the others in the export's order."""
         if not (names := list(self.manifest.precisions)):
             first, *others = self.manifest.graphs.values()
             names = [name for name in first if all(name in variants for variants in others)]
         return tuple(sorted(names, key=lambda name: name != "fp32"))
 
     def variant(self, graph: str, precision: str | None = None) -> GraphVariant:
-        """Return what a graph runs in when a precision is asked for.
+        """Return the variant in which a graph runs for a requested precision.
 
-        Where the manifest's `precisions` say so, that is a variant of another precision.
+        It may have another precision, if the manifest's `precisions` say so.
 
         Args:
-            graph: of `GRAPHS`.
-            precision: of `precisions`; by default fp32 if there is one, else the first.
+            graph: one of `GRAPHS`.
+            precision: one of `precisions`; by default fp32 if there is one, else the first.
 
         Raises:
-            ZtcirError: the bundle lacks the graph, or lacks it in this precision.
+            ZtcirError: the bundle does not have the graph, or not in this precision.
         """
         variants = self.manifest.graphs.get(graph)
         if variants is None:
-            raise ZtcirError(f"The bundle {self.name} has no {graph}: export one that has.")
+            raise ZtcirError(f"The bundle {self.name} has no {graph}: export a bundle with one.")
         if precision is None:
             return variants.get("fp32") or next(iter(variants.values()))
         if (record := self.manifest.precisions.get(precision)) is not None:
@@ -237,12 +218,12 @@ class Bundle:
         if precision not in variants:
             raise ZtcirError(
                 f"The bundle {self.name} has its {graph} in {', '.join(variants)}, not in "
-                f"{precision}: choose one of these, or export it."
+                f"{precision}: choose one of these, or export the bundle in {precision}."
             )
         return variants[precision]
 
     def sha256(self, variant: GraphVariant) -> str:
-        """Return the SHA-256 (hex) of a graph's file, as the manifest has it."""
+        """Return the SHA-256 (hex) of a graph's file, from the manifest."""
         return self.manifest.files[variant.file].sha256
 
     def file(self, variant: GraphVariant) -> Path:
@@ -251,7 +232,7 @@ class Bundle:
 
 
 def embedded_names() -> list[str]:
-    """Return the names of the bundles inside the package, in order."""
+    """Return the sorted names of the bundles that are part of the package."""
     return sorted(manifest.parent.name for manifest in _embedded_folder().glob(f"*/{MANIFEST}"))
 
 
@@ -265,9 +246,11 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         text = file.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
-        what = "is not a bundle, since it has no bundle.json" if folder.is_dir() else "is no bundle"
-        what = what if folder.exists() else "does not exist"
-        raise BundleError(f"{folder} {what}: name a folder that `ztcir export` wrote.") from None
+        if folder.is_dir():
+            problem = f"is not a bundle, because it has no {MANIFEST}"
+        else:
+            problem = "is not a bundle" if folder.exists() else "does not exist"
+        raise BundleError(f"{folder} {problem}: give a folder that `ztcir export` wrote.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(
             f"{file} cannot be read ({error}): export or copy the bundle again."
@@ -276,7 +259,7 @@ def _read_manifest(folder: Path) -> Manifest:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BundleError(
-            f"{file} is damaged ({error}): export or copy the bundle again."
+            f"{file} is corrupt ({error}): export or copy the bundle again."
         ) from error
     try:
         return Manifest.from_dict(values)
@@ -304,7 +287,7 @@ def _check_file(folder: Path, file: str, record: FileRecord, *, verify: bool) ->
 
 
 def _store(folder: Path, file: str, source: str | os.PathLike[str] | bytes) -> FileRecord:
-    """Write or copy a file, flushed to the disk itself, and return its record."""
+    """Write or copy a file, flush it to disk, and return its record."""
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as stream:
@@ -312,7 +295,7 @@ def _store(folder: Path, file: str, source: str | os.PathLike[str] | bytes) -> F
             stream.write(source)
         else:
             if not Path(source).is_file():
-                raise BundleError(f"{source}, which is to become {file}, is missing: check it.")
+                raise BundleError(f"{source}, the source of {file}, is missing: check its path.")
             with Path(source).open("rb") as original:
                 shutil.copyfileobj(original, stream, 1 << 20)
         stream.flush()
@@ -320,24 +303,20 @@ def _store(folder: Path, file: str, source: str | os.PathLike[str] | bytes) -> F
     return FileRecord(hash_file(path), path.stat().st_size)
 
 
-def require_free(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Refuse a place that `Bundle.write` would refuse.
+def check_target(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Check that `Bundle.write` can write to a folder.
 
     Raises:
-        UsageError: it is a bundle and `overwrite` is false, or is something else.
+        UsageError: it is a bundle and `overwrite` is false, or it has other contents.
     """
     target = Path(folder).resolve()
     if (target / MANIFEST).exists():
         if not overwrite:
             raise UsageError(
-                f"{target} is a bundle already: choose another place, or say that it is to be "
-                "overwritten."
+                f"{target} is already a bundle: choose another folder, or overwrite it with "
+                "--overwrite."
             )
     elif target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(
-            f"{target} exists and is no bundle: choose another place, so that nothing is lost."
+            f"{target} exists and is not a bundle: choose another folder, so that nothing is lost."
         )
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,7 +1,8 @@
-"""A bundle's graphs as sources of engines, and its TensorRT engines, built ahead of their use."""
+"""Build the TensorRT engines of a bundle ahead of their use."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,29 +19,26 @@ if TYPE_CHECKING:
     from ztcir_sdk.runtime.tensorrt.open import Target
     from ztcir_sdk.runtime.tensorrt.package import TensorRt
 
-__all__ = [
-    "EngineReport",
-    "build_engines",
-]
+__all__ = ["EngineReport", "build_engines"]
 
 
 @dataclass(frozen=True)
 class EngineReport:
-    """One engine of a bundle, ready to be run."""
+    """An engine of a bundle, ready to run."""
 
     graph: str
     precision: str
     architecture: str
-    """As "sm_86"."""
+    """Compute architecture, such as "sm_86"."""
     package: str
     """"tensorrt" or "tensorrt_rtx"."""
     version: str
     file: Path
     bytes: int
     seconds: float
-    """What building it took, now or when it was built."""
+    """How long the build took."""
     built: bool
-    """Whether it was built now; otherwise it was there already."""
+    """Whether this call built it; otherwise it was in the cache."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -59,25 +57,25 @@ def build_engines(
     rebuild: bool = False,
     progress: Callable[[EngineReport], None] = lambda report: None,
 ) -> list[EngineReport]:
-    """Build the engines of a bundle's graphs; those that are there already are kept.
+    """Build the engines of a bundle's graphs that the cache does not have yet.
 
     Args:
-        bundle: whose graphs.
-        precisions: of `Bundle.precisions`; by default all but those of `FOR_PROCESSORS`.
-        gpu: a GPU or an architecture, as "RTX 3090" or "sm_86", which need not be here; by default
-            the first one that is.
-        package: "tensorrt" or "tensorrt_rtx"; by default what is installed and can do it.
-        sizes: what the engines are to take at once.
-        workspace_mb: most scratch memory of any layer, in MiB; by default all of the GPU's.
-        folder: where to put them; by default where a `Retriever` looks for them.
-        rebuild: build also what is there.
-        progress: called with each engine.
+        bundle: the bundle.
+        precisions: some of `Bundle.precisions`; by default all but those of `FOR_PROCESSORS`.
+        gpu: name or architecture of a GPU that this machine need not have, such as "RTX 3090" or
+            "sm_86"; by default the first GPU of this machine.
+        package: "tensorrt" or "tensorrt_rtx"; by default an installed one that supports the GPU.
+        sizes: maximum batch sizes of the engines.
+        workspace_mb: maximum scratch memory of a layer, in MiB; by default all of the GPU's memory.
+        folder: folder of the engines; by default the one that a `Retriever` reads.
+        rebuild: whether to build engines that the cache has.
+        progress: function to call with each engine.
 
     Raises:
-        MissingDependencyError: TensorRT, or what asks the GPU, is not installed.
+        MissingDependencyError: TensorRT or `cuda-python` is not installed.
         UsageError: there is no such GPU or package.
-        UnsupportedGraphError: a graph has an operator that TensorRT does not know.
-        ZtcirError: the bundle lacks the precision, there is no GPU, or building failed.
+        UnsupportedGraphError: a graph has an operator that TensorRT does not support.
+        ZtcirError: the bundle lacks the precision, there is no GPU, or a build failed.
     """
     from ztcir_sdk.runtime.tensorrt.cache import EngineCache
     from ztcir_sdk.runtime.tensorrt.open import ensure_engine
@@ -88,8 +86,8 @@ def build_engines(
         precisions = [name for name in bundle.precisions if name not in FOR_PROCESSORS]
         if not precisions:
             raise ZtcirError(
-                f"The bundle {bundle.name} holds {', '.join(bundle.precisions)} alone, which is "
-                "for processors: export it in fp32 or fp16 too."
+                f"The bundle {bundle.name} has only {', '.join(bundle.precisions)}, which runs on "
+                "CPUs: export it in fp32 or fp16 too."
             )
     trt, target = _builder_and_target(gpu, package)
     cache = EngineCache(folder)
@@ -107,7 +105,7 @@ def build_engines(
                 same_ranges=sizes is not None,
             )
             report = _report(graph, stored, built=built)
-            if report.file not in [one.file for one in reports]:  # precisions may share a graph
+            if report.file not in [one.file for one in reports]:  # precisions may share a variant
                 reports.append(report)
                 progress(report)
     return reports
@@ -129,30 +127,26 @@ def _report(graph: str, stored: StoredEngine, *, built: bool) -> EngineReport:
 
 
 def _builder_and_target(gpu: str | None, package: str | None) -> tuple[TensorRt, Target]:
-    """Return what builds, and for which GPU: the one that is here, or one that is named."""
+    """Return the package to build with and the GPU to build for: the named one, or the first."""
     from ztcir_sdk.runtime.tensorrt.cuda import Gpu
     from ztcir_sdk.runtime.tensorrt.open import Target
     from ztcir_sdk.runtime.tensorrt.package import import_tensorrt
 
-    wanted = None if gpu is None else architecture_of(gpu)
-    here: Target | None = None
-    why: ZtcirError | None = None
+    architecture = None if gpu is None else architecture_of(gpu)
     try:
-        here = Target.of(Gpu(0))
+        present = Target.of(Gpu(0))
     except ZtcirError as error:
-        why = error
-    if here is not None and wanted in (None, here.architecture):
-        return import_tensorrt(package), here
-    if wanted is None:
-        assert why is not None
-        if isinstance(why, MissingDependencyError):
-            raise why
-        cause = str(why).rstrip(".")
-        raise ZtcirError(f"{cause}; or name with --gpu what to compile for.")
+        if architecture is None:
+            if isinstance(error, MissingDependencyError):
+                raise
+            cause = str(error).rstrip(".")
+            raise ZtcirError(f"{cause}; or name the GPU to compile for with --gpu.") from error
+    else:
+        if architecture in (None, present.architecture):
+            return import_tensorrt(package), present
+    assert architecture is not None
     if package is None:
-        # Only that for RTX compiles for a GPU that is not here.
-        try:
-            return import_tensorrt("tensorrt_rtx"), Target(wanted)
-        except MissingDependencyError:
-            pass
-    return import_tensorrt(package), Target(wanted)
+        # Only TensorRT for RTX compiles for a GPU that this machine does not have.
+        with contextlib.suppress(MissingDependencyError):
+            return import_tensorrt("tensorrt_rtx"), Target(architecture)
+    return import_tensorrt(package), Target(architecture)

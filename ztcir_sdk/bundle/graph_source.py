@@ -1,11 +1,12 @@
-"""A bundle's graphs with what an engine builder has to know of them: files and shapes."""
+"""The graphs of a bundle as sources of engines: their files and the sizes of their axes."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 
-from ztcir_sdk.bundle.bundle import Bundle, GraphVariant
+from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle.manifest import GraphVariant
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.runtime.source import GraphSource, ShapeRange
 
@@ -13,14 +14,14 @@ __all__ = ["FOR_PROCESSORS", "IMAGES_AT_ONCE", "TEXTS_AT_ONCE", "BatchSizes", "g
 
 IMAGES_AT_ONCE = 32
 TEXTS_AT_ONCE = 64
-"""Rows of one run of a graph, at most; more are split."""
+"""Maximum rows of one run of a graph; larger batches are split."""
 FOR_PROCESSORS = ("int8",)
-"""Precisions whose graphs no GPU runs: neither TensorRT, nor CUDA in ONNX Runtime, as a whole."""
+"""Precisions for CPUs only: neither TensorRT nor ONNX Runtime's CUDA runs their whole graphs."""
 
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """How much the engines of a bundle take at once.
+    """Maximum batch sizes of a bundle's engines.
 
     Raises:
         UsageError: a number is below 1.
@@ -29,7 +30,7 @@ class BatchSizes:
     images: int = IMAGES_AT_ONCE
     texts: int = TEXTS_AT_ONCE
     tokens: int | None = None
-    """Of one text; by default as many as the text encoder can take."""
+    """Maximum tokens of a text; by default the text encoder's context length."""
 
     def __post_init__(self) -> None:
         for name in ("images", "texts", "tokens"):
@@ -41,18 +42,18 @@ class BatchSizes:
 def graph_source(
     bundle: Bundle, graph: str, variant: GraphVariant, sizes: BatchSizes | None = None
 ) -> GraphSource:
-    """Return a graph of a bundle with all that building an engine of it needs to know.
+    """Return a graph of a bundle with everything that building its engine needs.
 
     Args:
-        bundle: where it is from.
-        graph: of `GRAPHS`.
-        variant: of that graph.
-        sizes: what the engine is to take at once.
+        bundle: the bundle.
+        graph: one of `GRAPHS`.
+        variant: a variant of that graph.
+        sizes: maximum batch sizes of the engine.
     """
     sizes = sizes or BatchSizes()
     manifest = bundle.manifest
     graph_files = {one.file for variants in manifest.graphs.values() for one in variants.values()}
-    # Which files hold a graph's external data is only said inside it: any of them may.
+    # Only the graph itself names the files of its external data: any of these may be one.
     shared = [file for file in manifest.files if file not in {*graph_files, manifest.tokenizer}]
     parts = [variant.file, *sorted(shared)]
     digest = hashlib.sha256("".join(manifest.files[file].sha256 for file in parts).encode())
@@ -67,10 +68,10 @@ def graph_source(
 
 
 def _ranges(graph: str, sizes: BatchSizes, tokens: int) -> dict[str, ShapeRange]:
-    """Return the sizes of the graphs' axes; tuned for one query at a time, and for galleries."""
+    """Return the sizes of a graph's axes, tuned for single queries and for indexing."""
     if graph == "text_encoder":
         one = ShapeRange(1, 1, sizes.texts)
-        # Each text may be about a picture of its own. A prompt of 16 tokens is a long one.
+        # Each text may have its own reference image. A prompt of 16 tokens is long.
         return {"B": one, "R": one, "T": ShapeRange(1, min(16, tokens), tokens)}
     usual = min(8, sizes.images) if graph == "image_encoder" else 1
     return {"R": ShapeRange(1, usual, sizes.images)}

@@ -323,8 +323,7 @@ class Manifest(_Entry, frozen=True, kw_only=True):
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON values, complete and in a fixed order.
 
-        Left out are what measures nothing, `precisions` that are empty, and what the text layout
-        has in common with CLIP's.
+        Entries with their default value are left out: `check`, `precisions`, the tokenizer's.
         """
         values: dict[str, Any] = to_json(self)
         return values
@@ -338,10 +337,10 @@ def _check_known(entry: str, names: Iterable[str], known: Iterable[str]) -> None
 
 
 def check_file_name(entry: str, file: str) -> None:
-    """Refuse the name of a file that is outside the bundle, on any system, or is the manifest.
+    """Check that a name is of a file inside the bundle, on every system, and not the manifest's.
 
     Raises:
-        BundleError: it is such a name.
+        BundleError: it is not.
     """
     if (
         any(part in ("", ".", "..") for part in file.split("/"))

@@ -1,4 +1,4 @@
-"""What runs on this machine, and what to do about what does not."""
+"""Check whether a search can run on this machine, and list fixes for what fails."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from ztcir_sdk.bundle.bundle import Bundle
-from ztcir_sdk.doctor.findings import Diagnosis, Finding
-from ztcir_sdk.doctor.runtime import look_at_gpu, look_at_runtime
+from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.doctor.findings import Diagnosis
+from ztcir_sdk.doctor.runtime import check_gpu, check_runtime
 from ztcir_sdk.environment import describe_machine
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.index import Index
 from ztcir_sdk.index.default import default_index_path
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.runtime.cores import available_cores
-from ztcir_sdk.runtime.onnx.trial import ProviderRun
 from ztcir_sdk.version import __version__
 
-__all__ = ["Diagnosis", "Finding", "ProviderRun", "diagnose"]
+__all__ = ["diagnose"]
 
 
 def diagnose(
@@ -27,11 +26,11 @@ def diagnose(
     bundle: str | os.PathLike[str] | None = None,
     index: str | os.PathLike[str] | None = None,
 ) -> Diagnosis:
-    """Look at everything a search needs; nothing is changed, and no error is raised.
+    """Check everything that a search needs. This changes nothing, and raises no error.
 
     Args:
-        bundle: a bundle's folder; by default the one inside the package.
-        index: an index; by default the one that a search here would use.
+        bundle: folder of a bundle; by default the embedded one.
+        index: folder of an index; by default the one that a search in this folder would use.
     """
     diagnosis = Diagnosis()
     machine = describe_machine()
@@ -39,63 +38,63 @@ def diagnose(
         "system",
         "ok",
         f"Python {platform.python_version()}, {machine['os']}, {machine['cpu']}, "
-        f"{available_cores()} CPU threads to use of {machine['cpus_of_host']}",
+        f"{available_cores()} of {machine['cpus_of_host']} CPU threads available",
     )
     diagnosis.add("ztcir", "ok", __version__)
-    look_at_runtime(diagnosis, gpus=bool(machine["gpus"]))
-    look_at_gpu(diagnosis, machine["gpus"])
-    found = _look_at_bundle(diagnosis, bundle)
-    _look_at_index(diagnosis, index, found)
+    check_runtime(diagnosis, gpus=bool(machine["gpus"]))
+    check_gpu(diagnosis, machine["gpus"])
+    found = _check_bundle(diagnosis, bundle)
+    _check_index(diagnosis, index, found)
     return diagnosis
 
 
-def _look_at_bundle(diagnosis: Diagnosis, path: str | os.PathLike[str] | None) -> Bundle | None:
+def _check_bundle(diagnosis: Diagnosis, path: str | os.PathLike[str] | None) -> Bundle | None:
     try:
         bundle = Bundle.embedded() if path is None else Bundle.load(path)
     except ZtcirError as error:
-        diagnosis.add("bundle", "problem", "it cannot be used", str(error))
+        diagnosis.add("bundle", "problem", "cannot be used", str(error))
         return None
     size = sum(record.bytes for record in bundle.manifest.files.values())
     diagnosis.add(
         "bundle",
         "ok",
-        f"{bundle.name}, {size / 1e6:.1f} MB, every checksum is right, "
+        f"{bundle.name}, {size / 1e6:.1f} MB, all checksums match, "
         f"fingerprint {bundle.fingerprint[:12]}",
     )
     precisions = ", ".join(_precision(bundle, name) for name in bundle.precisions)
-    diagnosis.add("answers by", "ok", f"{', '.join(bundle.methods)}; in {precisions}")
+    diagnosis.add("methods", "ok", f"{', '.join(bundle.methods)}; in {precisions}")
     diagnosis.model_card = dict(bundle.manifest.model_card)
     quality = bundle.manifest.model_card.get("quality")
     if quality is not None:
-        diagnosis.add("measured quality", "ok", _in_words(quality))
+        diagnosis.add("measured quality", "ok", _quality_text(quality))
     return bundle
 
 
 def _precision(bundle: Bundle, precision: str) -> str:
-    """Name a precision, and the graphs that run in another one under its name."""
+    """Return a precision's name, and the graphs that run in another precision instead."""
     used = {graph: bundle.variant(graph, precision).precision for graph in bundle.manifest.graphs}
     others = [f"{graph} in {own}" for graph, own in used.items() if own != precision]
     return f"{precision} ({', '.join(others)})" if others else precision
 
 
-def _in_words(quality: Any) -> str:
-    """Say what a model card has measured; of `ztcir eval ... --method all`, mAP@10 by method."""
+def _quality_text(quality: Any) -> str:
+    """Return the measured quality of a model card as text: with several methods, their mAP@10."""
     if not isinstance(quality, dict):
         return f"{quality:.3f}" if isinstance(quality, float) else str(quality)
     if isinstance(quality.get("overall"), dict):
-        return _in_words(quality["overall"].get("mAP@10"))
+        return _quality_text(quality["overall"].get("mAP@10"))
     if isinstance(quality.get("methods"), dict):
-        return f"mAP@10: {_in_words(quality['methods'])}"
-    return ", ".join(f"{name} {_in_words(value)}" for name, value in quality.items())
+        return f"mAP@10: {_quality_text(quality['methods'])}"
+    return ", ".join(f"{name} {_quality_text(value)}" for name, value in quality.items())
 
 
-def _look_at_index(
+def _check_index(
     diagnosis: Diagnosis, path: str | os.PathLike[str] | None, bundle: Bundle | None
 ) -> None:
     try:
         where = default_index_path() if path is None else Path(path)
     except ZtcirError as error:
-        diagnosis.add("index", "note", "no index is chosen", str(error))
+        diagnosis.add("index", "note", "none selected", str(error))
         return
     try:
         index = Index.open(where, image_tower=None)
@@ -104,4 +103,4 @@ def _look_at_index(
     except ZtcirError as error:
         diagnosis.add("index", "problem", f"{where} cannot be searched", str(error))
         return
-    diagnosis.add("index", "ok", f"{where}, {len(index)} pictures of {index.root}")
+    diagnosis.add("index", "ok", f"{where}, {len(index)} images of {index.root}")

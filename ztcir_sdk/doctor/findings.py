@@ -1,4 +1,4 @@
-"""What a diagnosis found, one thing after another."""
+"""The results of a diagnosis."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ Status = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     status: Status
-    """"problem" stands in the way of a search; "note" does not."""
+    """"problem": a search cannot run; "note": it can."""
     detail: str
-    cure: str = ""
-    """What to do, if there is something to do."""
+    fix: str = ""
+    """What to do, if something needs to be done."""
 
     def to_dict(self) -> dict[str, str]:
         """Return JSON values."""
         values = {"name": self.name, "status": self.status, "detail": self.detail}
-        return {**values, "cure": self.cure} if self.cure else values
+        return {**values, "cure": self.fix} if self.fix else values
 
 
 @dataclass
 class Diagnosis:
-    """All findings, in the order in which they were made."""
+    """All findings, in the order of the checks."""
 
     findings: list[Finding] = field(default_factory=list)
     providers: list[ProviderRun] = field(default_factory=list)
@@ -40,12 +40,12 @@ class Diagnosis:
 
     @property
     def can_search(self) -> bool:
-        """Whether nothing stands in the way."""
+        """Whether a search can run: no finding is a problem."""
         return all(finding.status != "problem" for finding in self.findings)
 
-    def add(self, name: str, status: Status, detail: str, cure: str = "") -> None:
-        """Note a finding."""
-        self.findings.append(Finding(name, status, detail, cure))
+    def add(self, name: str, status: Status, detail: str, fix: str = "") -> None:
+        """Add a finding."""
+        self.findings.append(Finding(name, status, detail, fix))
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, with the date, the machine and the versions."""

@@ -1,4 +1,4 @@
-"""NVIDIA's libraries here: which version really loads, and what installs a missing one."""
+"""NVIDIA's libraries on this machine: the versions that load, and fixes for those that do not."""
 
 from __future__ import annotations
 
@@ -21,83 +21,74 @@ from ztcir_sdk.runtime.tensorrt.package import PACKAGES, import_tensorrt, instal
 
 __all__ = ["Library", "TensorRtTrial", "cuda_libraries", "tensorrt_libraries", "try_tensorrt"]
 
-_INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-
 
 @dataclass(frozen=True)
 class Library:
-    """Something that a GPU needs."""
+    """A library that the GPU needs."""
 
     name: str
     version: str | None
-    """None if it is missing or does not load."""
+    """Version; None if it is missing or cannot be loaded."""
     why: str = ""
-    """Why it does not load, where that is known."""
-    cure: str = ""
-    """What to do about that."""
+    """Why it cannot be loaded, if that is known."""
+    fix: str = ""
+    """How to install it."""
 
 
 @dataclass(frozen=True)
 class TensorRtTrial:
-    """What TensorRT did with a tiny graph here."""
+    """The result of building and running a tiny graph with TensorRT."""
 
     name: str
-    """What the package is called."""
+    """Product name of the package."""
     version: str
     ran: bool
-    """Whether it ran it on a GPU."""
+    """Whether the engine ran on a GPU."""
     compiled: bool
-    """Whether it made an engine of it."""
+    """Whether it built an engine."""
     why_not: str = ""
 
 
 def cuda_libraries(ort: Any | None) -> list[Library]:
-    """Return the driver, CUDA and cuDNN, of the major versions that ONNX Runtime is made for."""
+    """Return the driver, and CUDA and cuDNN in the major versions that ONNX Runtime needs."""
     newest = driver_version()
-    libraries = [
-        Library(
-            "CUDA driver",
-            newest,
-            cure=""
-            if newest
-            else "install NVIDIA's driver, or start the container with --gpus all",
-        )
-    ]
-    made_for = str(getattr(ort, "cuda_version", "") or "")
+    fix = "" if newest else "install NVIDIA's driver, or start the container with --gpus all"
+    libraries = [Library("CUDA driver", newest, fix=fix)]
     if ort is not None:
         preload(ort)
-    major = made_for.partition(".")[0] or "12"
+    major = str(getattr(ort, "cuda_version", "") or "").partition(".")[0] or "12"
     cudart = _load("libcudart.so." + major, f"cudart64_{major}.dll", "cudaRuntimeGetVersion")
     libraries.append(_library("CUDA", cudart, lambda v: f"{v // 1000}.{v % 1000 // 10}"))
     cudnn = _load("libcudnn.so.9", "cudnn64_9.dll", "cudnnGetVersion")
-    dotted: Callable[[int], str] = lambda v: f"{v // 10000}.{v % 10000 // 100}.{v % 100}"  # noqa: E731
-    libraries.append(_library("cuDNN", cudnn, dotted))
+    libraries.append(
+        _library("cuDNN", cudnn, lambda v: f"{v // 10000}.{v % 10000 // 100}.{v % 100}")
+    )
     return libraries
 
 
 def tensorrt_libraries() -> list[Library]:
-    """Return the TensorRT packages that are installed, and what talks to the GPU beside them."""
+    """Return the installed TensorRT packages, and `cuda-python`, which they need."""
     libraries: list[Library] = []
     for package in installed_packages():
         try:
             version = import_tensorrt(package).version
         except MissingDependencyError as error:
-            libraries.append(Library(PACKAGES[package], None, cure=str(error)))
+            libraries.append(Library(PACKAGES[package], None, fix=str(error)))
         else:
             libraries.append(Library(PACKAGES[package], version))
     if libraries:
         try:
             import_cuda()
         except MissingDependencyError as error:
-            libraries.append(Library("cuda-python", None, cure=str(error)))
+            libraries.append(Library("cuda-python", None, fix=str(error)))
     return libraries
 
 
 def try_tensorrt(package: str) -> TensorRtTrial:
-    """Build a tiny graph's engine and run it; without a GPU, compile it at most.
+    """Build the engine of a tiny graph and run it; without a GPU, only compile it.
 
     Raises:
-        MissingDependencyError: the package does not load.
+        MissingDependencyError: the package cannot be loaded.
     """
     from ztcir_sdk.runtime.settings import RuntimeSettings
     from ztcir_sdk.runtime.tensorrt.cache import EngineCache
@@ -138,7 +129,7 @@ def try_tensorrt(package: str) -> TensorRtTrial:
 
 
 def _load(linux: str, windows: str, function: str) -> int | str:
-    """Return what a library says is its version, or why it does not load."""
+    """Return the version that a library reports, or the error that loading it raised."""
     try:
         library = ctypes.CDLL(windows if sys.platform == "win32" else linux)
         if function == "cudnnGetVersion":
@@ -153,5 +144,5 @@ def _load(linux: str, windows: str, function: str) -> int | str:
 
 def _library(name: str, found: int | str, dotted: Callable[[int], str]) -> Library:
     if isinstance(found, str):
-        return Library(name, None, why=found, cure=_INSTALL)
+        return Library(name, None, found, "pip install 'onnxruntime-gpu[cuda,cudnn]'")
     return Library(name, dotted(found))

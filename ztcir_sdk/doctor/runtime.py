@@ -1,4 +1,4 @@
-"""What can run graphs on this machine: ONNX Runtime's providers, the GPU, CUDA, TensorRT."""
+"""Check what can run graphs on this machine: ONNX Runtime, its providers, the GPU, TensorRT."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ztcir_sdk.doctor.libraries import (
     try_tensorrt,
 )
 from ztcir_sdk.environment import ONNX_RUNTIMES, installed
-from ztcir_sdk.errors import MissingDependencyError
+from ztcir_sdk.errors import MissingDependencyError, install_hint
 from ztcir_sdk.runtime.onnx.providers import CPU, CUDA, import_onnxruntime
-from ztcir_sdk.runtime.onnx.trial import run_tiny_graph
+from ztcir_sdk.runtime.onnx.trial import ProviderRun, run_tiny_graph
 from ztcir_sdk.runtime.tensorrt.package import installed_packages
 
-__all__ = ["look_at_gpu", "look_at_runtime"]
+__all__ = ["check_gpu", "check_runtime"]
 
-_REMOTE = "AzureExecutionProvider"  # in every ONNX Runtime, and no device: it calls a service
+_REMOTE = "AzureExecutionProvider"  # not a device: it calls a web service
 
 
-def look_at_runtime(diagnosis: Diagnosis, *, gpus: bool) -> None:
-    """Run a graph on every provider that ONNX Runtime offers."""
+def check_runtime(diagnosis: Diagnosis, *, gpus: bool) -> None:
+    """Check ONNX Runtime, and run a graph on each of its providers."""
     name = "ONNX Runtime"
     distributions = [one for one in ONNX_RUNTIMES if installed(one) is not None]
     if len(distributions) > 1:
@@ -32,60 +32,61 @@ def look_at_runtime(diagnosis: Diagnosis, *, gpus: bool) -> None:
         diagnosis.add(
             name,
             "problem",
-            f"{' and '.join(distributions)} are both installed, and overwrite each other's files",
-            f"pip uninstall {' '.join(distributions)}, then pip install 'ztcir[cpu]', or "
-            "'ztcir[gpu]' for an NVIDIA GPU",
+            f"{' and '.join(distributions)} are both installed and overwrite each other's files",
+            f"pip uninstall {' '.join(distributions)}, then {install_hint('cpu')}, or "
+            f"{install_hint('gpu')} for an NVIDIA GPU",
         )
     try:
         ort = import_onnxruntime()
     except MissingDependencyError as error:
-        diagnosis.add(name, "problem", "it cannot be used", str(error))
+        diagnosis.add(name, "problem", "cannot be used", str(error))
         return
     version = getattr(ort, "__version__", None)
-    if version is None:  # an empty folder, which an uninstalled distribution may leave
+    if version is None:  # uninstalling a distribution may leave an empty folder
         diagnosis.add(
             name,
             "problem",
-            "its package is there, but empty",
-            "pip install --force-reinstall 'ztcir[cpu]', or 'ztcir[gpu]' for an NVIDIA GPU",
+            "the package is empty",
+            f"{install_hint('cpu', reinstall=True)}, or {install_hint('gpu', reinstall=True)} for "
+            "an NVIDIA GPU",
         )
         return
-    which = distributions[0] if len(distributions) == 1 else name
-    diagnosis.add(name, "ok", f"{which} {version}")
+    distribution = distributions[0] if len(distributions) == 1 else name
+    diagnosis.add(name, "ok", f"{distribution} {version}")
     for provider in ort.get_available_providers():
         if provider != _REMOTE:
             run = run_tiny_graph(ort, provider)
             diagnosis.providers.append(run)
-            short = provider.removesuffix("ExecutionProvider")
-            if run.ran:
-                every = ", every node of it" if list(run.nodes) == [provider] else ""
-                diagnosis.add(f"provider {short}", "ok", f"ran a graph{every}")
-            else:
-                needed = provider == CPU
-                diagnosis.add(
-                    f"provider {short}",
-                    "problem" if needed else "note",
-                    f"is offered, but did not run a graph: {run.why_not}",
-                    "pip install --force-reinstall 'ztcir[cpu]'"
-                    if needed
-                    else "searches run on the CPU; for this provider, install its driver and "
-                    "libraries",
-                )
+            _add_provider(diagnosis, run)
     if gpus and not any(run.ran and run.provider != CPU for run in diagnosis.providers):
         diagnosis.add(
             "GPU in use",
             "note",
-            "there is a GPU, which ONNX Runtime does not use",
-            "install what is said to be missing below"
+            "ONNX Runtime does not use the GPU",
+            "install the missing libraries listed below"
             if CUDA in ort.get_available_providers()
             else f"pip uninstall {' '.join(distributions) or 'onnxruntime'}, then "
-            "pip install 'ztcir[gpu]'",
+            f"{install_hint('gpu')}",
         )
 
 
-def look_at_gpu(diagnosis: Diagnosis, gpus: list[str]) -> None:
-    """Look at the GPU, and at what is needed to use it: driver, CUDA, cuDNN, TensorRT."""
-    diagnosis.add("GPU", "ok" if gpus else "note", "; ".join(gpus) or "no NVIDIA GPU is seen")
+def _add_provider(diagnosis: Diagnosis, run: ProviderRun) -> None:
+    name = f"provider {run.provider.removesuffix('ExecutionProvider')}"
+    if run.ran:
+        nodes = ", including all of its nodes" if list(run.nodes) == [run.provider] else ""
+        diagnosis.add(name, "ok", f"ran a graph{nodes}")
+        return
+    problem = f"is available, but did not run a graph: {run.why_not}"
+    if run.provider == CPU:
+        diagnosis.add(name, "problem", problem, install_hint("cpu", reinstall=True))
+    else:
+        fix = "searches use the CPU; for this provider, install its driver and libraries"
+        diagnosis.add(name, "note", problem, fix)
+
+
+def check_gpu(diagnosis: Diagnosis, gpus: list[str]) -> None:
+    """Check the GPU and the libraries that it needs: driver, CUDA, cuDNN, TensorRT."""
+    diagnosis.add("GPU", "ok" if gpus else "note", "; ".join(gpus) or "no NVIDIA GPU found")
     try:
         ort = import_onnxruntime()
     except MissingDependencyError:
@@ -100,13 +101,13 @@ def look_at_gpu(diagnosis: Diagnosis, gpus: list[str]) -> None:
             "TensorRT",
             "note",
             "is not installed",
-            "pip install 'ztcir[trt]' to run and export TensorRT engines" if gpus else "",
+            f"{install_hint('trt')} to build and run TensorRT engines" if gpus else "",
         )
     for library in tensorrt_libraries():
         if library.version is None:
             _add_library(diagnosis, library)
     for package in packages:
-        with contextlib.suppress(MissingDependencyError):  # told above
+        with contextlib.suppress(MissingDependencyError):  # reported above
             _add_trial(diagnosis, try_tensorrt(package))
 
 
@@ -115,7 +116,7 @@ def _add_library(diagnosis: Diagnosis, library: Library) -> None:
         diagnosis.add(library.name, "ok", library.version)
     else:
         why = f" ({library.why})" if library.why else ""
-        diagnosis.add(library.name, "note", f"does not load{why}", library.cure)
+        diagnosis.add(library.name, "note", f"cannot be loaded{why}", library.fix)
 
 
 def _add_trial(diagnosis: Diagnosis, trial: TensorRtTrial) -> None:
@@ -125,7 +126,7 @@ def _add_trial(diagnosis: Diagnosis, trial: TensorRtTrial) -> None:
         diagnosis.add(
             trial.name,
             "note",
-            f"{trial.version}, compiled an engine ahead of time, and did not run it: "
+            f"{trial.version}, compiled an engine ahead of time, but did not run it: "
             f"{trial.why_not}",
         )
     else:

@@ -1,6 +1,6 @@
 """A collection's index: vectors, items and a manifest, in one folder ``NAME.ztcir``.
 
-`Index` is the engine that ships; `GalleryIndex` is what any other engine has to offer.
+`Index` is the built-in index; `GalleryIndex` is the interface of any other.
 """
 
 from __future__ import annotations

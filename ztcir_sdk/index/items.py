@@ -1,7 +1,7 @@
-"""The items of an index: one SQLite file per committed state, never changed once committed.
+"""The items of an index: one SQLite file per committed state, which never changes.
 
-SQLite is used for its file format and look-ups, not for its journal: a writer works on a private
-copy, and the manifest that names the copy is what commits it.
+SQLite provides the file format and look-ups, but its journal is not used: a writer changes a
+private copy, and a manifest that names this copy commits it.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ COLUMNS = "label, path, hash, size, mtime_ns, metadata"
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of a collection."""
+    """One image of a collection."""
 
     label: int
-    """Its number in this index: never given to another item, but replaced when its vector is."""
+    """Number in this index. No other item ever gets it; a new vector gets a new label."""
     path: str
-    """Relative to the collection's root, with forward slashes; ``shard.tar/key.jpg`` in a tar."""
+    """Relative to the collection's root, with forward slashes: ``shard.tar/key.jpg`` in a tar."""
     content_hash: str
-    """SHA-256 (hex) of the file's bytes: built into processors, so faster than BLAKE2b there."""
+    """SHA-256 (hex) of the file's bytes; most CPUs compute it faster than BLAKE2b."""
     size: int
-    """Bytes of the file."""
+    """Size of the file, in bytes."""
     mtime_ns: int
-    """When the file, or the archive that holds it, last changed: nanoseconds since 1970."""
+    """Modification time of the file, or of its archive: nanoseconds since 1970."""
     metadata: Mapping[str, Any] | None = None
-    """What was said of the picture: a JSON object."""
+    """The image's metadata, a JSON object."""
 
 
 class ItemTable:
-    """An SQLite file of items. One connection, guarded by a lock, so threads may share it."""
+    """An SQLite file of items, with one connection and a lock, so threads may share it."""
 
     def __init__(self, file: Path, *, writable: bool = False, create: bool = False) -> None:
         uri = file.absolute().as_uri()
-        # `immutable`: committed files never change, so SQLite needs no locks and the folder may
-        # be read-only.
+        # `immutable`: committed files never change, so SQLite needs no lock files and the folder
+        # may be read-only.
         mode = "?mode=rwc" if create else "?mode=rw" if writable else "?mode=ro&immutable=1"
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(
@@ -66,7 +66,7 @@ class ItemTable:
         )
         self._finalizer = weakref.finalize(self, self._connection.close)
         if create or writable:
-            # Nobody else sees this copy before the manifest names it, and the store fsyncs it.
+            # Nobody reads this copy before the manifest names it, and the writer flushes it first.
             self._connection.execute("PRAGMA journal_mode = MEMORY")
             self._connection.execute("PRAGMA synchronous = OFF")
         if create:
@@ -75,18 +75,18 @@ class ItemTable:
             self._connection.execute("BEGIN")
 
     def close(self, *, commit: bool = False) -> None:
-        """Close the file; `commit` first writes what has changed to it."""
+        """Close the file; `commit` first writes the changes to it."""
         with self._lock:
             if commit:
                 self._connection.execute("COMMIT")
-            self._finalizer()  # closes the connection, unless that is done
+            self._finalizer()  # closes the connection, once
 
     def __len__(self) -> int:
         [(count,)] = self._rows("SELECT count(*) FROM items")
         return int(count)
 
     def __iter__(self) -> Iterator[Item]:
-        """Every item, ordered by path. Read in pages, so that no lock is held between them."""
+        """Yield every item, ordered by path; no lock is held between pages of 1000."""
         after = ""
         while page := self._rows(
             f"SELECT {COLUMNS} FROM items WHERE path > ? ORDER BY path LIMIT 1000", (after,)
@@ -115,7 +115,7 @@ class ItemTable:
         return least is None or bool(first <= least and most < end)
 
     def times(self) -> dict[str, tuple[int, int]]:
-        """Return size and mtime_ns of every path."""
+        """Return path -> (size, mtime_ns)."""
         rows = self._rows("SELECT path, size, mtime_ns FROM items")
         return {path: (size, mtime_ns) for path, size, mtime_ns in rows}
 
@@ -125,7 +125,7 @@ class ItemTable:
         return np.fromiter((label for (label,) in rows), dtype=np.int64, count=len(rows))
 
     def put(self, item: Item) -> None:
-        """Add an item, in place of the one at its path if there is one."""
+        """Add an item; replace the one at its path, if there is one."""
         self._change(
             f"INSERT OR REPLACE INTO items ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
             (
@@ -143,7 +143,7 @@ class ItemTable:
         self._change("DELETE FROM items WHERE label = ?", (label,))
 
     def relabel(self, old_and_new: Iterable[tuple[int, int]]) -> None:
-        """Give items new labels; no new label may be in use."""
+        """Give items new labels, which must not be in use."""
         with self._lock:
             self._connection.executemany(
                 "UPDATE items SET label = ?2 WHERE label = ?1", old_and_new

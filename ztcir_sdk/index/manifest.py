@@ -1,6 +1,7 @@
-"""``index.json``: what an index is, which files hold it, and their checksums.
+"""``index.json``: the properties of an index, its files and their checksums.
 
-Replacing this one file commits a state of the index; files it does not name do not count.
+Replacing this one file commits a state of the index; files that it does not name are not part of
+the index.
 """
 
 from __future__ import annotations
@@ -25,28 +26,28 @@ __all__ = [
     "FileRecord",
     "IndexUnusableError",
     "Manifest",
-    "record_of",
+    "file_record",
     "relative_root",
-    "remove_unnamed",
+    "remove_unlisted",
 ]
 
 FORMAT_VERSION = 1
 MANIFEST = "index.json"
-OUR_FILES = re.compile(
+INDEX_FILE = re.compile(
     r"(vectors-\d+\.f32|items-\d+\.sqlite|graph-\d+\.hnsw|index\.json\.new|\.index\.json\.\w+\.new)"
 )
-"""Names of the files in an index that may be removed when the manifest does not name them."""
+"""Names of files that are removed from an index if the manifest does not name them."""
 
 
 class IndexUnusableError(ZtcirError):
-    """An index is missing, incomplete, altered, locked, or of an unknown format."""
+    """An index is missing, incomplete, altered, locked, or has an unknown format."""
 
 
 class FileRecord(Struct, frozen=True, forbid_unknown_fields=True):
-    """A file of the index; its first `bytes` bytes count, and have this checksum."""
+    """A file of the index; only its first `bytes` bytes belong to it and to the checksum."""
 
     file: Annotated[
-        str, Meta(pattern=rf"^{OUR_FILES.pattern}\Z", description="the name of an index's file")
+        str, Meta(pattern=rf"^{INDEX_FILE.pattern}\Z", description="the name of an index's file")
     ]
     bytes: NaturalNumber
     sha256: str
@@ -60,26 +61,26 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     items: NaturalNumber
     """Number of items."""
     image_tower: str
-    """Fingerprint (hex) of what made the vectors: image-tower weights and preprocessing."""
+    """Fingerprint (hex) of the image-tower weights and preprocessing that made the vectors."""
     precision: str
-    """Precision of the graphs that made them, joined by "+" where several did; never checked."""
+    """Precisions of the graphs that made the vectors, joined by "+"; only informative."""
     root: str
-    """Folder that item paths are relative to; relative to the index, so that both can be moved."""
+    """Folder of the item paths, relative to the index, so that both can be moved together."""
     generation: NaturalNumber
-    """Counts the commits."""
+    """Number of the commit."""
     first_label: NaturalNumber
-    """Label of the first row; grows when the rows are rewritten, so no label is used twice."""
+    """Label of the first row; it grows when rows are rewritten, so no label is used twice."""
     rows: NaturalNumber
-    """Rows in the file of vectors, those of removed items included."""
+    """Rows in the file of vectors, including those of removed items."""
     vectors: FileRecord
     """(rows, dim) little-endian float32, L2-normalised, without a header."""
     table: FileRecord
     """SQLite file of the items."""
     graph: FileRecord | None
-    """hnswlib graph over the first `graph_rows` rows, where the collection is large."""
+    """hnswlib graph of the first `graph_rows` rows, if the collection is large."""
     graph_rows: NaturalNumber
     updated: str
-    """When this state was made: UTC, ISO 8601."""
+    """Time of this commit: UTC, ISO 8601."""
     ztcir: str
     """Version that made it."""
     metric: Literal["cosine"] = "cosine"
@@ -87,7 +88,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def files(self) -> set[str]:
-        """Names of the files that hold this state."""
+        """Names of the files of this state."""
         records = (self.vectors, self.table, self.graph)
         return {record.file for record in records if record is not None}
 
@@ -96,7 +97,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         """Read the manifest of an index.
 
         Raises:
-            IndexUnusableError: there is no index, or none that this version can read.
+            IndexUnusableError: there is no index, or this version cannot read it.
         """
         advice = "make one with `ztcir index FOLDER`"
         try:
@@ -105,7 +106,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
             if not folder.exists():
                 raise IndexUnusableError(f"There is no index {folder}; {advice}.") from None
             raise IndexUnusableError(
-                f"{folder} is not an index, since it has no {MANIFEST}; {advice}."
+                f"{folder} is not an index, because it has no {MANIFEST}; {advice}."
             ) from None
         except NotADirectoryError:
             raise IndexUnusableError(f"{folder} is a file, not an index; {advice}.") from None
@@ -127,19 +128,19 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
             return manifest
         except (ValueError, RecursionError) as error:
             raise IndexUnusableError(
-                f"The manifest {folder / MANIFEST} is damaged ({error}); "
+                f"The manifest {folder / MANIFEST} is corrupt ({error}); "
                 "delete the index and index the collection again."
             ) from error
 
     def write(self, folder: Path) -> None:
-        """Make this the committed state; a crash leaves either the old one or this."""
-        flush_folder(folder)  # the files it names are there before it is
+        """Commit this state; a crash leaves the previous state or this one."""
+        flush_folder(folder)  # the named files must be on disk before the manifest
         write_whole(folder / MANIFEST, json.dumps(to_json(self), indent=2) + "\n")
         flush_folder(folder)
 
 
 def _check_sizes(manifest: Manifest) -> None:
-    """Check what the types cannot say.
+    """Check the sizes against each other.
 
     Raises:
         EntryError: entries contradict each other.
@@ -151,24 +152,24 @@ def _check_sizes(manifest: Manifest) -> None:
             raise EntryError.wrong(name, number, f"at most the {manifest.rows} rows")
 
 
-def remove_unnamed(folder: Path, named: set[str]) -> None:
-    """Remove what a killed writer left, and what only older states need."""
+def remove_unlisted(folder: Path, listed: set[str]) -> None:
+    """Remove files that a killed writer left or that only older states need."""
     for entry in list(folder.iterdir()):
-        if entry.name not in named and OUR_FILES.fullmatch(entry.name):
-            # Where a reader still has it open, Windows refuses; the next writer tries again.
+        if entry.name not in listed and INDEX_FILE.fullmatch(entry.name):
+            # Windows cannot remove open files; the next writer tries again.
             with contextlib.suppress(PermissionError):
                 entry.unlink(missing_ok=True)
 
 
-def record_of(file: Path) -> FileRecord:
-    """Return the record of a file that counts as a whole."""
+def file_record(file: Path) -> FileRecord:
+    """Return the record of a file, all of whose bytes belong to the index."""
     return FileRecord(file.name, file.stat().st_size, hash_file(file))
 
 
 def relative_root(root: Path, folder: Path) -> str:
-    """Return how a collection's root is found from its index's folder."""
+    """Return a collection's root relative to the folder of its index."""
     root, folder = root.resolve(), folder.resolve()
     try:
         return Path(os.path.relpath(root, folder)).as_posix()
-    except ValueError:  # on another drive, where no relative path leads
+    except ValueError:  # on another drive there is no relative path
         return root.as_posix()

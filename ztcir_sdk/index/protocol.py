@@ -1,4 +1,4 @@
-"""What a searcher needs of an index, whatever engine holds the vectors."""
+"""The interface of a searchable index, whatever engine holds the vectors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ztcir_sdk.index.items import Item
 __all__ = ["GalleryIndex", "Neighbours"]
 
 Neighbours = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""One query's answer: labels (n,) and cosine similarities (n,), nearest first."""
+"""The hits of one query: labels (n,) and cosine similarities (n,), nearest first."""
 
 
 class GalleryIndex(Protocol):
-    """A gallery that can be searched: `ztcir_sdk.index.Index`, or one over another engine."""
+    """A searchable gallery: `ztcir_sdk.index.Index`, or one that uses another engine."""
 
     @property
     def dim(self) -> int:
@@ -32,7 +32,7 @@ class GalleryIndex(Protocol):
 
     @property
     def root(self) -> Path:
-        """The folder that item paths are relative to."""
+        """Folder that item paths are relative to."""
         ...
 
     def __len__(self) -> int:
@@ -48,12 +48,12 @@ class GalleryIndex(Protocol):
         exclude_hashes: Sequence[Collection[str]] | None = None,
         exact: bool | None = None,
     ) -> list[Neighbours]:
-        """Return, for each of `queries` (B, D), the `k` nearest items that are not excluded.
+        """Return the `k` nearest items of each of `queries` (B, D), without the excluded ones.
 
-        Nearest first, equal scores by path; fewer than `k` where the gallery is smaller.
+        Nearest first, equal scores by path; fewer than `k` if the gallery is smaller.
         """
         ...
 
     def item(self, label: int) -> Item:
-        """Return the item of a label that `search` gave."""
+        """Return the item of a label from `search`."""
         ...

@@ -1,9 +1,9 @@
 """The index on disk: create, open, search and change a folder ``NAME.ztcir``.
 
-What makes it safe to kill at any moment: committed files are never changed. Items (and the graph)
-are written anew under a new name; new vectors are appended behind the bytes that count; then the
-manifest, which names the files and how much of them counts, is replaced in one step. What it does
-not name is removed by the next writer. An open reader keeps the state that it opened.
+A process may be killed at any moment, because committed files never change. Items and the graph
+are written to new files, and new vectors are appended after the bytes that belong to the index.
+Then one step replaces the manifest, which names the files and their sizes. The next writer removes
+files that it does not name. An open reader keeps the state that it opened.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ztcir_sdk.errors import IndexMismatchError
 from ztcir_sdk.files import flush_file
 from ztcir_sdk.index.items import Item, ItemTable
 from ztcir_sdk.index.manifest import (
+    INDEX_FILE,
     MANIFEST,
-    OUR_FILES,
     FileRecord,
     IndexUnusableError,
     Manifest,
-    record_of,
+    file_record,
     relative_root,
-    remove_unnamed,
+    remove_unlisted,
 )
 from ztcir_sdk.index.protocol import Neighbours
 from ztcir_sdk.index.view import IndexView, open_view
@@ -44,8 +44,8 @@ LOCK = "lock"
 class Index:
     """A collection's vectors and items, in a folder. Any number of threads may search one.
 
-    An `Index` answers from one committed state, and moves to a newer one after its own `edit` or
-    on `refresh`. Writers in other processes never disturb it.
+    An `Index` searches one committed state. Its own `edit`, and `refresh`, move it to a newer one;
+    writers in other processes do not affect it.
     """
 
     def __init__(self, path: Path, view: IndexView) -> None:
@@ -63,17 +63,17 @@ class Index:
         precision: str,
         root: str | os.PathLike[str],
     ) -> Index:
-        """Make an empty index in a folder that is new, empty, or left by a creation that died.
+        """Create an empty index in a folder that is new, empty, or left by a killed `create`.
 
         Args:
-            path: the folder, by custom ``NAME.ztcir``.
+            path: folder of the index, usually ``NAME.ztcir``.
             dim: width D of the vectors.
             image_tower: fingerprint (hex) of image-tower weights and preprocessing.
-            precision: precision of the image encoder, recorded beside it.
-            root: the folder that item paths are relative to.
+            precision: precision of the image encoder; only recorded.
+            root: folder that item paths are relative to.
 
         Raises:
-            IndexUnusableError: the folder holds something, or cannot be written.
+            IndexUnusableError: the folder has other contents, or cannot be written to.
         """
         folder = Path(path).absolute()
         try:
@@ -81,20 +81,22 @@ class Index:
             names = {entry.name for entry in folder.iterdir()}
         except OSError as error:
             raise IndexUnusableError(
-                f"The index {folder} cannot be made ({error.strerror}); choose another place."
+                f"The index {folder} cannot be created ({error.strerror}); choose another folder."
             ) from error
-        foreign = sorted(name for name in names if name != LOCK and not OUR_FILES.fullmatch(name))
+        foreign = sorted(name for name in names if name != LOCK and not INDEX_FILE.fullmatch(name))
         if MANIFEST in names:
-            raise IndexUnusableError(f"{folder} is an index already; open it, or delete it first.")
+            raise IndexUnusableError(f"{folder} is already an index; open it, or delete it first.")
         if foreign:
             raise IndexUnusableError(
-                f"{folder} is no index and holds other files, {foreign[0]} for one; "
-                "choose another place for the index."
+                f"{folder} is not an index and has other files, such as {foreign[0]}; "
+                "choose another folder for the index."
             )
         with _locked(folder):
             if (folder / MANIFEST).exists():
-                raise IndexUnusableError(f"{folder} has just been made an index; open it.")
-            remove_unnamed(folder, set())
+                raise IndexUnusableError(
+                    f"Another process has just created the index {folder}; open it."
+                )
+            remove_unlisted(folder, set())
             (folder / "vectors-1.f32").touch()
             ItemTable(folder / "items-1.sqlite", create=True).close(commit=True)
             flush_file(folder / "vectors-1.f32")
@@ -108,7 +110,7 @@ class Index:
                 first_label=0,
                 rows=0,
                 vectors=FileRecord("vectors-1.f32", 0, hashlib.sha256().hexdigest()),
-                table=record_of(folder / "items-1.sqlite"),
+                table=file_record(folder / "items-1.sqlite"),
                 graph=None,
                 graph_rows=0,
                 updated=now(),
@@ -119,16 +121,15 @@ class Index:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, image_tower: str | None) -> Index:
-        """Open an index; every file is checked against its checksum before it is used.
+        """Open an index and check the checksum of every file.
 
         Args:
-            path: the folder.
-            image_tower: fingerprint of the image tower that is going to search, or None to only
-                look at items.
+            path: folder of the index.
+            image_tower: fingerprint of the image tower of the queries; None to read items only.
 
         Raises:
             IndexMismatchError: the vectors were made by another image tower.
-            IndexUnusableError: there is no index, or it is damaged or of an unknown format.
+            IndexUnusableError: there is no index, or it is corrupt or has an unknown format.
         """
         folder = Path(path).absolute()
         view = open_view(folder)
@@ -142,12 +143,12 @@ class Index:
 
     @property
     def view(self) -> IndexView:
-        """The committed state that this index answers from."""
+        """The committed state that this index searches."""
         return self._view
 
     @property
     def manifest(self) -> Manifest:
-        """What is recorded of that state."""
+        """The manifest of that state."""
         return self._view.manifest
 
     @property
@@ -157,7 +158,7 @@ class Index:
 
     @property
     def image_tower(self) -> str:
-        """Fingerprint (hex) of what made the vectors."""
+        """Fingerprint (hex) of the image tower and preprocessing that made the vectors."""
         return self._view.image_tower
 
     @property
@@ -167,14 +168,14 @@ class Index:
 
     @property
     def root(self) -> Path:
-        """The folder that item paths are relative to."""
+        """Folder that item paths are relative to."""
         return self._view.root
 
     def __len__(self) -> int:
         return len(self._view)
 
     def items(self) -> Iterator[Item]:
-        """Every item, ordered by path."""
+        """Yield every item, ordered by path."""
         return self._view.items()
 
     def item(self, label: int) -> Item:
@@ -215,39 +216,39 @@ class Index:
         """Move to the newest committed state; return whether there was a newer one.
 
         Raises:
-            IndexMismatchError: the index was made anew, by another image tower.
-            IndexUnusableError: it is gone or damaged.
+            IndexMismatchError: the index was created again with another image tower.
+            IndexUnusableError: the index is missing or corrupt.
         """
         newest = Manifest.read(self.path)
         if newest == self.manifest:
             return False
         if newest.image_tower != self.image_tower:
             raise IndexMismatchError(
-                f"The index {self.path} was made anew by another image tower; open it again."
+                f"The index {self.path} was created again with another image tower; open it again."
             )
         self._view = open_view(self.path)
         return True
 
     @contextlib.contextmanager
     def edit(self) -> Iterator[IndexWriter]:
-        """Change the index: what is done in the block is committed at its end, all or nothing.
+        """Change the index: the end of the block commits all changes at once.
 
-        One writer at a time, over all processes; an exception leaves the last committed state.
+        Only one process can write at a time. An exception leaves the last committed state.
 
         Raises:
-            IndexUnusableError: another process is writing, or the folder cannot be written.
+            IndexUnusableError: another process is writing, or the folder cannot be written to.
         """
         with _locked(self.path):
             self.refresh()
-            remove_unnamed(self.path, self.manifest.files)
+            remove_unlisted(self.path, self.manifest.files)
             writer = IndexWriter(self.path, self.view, self._move_to)
             try:
                 yield writer
                 writer.commit()
             finally:
                 writer.discard()
-                # What counts is on the disk: a commit may have failed just after it was made.
-                remove_unnamed(self.path, Manifest.read(self.path).files)
+                # Read from disk: a commit may have failed just after it replaced the manifest.
+                remove_unlisted(self.path, Manifest.read(self.path).files)
 
     def _move_to(self, view: IndexView) -> None:
         self._view = view
@@ -255,7 +256,7 @@ class Index:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Be the only writer. The system lets go of the lock when its process ends, however it does."""
+    """Hold the writers' lock; the system releases it when the process ends, even by a kill."""
     import filelock  # a search needs none, so not at import
 
     lock = filelock.FileLock(folder / LOCK, timeout=0)
@@ -263,12 +264,12 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout:
         raise IndexUnusableError(
-            f"Another process is writing to the index {folder}; wait until it is done."
+            f"Another process is writing to the index {folder}; wait until it has finished."
         ) from None
     except OSError as error:
         raise IndexUnusableError(
             f"The index {folder} cannot be written ({error.strerror}); "
-            "change its permissions, or make one elsewhere."
+            "change its permissions, or create one in another folder."
         ) from error
     try:
         yield

@@ -1,8 +1,8 @@
-"""Nearest vectors: exact with numpy, or approximate through an hnswlib graph.
+"""Nearest vectors: exact search with NumPy, or approximate search in an hnswlib graph.
 
-Rows are positions in the file of vectors. Both ways end in the same `_ranked`, which scores the
-few candidates again in float64: a score depends on the two vectors alone, never on batch, block
-or position (as a float32 matrix product does in its last bits), so ties are ties.
+Rows are positions in the file of vectors. Both searches end in `_ranked`, which scores the few
+candidates again in float64. So a score depends only on the two vectors, not on batch, block or
+position, as the last bits of a float32 matrix product do, and equal vectors have equal scores.
 """
 
 from __future__ import annotations
@@ -33,50 +33,50 @@ __all__ = [
 ]
 
 EXACT_LIMIT = 50_000
-"""Items up to which search is exact by default: 60 000 x 256 floats take one core 2 ms a query."""
+"""Items up to which search is exact by default: one core searches 60 000 x 256 floats in 2 ms."""
 
 # Recall@10 of 200 queries among 60 000 vectors, D = 256, by `M` and `ef` while searching:
 #                                              M=16: 200   400   800    M=32: 200   400   800
-#   random unit vectors, the hardest there are        .38   .57   .78          .63   .83   .951
-#   48 directions and noise, nearer to pictures      .974  .995  1.00         .998  1.00  1.00
-# Two cores build M=32 in 89 s and 43 s, and walk it at ef=800 in 4.5 and 2.1 ms a query.
+#   random unit vectors, the hardest case             .38   .57   .78          .63   .83   .951
+#   48 directions and noise, more like images        .974  .995  1.00         .998  1.00  1.00
+# Two cores build M=32 in 89 s and 43 s, and search it at ef=800 in 4.5 and 2.1 ms per query.
 GRAPH_M = 32
-"""hnswlib's links a node."""
+"""hnswlib's links per node."""
 GRAPH_EF_CONSTRUCTION = 200
-"""hnswlib's candidates while building: its default."""
+"""hnswlib's candidates while building; its default."""
 GRAPH_EF_SEARCH = 800
-"""hnswlib's candidates while searching, at least; more where more neighbours are asked for."""
+"""hnswlib's minimum of candidates while searching; more for a larger k."""
 UNIT = 1e-6
-"""How far from 1 the length of a stored vector may be."""
+"""Maximum distance of a stored vector's length from 1."""
 GRAPH_MOST = 2_000
-"""Neighbours beyond which a walk through the graph costs more than reading every vector."""
+"""Number of neighbours above which searching the graph is slower than reading every vector."""
 
-_ONE_BY_ONE = 8  # queries; at more, BLAS's threads gain more than they cost
+_ONE_BY_ONE = 8  # queries; for more, BLAS's threads save more time than they cost
 _SCORES_AT_ONCE = 1 << 24  # 64 MB of float32
 _ROWS_AT_ONCE = 1 << 12  # 16 MB of float64 at D = 512
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What is searched. Rows of removed or replaced items stay in the file, but are not alive."""
+    """The vectors to search. Rows of removed or replaced items are in the file, but not alive."""
 
     vectors: NDArray[np.float32]  # (rows, D), L2-normalised
     alive: NDArray[np.bool_]  # (rows,)
-    order: NDArray[np.int64]  # (rows,): the place of a row's path among all paths; breaks ties
+    order: NDArray[np.int64]  # (rows,): rank of a row's path among all paths; breaks ties
 
 
 class Graph:
-    """An hnswlib graph over the first `rows` rows; its labels are rows. Threads may share it."""
+    """An hnswlib graph of the first `rows` rows; its labels are rows. Threads may share it."""
 
     def __init__(self, engine: hnswlib.Index, rows: int) -> None:
         self.rows = rows
         self._engine = engine
-        # `ef` belongs to the engine, not to a query, and is not saved with it.
+        # `ef` is a setting of the engine, not of a query, and is not saved with the graph.
         self._lock = threading.Lock()
 
     @classmethod
     def build(cls, vectors: NDArray[np.float32]) -> Graph:
-        """Link all of `vectors` (rows, D)."""
+        """Build a graph of `vectors` (rows, D)."""
         rows, dim = vectors.shape
         engine = hnswlib.Index(space="ip", dim=dim)  # inner product of unit vectors: cosine
         engine.init_index(rows, M=GRAPH_M, ef_construction=GRAPH_EF_CONSTRUCTION)
@@ -86,13 +86,13 @@ class Graph:
 
     @classmethod
     def load(cls, file: Path, dim: int, rows: int) -> Graph:
-        """Load a graph whose checksum has been verified: hnswlib trusts what it reads."""
+        """Load a graph. Verify its checksum first, because hnswlib does not check what it reads."""
         engine = hnswlib.Index(space="ip", dim=dim)
         engine.load_index(os.fspath(file), max_elements=rows)
         return cls(engine, rows)
 
     def extend(self, vectors: NDArray[np.float32]) -> None:
-        """Link the rows of `vectors` (rows, D) that are not in the graph yet."""
+        """Add the rows of `vectors` (rows, D) that are not in the graph yet."""
         with self._lock:
             if len(vectors) > self._engine.get_max_elements():
                 self._engine.resize_index(len(vectors))
@@ -104,16 +104,16 @@ class Graph:
             self.rows = len(vectors)
 
     def save(self, file: Path) -> None:
-        """Write the graph; not atomic, so write under a name that nothing refers to yet."""
+        """Write the graph, not atomically: use a file that the manifest does not name yet."""
         self._engine.save_index(os.fspath(file))
 
     def nearest(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64] | None:
-        """Return about the nearest `k` rows (B, k) to `queries` (B, D), or None if it ran dry."""
+        """Return about the nearest `k` rows (B, k) to `queries` (B, D); None if it finds fewer."""
         with self._lock:
             self._engine.set_ef(max(GRAPH_EF_SEARCH, 2 * k))
             try:
                 rows, _ = self._engine.knn_query(queries, k=k, num_threads=available_cores())
-            except RuntimeError:  # fewer than k are reachable: hnswlib cannot return what it found
+            except RuntimeError:  # fewer than k are reachable, and hnswlib returns none
                 return None
         return np.asarray(rows, dtype=np.int64)
 
@@ -124,13 +124,13 @@ def exact_search(
     k: int,
     excluded: Sequence[NDArray[np.int64]],
 ) -> list[Neighbours]:
-    """Return rows and scores of the nearest `k` alive rows to each of `queries` (B, D).
+    """Return the nearest `k` alive rows to each of `queries` (B, D), and their scores.
 
-    `queries` are L2-normalised; `excluded` has the rows to leave out, for each query.
+    `queries` are L2-normalised; `excluded` has the excluded rows of each query.
     """
     rows, dim = gallery.vectors.shape
-    # Twice the largest error of a float32 inner product of unit vectors, so that what the matrix
-    # product ranks within it is ranked again below.
+    # Twice the maximum error of a float32 inner product of unit vectors: rows within this margin
+    # are ranked again below.
     margin = np.float32(2 * (dim * 2.0**-24 + 2 * UNIT))
     dead = np.flatnonzero(~gallery.alive)
     found: list[Neighbours] = []
@@ -160,13 +160,13 @@ def graph_search(
     k: int,
     excluded: Sequence[NDArray[np.int64]],
 ) -> list[Neighbours]:
-    """Return what `exact_search` does, nearly: recall is below 1. Scores are exact all the same.
+    """Return nearly the result of `exact_search`: recall is below 1, but scores are exact.
 
-    Rows newer than the graph are searched exactly, and so is every query for which the graph has
-    too few answers that are alive and not excluded.
+    Rows that are newer than the graph are searched exactly. So is a query for which the graph finds
+    too few rows that are alive and not excluded.
     """
     alive_in_graph = int(gallery.alive[: graph.rows].sum())
-    # Dead rows cannot be told to the graph, so ask for more by their share, and some.
+    # The graph also finds dead rows, so request more in proportion, and a few extra.
     wanted = k + max((len(out) for out in excluded), default=0)
     wanted = min(-(-wanted * graph.rows // max(alive_in_graph, 1)) + 10, graph.rows)
     near = graph.nearest(queries, wanted) if 0 < wanted <= GRAPH_MOST else None
@@ -199,7 +199,7 @@ def _inner_products(
     if len(queries) > _ONE_BY_ONE:
         products = queries @ vectors.T
         return products
-    # Not a matrix product: BLAS would wake its own threads, which fight with the graph's threads
+    # Not a matrix product: BLAS would start its own threads, which compete with ONNX Runtime's
     # for the cores, and wait for each other longer than one thread needs.
     products = np.empty((len(queries), len(vectors)), dtype=np.float32)
     for query, row in zip(queries, products, strict=True):
@@ -216,7 +216,7 @@ def _ranked(
     scores = np.empty(len(candidates), dtype=np.float32)
     for start in range(0, len(candidates), _ROWS_AT_ONCE):
         part = gallery.vectors[candidates[start : start + _ROWS_AT_ONCE]].astype(np.float64)
-        # Not a matrix product: numpy sums each row alone, in one order.
+        # Not a matrix product: NumPy sums each row separately, in a fixed order.
         norms = np.sqrt((part * part).sum(axis=1))
         scores[start : start + len(part)] = (part * exact_query).sum(axis=1) / norms
     best = np.lexsort((gallery.order[candidates], -scores))[:k]

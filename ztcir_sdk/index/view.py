@@ -1,4 +1,4 @@
-"""One committed state of an index: opened with every checksum verified, then only read."""
+"""One committed state of an index: its checksums are verified once, then it is only read."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ BLOCK_BYTES = 1 << 24
 
 
 class IndexView:
-    """One committed state of an index, which never changes: what `Index` answers from.
+    """One committed state of an index, which never changes.
 
-    Take `Index.view` once where several calls must agree while another thread updates the index.
+    Keep the same `Index.view` for calls that must agree while another thread updates the index.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, checked: _Hash | None = None) -> None:
-        """Open a state; `checked` is the hash of its vectors, when they need no checking."""
+        """Open a state; `checked` is the hash of its vectors if they need no check."""
         self.manifest = manifest
         self._folder = folder
         self._lock = threading.Lock()
@@ -49,18 +49,18 @@ class IndexView:
         try:
             self._items = ItemTable(folder / manifest.table.file)
         except sqlite3.Error as error:
-            raise _damaged(folder, manifest.table.file, str(error)) from error
-        # Mapped once, hashed and then searched: what was checked is what is used.
+            raise _corrupt(folder, manifest.table.file, str(error)) from error
+        # Mapped once, then hashed and searched: the checked bytes are the ones that are used.
         self._vectors = map_vectors(folder, manifest)
         if checked is None:
             checked = hashlib.sha256()
             for start in range(0, manifest.rows, step := rows_in_a_block(manifest.dim)):
                 checked.update(self._vectors[start : start + step].data)
             if checked.hexdigest() != manifest.vectors.sha256:
-                raise _damaged(folder, manifest.vectors.file, "its checksum differs")
+                raise _corrupt(folder, manifest.vectors.file, "its checksum differs")
             first, end = manifest.first_label, manifest.first_label + manifest.rows
             if len(self._items) != manifest.items or not self._items.labels_within(first, end):
-                raise _damaged(folder, MANIFEST, "it does not fit its files")
+                raise _corrupt(folder, MANIFEST, "it does not match its files")
         self.vectors_hash = checked
 
     def __len__(self) -> int:
@@ -73,16 +73,16 @@ class IndexView:
 
     @property
     def image_tower(self) -> str:
-        """Fingerprint (hex) of what made the vectors."""
+        """Fingerprint (hex) of the image tower and preprocessing that made the vectors."""
         return self.manifest.image_tower
 
     @property
     def root(self) -> Path:
-        """The folder that item paths are relative to."""
+        """Folder that item paths are relative to."""
         return Path(os.path.normpath(self._folder.resolve() / self.manifest.root))
 
     def items(self) -> Iterator[Item]:
-        """Every item, ordered by path."""
+        """Yield every item, ordered by path."""
         return iter(self._items)
 
     def item(self, label: int) -> Item:
@@ -105,7 +105,7 @@ class IndexView:
         return self._items.by_hash(content_hash)
 
     def vectors(self, labels: ArrayLike | None = None) -> NDArray[np.float32]:
-        """Return the vectors (n, D) float32 of labels (n,), or of all items in the order of paths.
+        """Return the vectors (n, D) float32 of labels (n,); by default of all items, by path.
 
         Raises:
             KeyError: this state has no such label.
@@ -133,23 +133,23 @@ class IndexView:
 
         Args:
             queries: (B, D) float32, of any length but zero.
-            k: how many items a query is to get; a smaller gallery gives all it has.
-            exclude_labels: for each query, labels to leave out.
-            exclude_hashes: for each query, SHA-256 (hex) of contents to leave out.
-            exact: True compares with every vector, False walks the graph where there is one;
-                by default the graph is walked only in a gallery of over `EXACT_LIMIT` items.
+            k: maximum number of items per query.
+            exclude_labels: for each query, labels to exclude.
+            exclude_hashes: for each query, SHA-256 (hex) of contents to exclude.
+            exact: True compares with every vector, False searches the graph if there is one; by
+                default the graph is searched only if there are over `EXACT_LIMIT` items.
 
         Returns:
             For each query, labels (n,) int64 and cosine similarities (n,) float32 in [-1, 1],
-            nearest first and, where equal, in the order of paths; n <= k.
+            nearest first, equal ones by path; n <= k.
 
         Raises:
             UsageError: `k` is below 1.
-            ValueError: `queries` has another shape, a zero row, or numbers that are not finite.
+            ValueError: `queries` has another shape, a zero row, or values that are not finite.
         """
         if k < 1:
-            raise UsageError(f"k is {k}; ask for at least 1 hit.")
-        queries = self._unit(queries)
+            raise UsageError(f"k must be at least 1, not {k}.")
+        queries = self._normalised(queries)
         excluded = self._excluded(len(queries), exclude_labels, exclude_hashes)
         if len(queries) == 0 or len(self) == 0:
             nothing = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
@@ -164,7 +164,7 @@ class IndexView:
             found = nearest.graph_search(gallery, graph, queries, k, excluded)
         return [(rows + self.manifest.first_label, scores) for rows, scores in found]
 
-    def _unit(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _normalised(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         queries = np.ascontiguousarray(queries, dtype=np.float64)
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise ValueError(f"queries have shape {queries.shape}, not (B, {self.dim})")
@@ -180,10 +180,10 @@ class IndexView:
         labels: Sequence[Collection[int]] | None,
         hashes: Sequence[Collection[str]] | None,
     ) -> list[NDArray[np.int64]]:
-        """Return the rows to leave out for each query, those that exist."""
+        """Return the rows to exclude for each query."""
         for given in (labels, hashes):
             if given is not None and len(given) != count:
-                raise ValueError(f"what to exclude is given for {len(given)} of {count} queries")
+                raise ValueError(f"exclusions are given for {len(given)} queries, not {count}")
         excluded: list[NDArray[np.int64]] = []
         for i in range(count):
             out = set() if labels is None else {int(label) for label in labels[i]}
@@ -213,7 +213,7 @@ class IndexView:
         if record is None:
             return None
         file = self._folder / record.file
-        with self._lock:  # load it once, on first use
+        with self._lock:  # load it once
             if self._loaded_graph is None:
                 try:
                     self._loaded_graph = nearest.Graph.load(
@@ -222,12 +222,12 @@ class IndexView:
                 except RuntimeError:
                     if file.exists():
                         raise
-                    return None  # a newer state has none of it; this one can do without
+                    return None  # a newer state removed it; search without it
             return self._loaded_graph
 
 
 def open_view(folder: Path) -> IndexView:
-    """Open the newest state; again when a writer replaced it in between."""
+    """Open the newest state; try again if a writer replaces it meanwhile."""
     manifest = Manifest.read(folder)
     while True:
         try:
@@ -240,19 +240,19 @@ def open_view(folder: Path) -> IndexView:
 
 
 def map_vectors(folder: Path, manifest: Manifest) -> NDArray[np.float32]:
-    """Map the rows that count (rows, dim), read only."""
+    """Map the rows of the index (rows, dim), read-only."""
     shape = (manifest.rows, manifest.dim)
-    if manifest.rows == 0:  # which cannot be mapped
+    if manifest.rows == 0:  # an empty file cannot be mapped
         return np.empty(shape, dtype=FLOAT)
     try:
         file = folder / manifest.vectors.file
         return np.memmap(file, dtype=FLOAT, mode="r", shape=shape).view(np.ndarray)
     except (OSError, ValueError) as error:  # ValueError: the file is too short
-        raise _damaged(folder, manifest.vectors.file, str(error)) from error
+        raise _corrupt(folder, manifest.vectors.file, str(error)) from error
 
 
 def rows_in_a_block(dim: int) -> int:
-    """Return how many vectors to handle at once."""
+    """Return the number of vectors to process at once."""
     return max(1, BLOCK_BYTES // (4 * dim))
 
 
@@ -260,13 +260,13 @@ def _verify(folder: Path, record: FileRecord) -> None:
     try:
         matches = hash_file(folder / record.file) == record.sha256
     except OSError as error:
-        raise _damaged(folder, record.file, error.strerror or str(error)) from error
+        raise _corrupt(folder, record.file, error.strerror or str(error)) from error
     if not matches:
-        raise _damaged(folder, record.file, "its checksum differs")
+        raise _corrupt(folder, record.file, "its checksum differs")
 
 
-def _damaged(folder: Path, file: str, why: str) -> IndexUnusableError:
+def _corrupt(folder: Path, file: str, why: str) -> IndexUnusableError:
     return IndexUnusableError(
-        f"{file} of the index {folder} is damaged ({why}); "
+        f"{file} of the index {folder} is corrupt ({why}); "
         "delete the index and index the collection again."
     )

@@ -1,4 +1,4 @@
-"""Changes to an index: made aside, then committed by replacing the manifest."""
+"""Change an index: write new files, then commit them by replacing the manifest."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ztcir_sdk.index.manifest import (
     FileRecord,
     IndexUnusableError,
     Manifest,
-    record_of,
+    file_record,
     relative_root,
-    remove_unnamed,
+    remove_unlisted,
 )
 from ztcir_sdk.index.view import FLOAT, IndexView, map_vectors, rows_in_a_block
 from ztcir_sdk.version import __version__
@@ -33,21 +33,21 @@ from ztcir_sdk.version import __version__
 __all__ = ["IndexWriter"]
 
 NEWER_THAN_GRAPH = 10_000
-"""Rows that may be searched exactly beside the graph before a commit links them."""
+"""Maximum rows outside the graph, which are searched exactly; a commit of more adds them."""
 COMPACT_FROM = 1_000
-"""Dead rows below which it is not worth rewriting the vectors; above, when a quarter is dead."""
+"""Minimum of dead rows for rewriting the vectors; a quarter of all rows must be dead, too."""
 
 
 class IndexWriter:
-    """Changes to an index, from `Index.edit`; for one thread at a time.
+    """Changes an index; returned by `Index.edit`, for one thread at a time.
 
-    The writer's own look-ups see the changes at once, the index sees them when committed.
+    The writer's own look-ups see changes at once; the index sees them after a commit.
     """
 
     def __init__(
         self, folder: Path, view: IndexView, committed: Callable[[IndexView], None]
     ) -> None:
-        """Begin after `view`, the newest state; `committed` is told of every newer one."""
+        """Start from `view`, the newest state; `committed` is called with each new one."""
         self._folder = folder
         self._before = view
         self._committed = committed
@@ -63,14 +63,14 @@ class IndexWriter:
         self._new_table = folder / f"items-{self._state.generation + 1}.sqlite"
         self._stream = (folder / self._state.vectors.file).open("rb+")
         if self._stream.seek(0, os.SEEK_END) > self._state.vectors.bytes:
-            self._stream.truncate(self._state.vectors.bytes)  # a killed writer left them behind
+            self._stream.truncate(self._state.vectors.bytes)  # left by a killed writer
 
     def __len__(self) -> int:
         return self._state.items if self._items is None else len(self._items)
 
     @property
     def _table(self) -> ItemTable:
-        """The private copy of the items, made when it is first needed."""
+        """The private copy of the items, made on first use."""
         if self._stream.closed:
             raise RuntimeError("this writer is closed")
         if self._items is None:
@@ -86,15 +86,15 @@ class IndexWriter:
         except (OSError, sqlite3.OperationalError) as error:
             raise IndexUnusableError(
                 f"The index {self._folder} cannot be written ({error}); "
-                "it stays as it was after the last complete step."
+                "its last committed state is unchanged."
             ) from error
 
     def items(self) -> Iterator[Item]:
-        """Every item, ordered by path."""
+        """Yield every item, ordered by path."""
         return iter(self._table)
 
     def times(self) -> dict[str, tuple[int, int]]:
-        """Return size in bytes and mtime_ns of every path, to see what has changed."""
+        """Return path -> (size in bytes, mtime_ns), to find changed files."""
         return self._table.times()
 
     def get(self, path: str) -> Item | None:
@@ -108,7 +108,7 @@ class IndexWriter:
     def vector_of(self, content_hash: str) -> NDArray[np.float32] | None:
         """Return the vector (D,) of this content, or None.
 
-        Items that were replaced or removed since `Index.edit` still count.
+        Items that were replaced or removed since `Index.edit` are included.
         """
         if items := self._table.by_hash(content_hash):
             row = items[0].label - self._state.first_label
@@ -129,15 +129,15 @@ class IndexWriter:
         mtime_ns: int,
         metadata: Mapping[str, Any] | None = None,
     ) -> Item:
-        """Add an item, in place of the one at its path if there is one.
+        """Add an item; replace the one at its path, if there is one.
 
         Args:
             path: relative to the root, with forward slashes.
             vector: (D,) float32, L2-normalised.
             content_hash: SHA-256 (hex) of the file's bytes.
-            size: bytes of the file.
-            mtime_ns: when it changed.
-            metadata: a JSON object.
+            size: size of the file, in bytes.
+            mtime_ns: modification time, in nanoseconds since 1970.
+            metadata: the image's metadata, a JSON object.
 
         Raises:
             ValueError: the vector has another shape or is not normalised, or the path is empty.
@@ -150,7 +150,7 @@ class IndexWriter:
             raise ValueError(f"vector of {path} has length {norm}, not 1")
         if not path:
             raise ValueError("an item needs a path")
-        if abs(norm - 1) > nearest.UNIT:  # else the bits stay, so that copies stay equal
+        if abs(norm - 1) > nearest.UNIT:  # else keep the bits, so that copies stay equal
             vector = (vector / norm).astype(FLOAT)
         data = vector.tobytes()
         label = self._state.first_label + self._rows
@@ -165,7 +165,7 @@ class IndexWriter:
         return item
 
     def amend(self, item: Item) -> None:
-        """Record another path, size, time or metadata for an item that keeps its vector.
+        """Change the path, size, time or metadata of an item that keeps its vector.
 
         An item at the new path is replaced.
 
@@ -182,7 +182,7 @@ class IndexWriter:
         """Remove the item at a path.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is no item at the path.
         """
         item = self._table.by_path(path)
         if item is None:
@@ -194,7 +194,7 @@ class IndexWriter:
     def set_origin(
         self, *, root: str | os.PathLike[str] | None = None, precision: str | None = None
     ) -> None:
-        """Record where the collection is now, or the precision of the vectors to come."""
+        """Record the folder of the collection, or the precision of the vectors that follow."""
         if root is not None:
             relative = relative_root(Path(root), self._folder)
             self._changed |= relative != self._state.root
@@ -204,12 +204,12 @@ class IndexWriter:
             self._state = replace(self._state, precision=f"{self._state.precision}+{precision}")
 
     def commit(self, *, build_graph: bool | None = None) -> None:
-        """Make everything so far the index's committed state, and go on from there.
+        """Commit all changes so far, and continue from there.
 
         Args:
-            build_graph: by default, dead rows are dropped and the graph is built or extended when
-                it is worth it; False leaves both for later (for a commit on the way, which then
-                costs no more than what has changed), True builds the graph at any size.
+            build_graph: whether to build or extend the graph. By default, and dead rows are then
+                dropped, if it is worth it. False does neither, so that the commit costs only as
+                much as the changes; True builds the graph at any size.
         """
         count = len(self)
         dead = self._rows - count
@@ -241,18 +241,18 @@ class IndexWriter:
         self._stream.close()
         table.close(commit=True)
         flush_file(self._new_table)
-        state = replace(state, table=record_of(self._new_table))
+        state = replace(state, table=file_record(self._new_table))
         if link:
             state = self._link(state)
         state.write(self._folder)
 
         view = IndexView(self._folder, state, checked=self._hash)
         self._committed(view)
-        remove_unnamed(self._folder, state.files)
+        remove_unlisted(self._folder, state.files)
         self._start(view)
 
     def _compact(self, state: Manifest, table: ItemTable) -> Manifest:
-        """Copy the rows that are alive to a new file, under new labels."""
+        """Copy the alive rows to a new file, with new labels."""
         file = self._folder / f"vectors-{state.generation}.f32"
         rows = np.sort(table.labels_by_path()) - state.first_label
         first_label = state.first_label + self._rows
@@ -276,7 +276,7 @@ class IndexWriter:
         )
 
     def _link(self, state: Manifest) -> Manifest:
-        """Build the graph over all rows, or extend the one there is."""
+        """Build the graph of all rows, or extend the existing one."""
         folder = self._folder
         vectors = map_vectors(folder, state)
         if state.graph is None:
@@ -287,10 +287,10 @@ class IndexWriter:
         file = folder / f"graph-{state.generation}.hnsw"
         graph.save(file)
         flush_file(file)
-        return replace(state, graph=record_of(file), graph_rows=state.rows)
+        return replace(state, graph=file_record(file), graph_rows=state.rows)
 
     def discard(self) -> None:
-        """Drop what is not committed, and close; for `Index.edit`."""
+        """Drop uncommitted changes and close the files; for `Index.edit`."""
         try:
             self._stream.close()
         finally:

@@ -1,4 +1,4 @@
-"""One graph, run, by whichever engine the device has."""
+"""Graphs, loaded and run by the backend that the settings choose."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ __all__ = [
 def open_graph(
     graph: str | os.PathLike[str] | GraphSource, settings: RuntimeSettings | None = None
 ) -> Graph:
-    """Load a graph with what the settings name; see `RuntimeSettings`.
+    """Load a graph with the backend and on the device of the settings.
 
     Args:
-        graph: the ``.onnx`` file, or with what TensorRT needs to know of it.
-        settings: by default, whatever the machine has.
+        graph: the ``.onnx`` file, or a source that also has the shapes that TensorRT needs.
+        settings: by default, backend and device "auto".
 
     Raises:
         UsageError: there is no such device, or the backend does not run on it.
         MissingDependencyError: the backend is not installed.
-        BundleError: the file is missing or no graph.
+        BundleError: the file is missing or is not a graph.
         ZtcirError: the device cannot be used.
     """
     settings = settings or RuntimeSettings()
@@ -46,7 +46,7 @@ def open_graph(
     settings = replace(settings, device=device)
     if device == "cpu" or settings.backend in ("onnx", "onnx-tensorrt"):
         return OnnxGraph(graph, settings)
-    # Only here: a processor needs none of it.
+    # The CPU needs none of this.
     from ztcir_sdk.runtime.tensorrt.open import open_cached_engine, open_engine
 
     source = graph if isinstance(graph, GraphSource) else GraphSource.of_file(graph)

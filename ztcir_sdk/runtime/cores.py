@@ -1,4 +1,4 @@
-"""How many processor cores this process may really use."""
+"""The number of CPU cores that this process may use."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
-    """Return the cores that the system and its container leave to this process, at least 1.
+    """Return the number of cores that the system and the container grant this process, at least 1.
 
-    ONNX Runtime and hnswlib by themselves start a thread for each core of the host.
+    By default ONNX Runtime and hnswlib start one thread per core of the host.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -25,7 +25,7 @@ def available_cores() -> int:
 
 
 def _quota() -> float | None:
-    """Return the cores' worth of time that a Linux control group grants, if it sets a limit."""
+    """Return the cores' worth of CPU time that a Linux control group grants, or None."""
     try:
         if (_CGROUP / "cpu.max").exists():  # version 2
             quota, period = (_CGROUP / "cpu.max").read_text().split()

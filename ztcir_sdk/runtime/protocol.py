@@ -1,4 +1,4 @@
-"""One graph, run: what every engine offers, and what it asks of its inputs."""
+"""The interface of a loaded graph, and the check of its inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.errors import UsageError
 
-__all__ = ["Graph", "TensorSpec", "check_call", "sizes_of"]
+__all__ = ["Graph", "TensorSpec", "axis_sizes", "check_call"]
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,9 +19,9 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     dtype: str
-    """NumPy's name of it: "float32", "int64"."""
+    """NumPy's name of the type: "float32", "int64"."""
     shape: tuple[int | str, ...]
-    """A symbolic name, such as "B", is a size that varies, the same wherever the name stands."""
+    """A symbolic name, such as "B", is a size that varies; it is the same in all inputs."""
 
     def __str__(self) -> str:
         return f"{self.dtype} ({', '.join(map(str, self.shape))})"
@@ -31,37 +31,40 @@ class Graph(Protocol):
     """A loaded graph. Any number of threads may run one at the same time."""
 
     name: str
-    """Of the graph, for messages."""
+    """Name of the graph, for messages."""
     limits: Mapping[str, int]
-    """Symbolic axis -> the largest size that it takes; axes without a limit are left out."""
+    """Symbolic axis -> its maximum size; axes without a limit are left out."""
 
     @property
     def provider(self) -> str:
-        """What really runs it, not what was asked for."""
+        """What actually runs the graph; the requested provider may be another."""
         ...
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What it must be given."""
+        """Its inputs; `run` needs all of them."""
         ...
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What it can answer."""
+        """Its outputs."""
         ...
 
     def run(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Compute outputs by name: those asked for, or all.
+        """Compute outputs.
 
         Args:
-            inputs: exactly the arrays that the graph declares, of its dtypes and shapes.
-            outputs: names of outputs; what only others need is not computed, where the engine can.
+            inputs: input name -> array, for all inputs, with the declared dtypes and shapes.
+            outputs: names of the outputs to compute; by default all.
+
+        Returns:
+            Output name -> array.
 
         Raises:
             UsageError: a name, dtype or shape is wrong.
-            ZtcirError: the engine failed.
+            ZtcirError: the backend failed.
         """
         ...
 
@@ -69,7 +72,7 @@ class Graph(Protocol):
 def check_call(
     graph: Graph, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None
 ) -> list[str]:
-    """Check what `Graph.run` was given; return the names of the outputs that are asked for.
+    """Check the arguments of `Graph.run`; return the names of the requested outputs.
 
     Raises:
         UsageError: a name, dtype or shape is wrong.
@@ -79,14 +82,16 @@ def check_call(
     _check_inputs(graph.name, graph.inputs, inputs)
     for name in names:
         if name not in known:
-            raise UsageError(f"The graph {graph.name} gives {', '.join(known)}, not {name}.")
+            raise UsageError(
+                f"The graph {graph.name} has no output {name}: choose from {', '.join(known)}."
+            )
     return names
 
 
 def _check_inputs(
     graph: str, specs: Sequence[TensorSpec], inputs: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Check arrays against what a graph declares.
+    """Check arrays against the inputs that a graph declares.
 
     Raises:
         UsageError: a name, dtype or shape is wrong.
@@ -94,7 +99,7 @@ def _check_inputs(
     names = [spec.name for spec in specs]
     if set(names) != inputs.keys():
         given = ", ".join(sorted(inputs)) or "nothing"
-        raise UsageError(f"The graph {graph} takes {', '.join(names)}, not {given}.")
+        raise UsageError(f"The graph {graph} needs the inputs {', '.join(names)}, not {given}.")
     sizes: dict[str, int] = {}
     for spec in specs:
         array = inputs[spec.name]
@@ -113,8 +118,8 @@ def _check_inputs(
             )
 
 
-def sizes_of(specs: Sequence[TensorSpec], inputs: Mapping[str, NDArray[Any]]) -> dict[str, int]:
-    """Return the sizes of the symbolic axes of inputs that `check_call` has passed."""
+def axis_sizes(specs: Sequence[TensorSpec], inputs: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """Return symbolic axis -> size, for inputs that `check_call` has accepted."""
     return {
         edge: size
         for spec in specs

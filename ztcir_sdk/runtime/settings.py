@@ -1,4 +1,4 @@
-"""What runs the graphs, and with how much of the machine."""
+"""Settings of the runtime: backend, device, threads and memory."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ __all__ = ["RuntimeSettings"]
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """How graphs are run. What does not apply to the device is not used.
+    """How graphs are run. Settings that do not apply to the device are ignored.
 
     Raises:
         UsageError: a number is below 1, or there is no such backend.
     """
 
     backend: str = "auto"
-    """Of `BACKENDS`. "auto" is TensorRT where an engine for this GPU is in the cache, else ONNX
+    """One of `BACKENDS`; "auto" is TensorRT if the cache has an engine for this GPU, else ONNX
     Runtime."""
     device: str = "auto"
-    """"cpu", "cuda" or "cuda:N"; "auto" is the GPU where ONNX Runtime really runs on it."""
+    """"cpu", "cuda" or "cuda:N"; "auto" is the GPU if ONNX Runtime can run on it."""
     threads: int | None = None
-    """Processor threads of one graph; by default one a core that may be used."""
+    """CPU threads per graph; by default one per available core."""
     gpu_memory_mb: int | None = None
-    """Most GPU memory, in MiB, that one graph may take for its arrays, and TensorRT for building
-    its engine; without it, all that is free."""
+    """Maximum GPU memory, in MiB, for the arrays of one graph and for building its engine; by
+    default all free memory."""
     low_memory: bool = False
-    """Give memory back after every run, which takes time, instead of keeping it for the next."""
+    """Release memory after every run, which takes time, instead of keeping it for the next run."""
     cuda_graphs: bool = True
-    """Let TensorRT's launches be recorded once for each shape and replayed; costs GPU memory."""
+    """Record TensorRT's launches once per shape and replay them; needs GPU memory."""
     build_engines: bool = True
-    """Let TensorRT engines that are missing or stale be built; otherwise they are refused."""
+    """Build TensorRT engines that are missing or outdated; False raises an error instead."""
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -48,10 +48,10 @@ class RuntimeSettings:
 
     @property
     def threads_in_use(self) -> int:
-        """Processor threads of one graph."""
+        """CPU threads per graph."""
         return available_cores() if self.threads is None else self.threads
 
     @property
     def gpu_memory(self) -> int | None:
-        """Most GPU memory for one graph, in bytes."""
+        """Maximum GPU memory for one graph, in bytes."""
         return None if self.gpu_memory_mb is None else self.gpu_memory_mb << 20

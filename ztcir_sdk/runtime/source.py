@@ -1,4 +1,4 @@
-"""Where a graph comes from: its file, and what an engine made of it is known by."""
+"""A graph's file, with the digest and the shapes that building an engine needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["GraphSource", "ShapeRange", "ShapeRanges", "missing_graph"]
 
 
 class ShapeRange(Struct, frozen=True, forbid_unknown_fields=True):
-    """Sizes of a dynamic axis: an engine takes from `least` to `most`, and is tuned for `usual`."""
+    """Sizes of a dynamic axis: an engine accepts `least` to `most` and is tuned for `usual`."""
 
     least: int
     usual: int
@@ -26,38 +26,38 @@ class ShapeRange(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not 1 <= self.least <= self.usual <= self.most:
-            raise ValueError(f"{self} is not in order")
+            raise ValueError(f"{self} is not in ascending order from 1")
 
 
 ShapeRanges = Mapping[str, ShapeRange]
-"""Symbolic axis, as "B" -> its sizes."""
+"""Symbolic axis, such as "B" -> its sizes."""
 
 
 @dataclass(frozen=True)
 class GraphSource:
-    """A graph's file with all that building an engine needs to know."""
+    """A graph's file, and everything else that building an engine needs."""
 
     path: Path
     """The ``.onnx`` file; external tensor data lies beside it."""
     digest: str
-    """SHA-256 (hex) of all that makes the graph: its file, and external tensor data."""
+    """SHA-256 (hex) of the graph's file and its external tensor data."""
     precision: str = "fp32"
-    """Of the weights and arithmetic in the graph."""
+    """Precision of the weights and of the arithmetic in the graph."""
     inputs: tuple[TensorSpec, ...] = ()
-    """What it takes, where that is known without loading it."""
+    """Its inputs, if they are known without loading the graph."""
     ranges: ShapeRanges = field(default_factory=dict)
-    """Of its dynamic axes; an engine for other axes cannot be built."""
+    """Sizes of its dynamic axes; building an engine needs all of them."""
 
     @property
     def name(self) -> str:
-        """What it is called in messages: the file's name without suffix."""
+        """The file's name without suffix, for messages."""
         return self.path.stem
 
     @classmethod
     def of_file(
         cls, path: str | os.PathLike[str], *, ranges: ShapeRanges | None = None
     ) -> GraphSource:
-        """Take a file by itself; whatever else lies in its folder is taken for tensor data.
+        """Return the source of a single file; all other files in its folder count as tensor data.
 
         Raises:
             BundleError: the file is missing or cannot be read.
@@ -73,5 +73,5 @@ class GraphSource:
 
 
 def missing_graph(path: Path) -> BundleError:
-    """Return the error of a graph that is not there."""
+    """Return the error for a graph whose file is missing."""
     return BundleError(f"The graph {path} is missing: export or copy the bundle again.")

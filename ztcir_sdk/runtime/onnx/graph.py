@@ -1,4 +1,4 @@
-"""A graph run by ONNX Runtime: on the processor, or on an NVIDIA GPU through CUDA or TensorRT."""
+"""A graph run by ONNX Runtime: on the CPU, or on an NVIDIA GPU through CUDA or TensorRT."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ztcir_sdk.runtime.onnx.providers import (
     TENSORRT,
     choose_providers,
     import_onnxruntime,
-    not_loaded,
+    provider_error,
 )
 from ztcir_sdk.runtime.onnx.trial import PLACEMENT, placement
-from ztcir_sdk.runtime.protocol import TensorSpec, check_call, sizes_of
+from ztcir_sdk.runtime.protocol import TensorSpec, axis_sizes, check_call
 from ztcir_sdk.runtime.settings import RuntimeSettings
 from ztcir_sdk.runtime.source import GraphSource, missing_graph
 
@@ -50,14 +50,14 @@ _DTYPES = {
 
 
 class OnnxGraph:
-    """An ONNX file, loaded. `run` may be called by any number of threads at the same time.
+    """A loaded ONNX file. Any number of threads may call `run` at the same time.
 
     Attributes:
-        name: the file's name without suffix, for messages.
-        path: the file.
-        threads: processor threads that work on one call.
-        limits: symbolic axis -> the largest size that it takes, where there is one.
-        nodes: on a GPU, execution provider -> how many nodes it was given, where that is told.
+        name: file name without suffix, for messages.
+        path: the ``.onnx`` file.
+        threads: CPU threads that work on one call.
+        limits: symbolic axis -> its maximum size, if it has one.
+        nodes: execution provider -> number of its nodes, on a GPU, if ONNX Runtime reports it.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class OnnxGraph:
         """Load a graph.
 
         Args:
-            graph: the ``.onnx`` file; external tensor data lies beside it.
-            settings: by default, the device that is there.
+            graph: the ``.onnx`` file; external tensor data is in the same folder.
+            settings: by default, device "auto".
 
         Raises:
             MissingDependencyError: ONNX Runtime is not installed.
-            BundleError: the file is missing, or no graph that this ONNX Runtime can load.
-            ZtcirError: CUDA or TensorRT was asked for and cannot be used.
+            BundleError: the file is missing, or this ONNX Runtime cannot load it.
+            ZtcirError: the requested CUDA or TensorRT cannot be used.
             UsageError: there is no such device.
         """
         settings = settings or RuntimeSettings()
@@ -93,33 +93,36 @@ class OnnxGraph:
         options = self._options(ort, settings)
         providers = choose_providers(ort, settings, source)
         try:
-            # Without `enable_fallback=0` a provider that fails is replaced, at loading and at
-            # running, with a line on standard output.
+            # Without `enable_fallback=0` another provider replaces one that fails, when loading and
+            # when running, and a line goes to standard output.
             self._session = ort.InferenceSession(
                 os.fspath(path), options, providers=providers, enable_fallback=0
             )
-        except Exception as error:  # its exceptions have no common base but this
-            why, signs = first_line(error), str(error).lower()
-            if _is_out_of_memory(signs):
+        except Exception as error:  # its exceptions have no other common base
+            why, message = first_line(error), str(error).lower()
+            if _is_out_of_memory(message):
                 raise ZtcirError(
-                    f"There is no memory left to load the graph {self.name} on {settings.device} "
-                    f"({why}): close what else uses the memory, or choose another device."
+                    f"There is not enough memory to load the graph {self.name} on "
+                    f"{settings.device} ({why}): close other programs that use it, or choose "
+                    "another device."
                 ) from error
-            if settings.device == "cpu" or any(sign in signs for sign in _NO_GRAPH):
+            if settings.device == "cpu" or any(sign in message for sign in _NO_GRAPH):
                 raise BundleError(
                     f"The graph {path} cannot be loaded ({why}): "
                     "export or copy the bundle again, or upgrade onnxruntime."
                 ) from error
-            raise not_loaded(settings, why) from error
+            raise provider_error(settings, why) from error
         self._session.disable_fallback()
         wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
         used: list[str] = self._session.get_providers()
         if used[0] != wanted:
-            raise not_loaded(settings, f"its libraries did not load, and {used[0]} would run")
+            raise provider_error(settings, f"ONNX Runtime would run {used[0]} instead")
         self.nodes: Mapping[str, int] = {} if wanted == CPU else placement(self._session)
         if self.nodes and wanted not in self.nodes:
             others = ", ".join(sorted(self.nodes))
-            raise not_loaded(settings, f"it took no node of {self.name}, and {others} would run")
+            raise provider_error(
+                settings, f"it supports no node of {self.name}, and {others} would run"
+            )
         self._provider = used[0]
         self._inputs = tuple(map(_spec, self._session.get_inputs()))
         self._outputs = tuple(map(_spec, self._session.get_outputs()))
@@ -142,8 +145,8 @@ class OnnxGraph:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _ONLY_ERRORS
-        # Idle threads would spin, each graph's against the next graph's: on two busy cores that
-        # made the median run four times as slow.
+        # Idle threads of one graph would spin and slow down the next graph: on two busy cores the
+        # median time was four times as long.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if settings.device != "cpu":
             options.add_session_config_entry(PLACEMENT, "1")
@@ -153,17 +156,17 @@ class OnnxGraph:
 
     @property
     def provider(self) -> str:
-        """ONNX Runtime's name of the execution provider in use."""
+        """Name of the execution provider in use."""
         return self._provider
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` must be given."""
+        """Its inputs; `run` needs all of them."""
         return self._inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` can answer."""
+        """Its outputs."""
         return self._outputs
 
     def run(
@@ -172,7 +175,7 @@ class OnnxGraph:
         """Compute outputs by name; see `ztcir_sdk.runtime.protocol.Graph`."""
         names = check_call(self, inputs, outputs)
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        results = self._place(names, sizes_of(self._inputs, inputs))
+        results = self._empty_outputs(names, axis_sizes(self._inputs, inputs))
         binding = self._session.io_binding()
         try:
             for name, array in arrays.items():
@@ -188,12 +191,14 @@ class OnnxGraph:
             self._session.run_with_iobinding(binding, self._run_options)
             if results is None:
                 results = dict(zip(names, binding.copy_outputs_to_cpu(), strict=True))
-        except Exception as error:  # its exceptions have no common base but this
-            raise self._failed(first_line(error)) from error
+        except Exception as error:  # its exceptions have no other common base
+            raise self._run_error(first_line(error)) from error
         return results
 
-    def _place(self, names: list[str], sizes: Mapping[str, int]) -> dict[str, NDArray[Any]] | None:
-        """Return arrays for the outputs to be written into; None if a shape is not known yet."""
+    def _empty_outputs(
+        self, names: list[str], sizes: Mapping[str, int]
+    ) -> dict[str, NDArray[Any]] | None:
+        """Return empty arrays for the outputs; None if a shape is not known before the run."""
         arrays: dict[str, NDArray[Any]] = {}
         for spec in self._outputs:
             if spec.name in names:
@@ -205,16 +210,16 @@ class OnnxGraph:
                 arrays[spec.name] = np.empty(shape, dtype=spec.dtype)
         return {name: arrays[name] for name in names}
 
-    def _failed(self, why: str) -> ZtcirError:
+    def _run_error(self, why: str) -> ZtcirError:
         if _is_out_of_memory(why):
             return ZtcirError(
-                f"There is no memory left to run the graph {self.name} on {self._provider} "
-                f"({why}): ask for less at once, close what else uses the memory, or let less of "
-                "it be kept with low_memory."
+                f"There is not enough memory to run the graph {self.name} on {self._provider} "
+                f"({why}): use smaller batches, close other programs that use it, or set "
+                "low_memory."
             )
         return ZtcirError(
-            f"The graph {self.name} failed on {self._provider} ({why}): check what it was given, "
-            "or choose another backend or device."
+            f"The graph {self.name} failed on {self._provider} ({why}): check its inputs, or "
+            "choose another backend or device."
         )
 
 

@@ -1,4 +1,4 @@
-"""The libraries that an execution provider needs, loaded from where pip puts them."""
+"""Load the libraries of an execution provider from the folders where pip installs them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ _TENSORRT = "TensorrtExecutionProvider"
 
 
 def preload(ort: Any, provider: str = "CUDAExecutionProvider") -> str:
-    """Load what a provider on an NVIDIA GPU needs; return what is missing, or an empty text.
+    """Load the libraries of a GPU provider; return the first load error, or an empty text.
 
-    ONNX Runtime itself goes on with the processor where a library is missing, and says why only
-    in its log. Where nothing is known to be missing, it may still fail.
+    ONNX Runtime itself falls back to the CPU if a library is missing, and reports it only in its
+    log. An empty text does not guarantee that the provider works.
     """
-    said = io.StringIO()
     if hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(said):  # where it prints what it does not find
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             ort.preload_dlls()
     if provider == _TENSORRT:
         _preload_tensorrt()
@@ -38,12 +37,12 @@ def _load_error(ort: Any, provider: str) -> str:
     folder = Path(ort.__file__).parent / "capi"
     library = folder / f"libonnxruntime_providers_{name}.so"
     if not library.is_file():
-        return ""  # not a library of its own, or of another name
+        return ""  # the provider is built in, or its library has another name
     try:
         ctypes.CDLL(os.fspath(folder / "libonnxruntime_providers_shared.so"))
         ctypes.CDLL(os.fspath(library))
     except OSError as error:
-        # Anything else may be due to this way of loading it, so ONNX Runtime shall try.
+        # Other errors may come from loading it this way, so leave those to ONNX Runtime.
         return str(error) if "cannot open shared object" in str(error) else ""
     return ""
 
@@ -52,6 +51,6 @@ def _preload_tensorrt() -> None:
     found = importlib.util.find_spec("tensorrt_libs")
     for folder in (found and found.submodule_search_locations) or ():
         for library in sorted(Path(folder).glob("libnv*.so.*")):
-            # What is really missing is told by who needs it.
+            # The provider reports a library that it misses.
             with contextlib.suppress(OSError):
                 ctypes.CDLL(os.fspath(library), mode=ctypes.RTLD_GLOBAL)

@@ -1,4 +1,4 @@
-"""Which execution provider of ONNX Runtime runs a graph, with what options, and why it does not."""
+"""Execution providers of ONNX Runtime: choice, options, and the errors of unusable ones."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ztcir_sdk.errors import MissingDependencyError, ZtcirError
+from ztcir_sdk.errors import MissingDependencyError, ZtcirError, install_hint
 from ztcir_sdk.runtime.onnx.preload import preload
 from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.runtime.settings import RuntimeSettings
 from ztcir_sdk.runtime.source import GraphSource
 
-__all__ = ["CPU", "CUDA", "TENSORRT", "choose_providers", "import_onnxruntime", "not_loaded"]
+__all__ = ["CPU", "CUDA", "TENSORRT", "choose_providers", "import_onnxruntime", "provider_error"]
 
 TENSORRT, CUDA, CPU = (
     "TensorrtExecutionProvider",
@@ -26,7 +26,7 @@ def import_onnxruntime() -> Any:
     """Import ONNX Runtime.
 
     Raises:
-        MissingDependencyError: it is not installed, or does not load.
+        MissingDependencyError: it is not installed, or cannot be loaded.
     """
     try:
         import onnxruntime
@@ -34,13 +34,13 @@ def import_onnxruntime() -> Any:
         if error.name != "onnxruntime":
             raise
         raise MissingDependencyError(
-            "ONNX Runtime is not installed: pip install 'ztcir[cpu]', "
-            "or 'ztcir[gpu]' for an NVIDIA GPU."
+            f"ONNX Runtime is not installed: {install_hint('cpu')}, or {install_hint('gpu')} for "
+            "an NVIDIA GPU."
         ) from error
     except ImportError as error:
         raise MissingDependencyError(
-            f"ONNX Runtime does not load ({error}): reinstall it with pip install "
-            "--force-reinstall 'ztcir[cpu]', or 'ztcir[gpu]' for an NVIDIA GPU."
+            f"ONNX Runtime cannot be loaded ({error}): {install_hint('cpu', reinstall=True)}, or "
+            f"{install_hint('gpu', reinstall=True)} for an NVIDIA GPU."
         ) from error
     return onnxruntime
 
@@ -48,57 +48,57 @@ def import_onnxruntime() -> Any:
 def choose_providers(
     ort: Any, settings: RuntimeSettings, source: Callable[[], GraphSource]
 ) -> list[Any]:
-    """Return what `InferenceSession` takes as providers: the one that is asked for first.
+    """Return the ``providers`` of an ``InferenceSession``, the requested one first.
 
     Args:
-        ort: ONNX Runtime.
-        settings: with a device that is resolved: "cpu" or "cuda:N".
-        source: gives the graph, for the provider that builds engines.
+        ort: the module ``onnxruntime``.
+        settings: settings with a resolved device: "cpu" or "cuda:N".
+        source: function that returns the graph, for the provider that builds engines.
 
     Raises:
-        ZtcirError: this ONNX Runtime lacks the provider, or its libraries are missing.
+        ZtcirError: this ONNX Runtime lacks the provider, or a library of it is missing.
     """
     if settings.device == "cpu":
         return [CPU]
     number = settings.device.partition(":")[2]
-    wanted = TENSORRT if settings.backend == "onnx-tensorrt" else CUDA
-    if wanted not in ort.get_available_providers():
-        what = "TensorRT" if wanted == TENSORRT else "CUDA"
-        raise not_loaded(settings, f"this ONNX Runtime was built without {what}")
-    if missing := preload(ort, wanted):
-        raise not_loaded(settings, missing)
-    # TF32 would keep 10 of 23 bits, and a gallery would no longer fit queries from a processor.
+    provider = TENSORRT if settings.backend == "onnx-tensorrt" else CUDA
+    if provider not in ort.get_available_providers():
+        missing = "TensorRT" if provider == TENSORRT else "CUDA"
+        raise provider_error(settings, f"this ONNX Runtime was built without {missing}")
+    if load_error := preload(ort, provider):
+        raise provider_error(settings, load_error)
+    # TF32 keeps 10 of 23 bits: queries encoded on a CPU would no longer match the gallery.
     cuda: dict[str, Any] = {"device_id": number, "use_tf32": "0"}
     if settings.gpu_memory is not None:
         cuda["gpu_mem_limit"] = str(settings.gpu_memory)
     if settings.low_memory:
         cuda["arena_extend_strategy"] = "kSameAsRequested"
-    if wanted == CUDA:
+    if provider == CUDA:
         return [(CUDA, cuda), CPU]
     return [(TENSORRT, _tensorrt_options(ort, number, settings, source())), (CUDA, cuda), CPU]
 
 
-def not_loaded(settings: RuntimeSettings, why: str) -> ZtcirError:
-    """Return the error of a provider that was asked for and cannot be used."""
-    what, other = settings.device, "device cpu"
-    cure = "pip uninstall onnxruntime, then pip install 'ztcir[gpu]' and a driver for its CUDA"
-    if settings.backend == "onnx-tensorrt":
-        what, other = f"ONNX Runtime's TensorRT on {what}", "backend onnx"
-    if "libcuda.so" in why or "nvcuda" in why:
-        cure = "install NVIDIA's driver, or start the container with --gpus all"
-    elif match := re.search(r"libnv(?:infer|onnxparser)\w*\.so\.(\d+)", why):
-        cure = f"pip install 'tensorrt=={match[1]}.*'"  # not just any: it asks for this one
-    elif "cannot open shared object" in why:
-        cure = "pip install 'onnxruntime-gpu[cuda,cudnn]', or install that CUDA and cuDNN"
-    return ZtcirError(
-        f"{what} was asked for but cannot be used ({why}): {cure}, or choose {other}."
+def provider_error(settings: RuntimeSettings, why: str) -> ZtcirError:
+    """Return the error for a requested provider that cannot be used."""
+    provider, other = settings.device, "device cpu"
+    fix = (
+        f"pip uninstall onnxruntime, then {install_hint('gpu')}, and install a driver for its CUDA"
     )
+    if settings.backend == "onnx-tensorrt":
+        provider, other = f"ONNX Runtime's TensorRT on {provider}", "backend onnx"
+    if "libcuda.so" in why or "nvcuda" in why:
+        fix = "install NVIDIA's driver, or start the container with --gpus all"
+    elif match := re.search(r"libnv(?:infer|onnxparser)\w*\.so\.(\d+)", why):
+        fix = f"pip install 'tensorrt=={match[1]}.*'"  # ONNX Runtime needs this major version
+    elif "cannot open shared object" in why:
+        fix = "pip install 'onnxruntime-gpu[cuda,cudnn]', or install that CUDA and cuDNN"
+    return ZtcirError(f"{provider} cannot be used ({why}): {fix}, or choose {other}.")
 
 
 def _tensorrt_options(
     ort: Any, number: str, settings: RuntimeSettings, source: GraphSource
 ) -> dict[str, Any]:
-    from ztcir_sdk.runtime.tensorrt.cache import EngineCache  # a processor does without it
+    from ztcir_sdk.runtime.tensorrt.cache import EngineCache  # the CPU needs no engines
 
     folder = EngineCache().folder / f"onnxruntime-{ort.__version__}" / source.digest[:16]
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -114,17 +114,17 @@ def _tensorrt_options(
         options["trt_max_workspace_size"] = str(settings.gpu_memory)
     edges = {edge for spec in source.inputs for edge in spec.shape if isinstance(edge, str)}
     if source.inputs and edges <= source.ranges.keys():
-        # Without them an engine is built again for each shape that is new.
-        for option, which in (("min", "least"), ("opt", "usual"), ("max", "most")):
+        # Without these options every new shape builds a new engine.
+        for option, bound in (("min", "least"), ("opt", "usual"), ("max", "most")):
             options[f"trt_profile_{option}_shapes"] = ",".join(
-                f"{spec.name}:{_shape(spec, source, which)}" for spec in source.inputs
+                f"{spec.name}:{_shape(spec, source, bound)}" for spec in source.inputs
             )
     return options
 
 
-def _shape(spec: TensorSpec, source: GraphSource, which: str) -> str:
+def _shape(spec: TensorSpec, source: GraphSource, bound: str) -> str:
     sizes = (
-        getattr(source.ranges[edge], which) if isinstance(edge, str) else edge
+        getattr(source.ranges[edge], bound) if isinstance(edge, str) else edge
         for edge in spec.shape
     )
     return "x".join(map(str, sizes))

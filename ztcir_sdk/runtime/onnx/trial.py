@@ -1,4 +1,4 @@
-"""A tiny graph, run for real: the only proof that an execution provider works."""
+"""A trial run of a tiny graph: the only proof that an execution provider works."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
     "run_tiny_graph",
 ]
 
-# y = MatMul(x, x) of 2 x 2 float32 (opset 13, IR version 8), as `onnx.helper` serialises it.
+# y = MatMul(x, x) for 2 x 2 float32 (opset 13, IR version 8), serialised by `onnx.helper`.
 TINY_GRAPH = bytes.fromhex(
     "08083a400a110a01780a017812017922064d61744d756c1201675a130a0178120e0a0c"
     "080112080a0208020a02080262130a0179120e0a0c080112080a0208020a02080242040a00100d"
@@ -28,18 +28,18 @@ TINY_INPUT = np.array([[1, 2], [3, 4]], dtype=np.float32)
 _CPU = "CPUExecutionProvider"
 _SILENT = 4  # log severity
 PLACEMENT = "session.record_ep_graph_assignment_info"
-"""Session option with which `placement` can tell."""
+"""Session option that `placement` needs."""
 
 
 @dataclass(frozen=True)
 class ProviderRun:
-    """Whether an execution provider of ONNX Runtime really ran a graph here."""
+    """Whether an execution provider of ONNX Runtime ran a graph on this machine."""
 
     provider: str
     ran: bool
     why_not: str = ""
     nodes: dict[str, int] = field(default_factory=dict)
-    """Provider -> nodes of the graph that were given to it, where ONNX Runtime tells."""
+    """Provider -> number of nodes that it ran; empty if ONNX Runtime does not report it."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -50,9 +50,9 @@ class ProviderRun:
 
 
 def run_tiny_graph(ort: Any, provider: str) -> ProviderRun:
-    """Run a graph on one provider, with no other to fall back to in silence."""
+    """Run a graph on one provider, without a silent fallback to another."""
     options = ort.SessionOptions()
-    options.log_severity_level = _SILENT  # what goes wrong is told in the result
+    options.log_severity_level = _SILENT  # the result reports errors
     options.intra_op_num_threads = 1
     options.add_session_config_entry(PLACEMENT, "1")
     if provider != _CPU:
@@ -64,19 +64,19 @@ def run_tiny_graph(ort: Any, provider: str) -> ProviderRun:
         used = session.get_providers()[0]
         [y] = session.run(None, {"x": TINY_INPUT})
         nodes = placement(session)
-    except Exception as error:  # ONNX Runtime's own exceptions have no common base but this
+    except Exception as error:  # its exceptions have no other common base
         return ProviderRun(provider, False, first_line(error))
     if used != provider:
-        return ProviderRun(provider, False, f"{used} ran in its place", nodes)
+        return ProviderRun(provider, False, f"{used} ran instead", nodes)
     if nodes and provider not in nodes:
-        return ProviderRun(provider, False, f"{next(iter(nodes))} ran in its place", nodes)
+        return ProviderRun(provider, False, f"{next(iter(nodes))} ran instead", nodes)
     if not np.allclose(y, TINY_INPUT @ TINY_INPUT):
         return ProviderRun(provider, False, f"the result is wrong: {y.tolist()}", nodes)
     return ProviderRun(provider, True, nodes=nodes)
 
 
 def placement(session: Any) -> dict[str, int]:
-    """Return how many nodes each provider was given; empty where ONNX Runtime does not tell."""
+    """Return provider -> number of its nodes; empty if ONNX Runtime does not report it."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return {}
     nodes: dict[str, int] = {}

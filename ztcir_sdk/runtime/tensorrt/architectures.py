@@ -1,4 +1,4 @@
-"""NVIDIA GPUs by name -> the architecture that code is compiled for.
+"""The compute architectures of NVIDIA GPUs, by the name of the GPU.
 
 Source of the table: https://developer.nvidia.com/cuda-gpus.
 """
@@ -38,10 +38,10 @@ _DECORATION = re.compile(r"nvidia|geforce|quadro|jetson|tesla|blackwell|[^a-z0-9
 
 
 def architecture_of(name: str) -> str:
-    """Return the architecture, as "sm_86", of "sm_86", "8.6" or the name of a GPU: "RTX 3090".
+    """Return the architecture, such as "sm_86", for "sm_86", "8.6" or a GPU's name, "RTX 3090".
 
     Raises:
-        UsageError: there is no GPU of that name in the table.
+        UsageError: the table has no GPU of that name.
     """
     given = name.strip().lower()
     if match := re.fullmatch(r"(?:sm|compute)?_?([1-9][0-9]{1,2})", given):
@@ -51,12 +51,12 @@ def architecture_of(name: str) -> str:
     plain = _DECORATION.sub("", given)
     if plain not in _BY_NAME:
         raise UsageError(
-            f"There is no GPU {name!r} in the table: give its architecture, as sm_86, which "
-            "https://developer.nvidia.com/cuda-gpus has for every GPU."
+            f"The GPU {name!r} is unknown: give its architecture, such as sm_86; "
+            "https://developer.nvidia.com/cuda-gpus lists it for every GPU."
         )
     return _BY_NAME[plain]
 
 
 def gpu_names(architecture: str) -> list[str]:
-    """Return the GPUs in the table that are of an architecture."""
+    """Return the names of an architecture's GPUs in the table."""
     return _GPUS.get(architecture, "").split()

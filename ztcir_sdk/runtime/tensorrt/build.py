@@ -1,4 +1,4 @@
-"""ONNX graph -> TensorRT engine, in memory."""
+"""Build a TensorRT engine of an ONNX graph, in memory."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.errors import ZtcirError, install_hint
 from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.runtime.source import GraphSource, ShapeRange, missing_graph
 from ztcir_sdk.runtime.tensorrt.package import TensorRt
-from ztcir_sdk.runtime.tensorrt.widen import can_widen, widened
+from ztcir_sdk.runtime.tensorrt.widen import onnx_installed, widen_stored_weights
 
 __all__ = ["BuiltEngine", "EngineBuildError", "UnsupportedGraphError", "build_engine"]
 
 
 class EngineBuildError(ZtcirError):
-    """TensorRT could not make an engine of a graph."""
+    """TensorRT could not build an engine of a graph."""
 
 
 class UnsupportedGraphError(EngineBuildError):
-    """A graph holds something that TensorRT does not know."""
+    """A graph has an operator that TensorRT does not support."""
 
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """An engine, and what it was made with."""
+    """An engine in memory, with its tensors and the sizes that it accepts."""
 
     plan: bytes
-    """What TensorRT serialised."""
+    """The engine, as TensorRT serialised it."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     ranges: dict[str, ShapeRange]
     seconds: float
     timing_cache: bytes | None = None
-    """What was measured, for the next build; None where the package keeps no such thing."""
+    """Kernel timings for the next build; None if the package has no timing cache."""
 
 
 def build_engine(
@@ -52,14 +52,15 @@ def build_engine(
 
     Args:
         source: the graph, with `ranges` for all of its dynamic axes.
-        trt: what builds.
-        architecture: as "sm_86", for a GPU that need not be here; None for the current GPU.
-        workspace: most scratch memory of any layer, in bytes; by default all of the GPU's.
-        timing_cache: of an earlier build by the same package for the same GPU.
+        trt: the TensorRT package to build with.
+        architecture: architecture of a GPU that this machine need not have, such as "sm_86"; None
+            for the current GPU.
+        workspace: maximum scratch memory of a layer, in bytes; by default all of the GPU's memory.
+        timing_cache: kernel timings of an earlier build by the same package for the same GPU.
 
     Raises:
         BundleError: the graph's file is missing.
-        UnsupportedGraphError: the graph holds an operator that this TensorRT does not know.
+        UnsupportedGraphError: the graph has an operator that this TensorRT does not support.
         EngineBuildError: the architecture is not supported, or TensorRT failed.
     """
     start = time.perf_counter()
@@ -70,28 +71,28 @@ def build_engine(
         builder = _builder(trt)
         network = builder.create_network(_strongly_typed(module))
         parser = module.OnnxParser(network, trt.logger)
-        # An empty file is parsed too, to an empty network.
-        if not parser.parse_from_file(_prepared(source, scratch)) or not network.num_outputs:
+        # The parser accepts an empty file and returns an empty network.
+        if not parser.parse_from_file(_parser_input(source, scratch)) or not network.num_outputs:
             raise _unsupported(source, trt, parser, messages)
-        inputs, outputs = _specs(module, network)
+        inputs, outputs = _tensor_specs(module, network)
         config = builder.create_builder_config()
-        _aim(trt, config, architecture)
+        _set_architecture(trt, config, architecture)
         if workspace is not None:
             config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, workspace)
-        # TF32 would keep 10 of 23 bits, and fp32 results would no longer be fp32.
+        # TF32 keeps 10 of 23 bits, so results would no longer be fp32.
         config.clear_flag(module.BuilderFlag.TF32)
         used = _add_profile(source, builder, config, inputs)
         cache = None
-        if not trt.is_rtx:  # there it is deprecated, and does nothing
+        if not trt.is_rtx:  # deprecated there, without effect
             cache = config.create_timing_cache(timing_cache)
             config.set_timing_cache(cache, False)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            cure = "give it more --workspace, free the GPU's memory"
-            if not can_widen():
-                cure = "pip install onnx, which widens weights that are only stored in int8"
+            fix = "allow a larger --workspace, free GPU memory"
+            if not onnx_installed():
+                fix = "pip install onnx, which is needed to widen weights stored in int8"
             raise EngineBuildError(
-                f"{trt} could not build {source.name} ({_last(messages)}): {cure}, or use backend "
+                f"{trt} could not build {source.name} ({_last(messages)}): {fix}, or use backend "
                 "onnx."
             )
         return BuiltEngine(
@@ -107,23 +108,23 @@ def build_engine(
 def _builder(trt: TensorRt) -> Any:
     try:
         return trt.module.Builder(trt.logger)
-    except Exception as error:  # without a GPU its constructor raises a TypeError
+    except Exception as error:  # without a GPU the constructor raises a TypeError
         raise EngineBuildError(
             f"{trt} builds only on a machine with a working GPU: run this on the device, or "
-            "pip install 'ztcir[trt-rtx]', which compiles for GeForce and RTX GPUs without one."
+            f"{install_hint('trt-rtx')}, which compiles for GeForce and RTX GPUs without one."
         ) from error
 
 
-def _prepared(source: GraphSource, scratch: str) -> str:
-    """Return the file to be parsed: without `onnx`, or if `onnx` cannot read it, as it is."""
-    if can_widen():
-        with contextlib.suppress(Exception):  # the parser says in a better way what is wrong
-            return str(widened(source.path, Path(scratch)))
+def _parser_input(source: GraphSource, scratch: str) -> str:
+    """Return the file to parse: a widened copy if `onnx` can make one, else the original."""
+    if onnx_installed():
+        with contextlib.suppress(Exception):  # the parser reports a damaged file better
+            return str(widen_stored_weights(source.path, Path(scratch)))
     return str(source.path)
 
 
 def _strongly_typed(module: Any) -> int:
-    """Return the flag that leaves precision to the graph; later versions know nothing else."""
+    """Return the flag that takes precision from the graph; later versions always do so."""
     flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
@@ -138,18 +139,20 @@ def _unsupported(
         return EngineBuildError(
             f"{trt} cannot read {source.path} ({why}): export or copy the bundle again."
         )
-    said = _one_line(error.desc())
-    why = f" ({said})" if " " in said else ""  # some only say "false"
-    cure = "choose another precision of the bundle"
+    description = _one_line(error.desc())
+    why = f" ({description})" if " " in description else ""  # some are only "false"
+    fix = "choose another precision of the bundle"
     if source.precision == "int8":
-        cure = "choose fp32 or fp16, since int8 graphs are for processors"
+        fix = "choose fp32 or fp16, because int8 graphs run only on CPUs"
     return UnsupportedGraphError(
-        f"{trt} does not take the operator {operator} at {error.node_name()} in "
-        f"{source.name}{why}: {cure}, or use backend onnx."
+        f"{trt} does not support the operator {operator} at {error.node_name()} in "
+        f"{source.name}{why}: {fix}, or use backend onnx."
     )
 
 
-def _specs(module: Any, network: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def _tensor_specs(
+    module: Any, network: Any
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
     names = tensor_types(module)
@@ -165,7 +168,7 @@ def _specs(module: Any, network: Any) -> tuple[tuple[TensorSpec, ...], tuple[Ten
 
 
 def tensor_types(module: Any) -> dict[Any, str]:
-    """Return TensorRT's types -> NumPy's names of them."""
+    """Return TensorRT's type -> NumPy's name of it."""
     types = module.DataType
     return {
         types.FLOAT: "float32",
@@ -178,14 +181,14 @@ def tensor_types(module: Any) -> dict[Any, str]:
     }
 
 
-def _aim(trt: TensorRt, config: Any, architecture: str | None) -> None:
+def _set_architecture(trt: TensorRt, config: Any, architecture: str | None) -> None:
     if architecture is None:
         return
     known = trt.architectures()
     if not known:
         raise EngineBuildError(
-            f"{trt} builds only for the GPU it runs on: leave --gpu out, or pip install "
-            "'ztcir[trt-rtx]', which compiles for others."
+            f"{trt} builds only for the GPU it runs on: omit --gpu, or "
+            f"{install_hint('trt-rtx')}, which compiles for other GPUs."
         )
     if architecture not in known:
         raise EngineBuildError(
@@ -200,7 +203,7 @@ def _aim(trt: TensorRt, config: Any, architecture: str | None) -> None:
 def _add_profile(
     source: GraphSource, builder: Any, config: Any, inputs: tuple[TensorSpec, ...]
 ) -> dict[str, ShapeRange]:
-    """Tell the sizes that dynamic axes may have; return those that the graph has."""
+    """Add the sizes of the dynamic axes to the configuration; return those of the graph's axes."""
     used: dict[str, ShapeRange] = {}
     profile = builder.create_optimization_profile()
     for spec in inputs:
@@ -208,13 +211,15 @@ def _add_profile(
             if isinstance(edge, str):
                 if edge not in source.ranges:
                     raise EngineBuildError(
-                        f"{spec.name} of {source.name} has a dynamic axis {edge} of unknown sizes: "
+                        f"The sizes of axis {edge} of {spec.name} in {source.name} are unknown: "
                         "export the bundle again with this version of ztcir."
                     )
                 used[edge] = source.ranges[edge]
         shapes = (
-            tuple(getattr(used[edge], which) if isinstance(edge, str) else edge for edge in shape)
-            for shape, which in ((spec.shape, "least"), (spec.shape, "usual"), (spec.shape, "most"))
+            tuple(
+                getattr(used[edge], bound) if isinstance(edge, str) else edge for edge in spec.shape
+            )
+            for bound in ("least", "usual", "most")
         )
         profile.set_shape(spec.name, *shapes)
     if used:
@@ -223,7 +228,7 @@ def _add_profile(
 
 
 def read_timing_cache(file: Path) -> bytes:
-    """Return what an earlier build has measured; empty where there is none that can be read."""
+    """Return the kernel timings of earlier builds; empty if the file cannot be read."""
     try:
         return file.read_bytes()
     except OSError:
@@ -231,7 +236,7 @@ def read_timing_cache(file: Path) -> bytes:
 
 
 def _last(messages: Any) -> str:
-    return _one_line(messages[-1]) if messages else "it does not say why"
+    return _one_line(messages[-1]) if messages else "without a reason"
 
 
 def _one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A GPU through `cuda-python`: memory, a stream, recorded graphs. Every failure is a sentence."""
+"""Access to a GPU through `cuda-python`: memory, streams, recorded CUDA graphs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ztcir_sdk.errors import MissingDependencyError, UsageError, ZtcirError
+from ztcir_sdk.errors import MissingDependencyError, UsageError, ZtcirError, install_hint
 
 __all__ = [
     "CudaError",
@@ -20,46 +20,49 @@ __all__ = [
     "import_cuda",
 ]
 
-_NO_CUDA_PYTHON = (
-    "cuda-python {}: pip install 'ztcir[trt]', or on a CUDA 12 system, such as JetPack 6, "
-    "pip install 'cuda-python<13'."
-)
 _RESTART = (
     "cudaErrorIllegalAddress",
     "cudaErrorLaunchFailure",
     "cudaErrorECCUncorrectable",
     "cudaErrorHardwareStackError",
 )
-"""After these a process's CUDA context is lost for good."""
+"""Errors after which the process can no longer use CUDA."""
 
 
 class CudaError(ZtcirError):
-    """A call of CUDA failed."""
+    """A CUDA call failed."""
 
 
 class OutOfGpuMemoryError(CudaError):
-    """The GPU has not enough memory left; what is loaded goes on working."""
+    """The GPU does not have enough free memory; loaded graphs still work."""
 
 
 def import_cuda() -> Any:
     """Import the runtime API of `cuda-python`.
 
     Raises:
-        MissingDependencyError: it is not installed, or does not load.
+        MissingDependencyError: it is not installed, or cannot be loaded.
     """
     try:
         from cuda.bindings import runtime
     except ModuleNotFoundError as error:
         if error.name not in ("cuda", "cuda.bindings"):
             raise
-        raise MissingDependencyError(_NO_CUDA_PYTHON.format("is not installed")) from error
+        raise _missing_cuda_python("is not installed") from error
     except (ImportError, RuntimeError) as error:
-        raise MissingDependencyError(_NO_CUDA_PYTHON.format(f"does not load ({error})")) from error
+        raise _missing_cuda_python(f"cannot be loaded ({error})") from error
     return runtime
 
 
+def _missing_cuda_python(problem: str) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"cuda-python {problem}: {install_hint('trt')}, or on a CUDA 12 system, such as JetPack 6, "
+        "pip install 'cuda-python<13'."
+    )
+
+
 def count_gpus() -> int:
-    """Return how many GPUs the NVIDIA driver shows to this process; 0 without a driver."""
+    """Return the number of GPUs that are visible to this process; 0 without an NVIDIA driver."""
     driver, count = _driver(), ctypes.c_int(0)
     if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
@@ -67,7 +70,7 @@ def count_gpus() -> int:
 
 
 def gpu_names() -> list[str]:
-    """Return the names of the GPUs that the NVIDIA driver shows to this process."""
+    """Return the names of the GPUs that are visible to this process."""
     names: list[str] = []
     for number in range(count_gpus()):
         driver, device, name = _driver(), ctypes.c_int(0), ctypes.create_string_buffer(256)
@@ -80,7 +83,7 @@ def gpu_names() -> list[str]:
 
 
 def driver_version() -> str | None:
-    """Return the newest CUDA that the NVIDIA driver can run, as "12.6"; None without a driver."""
+    """Return the newest CUDA version that the NVIDIA driver supports: "12.6"; None without one."""
     driver, version = _driver(), ctypes.c_int(0)
     if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
         return None
@@ -100,35 +103,35 @@ def _dotted(version: int) -> str:
 
 
 class Gpu:
-    """One GPU. A thread calls `use` before anything else, since a thread has its own device.
+    """One GPU. Each thread must call `use` first, because CUDA's current device is per thread.
 
     Attributes:
-        number: as in "cuda:0".
-        name: the model.
-        architecture: as "sm_86".
+        number: device number, as in "cuda:0".
+        name: name of the model.
+        architecture: compute architecture, such as "sm_86".
     """
 
     def __init__(self, number: int = 0) -> None:
-        """Take a GPU.
+        """Select a GPU.
 
         Raises:
             MissingDependencyError: `cuda-python` is not installed.
             CudaError: there is no driver, or it is too old for this `cuda-python`.
-            UsageError: there is no GPU of this number.
+            UsageError: there is no GPU with this number.
         """
         self._api = import_cuda()
         self.number = number
         count = self.call("cudaGetDeviceCount")
         if number >= count:
             raise UsageError(
-                f"There is no cuda:{number}: this process sees {count} GPUs; choose another, or "
-                "look at CUDA_VISIBLE_DEVICES."
+                f"There is no cuda:{number}, {count} GPUs are visible to this process: choose "
+                "another number, or check CUDA_VISIBLE_DEVICES."
             )
         self.use()
         attribute = self._api.cudaDeviceAttr
         major, minor = (
-            self.call("cudaDeviceGetAttribute", which, number)
-            for which in (
+            self.call("cudaDeviceGetAttribute", capability, number)
+            for capability in (
                 attribute.cudaDevAttrComputeCapabilityMajor,
                 attribute.cudaDevAttrComputeCapabilityMinor,
             )
@@ -142,11 +145,11 @@ class Gpu:
         return f"cuda:{self.number}"
 
     def call(self, function: str, *arguments: Any) -> Any:
-        """Call a function of CUDA's runtime API; return its value, or None.
+        """Call a function of CUDA's runtime API; return its value, or None if it has none.
 
         Raises:
-            OutOfGpuMemoryError: the GPU has not enough memory.
-            CudaError: anything else that CUDA reports.
+            OutOfGpuMemoryError: the GPU does not have enough memory.
+            CudaError: CUDA reports another error.
         """
         status, *values = getattr(self._api, function)(*arguments)
         if status != self._api.cudaError_t.cudaSuccess:
@@ -154,52 +157,52 @@ class Gpu:
         return values[0] if values else None
 
     def use(self) -> None:
-        """Make it the calling thread's device."""
+        """Make this GPU the calling thread's device."""
         self.call("cudaSetDevice", self.number)
 
     def allocate(self, size: int) -> int:
-        """Return the address of `size` bytes on the GPU."""
+        """Allocate `size` bytes on the GPU; return their address."""
         return int(self.call("cudaMalloc", size))
 
     def allocate_pinned(self, size: int) -> int:
-        """Return the address of `size` bytes of host memory that the GPU copies from directly."""
+        """Allocate `size` bytes of pinned host memory; return their address."""
         return int(self.call("cudaMallocHost", size))
 
     def free(self, address: int) -> None:
-        """Give back what `allocate` returned; errors are not told, as nothing can be done."""
-        self._quietly("cudaFree", address)
+        """Free what `allocate` returned; errors are ignored, since nothing can be done."""
+        self._call_ignoring_errors("cudaFree", address)
 
     def free_pinned(self, address: int) -> None:
-        """Give back what `allocate_pinned` returned."""
-        self._quietly("cudaFreeHost", address)
+        """Free what `allocate_pinned` returned."""
+        self._call_ignoring_errors("cudaFreeHost", address)
 
     def create_stream(self) -> Any:
-        """Return a stream that waits for no other."""
+        """Return a new stream that does not wait for other streams."""
         return self.call("cudaStreamCreateWithFlags", self._api.cudaStreamNonBlocking)
 
     def destroy_stream(self, stream: Any) -> None:
-        """Give back a stream."""
-        self._quietly("cudaStreamDestroy", stream)
+        """Destroy a stream."""
+        self._call_ignoring_errors("cudaStreamDestroy", stream)
 
     def wait(self, stream: Any) -> None:
-        """Wait until all that was put on the stream is done; its errors come up here."""
+        """Wait until the stream is empty; this call raises the errors of its work."""
         self.call("cudaStreamSynchronize", stream)
 
     def upload(self, target: int, source: int, size: int, stream: Any) -> None:
-        """Put a copy from pinned memory to the GPU on the stream."""
+        """Enqueue a copy of `size` bytes from pinned memory to the GPU."""
         kind = self._api.cudaMemcpyKind.cudaMemcpyHostToDevice
         self.call("cudaMemcpyAsync", target, source, size, kind, stream)
 
     def download(self, target: int, source: int, size: int, stream: Any) -> None:
-        """Put a copy from the GPU to pinned memory on the stream."""
+        """Enqueue a copy of `size` bytes from the GPU to pinned memory."""
         kind = self._api.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self.call("cudaMemcpyAsync", target, source, size, kind, stream)
 
     def record(self, stream: Any, work: Callable[[], None]) -> Any:
-        """Record what `work` puts on the stream, instead of doing it; return it to be replayed.
+        """Record the work that `work` enqueues, without running it; `replay` runs it.
 
         Raises:
-            CudaError: it cannot be recorded; the stream is as before.
+            CudaError: the work cannot be recorded; the stream is unchanged.
         """
         mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self.call("cudaStreamBeginCapture", stream, mode)
@@ -207,69 +210,71 @@ class Gpu:
             work()
         except BaseException:
             with contextlib.suppress(CudaError):
-                self._quietly("cudaGraphDestroy", self.call("cudaStreamEndCapture", stream))
-            self._quietly("cudaGetLastError")
+                self._call_ignoring_errors(
+                    "cudaGraphDestroy", self.call("cudaStreamEndCapture", stream)
+                )
+            self._call_ignoring_errors("cudaGetLastError")
             raise
         graph = self.call("cudaStreamEndCapture", stream)
         try:
             return self.call("cudaGraphInstantiate", graph, 0)
         finally:
-            self._quietly("cudaGraphDestroy", graph)
+            self._call_ignoring_errors("cudaGraphDestroy", graph)
 
     def replay(self, recording: Any, stream: Any) -> None:
-        """Put what was recorded on the stream."""
+        """Enqueue recorded work."""
         self.call("cudaGraphLaunch", recording, stream)
 
     def destroy_recording(self, recording: Any) -> None:
-        """Give back what `record` returned."""
-        self._quietly("cudaGraphExecDestroy", recording)
+        """Destroy what `record` returned."""
+        self._call_ignoring_errors("cudaGraphExecDestroy", recording)
 
     def memory(self) -> tuple[int, int]:
-        """Return free and total bytes of the GPU's memory."""
+        """Return the free and the total memory of the GPU, in bytes."""
         status, *values = self._api.cudaMemGetInfo()
         if status != self._api.cudaError_t.cudaSuccess:
             raise self._error(status, "cudaMemGetInfo")
         free, total = values
         return int(free), int(total)
 
-    def _quietly(self, function: str, *arguments: Any) -> None:
+    def _call_ignoring_errors(self, function: str, *arguments: Any) -> None:
         with contextlib.suppress(CudaError):
             self.call(function, *arguments)
 
     def _error(self, status: Any, function: str) -> CudaError:
         name = getattr(status, "name", str(status))
         if name == "cudaErrorMemoryAllocation":
-            self._api.cudaGetLastError()  # it would be told again by the next call
+            self._api.cudaGetLastError()  # else the next call reports it again
             return OutOfGpuMemoryError(
-                f"cuda:{self.number} has no memory left: close what else uses the GPU, ask for "
-                "less at once, or use device cpu."
+                f"cuda:{self.number} is out of memory: close other programs that use the GPU, use "
+                "smaller batches, or use device cpu."
             )
         if name == "cudaErrorInsufficientDriver":
-            return CudaError(self._too_old())
+            return CudaError(self._driver_problem())
         if name == "cudaErrorNoDevice":
             return CudaError(
-                "No NVIDIA GPU is visible to this process: look at CUDA_VISIBLE_DEVICES and at "
-                "the container's --gpus, or use device cpu."
+                "No NVIDIA GPU is visible to this process: check CUDA_VISIBLE_DEVICES and the "
+                "container's --gpus, or use device cpu."
             )
         _, text = self._api.cudaGetErrorString(status)
         text = text.decode() if isinstance(text, bytes) else str(text)
-        cure = (
-            "start the process again"
+        fix = (
+            "restart the process"
             if name in _RESTART
             else "try again, or use backend onnx or device cpu"
         )
-        return CudaError(f"cuda:{self.number} failed in {function} ({name}: {text}): {cure}.")
+        return CudaError(f"cuda:{self.number} failed in {function} ({name}: {text}): {fix}.")
 
-    def _too_old(self) -> str:
+    def _driver_problem(self) -> str:
         newest = driver_version()
         if newest is None:
             return (
-                "There is no NVIDIA driver on this machine: install it, start the container with "
+                "There is no NVIDIA driver on this machine: install one, start the container with "
                 "--gpus all, or use device cpu."
             )
         _, version = self._api.cudaRuntimeGetVersion()
-        wanted = _dotted(int(version))
+        needed = _dotted(int(version))
         return (
-            f"The NVIDIA driver runs CUDA up to {newest}, and the installed cuda-python is for "
-            f"{wanted}: update the driver, or pip install 'cuda-python<{wanted.partition('.')[0]}'."
+            f"The NVIDIA driver supports CUDA up to {newest}, but cuda-python needs {needed}: "
+            f"update the driver, or pip install 'cuda-python<{needed.partition('.')[0]}'."
         )

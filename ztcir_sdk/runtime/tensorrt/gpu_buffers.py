@@ -1,4 +1,4 @@
-"""Arrays' places on the GPU, each with its twin in pinned host memory."""
+"""Buffers on the GPU, each paired with pinned host memory of the same size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Buffer", "Buffers"]
 
 
 class Buffer:
-    """`size` bytes on the GPU and as many pinned ones on the host."""
+    """`size` bytes on the GPU and as many in pinned host memory."""
 
     def __init__(self, gpu: Gpu, size: int) -> None:
         self._gpu = gpu
@@ -29,20 +29,20 @@ class Buffer:
 
     def view(self, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
         """Return the pinned bytes as an array, without a copy."""
-        kind = np.dtype(dtype)
-        size = kind.itemsize * int(np.prod(shape, dtype=np.int64))
+        element = np.dtype(dtype)
+        size = element.itemsize * int(np.prod(shape, dtype=np.int64))
         raw = memoryview((ctypes.c_byte * size).from_address(self.host)).cast("B")
-        array: NDArray[Any] = np.frombuffer(raw, dtype=kind)
+        array: NDArray[Any] = np.frombuffer(raw, dtype=element)
         return array.reshape(shape)
 
     def free(self) -> None:
-        """Give both back."""
+        """Free both."""
         self._gpu.free(self.device)
         self._gpu.free_pinned(self.host)
 
 
 class Buffers:
-    """Buffers by tensor, which grow when more is asked for, up to a limit in all."""
+    """Tensor name -> buffer. Buffers grow on demand, up to a limit for all together."""
 
     def __init__(self, gpu: Gpu, limit: int | None = None) -> None:
         self._gpu = gpu
@@ -54,39 +54,39 @@ class Buffers:
 
     @property
     def size(self) -> int:
-        """Bytes on the GPU."""
+        """Bytes on the GPU, of all buffers."""
         return sum(buffer.size for buffer in self._by_name.values())
 
-    def too_small(self, wanted: Iterable[tuple[str, int]]) -> dict[str, int]:
-        """Return the tensors whose buffers are missing or too small, with the bytes to have."""
+    def too_small(self, needed: Iterable[tuple[str, int]]) -> dict[str, int]:
+        """Return tensor name -> size to allocate, for buffers that are missing or too small."""
         found = {}
-        for name, size in wanted:
-            have = self._by_name.get(name)
-            if have is None or have.size < size:
+        for name, size in needed:
+            buffer = self._by_name.get(name)
+            if buffer is None or buffer.size < size:
                 found[name] = max(size, 256)
         return found
 
-    def grow(self, wanted: dict[str, int]) -> None:
-        """Replace buffers; what was at their addresses must not be used any more.
+    def grow(self, sizes: dict[str, int]) -> None:
+        """Replace buffers; their old addresses become invalid.
 
         Raises:
-            OutOfGpuMemoryError: there is not enough memory, or the limit is reached; the buffers
-                that could not be replaced are gone, and are made again by the next call.
+            OutOfGpuMemoryError: there is not enough memory, or the limit is reached; buffers that
+                could not be replaced are gone, and the next call allocates them.
         """
-        for name in wanted:
+        for name in sizes:
             if name in self._by_name:
                 self._by_name.pop(name).free()
-        for name, size in wanted.items():
+        for name, size in sizes.items():
             if self._limit is not None and self.size + size > self._limit:
                 raise OutOfGpuMemoryError(
-                    f"with {name} it needs {_mib(self.size + size)} of GPU memory, and "
-                    f"gpu_memory_mb allows {_mib(self._limit)}: allow more, or ask for less at "
-                    "once."
+                    f"with {name} it needs {_mib(self.size + size)} of GPU memory, but "
+                    f"gpu_memory_mb allows {_mib(self._limit)}: increase it, or use smaller "
+                    "batches."
                 )
             self._by_name[name] = Buffer(self._gpu, size)
 
     def free(self) -> None:
-        """Give all back."""
+        """Free all buffers."""
         while self._by_name:
             self._by_name.popitem()[1].free()
 

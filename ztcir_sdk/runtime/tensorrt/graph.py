@@ -1,4 +1,4 @@
-"""A graph run by TensorRT itself: pinned buffers, one stream, and a CUDA graph for each shape."""
+"""A graph run by TensorRT: pinned buffers, one stream, and a CUDA graph per shape."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from ztcir_sdk.runtime.tensorrt.package import TensorRt
 __all__ = ["TensorRtGraph"]
 
 SHAPES_KEPT = 16
-"""Shapes whose context and CUDA graph are kept, the last used ones."""
+"""Number of shapes whose context and CUDA graph are kept: the most recently used ones."""
 
 
 class TensorRtGraph:
-    """An engine, loaded. Threads may share one; they take turns, as there is one stream.
+    """A loaded engine. Threads may share it; they take turns, because it has one stream.
 
     Attributes:
-        name: of the graph.
-        limits: symbolic axis -> the largest size that the engine takes.
+        name: name of the graph.
+        limits: symbolic axis -> the maximum size that the engine accepts.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class TensorRtGraph:
         """Load an engine that `EngineCache.load` has checked.
 
         Raises:
-            EngineError: TensorRT refuses it, or it is not what is said of it.
-            OutOfGpuMemoryError: the GPU has not enough memory left.
+            EngineError: TensorRT refuses it, or its tensors differ from its metadata.
+            OutOfGpuMemoryError: the GPU does not have enough free memory.
         """
         self.name = stored.key.graph
         self.limits: Mapping[str, int] = {edge: sizes.most for edge, sizes in stored.ranges.items()}
@@ -49,10 +49,10 @@ class TensorRtGraph:
         self._provider = str(trt)
         self._ranges = stored.ranges
         self._lock = threading.Lock()
-        self._held = LoadedEngine(stored, trt, gpu, settings)
+        self._engine = LoadedEngine(stored, trt, gpu, settings)
         self._low_memory = settings.low_memory
-        # After everything else that may fail; also run when the interpreter ends.
-        self._close = weakref.finalize(self, self._held.free)
+        # Last, since the lines above may fail; it also runs when the interpreter exits.
+        self._close = weakref.finalize(self, self._engine.free)
 
     @property
     def provider(self) -> str:
@@ -61,12 +61,12 @@ class TensorRtGraph:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` must be given."""
+        """Its inputs; `run` needs all of them."""
         return self._inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` can answer."""
+        """Its outputs."""
         return self._outputs
 
     def run(
@@ -78,19 +78,19 @@ class TensorRtGraph:
         with self._lock:
             if not self._close.alive:
                 raise UsageError(f"The graph {self.name} was closed: open it again.")
-            self._held.gpu.use()
+            self._engine.gpu.use()
             try:
                 return self._run(inputs, names)
             except OutOfGpuMemoryError:
-                self._held.release()  # what is kept for other shapes can be made again
+                self._engine.release()  # other shapes are set up again when they are needed
             try:
                 return self._run(inputs, names)
             except OutOfGpuMemoryError as error:
-                self._held.release()
+                self._engine.release()
                 raise OutOfGpuMemoryError(f"{self.name}: {error}") from error
 
     def close(self) -> None:
-        """Give back all memory; the graph cannot be run any more."""
+        """Free all memory; the graph cannot run any more."""
         with self._lock:
             self._close()
 
@@ -101,56 +101,56 @@ class TensorRtGraph:
                     sizes = self._ranges[edge]
                     if not sizes.least <= size <= sizes.most:
                         raise UsageError(
-                            f"{spec.name} of the graph {self.name} has {edge} = {size}, and its "
-                            f"engine takes {sizes.least} to {sizes.most}: give less at once, or "
-                            "build it for more with `ztcir export --trt`."
+                            f"{spec.name} of the graph {self.name} has {edge} = {size}, but its "
+                            f"engine accepts {sizes.least} to {sizes.most}: use smaller batches, "
+                            "or build a larger engine with `ztcir export --trt`."
                         )
 
     def _run(self, inputs: Mapping[str, NDArray[Any]], names: list[str]) -> dict[str, NDArray[Any]]:
-        held = self._held
+        engine = self._engine
         key = (tuple(inputs[spec.name].shape for spec in self._inputs), tuple(names))
         plan = self._plan(key)
         for spec in self._inputs:
-            place = held.buffers[spec.name].view(spec.dtype, plan.shapes[spec.name])
-            np.copyto(place, inputs[spec.name])
+            buffer = engine.buffers[spec.name].view(spec.dtype, plan.shapes[spec.name])
+            np.copyto(buffer, inputs[spec.name])
         if plan.runs == 1 and plan.may_record:
             self._record(plan, names)
         if plan.recording is not None:
-            held.gpu.replay(plan.recording, held.stream)
+            engine.gpu.replay(plan.recording, engine.stream)
         else:
             try:
                 self._enqueue(plan, names)
             except CudaError:
                 with contextlib.suppress(CudaError):
-                    held.gpu.wait(held.stream)  # copies may wait there, for buffers that may go
+                    engine.gpu.wait(engine.stream)  # enqueued copies use buffers that may be freed
                 raise
-        held.gpu.wait(held.stream)
+        engine.gpu.wait(engine.stream)
         plan.runs += 1
         results = {}
         for spec in self._outputs:
             if spec.name in names:
-                view = held.buffers[spec.name].view(spec.dtype, plan.shapes[spec.name])
+                view = engine.buffers[spec.name].view(spec.dtype, plan.shapes[spec.name])
                 results[spec.name] = view.copy()
         if plan.runs == 1:
-            held.save_kernels()
+            engine.save_kernels()
         if self._low_memory:
-            held.release()
+            engine.release()
         return {name: results[name] for name in names}
 
     def _plan(self, key: Key) -> Plan:
-        """Return what is ready for a shape, or make it ready."""
-        held = self._held
-        if key in held.plans:
-            held.plans.move_to_end(key)
-            return held.plans[key]
-        context = held.create_context()
+        """Return the plan of a shape; make one if there is none."""
+        engine = self._engine
+        if key in engine.plans:
+            engine.plans.move_to_end(key)
+            return engine.plans[key]
+        context = engine.create_context()
         shapes: dict[str, tuple[int, ...]] = {}
         for spec, shape in zip(self._inputs, key[0], strict=True):
             if not context.set_input_shape(spec.name, shape):
-                raise held.failed(f"refused {spec.name} of shape {shape}")
+                raise engine.failed(f"refused {spec.name} of shape {shape}")
             shapes[spec.name] = shape
         if missing := context.infer_shapes():
-            raise held.failed(f"does not know the shape of {', '.join(missing)}")
+            raise engine.failed(f"cannot infer the shape of {', '.join(missing)}")
         for spec in self._outputs:
             shapes[spec.name] = tuple(context.get_tensor_shape(spec.name))
         everything = (*self._inputs, *self._outputs)
@@ -158,36 +158,36 @@ class TensorRtGraph:
             (spec.name, np.dtype(spec.dtype).itemsize * prod(shapes[spec.name]))
             for spec in everything
         )
-        if too_small := held.buffers.too_small(sizes):
-            held.forget()  # their addresses are in every context and recording
-            held.buffers.grow(too_small)
+        if too_small := engine.buffers.too_small(sizes):
+            engine.forget_plans()  # every context and recording has the old addresses
+            engine.buffers.grow(too_small)
         for spec in everything:
-            context.set_tensor_address(spec.name, held.buffers[spec.name].device)
-        while len(held.plans) >= SHAPES_KEPT:
-            held.forget_oldest()
-        held.plans[key] = plan = Plan(context, shapes, may_record=held.may_record)
+            context.set_tensor_address(spec.name, engine.buffers[spec.name].device)
+        while len(engine.plans) >= SHAPES_KEPT:
+            engine.forget_oldest_plan()
+        engine.plans[key] = plan = Plan(context, shapes, may_record=engine.may_record)
         return plan
 
     def _enqueue(self, plan: Plan, names: list[str]) -> None:
-        """Put copies and work on the stream."""
-        held, stream = self._held, self._held.stream
+        """Enqueue the copies and the work."""
+        engine, stream = self._engine, self._engine.stream
         for spec in self._inputs:
-            buffer = held.buffers[spec.name]
-            held.gpu.upload(buffer.device, buffer.host, self._bytes(spec, plan), stream)
-        with held.trt.listening() as messages:
+            buffer = engine.buffers[spec.name]
+            engine.gpu.upload(buffer.device, buffer.host, self._bytes(spec, plan), stream)
+        with engine.trt.listening() as messages:
             if not plan.context.execute_async_v3(int(stream)):
-                raise held.failed("failed", list(messages))
+                raise engine.failed("failed", list(messages))
         for spec in self._outputs:
             if spec.name in names:
-                buffer = held.buffers[spec.name]
-                held.gpu.download(buffer.host, buffer.device, self._bytes(spec, plan), stream)
+                buffer = engine.buffers[spec.name]
+                engine.gpu.download(buffer.host, buffer.device, self._bytes(spec, plan), stream)
 
     def _record(self, plan: Plan, names: list[str]) -> None:
-        """Record a shape that came for the second time: the first run has set everything up."""
-        held = self._held
+        """Record a shape on its second run: the first run has set everything up."""
+        engine = self._engine
         try:
-            plan.recording = held.gpu.record(held.stream, lambda: self._enqueue(plan, names))
-        except CudaError:  # what cannot be recorded is simply run
+            plan.recording = engine.gpu.record(engine.stream, lambda: self._enqueue(plan, names))
+        except CudaError:  # run it without a recording
             plan.may_record = False
 
     def _bytes(self, spec: TensorSpec, plan: Plan) -> int:

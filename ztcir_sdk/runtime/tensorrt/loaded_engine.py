@@ -1,4 +1,4 @@
-"""An engine on a GPU with all that it holds there: contexts, recordings, buffers, a stream."""
+"""An engine on a GPU with its contexts, recordings, buffers and stream."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ztcir_sdk.runtime.tensorrt.package import TensorRt
 __all__ = ["Key", "LoadedEngine", "Plan"]
 
 Key = tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]
-"""Shapes of the inputs, names of the outputs that are fetched."""
+"""Shapes of the inputs, names of the requested outputs."""
 
 
 @dataclass
 class Plan:
-    """What is ready for one shape. A context must not be changed once its work is recorded."""
+    """The setup for one shape. A context must not change once its work is recorded."""
 
     context: Any
     shapes: dict[str, tuple[int, ...]]
@@ -33,7 +33,7 @@ class Plan:
 
 
 class LoadedEngine:
-    """All that a graph holds on the GPU, freed in the right order."""
+    """Everything that a graph holds on the GPU; `free` frees it in the right order."""
 
     def __init__(
         self, stored: StoredEngine, trt: TensorRt, gpu: Gpu, settings: RuntimeSettings
@@ -49,9 +49,9 @@ class LoadedEngine:
             self._runtime = trt.module.Runtime(trt.logger)
             engine = self._runtime.deserialize_cuda_engine(stored.plan)
             if engine is None:
-                raise _refused(stored, gpu, list(messages))
+                raise _load_error(stored, gpu, list(messages))
         self.engine = engine
-        _check_engine(stored, trt, engine)
+        _check_tensors(stored, trt, engine)
         self._config = self._runtime_config(settings) if trt.is_rtx else None
         self.scratch = 0
         self.stream = gpu.create_stream()
@@ -64,7 +64,7 @@ class LoadedEngine:
             raise
 
     def create_context(self) -> Any:
-        """Return a context that works in the scratch memory shared by all, one at a time."""
+        """Return a context; all contexts share one scratch memory and run one at a time."""
         strategy = self.trt.module.ExecutionContextAllocationStrategy.USER_MANAGED
         with self.trt.listening() as messages:
             context = self.engine.create_execution_context(
@@ -73,8 +73,8 @@ class LoadedEngine:
             if context is None:
                 if self.gpu.memory()[0] < 64 << 20:
                     raise OutOfGpuMemoryError(
-                        f"{self.gpu} has no memory left for another shape: close what else uses "
-                        "the GPU, or use device cpu."
+                        f"{self.gpu} does not have enough memory for another shape: close other "
+                        "programs that use the GPU, or use device cpu."
                     )
                 raise self.failed("could not make a context", list(messages))
         if self.scratch:
@@ -82,30 +82,30 @@ class LoadedEngine:
         return context
 
     def failed(self, what: str, messages: list[str] | None = None) -> CudaError:
-        """Return an error with what TensorRT said."""
+        """Return an error with TensorRT's last message."""
         why = f" ({' '.join(messages[-1].split())[:300]})" if messages else ""
         return CudaError(
             f"{self.trt} {what} in {self.name} on {self.gpu}{why}: try again, or use backend onnx."
         )
 
-    def forget_oldest(self) -> None:
-        """Drop the shape that was not used for longest."""
+    def forget_oldest_plan(self) -> None:
+        """Drop the plan of the least recently used shape."""
         _, plan = self.plans.popitem(last=False)
         if plan.recording is not None:
             self.gpu.destroy_recording(plan.recording)
 
-    def forget(self) -> None:
-        """Drop every shape."""
+    def forget_plans(self) -> None:
+        """Drop all plans."""
         while self.plans:
-            self.forget_oldest()
+            self.forget_oldest_plan()
 
     def release(self) -> None:
-        """Drop every shape and the buffers; the next run makes what it needs."""
-        self.forget()
+        """Drop all plans and buffers; the next run makes those that it needs."""
+        self.forget_plans()
         self.buffers.free()
 
     def save_kernels(self) -> None:
-        """Save the kernels that TensorRT for RTX finished, for the next process to start with."""
+        """Save the kernels that TensorRT for RTX compiled; the next process starts faster."""
         if self._kernels is None:
             return
         data = bytes(self._kernels.serialize())
@@ -115,10 +115,10 @@ class LoadedEngine:
                 write_whole(self._kernel_file, data)
 
     def free(self) -> None:
-        """Give everything back."""
+        """Free everything."""
         with contextlib.suppress(CudaError):
             self.gpu.use()
-            self.save_kernels()  # some are finished in the background, after a first run
+            self.save_kernels()  # some are compiled in the background, after the first run
             self.release()
             if self.scratch:
                 self.gpu.free(self.scratch)
@@ -127,7 +127,7 @@ class LoadedEngine:
         self.engine = self._runtime = self._config = self._kernels = None
 
     def _runtime_config(self, settings: RuntimeSettings) -> Any:
-        """Let TensorRT for RTX record its own CUDA graphs, and reuse kernels finished before."""
+        """Return a configuration of TensorRT for RTX: its own CUDA graphs, and saved kernels."""
         module = self.trt.module
         config = self.engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(
@@ -137,37 +137,40 @@ class LoadedEngine:
             config.cuda_graph_strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self._kernels = config.create_runtime_cache()
         with contextlib.suppress(OSError):
-            self._kernels.deserialize(self._kernel_file.read_bytes())  # refused if it does not fit
+            self._kernels.deserialize(
+                self._kernel_file.read_bytes()
+            )  # TensorRT ignores kernels that do not match
         config.set_runtime_cache(self._kernels)
         return config
 
 
-def _refused(stored: StoredEngine, gpu: Gpu, messages: list[str]) -> EngineError | CudaError:
-    why = " ".join(messages[-1].split())[:300] if messages else "it does not say why"
+def _load_error(stored: StoredEngine, gpu: Gpu, messages: list[str]) -> EngineError | CudaError:
+    why = " ".join(messages[-1].split())[:300] if messages else "without a reason"
     if "memory" in why.lower() and gpu.memory()[0] < 2 * len(stored.plan):
         return OutOfGpuMemoryError(
-            f"{gpu} has no memory left for the engine of {stored.key.graph} "
-            f"({len(stored.plan) >> 20} MiB): close what else uses the GPU, or use device cpu."
+            f"{gpu} does not have enough memory for the engine of {stored.key.graph} "
+            f"({len(stored.plan) >> 20} MiB): close other programs that use the GPU, or use "
+            "device cpu."
         )
     return EngineError(
-        f"The engine {stored.path} does not load ({why}): `ztcir export --trt --rebuild` builds "
+        f"The engine {stored.path} cannot be loaded ({why}): `ztcir export --trt --rebuild` builds "
         "it again."
     )
 
 
-def _check_engine(stored: StoredEngine, trt: TensorRt, engine: Any) -> None:
-    """Check that an engine has the tensors that are said of it."""
+def _check_tensors(stored: StoredEngine, trt: TensorRt, engine: Any) -> None:
+    """Check that an engine has the tensors of its metadata."""
     names, mode = tensor_types(trt.module), trt.module.TensorIOMode
     found: dict[Any, set[tuple[str, str]]] = {mode.INPUT: set(), mode.OUTPUT: set()}
     for i in range(engine.num_io_tensors):
         tensor = engine.get_tensor_name(i)
         kind = names.get(engine.get_tensor_dtype(tensor), "?")
         found[engine.get_tensor_mode(tensor)].add((tensor, kind))
-    said = (
+    declared = [
         {(spec.name, spec.dtype) for spec in specs} for specs in (stored.inputs, stored.outputs)
-    )
-    if [found[mode.INPUT], found[mode.OUTPUT]] != list(said):
+    ]
+    if [found[mode.INPUT], found[mode.OUTPUT]] != declared:
         raise EngineError(
-            f"The engine {stored.path} has other inputs or outputs than are said of it: "
+            f"The inputs or outputs of engine {stored.path} differ from its metadata: "
             "`ztcir export --trt --rebuild` builds it again."
         )

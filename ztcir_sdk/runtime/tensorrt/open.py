@@ -1,4 +1,4 @@
-"""From a graph to a loaded engine: found in the cache, or built and put there."""
+"""Open a graph's engine: load it from the cache, or build it and store it there."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = ["Target", "ensure_engine", "open_cached_engine", "open_engine"]
 
 @dataclass(frozen=True)
 class Target:
-    """The GPU that an engine is for."""
+    """The GPU that an engine is built for."""
 
     architecture: str
-    """As "sm_86"."""
+    """Compute architecture, such as "sm_86"."""
     gpu: str = ""
-    """Its model, where it is here."""
+    """Model of the GPU, if this machine has it."""
 
     @classmethod
     def of(cls, gpu: Gpu) -> Target:
-        """Return the target that a GPU is."""
+        """Return a GPU of this machine as a target."""
         return cls(gpu.architecture, gpu.name)
 
     def key(self, source: GraphSource, trt: TensorRt) -> EngineKey:
-        """Return what an engine of a graph must fit."""
+        """Return the key of a graph's engine for this target."""
         return EngineKey(
             graph=source.name,
             digest=source.digest,
@@ -41,7 +41,7 @@ class Target:
             package=trt.package,
             version=trt.version,
             architecture=self.architecture,
-            # TensorRT picks kernels by timing them on the very model; that for RTX does not.
+            # TensorRT chooses kernels by timing them on this model; TensorRT for RTX does not.
             gpu="" if trt.is_rtx else self.gpu,
         )
 
@@ -60,12 +60,12 @@ def ensure_engine(
 
     Args:
         source: the graph, with the sizes of its dynamic axes.
-        trt: what builds and is to run it.
-        target: the GPU; where its model is not known, it need not be here.
-        cache: where engines are.
-        workspace: most scratch memory of any layer, in bytes.
-        rebuild: build even if there is one.
-        same_ranges: build if there is one for other sizes.
+        trt: the TensorRT package that builds and runs it.
+        target: the GPU; one without a model need not be in this machine.
+        cache: the cache of engines; by default the user's.
+        workspace: maximum scratch memory of a layer, in bytes.
+        rebuild: build the engine even if the cache has it.
+        same_ranges: also build it if the cached engine accepts other sizes.
 
     Raises:
         EngineBuildError: it cannot be built; see `build_engine`.
@@ -80,7 +80,7 @@ def ensure_engine(
             except EngineError:
                 pass
             else:
-                if not same_ranges or _same(stored.ranges, source):
+                if not same_ranges or _same_ranges(stored.ranges, source):
                     return stored, False
         built = build_engine(
             source,
@@ -93,24 +93,25 @@ def ensure_engine(
 
 
 def open_engine(source: GraphSource, settings: RuntimeSettings) -> TensorRtGraph:
-    """Load a graph's engine on the device of the settings, building it if there is none.
+    """Load a graph's engine on the device of the settings; build it if the cache has none.
 
     Raises:
         MissingDependencyError: TensorRT or `cuda-python` is not installed.
-        EngineError: there is none, and the settings say that none is to be built.
-        ZtcirError: the GPU cannot be used, has no memory left, or the engine cannot be built.
+        EngineError: the cache has no engine, and the settings forbid building one.
+        ZtcirError: the GPU cannot be used, is out of memory, or the engine cannot be built.
     """
-    graph = _open(source, settings, Gpu(_number(settings.device)))
+    gpu = Gpu(_device_number(settings.device))
+    graph = _load_cached(source, settings, gpu)
     if graph is not None:
         return graph
-    trt, gpu = import_tensorrt(), Gpu(_number(settings.device))
+    trt = import_tensorrt()
     target, cache = Target.of(gpu), EngineCache()
     if not settings.build_engines:
-        stored = cache.load(target.key(source, trt))  # says why there is none
+        stored = cache.load(target.key(source, trt))  # the error names the reason
         return TensorRtGraph(stored, trt, gpu, settings)
     warnings.warn(
-        f"Building {trt}'s engine of {source.name} ({source.precision}) for {gpu.name}; it is "
-        "kept for the next time.",
+        f"Building the {trt} engine of {source.name} ({source.precision}) for {gpu.name}; it is "
+        "kept for next time.",
         stacklevel=2,
     )
     gpu.use()
@@ -119,12 +120,12 @@ def open_engine(source: GraphSource, settings: RuntimeSettings) -> TensorRtGraph
 
 
 def open_cached_engine(source: GraphSource, settings: RuntimeSettings) -> TensorRtGraph | None:
-    """Load a graph's engine if there is one for the GPU; warn of one that does not fit any more."""
+    """Load a graph's engine if the cache has one for the GPU; warn if it has only outdated ones."""
     if not installed_packages() or not EngineCache().has_engine_of(source.digest):
         return None
     try:
-        gpu = Gpu(_number(settings.device))
-        return _open(source, settings, gpu, warn=True)
+        gpu = Gpu(_device_number(settings.device))
+        return _load_cached(source, settings, gpu, warn=True)
     except MissingDependencyError:
         return None
     except ZtcirError as error:
@@ -132,17 +133,17 @@ def open_cached_engine(source: GraphSource, settings: RuntimeSettings) -> Tensor
         return None
 
 
-def _open(
+def _load_cached(
     source: GraphSource, settings: RuntimeSettings, gpu: Gpu, *, warn: bool = False
 ) -> TensorRtGraph | None:
-    """Load the first engine that there is, of any package that is installed."""
+    """Load the engine of the first installed package that has one; None if none has."""
     cache = EngineCache()
     why: EngineError | None = None
     for package in installed_packages():
         try:
             trt = import_tensorrt(package)
         except MissingDependencyError:
-            continue  # told by whoever needs one
+            continue  # `import_tensorrt` reports it where a package is needed
         try:
             stored = cache.load(Target.of(gpu).key(source, trt))
         except EngineError as error:
@@ -154,9 +155,9 @@ def _open(
     return None
 
 
-def _same(ranges: Mapping[str, ShapeRange], source: GraphSource) -> bool:
+def _same_ranges(ranges: Mapping[str, ShapeRange], source: GraphSource) -> bool:
     return all(source.ranges.get(edge) == sizes for edge, sizes in ranges.items())
 
 
-def _number(device: str) -> int:
+def _device_number(device: str) -> int:
     return int(device.partition(":")[2] or 0)

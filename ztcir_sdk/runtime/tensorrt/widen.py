@@ -1,8 +1,8 @@
-"""A graph as TensorRT takes it: weights that are only stored in int8 are widened.
+"""Widen weights that are only stored in int8, so that TensorRT can read a graph.
 
-Small bundles keep weights as int8 with scales beside them and widen them in the graph. To TensorRT
-an int8 constant is a quantized one, which only a DequantizeLinear may read; the same integers in
-fp16, which holds them exactly, are plain numbers.
+Small bundles store weights as int8 with scales, and the graph widens them. TensorRT treats an int8
+constant as quantized, which only a DequantizeLinear may read. The same integers in fp16, which
+represents them exactly, are ordinary numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["can_widen", "widened"]
+__all__ = ["onnx_installed", "widen_stored_weights"]
 
 _QUANTIZED = (
     "ConvInteger",
@@ -25,23 +25,23 @@ _QUANTIZED = (
     "QLinearMatMul",
     "QuantizeLinear",
 )
-"""Operators that read quantized constants; so do those of ONNX Runtime's own domain."""
+"""Operators that read quantized constants, as do those of ONNX Runtime's own domain."""
 
 
-def can_widen() -> bool:
-    """Return whether `onnx` is there, which reads and writes graphs."""
+def onnx_installed() -> bool:
+    """Return whether the package `onnx`, which reads and writes graphs, is installed."""
     try:
         return importlib.util.find_spec("onnx") is not None
-    except ValueError:  # what stands in its place is no package
+    except ValueError:  # `sys.modules` has something else under this name
         return False
 
 
-def widened(path: Path, folder: Path) -> Path:
-    """Return a graph in which no int8 weights are left but quantized ones: itself, or a copy.
+def widen_stored_weights(path: Path, folder: Path) -> Path:
+    """Return a graph whose int8 weights are all quantized ones: the file itself, or a copy.
 
     Args:
         path: the ``.onnx`` file.
-        folder: where the copy goes, with its tensor data.
+        folder: folder of the copy and its tensor data.
     """
     import onnx
     from onnx import TensorProto, numpy_helper
@@ -64,7 +64,7 @@ def widened(path: Path, folder: Path) -> Path:
 
 
 def _stored_in_int8(model: onnx.ModelProto) -> set[str]:
-    """Return the int8 initializers that nothing reads as quantized."""
+    """Return the int8 initializers that no operator reads as quantized."""
     int8 = {t.name for t in model.graph.initializer if t.data_type == t.INT8}
     for node in model.graph.node:
         if node.op_type in _QUANTIZED or node.domain not in ("", "ai.onnx"):
