@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from places import DATA, DATA_VARIABLE
+
+# pytest-xdist runs a process per core: more threads than that would wait for each other, and training
+# takes eight times as long. PyTorch reads the variable when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # An example's time says nothing of the code where several tests share few cores.
 settings.register_profile("ztcir", deadline=None)
