@@ -15,38 +15,104 @@ __all__ = ["index"]
 
 
 @click.command(cls=Command)
-@click.argument("source", nargs=-1, required=True)
+@click.argument("source", nargs=-1)
 @output_option(
     "--to",
     type=click.Path(path_type=Path),
     metavar="NAME.ztcir",
     help="Index to write; default: named after SOURCE, in the current folder.",
 )
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="Leave out files and folders of this name, or, with a slash, at this path from the "
+    "collection's root, as in .gitignore. Repeatable; '' clears the list.",
+)
+@click.option(
+    "--include",
+    multiple=True,
+    metavar="GLOB",
+    help="Index only what matches. Repeatable; '' clears the list.",
+)
+@click.option(
+    "--default-excludes/--no-default-excludes",
+    default=None,
+    help="Leave out hidden names, recycle bins, and folders of thumbnails such as @eaDir (the "
+    "default).",
+)
+@click.option(
+    "--video-every",
+    type=float,
+    metavar="SECONDS",
+    help="Also index a frame of each video every so many seconds; 0: none (the default).",
+)
+@click.option(
+    "--add", is_flag=True, help="Add SOURCE to an index of other folders, which stay in it."
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="The collection was moved: its root is FOLDER now. Nothing is encoded again.",
+)
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="Remove missing images even if they are more than half of the index.",
+)
 @with_engine
 @as_json
 def index(
     source: tuple[str, ...],
     output: Path | None,
+    exclude: tuple[str, ...],
+    include: tuple[str, ...],
+    default_excludes: bool | None,
+    video_every: float | None,
+    add: bool,
+    root: Path | None,
+    prune: bool,
     engine: Engine,
     as_json: bool,
 ) -> None:
     """Index the images of SOURCE: folders, tar archives or image files.
 
     Re-run at any time: only new and changed files are processed, and an interrupted run resumes.
-    Files that cannot be used are listed at the end.
+    Files that cannot be used are listed at the end, and those that are no images are counted.
+    The index remembers what is excluded and included.
 
     \b
     Examples:
       ztcir index photos/
       ztcir index photos/ -o catalogue.ztcir
+      ztcir index photos/ --exclude drafts --exclude "*.png"
+      ztcir index scans/ --to photos.ztcir --add
+      ztcir index --root moved/photos/ --to photos.ztcir
       ztcir index "shards/val-{0000..0001}.tar" --json
     """
+    from ztcir_sdk.gallery.report import excluded_sentence, skipped_sentence
+
+    if not source and root is None:
+        raise click.UsageError("Missing argument 'SOURCE...': name folders, archives or images.")
     paths = expand_paths(source)
-    target = _default_index(paths) if output is None else output
+    target = _target(paths, output)
+    if root is not None:
+        _relocate(target, root, prune=prune, as_json=as_json and not source)
+        if not source:
+            return
     retriever = engine.retriever()
     with progress_bar("Indexing") as progress:
         report = retriever.index(
-            paths if len(paths) > 1 else paths[0], to=target, progress=progress
+            paths if len(paths) > 1 else paths[0],
+            to=target,
+            progress=progress,
+            exclude=exclude or None,
+            include=include or None,
+            default_excludes=default_excludes,
+            video_every=video_every,
+            add=add,
+            prune=prune,
         )
     encoded = report.added + report.updated
     speed = encoded / report.seconds if encoded else None
@@ -69,6 +135,32 @@ def index(
     click.echo(f"{target}: {report.total} images; {counts}; {report.seconds:.1f} s{pace}")
     for _, sentence in report.failed:
         note(f"failed: {sentence}")
+    if report.excluded:
+        note(excluded_sentence(report.excluded))
+    if report.skipped:
+        note(skipped_sentence(report.skipped))
+    for sentence in report.notes:
+        note(sentence)
+
+
+def _target(paths: list[Path], output: Path | None) -> Path:
+    """Return the index that is named, else the one of the paths, else the only one here."""
+    from ztcir_sdk.index.default import default_index_path
+
+    if output is not None:
+        return output
+    return _default_index(paths) if paths else default_index_path()
+
+
+def _relocate(target: Path, root: Path, *, prune: bool, as_json: bool) -> None:
+    from ztcir_sdk.gallery.relocation import relocate_index
+
+    found, total = relocate_index(target, root, prune=prune)
+    if as_json:
+        values = {"index": str(target.absolute()), "root": str(root.absolute())}
+        emit_json({**values, "found": found, "total": total})
+    else:
+        note(f"{target}: the root is {root} now; {found} of {total} images are there")
 
 
 def _default_index(paths: list[Path]) -> Path:

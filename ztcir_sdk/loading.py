@@ -6,7 +6,6 @@ Read-ahead is limited in bytes and pixels, so memory does not grow with the coll
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from ztcir_sdk.decoding import load_image
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.runtime.cores import available_cores
 from ztcir_sdk.sources import Source, SourceFile, SourceReader, list_images
+from ztcir_sdk.sources.metadata import parse_metadata
 
 __all__ = [
     "PIXELS_AHEAD",
@@ -183,8 +183,10 @@ class DecodingPipeline:
         try:
             text = self._reader.read_metadata(file)
             if text is not None:
-                loaded.metadata = _json_object(text)
-        except (ImageError, ValueError, RecursionError) as error:
+                loaded.metadata = parse_metadata(text)
+        except ImageError as error:
+            loaded.metadata_error = str(error)
+        except ValueError as error:
             loaded.metadata_error = (
                 f"The metadata of {file.path} is ignored: it is not a JSON object ({error})."
             )
@@ -216,10 +218,3 @@ def _hashed(loaded: LoadedFile) -> LoadedFile:
 
 def pixel_count(image: Image.Image) -> int:
     return image.width * image.height
-
-
-def _json_object(text: bytes) -> Mapping[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError(f"it is a {type(value).__name__}")
-    return value

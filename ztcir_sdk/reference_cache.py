@@ -16,8 +16,7 @@ from ztcir_sdk.bundle.manifest import Manifest
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder import EncodedImage
 from ztcir_sdk.files import hash_file
-from ztcir_sdk.names import is_tar
-from ztcir_sdk.sources import read_image
+from ztcir_sdk.sources import container_of, read_image
 
 __all__ = ["ReferenceCache", "file_hash", "read_content", "reference_bytes"]
 
@@ -41,7 +40,7 @@ def read_content(image: ImageSource) -> tuple[ImageSource, str | None]:
     decoded.
 
     Raises:
-        ImageError: the path leads into an archive that does not have the image.
+        ImageError: the path leads into an archive or a video that does not have the image.
     """
     if isinstance(image, (np.ndarray, Image.Image)):
         return image, None
@@ -50,9 +49,10 @@ def read_content(image: ImageSource) -> tuple[ImageSource, str | None]:
             content = bytes(image)
         elif isinstance(image, (str, os.PathLike)):
             path = Path(image)
-            archive = _archive_above(path)
-            if archive is not None:
-                content = image = read_image(archive.parent, str(path.relative_to(archive.parent)))
+            container = container_of(path)
+            if container is not None:
+                folder = container.parent
+                content = image = read_image(folder, str(path.relative_to(folder)))
             elif path.stat().st_size > READ_WHOLE:
                 return image, None
             else:
@@ -69,13 +69,6 @@ def read_content(image: ImageSource) -> tuple[ImageSource, str | None]:
 def file_hash(image: ImageSource) -> str | None:
     """Return the SHA-256 (hex) of a file that `read_content` found too large; else None."""
     return hash_file(Path(image)) if isinstance(image, (str, os.PathLike)) else None
-
-
-def _archive_above(path: Path) -> Path | None:
-    """Return the tar archive that a path leads into; None if the path itself exists."""
-    if os.path.lexists(path):
-        return None
-    return next((one for one in path.parents if is_tar(one.name) and one.is_file()), None)
 
 
 def reference_bytes(manifest: Manifest) -> int:

@@ -21,7 +21,7 @@ from ztcir_sdk.bundle.graph_source import IMAGES_AT_ONCE
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder import EncodedImage, Encoder, Questions
 from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
-from ztcir_sdk.gallery import IndexReport, build_index
+from ztcir_sdk.gallery import IndexOptions, IndexReport, build_index
 from ztcir_sdk.index import GalleryIndex, Index, IndexView
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.reference_cache import ReferenceCache, file_hash, read_content, reference_bytes
@@ -181,6 +181,7 @@ class Retriever:
         to: str | os.PathLike[str],
         *,
         progress: Callable[[int, int], None] | None = None,
+        **options: Unpack[IndexOptions],
     ) -> IndexReport:
         """Build or update the index of a collection, and search it from now on.
 
@@ -188,14 +189,15 @@ class Retriever:
             source: a folder, a tar archive or an image file, or several.
             to: the index's folder, usually ``NAME.ztcir``.
             progress: called with the number of images done, and of all images.
+            **options: what to leave out, whether to read videos, and so on; see `IndexOptions`.
 
         Raises:
-            ZtcirError: the source is missing or has no usable image, or the index cannot be
-                written.
+            ZtcirError: the source is missing or has no usable image, the index cannot be written,
+                or more than half of its images are missing.
             IndexMismatchError: the index was made by another image tower.
             UsageError: the index belongs to another collection.
         """
-        report = build_index(source, to, self, progress=progress)
+        report = build_index(source, to, self, progress=progress, **options)
         self.open_index(to)
         return report
 

@@ -76,6 +76,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
         colour = (40 * number, 255 - 40 * number, 90 * (number % 3))
         Image.new("RGB", (24, 16), colour).save(folder / "photos" / f"{number}.jpg")
     shutil.copy(folder / "photos" / "3.jpg", folder / "ref.jpg")
+    shutil.copytree(folder / "photos", folder / "moved" / "photos")
+    (folder / "scans").mkdir()
+    Image.new("RGB", (24, 16), "teal").save(folder / "scans" / "scan.jpg")
     (folder / "shards").mkdir()
     for shard in ("0000", "0001"):
         with tarfile.open(folder / "shards" / f"val-{shard}.tar", "w") as archive:
@@ -106,7 +109,7 @@ def run(line: str) -> None:
 
 @pytest.mark.parametrize("line", [line for line in EXAMPLES if line.split()[1] in RUN])
 def test_an_example_runs(place: Path, line: str) -> None:
-    if line.startswith("ztcir search"):
+    if line.startswith("ztcir search") or "--add" in line or "--root" in line:
         run("ztcir index photos/")
     run(line)
 

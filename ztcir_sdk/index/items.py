@@ -170,5 +170,10 @@ def _item(row: tuple[Any, ...]) -> Item:
         content_hash=content_hash,
         size=size,
         mtime_ns=mtime_ns,
-        metadata=None if metadata is None else json.loads(metadata),
+        # Older versions wrote NaN and Infinity, which are no JSON.
+        metadata=None if metadata is None else json.loads(metadata, parse_constant=_null),
     )
+
+
+def _null(_: str) -> None:
+    return None

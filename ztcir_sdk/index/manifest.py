@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.files import flush_folder, hash_file, write_whole
 from ztcir_sdk.schema import EntryError, NaturalNumber, PositiveNumber, from_json, to_json
+from ztcir_sdk.sources import CollectionRules
 from ztcir_sdk.version import __version__
 
 __all__ = [
@@ -83,6 +84,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """Time of this commit: UTC, ISO 8601."""
     ztcir: str
     """Version that made it."""
+    rules: CollectionRules = CollectionRules()
+    """Which files of the collection are indexed; not written where these are the usual ones."""
     metric: Literal["cosine"] = "cosine"
     format_version: int = FORMAT_VERSION
 
@@ -135,7 +138,10 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     def write(self, folder: Path) -> None:
         """Commit this state; a crash leaves the previous state or this one."""
         flush_folder(folder)  # the named files must be on disk before the manifest
-        write_whole(folder / MANIFEST, json.dumps(to_json(self), indent=2) + "\n")
+        values = to_json(self)
+        if self.rules == CollectionRules():  # so that older versions can read it
+            del values["rules"]
+        write_whole(folder / MANIFEST, json.dumps(values, indent=2) + "\n")
         flush_folder(folder)
 
 

@@ -28,6 +28,7 @@ from ztcir_sdk.index.manifest import (
     remove_unlisted,
 )
 from ztcir_sdk.index.view import FLOAT, IndexView, map_vectors, rows_in_a_block
+from ztcir_sdk.sources import CollectionRules
 from ztcir_sdk.version import __version__
 
 __all__ = ["IndexWriter"]
@@ -192,9 +193,16 @@ class IndexWriter:
             self._table.remove(item.label)
 
     def set_origin(
-        self, *, root: str | os.PathLike[str] | None = None, precision: str | None = None
+        self,
+        *,
+        root: str | os.PathLike[str] | None = None,
+        precision: str | None = None,
+        rules: CollectionRules | None = None,
     ) -> None:
-        """Record the folder of the collection, or the precision of the vectors that follow."""
+        """Record the collection's folder and rules, or the precision of the next vectors."""
+        if rules is not None:
+            self._changed |= rules != self._state.rules
+            self._state = replace(self._state, rules=rules)
         if root is not None:
             relative = relative_root(Path(root), self._folder)
             self._changed |= relative != self._state.root

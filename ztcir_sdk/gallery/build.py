@@ -8,29 +8,28 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ztcir_sdk.errors import ImageError, IndexMismatchError, UsageError, ZtcirError
+from ztcir_sdk.gallery.report import IndexReport, no_image_sentence, source_name
+from ztcir_sdk.gallery.settings import IndexOptions, IndexSettings
 from ztcir_sdk.index import Index, IndexWriter
 from ztcir_sdk.index.manifest import MANIFEST
 from ztcir_sdk.loading import PIXELS_AHEAD, DecodingPipeline, LoadedFile, pixel_count
-from ztcir_sdk.picture_formats import IMAGE_SUFFIXES
-from ztcir_sdk.sources import (
-    Failure,
-    Listing,
-    Source,
-    list_images,
-    printable,
-)
+from ztcir_sdk.sources import CollectionRules, Listing, Source, list_images, printable
 
-__all__ = ["ImageEncoder", "IndexReport", "build_index"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in `typing` from Python 3.11
+
+__all__ = ["ImageEncoder", "build_index"]
 
 BATCH = 32
 """Images that are encoded at once, at most,"""
@@ -61,33 +60,6 @@ class ImageEncoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class IndexReport:
-    """What `build_index` did, in numbers of images."""
-
-    added: int
-    """New images, including further copies of known ones."""
-    updated: int
-    """Images whose content or metadata changed."""
-    renamed: int
-    """Images found under another path."""
-    removed: int
-    """Images that no longer exist or can no longer be used."""
-    unchanged: int
-    """Images that did not change."""
-    failed: list[Failure]
-    """Path and sentence of each unusable file, ordered by path."""
-    seconds: float
-    """Duration of the call."""
-    total: int
-    """Images in the index now."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values; `failed` as objects with `path` and `error`."""
-        failed = [{"path": path, "error": sentence} for path, sentence in self.failed]
-        return {**asdict(self), "failed": failed}
-
-
 def build_index(
     source: Source,
     to: str | os.PathLike[str],
@@ -97,11 +69,12 @@ def build_index(
     workers: int | None = None,
     flush_every: int = 1000,
     flush_seconds: float = 30.0,
+    **options: Unpack[IndexOptions],
 ) -> IndexReport:
     """Build the index of a collection, or update it after changes in the collection.
 
     An indexed image stays while its file exists, even if `source` names only a part of the
-    collection. To leave images out, delete the index and name the others.
+    collection.
 
     Args:
         source: a folder, a tar archive or an image file, or several; see `list_images`.
@@ -111,21 +84,30 @@ def build_index(
         workers: threads that read and decode; by default one a core, at most 8.
         flush_every: number of images between two commits to disk,
         flush_seconds: or seconds between them; after a kill the next call resumes at the last one.
+        **options: see `IndexOptions`.
 
     Raises:
-        ZtcirError: the source is missing or has no usable image, or the index cannot be read or
-            written.
+        ZtcirError: the source is missing or has no usable image, the index cannot be read or
+            written, or more than half of its images would be removed.
         IndexMismatchError: the index was made by another image tower.
         UsageError: the index belongs to another collection.
     """
     started = time.monotonic()
+    settings = IndexSettings(**options)
     target = Path(to).absolute()
     index = _open_for(encoder, target) if (target / MANIFEST).exists() else None
-    listing = list_images(source, root=None if index is None else index.root, skip=target)
+    rules = settings.rules(None if index is None else index.manifest.rules)
+    listing = list_images(
+        source,
+        root=None if index is None else index.root,
+        skip=target,
+        rules=rules,
+        widen=settings.add,
+    )
     if index is not None:
         _require_same_collection(index, listing)
     if not listing.files:
-        raise ZtcirError(_no_image_sentence(source, listing))
+        raise ZtcirError(no_image_sentence(source, listing))
     created = index is None
     if index is None:
         index = Index.create(
@@ -141,13 +123,14 @@ def build_index(
             DecodingPipeline(workers) as pipeline,
         ):
             build = _Build(
-                writer, index.root, encoder, listing, progress, flush_every, flush_seconds
+                writer, index, encoder, listing, settings, progress, flush_every, flush_seconds
             )
+            build.prepare(rules)
             build.run(pipeline)
             if len(writer) == 0:
                 raise ZtcirError(
-                    f"None of the {len(listing.files)} images in {_name(source)} can be used; the "
-                    f"first: {build.failed[0][1]}"
+                    f"None of the {len(listing.files)} images in {source_name(source)} can be "
+                    f"used; the first: {build.failed[0][1]}"
                 )
     except BaseException:
         if created and len(index) == 0:
@@ -162,6 +145,9 @@ def build_index(
         failed=sorted(build.failed),
         seconds=time.monotonic() - started,
         total=len(index),
+        skipped=dict(listing.skipped),
+        excluded=listing.excluded,
+        notes=listing.fixes,
     )
 
 
@@ -171,16 +157,18 @@ class _Build:
     def __init__(
         self,
         writer: IndexWriter,
-        root: Path,
+        index: Index,
         encoder: ImageEncoder,
         listing: Listing,
+        settings: IndexSettings,
         progress: Callable[[int, int], None] | None,
         flush_every: int,
         flush_seconds: float,
     ) -> None:
         self.added = self.updated = self.renamed = self.removed = self.unchanged = 0
         self.failed = list(listing.failed)
-        self._index_root = root
+        self._index = index
+        self._settings = settings
         self._writer = writer
         self._encoder = encoder
         self._listing = listing
@@ -190,16 +178,63 @@ class _Build:
         self._done = 0
         self._flushed_at = (0, time.monotonic())
         self._copies: dict[str, list[LoadedFile]] = {}  # content hash -> copies of it
+        self._known: dict[str, tuple[int, int]] = {}  # size and time of each indexed path
         self._gone: set[str] = set()
+        self._vanished: set[str] = set()
+
+    def prepare(self, rules: CollectionRules) -> None:
+        """Give the items the paths that they have now, and see what is gone.
+
+        Raises:
+            ZtcirError: most of the images are missing.
+        """
+        old, new = self._index.root.resolve(), self._listing.root.resolve()
+        grown = old != new and old.is_relative_to(new) and (old.is_dir() or self._settings.add)
+        if grown:
+            inside = old.relative_to(new).as_posix()
+            # Longest first, so that no new path is still in use.
+            for item in sorted(self._writer.items(), key=lambda item: -len(item.path)):
+                self._writer.amend(replace(item, path=f"{inside}/{item.path}"))
+            if rules == self._index.manifest.rules:
+                rules = rules.within(inside)
+        self._known = self._writer.times()
+        absent = self._known.keys() - {file.path for file in self._listing.files}
+        self._gone = {path for path in absent if self._listing.lacks(path)}
+        # What is left out on purpose still exists, and may go.
+        self._vanished = {path for path in self._gone if not self._listing.exists(path)}
+        self.unchanged = len(absent) - len(self._gone)
+        self._require_most(self._vanished - self._possibly_renamed())
+        self._writer.set_origin(root=self._listing.root, rules=rules)
+
+    def _possibly_renamed(self) -> set[str]:
+        """Return those vanished paths for which there is a new file of the same size."""
+        new = Counter(file.size for file in self._listing.files if file.path not in self._known)
+        found = set()
+        for path in self._vanished:
+            size = self._known[path][0]
+            if new[size] > 0:
+                new[size] -= 1
+                found.add(path)
+        return found
+
+    def _require_most(self, vanished: set[str]) -> None:
+        """Refuse to remove more than half of the index, unless that is wanted."""
+        if self._settings.prune or 2 * len(vanished) <= len(self._known):
+            return
+        root = self._index.root
+        raise ZtcirError(
+            f"{len(vanished)} of {len(self._known)} images of the index {self._index.path} are "
+            f"missing{'' if root.is_dir() else f', since {printable(str(root))} does not exist'}: "
+            "connect the disk, name the folder that moved with --root, or pass --prune to remove "
+            "them from the index."
+        )
 
     def run(self, pipeline: DecodingPipeline) -> None:
-        files = self._listing.files
-        known = self._known()
+        """Apply every file of the listing, then remove what is gone."""
+        files, known = self._listing.files, self._known
         changed = [file for file in files if known.get(file.path) != (file.size, file.mtime_ns)]
-        absent = known.keys() - {file.path for file in files}
-        self._gone = {path for path in absent if self._listing.lacks(path)}
         same = len(files) - len(changed)
-        self.unchanged = same + len(absent) - len(self._gone)
+        self.unchanged += same
         self._flushed_at = (same, time.monotonic())
         self._finished(same)
 
@@ -216,20 +251,10 @@ class _Build:
                 batch = []
         if batch:
             self._encode(batch, pipeline)
+        self._require_most(self._vanished & self._gone)
         for path in sorted(self._gone):
             self._writer.remove(path)
             self.removed += 1
-
-    def _known(self) -> dict[str, tuple[int, int]]:
-        """Return size and time of each indexed path, relative to the listing's root."""
-        old, new = self._index_root.resolve(), self._listing.root.resolve()
-        if old != new and old.is_dir() and old.is_relative_to(new):  # the collection has grown
-            inside = old.relative_to(new).as_posix()
-            # Longest first, so that no new path is still in use.
-            for item in sorted(self._writer.items(), key=lambda item: -len(item.path)):
-                self._writer.amend(replace(item, path=f"{inside}/{item.path}"))
-        self._writer.set_origin(root=self._listing.root)
-        return self._writer.times()
 
     def _new_content(self, files: Iterable[LoadedFile]) -> Iterator[LoadedFile]:
         """Index files whose content is known; yield those that must be encoded."""
@@ -345,27 +370,12 @@ def _open_for(encoder: ImageEncoder, target: Path) -> Index:
 
 
 def _require_same_collection(index: Index, listing: Listing) -> None:
-    """Refuse to mix two collections in an index, or to empty it while its folder exists."""
+    """Refuse to mix two collections in an index, unless that is wanted."""
     old, new = index.root.resolve(), listing.root.resolve()
-    # a missing root was moved; a root inside the new one has grown
+    # A missing root was moved; a root inside the new one has grown.
     if len(index) and old.is_dir() and not old.is_relative_to(new):
         raise UsageError(
-            f"The index {index.path} belongs to the collection {old}, not {new}: pass another "
-            "--to, or delete it first."
+            f"The index {index.path} belongs to the collection {printable(str(old))}, not "
+            f"{printable(str(new))}: pass --add to add the folder to it, another --to, or delete "
+            "the index first."
         )
-
-
-def _no_image_sentence(source: Source, listing: Listing) -> str:
-    if listing.failed:
-        return f"{_name(source)} has no usable image; {listing.failed[0][1]}"
-    suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-    hint = ""
-    if isinstance(source, str | os.PathLike) and any(Path(source).glob("*.tar*")):
-        hint = "; to index the tar archives in it, name them"
-    return f"{_name(source)} has no image, that is no file that ends in {suffixes}{hint}."
-
-
-def _name(source: Source) -> str:
-    if isinstance(source, str | os.PathLike):
-        return printable(os.fspath(source))
-    return f"{printable(os.fspath(source[0]))} and {len(source) - 1} more"

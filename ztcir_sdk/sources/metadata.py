@@ -1,0 +1,72 @@
+"""Metadata of images as JSON objects: bounded, finite and writable again."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["MAX_METADATA_BYTES", "MAX_METADATA_DEPTH", "clean_metadata", "parse_metadata"]
+
+MAX_METADATA_BYTES = 1_000_000
+"""JSON texts of more bytes are not read."""
+MAX_METADATA_DEPTH = 100
+"""Levels of objects and lists within each other."""
+
+
+def parse_metadata(text: bytes) -> dict[str, Any]:
+    """Return the JSON object of a text; see `clean_metadata`.
+
+    Raises:
+        ValueError: it is no JSON object, too large or nested too deeply.
+    """
+    if len(text) > MAX_METADATA_BYTES:
+        raise ValueError(f"it has more than {MAX_METADATA_BYTES // 1_000_000} MB")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {MAX_METADATA_DEPTH} levels deep") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"it is a {type(value).__name__}")
+    return clean_metadata(value)
+
+
+def clean_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values that every JSON reader and every encoding can take.
+
+    NaN and infinite numbers become null, surrogates that stand alone become U+FFFD, and dates and
+    other objects become text.
+
+    Raises:
+        ValueError: it is nested too deeply.
+    """
+    cleaned = _clean(values, MAX_METADATA_DEPTH)
+    assert isinstance(cleaned, dict)
+    return cleaned
+
+
+def _clean(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        return _text(value)
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (Mapping, list, tuple)):
+        if depth == 0:
+            raise ValueError(f"it is nested more than {MAX_METADATA_DEPTH} levels deep")
+        if isinstance(value, Mapping):
+            return {_text(str(key)): _clean(inner, depth - 1) for key, inner in value.items()}
+        return [_clean(inner, depth - 1) for inner in value]
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return None
+    return _text(str(value))
+
+
+def _text(value: str) -> str:
+    # JSON may write a character as two surrogates; only those that stand alone are replaced.
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
