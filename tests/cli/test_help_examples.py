@@ -109,7 +109,7 @@ def place(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.setattr(Bundle, "embedded", lambda name="": Bundle.load(here / "my-bundle"))
     monkeypatch.setattr("cli.demo.LEAST_PRECISION", 0.0)  # a tiny bundle finds by chance
     monkeypatch.setattr(demo, "demo_gallery", lambda: demo_gallery(per_combination=1))
-    small = functools.partial(benchmark.BenchmarkSettings, gallery=50, pictures=8)
+    small = functools.partial(benchmark.BenchmarkSettings, gallery=50, pictures=8, seconds=0.2)
     monkeypatch.setattr(benchmark, "BenchmarkSettings", small)
     return here
 
