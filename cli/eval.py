@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import Engine, Group, as_json, with_engine
+from cli.options import Engine, Group, as_json, weight_option, with_engine
 from cli.output import emit_json, measured_with, note, progress_bar, table
 from ztcir_sdk.evaluation.benchmarks.registry import BENCHMARKS
 from ztcir_sdk.names import METHODS, ORACLE
@@ -82,12 +82,7 @@ def evaluate() -> None:
     help="Search method. oracle uses the targets' attributes as text; all measures every method, "
     "and sum with its best weight.",
 )
-@click.option(
-    "--weight",
-    type=float,
-    metavar="W",
-    help="Weight of the text with --method sum (0: image only, 1: text only); default: 0.5.",
-)
+@weight_option
 @click.option(
     "--index",
     type=click.Path(path_type=Path),

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import Command, Engine, add_options, as_json, output_option, with_engine
+from cli.options import (
+    Command,
+    Engine,
+    add_options,
+    as_json,
+    output_option,
+    weight_option,
+    with_engine,
+)
 from cli.output import emit_json, measured_with, note, progress_bars, table, write_file
 from ztcir_sdk.evaluation.benchmarks.registry import BENCHMARKS, load_benchmark
 from ztcir_sdk.names import COMPOSED_PROMPT, METHODS, PROMPTED_METHODS
@@ -98,13 +106,7 @@ def _options(benchmark: Benchmark[Any]) -> list[Callable[..., Any]]:
             show_default=True,
             help="Search method; all measures every method of the bundle.",
         ),
-        click.option(
-            "--weight",
-            type=float,
-            metavar="W",
-            help="Weight of the text with --method sum (0: image only, 1: text only); default: "
-            "0.5.",
-        ),
+        weight_option,
         click.option(
             "--prompt",
             metavar="TEMPLATE",

@@ -79,18 +79,6 @@ EXTRAS: Mapping[str, str] = {
 """Optional package -> the extra that installs it."""
 
 
-class Failure(click.ClickException):
-    """The work failed: a sentence for the user."""
-
-    exit_code = 1
-
-
-class Misuse(click.ClickException):
-    """The call was wrong: a sentence for the user."""
-
-    exit_code = 2
-
-
 class LazyGroup(Group):
     """A group that knows its commands' names and summaries without importing them."""
 
@@ -120,10 +108,10 @@ class LazyGroup(Group):
             except ModuleNotFoundError as error:
                 if (sentence := _missing_package(error)) is None:
                     raise
-                raise Failure(sentence) from error
+                raise click.ClickException(sentence) from error
             except ZtcirError as error:
-                kind = Misuse if error.exit_code == Misuse.exit_code else Failure
-                raise kind(str(error)) from error
+                click.echo(f"Error: {error}", err=True)
+                raise click.exceptions.Exit(error.exit_code) from error
 
 
 def _missing_package(error: ModuleNotFoundError) -> str | None:

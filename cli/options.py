@@ -28,6 +28,7 @@ __all__ = [
     "bundle_option",
     "load_bundle",
     "output_option",
+    "weight_option",
     "with_engine",
 ]
 
@@ -99,6 +100,12 @@ def output_option(*names: str, **settings: Any) -> Decorator:
     return click.option("-o", "--output", *names, **settings)
 
 
+weight_option = click.option(
+    "--weight",
+    type=float,
+    metavar="W",
+    help="Weight of the text with --method sum (0: image only, 1: text only); default: 0.5.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 bundle_option = functools.partial(
     click.option,

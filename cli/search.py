@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import Command, Engine, as_json, with_engine
+from cli.options import Command, Engine, as_json, weight_option, with_engine
 from cli.output import emit_json, note, relative_to_here, table, write_file
 from ztcir_sdk.names import METHODS
 
@@ -48,12 +48,7 @@ GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
     show_default=True,
     help="Search method; keep the default unless you are comparing.",
 )
-@click.option(
-    "--weight",
-    type=float,
-    metavar="W",
-    help="Weight of the text with --method sum (0: image only, 1: text only); default: 0.5.",
-)
+@weight_option
 @click.option(
     "--grid",
     type=click.Path(path_type=Path, dir_okay=False),

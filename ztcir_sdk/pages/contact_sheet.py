@@ -9,16 +9,15 @@ from __future__ import annotations
 import bisect
 import math
 import os
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
-from ztcir_sdk.errors import UsageError
+from ztcir_sdk.decoding import load_image
+from ztcir_sdk.errors import ImageError, UsageError
 
 __all__ = ["RIGHT", "UNKNOWN", "WRONG", "Picture", "SheetCell", "SheetRow", "contact_sheet"]
 
@@ -38,17 +37,6 @@ _GAP = 12  # between cells, and between cards
 _FRAME = 4
 _ARROW_SPACE = 60
 _CAPTION_LINES, _TEXT_LINES = 3, 5
-_MOST_PIXELS = 100_000_000  # larger images are refused before they are decoded
-# raised by Pillow for files that are missing, damaged or not images
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 _LONGEST_TEXT = 400  # characters; more would not fit
 
 
@@ -173,45 +161,24 @@ def _framed(
 
 
 def _fitted(picture: Picture, size: tuple[int, int]) -> Image.Image:
-    """Fit an image into ``size`` without distortion: upright, transparency filled with white."""
+    """Fit an image into ``size`` without distortion; an unusable one becomes a grey cell."""
     try:
-        image = picture if isinstance(picture, Image.Image) else _opened(Path(picture), size)
-        image = ImageOps.exif_transpose(image)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            image = Image.alpha_composite(white, image)
-        image = image.convert("RGB")
-        image = image.resize(_contained(image.size, size), Image.Resampling.LANCZOS)
-    except _UNREADABLE as error:
-        return _absent(picture, error, size)
+        image = load_image(picture)
+    except ImageError:
+        return _unusable(picture, size)
+    ratio = min(size[0] / image.width, size[1] / image.height)
+    fitted = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
     cell = Image.new("RGB", size, _MAT)
-    cell.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    at = (size[0] - fitted[0]) // 2, (size[1] - fitted[1]) // 2
+    cell.paste(image.resize(fitted, Image.Resampling.LANCZOS), at)
     return cell
 
 
-def _opened(path: Path, size: tuple[int, int]) -> Image.Image:
-    with Image.open(path) as image:
-        if image.width * image.height > _MOST_PIXELS:
-            raise ValueError("too large")
-        image.draft("RGB", (size[0] * 2, size[1] * 2))  # a JPEG decodes to a fraction of its size
-        image.load()
-        copy: Image.Image = image.copy()
-        return copy
-
-
-def _contained(image: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
-    if not all(image):
-        raise ValueError("an image without pixels")
-    ratio = min(box[0] / image[0], box[1] / image[1])
-    return max(1, round(image[0] * ratio)), max(1, round(image[1] * ratio))
-
-
-def _absent(picture: Picture, error: Exception, size: tuple[int, int]) -> Image.Image:
+def _unusable(picture: Picture, size: tuple[int, int]) -> Image.Image:
     cell = Image.new("RGB", size, (224, 226, 230))
-    gone = isinstance(error, FileNotFoundError)
-    reason = "file not found" if gone else "cannot be opened"
-    name = "image" if isinstance(picture, Image.Image) else Path(picture).name
+    path = None if isinstance(picture, Image.Image) else Path(picture)
+    name = "image" if path is None else path.name
+    reason = "cannot be opened" if path is None or path.exists() else "file not found"
     font = _font(14)
     lines = [*_wrapped(name, font, size[0] - 12, 3), *_wrapped(reason, font, size[0] - 12, 2)]
     top = (size[1] - len(lines) * _line_height(font)) // 2
