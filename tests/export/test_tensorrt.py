@@ -1,7 +1,7 @@
-"""Engines really compiled, by TensorRT for RTX, which needs no GPU for it; and what it refuses.
+"""Engines compiled by TensorRT for RTX, which needs no GPU for it, and graphs that it refuses.
 
-That they run is not shown here: no machine of this project's tests has a GPU. What runs them is
-held to its logic in `test_tensorrt_runtime`.
+These tests do not run the engines, because the machines that run the tests have no GPU; the code
+that runs them is tested in `test_tensorrt_runtime`.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ Building = Callable[[], AbstractContextManager[None]]
 
 @pytest.fixture(scope="module")
 def rtx() -> TensorRt:
-    pytest.importorskip(
-        "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'ztcir[trt-rtx]'"
-    )
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed (extra trt-rtx)")
     return import_tensorrt("tensorrt_rtx")
 
 
@@ -66,7 +64,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Path]]:
-    """Graphs for GPUs by name: of a tiny model, exported by PyTorch, or of a bundle inside."""
+    """Return the graphs for GPUs of a tiny model, exported by PyTorch, or of an embedded bundle."""
 
     @cache
     def files(name: str) -> dict[str, Path]:
@@ -78,7 +76,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str
                 for precision, variant in variants.items()
                 if precision != "int8"
             }
-        pytest.importorskip("torch", reason="PyTorch exports: pip install 'ztcir[train]'")
+        pytest.importorskip("torch", reason="PyTorch is not installed (extra train)")
         from tiny_siglip import write_siglip
         from tiny_training import tiny_model
 
@@ -95,7 +93,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str
             inputs = sample_inputs(model, graph.name, references=3, texts=4, length=9, seed=0)
             exported[graph.name] = file = folder / f"{graph.name}.onnx"
             proto = export_graph(graph, inputs, file)
-            if small:  # weights are stored in fp16 and int8, as in the bundle inside the package
+            if small:  # weights are stored in fp16 and int8, as in the embedded bundle
                 onnx.save(compress(proto), file)
         return exported
 
@@ -104,12 +102,12 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str
 
 @pytest.fixture(autouse=True)
 def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of engines of each test's own."""
+    """Give each test its own folder of engines."""
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "engines"))
     return tmp_path / "engines"
 
 
-# --- engines that are compiled -------------------------------------------------------------------
+# --- compiled engines ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("architecture", ["sm_86", "sm_89"])
@@ -123,12 +121,12 @@ def test_the_three_engines_are_compiled_and_kept(
         assert report.built
         assert report.bytes == report.file.stat().st_size > 1000
         assert report.file.parent == engines
-        said = json.loads(report.file.with_suffix(".json").read_text())
-        assert said["key"]["architecture"] == report.architecture == architecture
-        assert said["key"]["version"] == rtx.version
-    inputs = {spec["name"]: spec for spec in said["inputs"]}
+        metadata = json.loads(report.file.with_suffix(".json").read_text())
+        assert metadata["key"]["architecture"] == report.architecture == architecture
+        assert metadata["key"]["version"] == rtx.version
+    inputs = {spec["name"]: spec for spec in metadata["inputs"]}
     assert inputs["input_ids"] == {"name": "input_ids", "dtype": "int64", "shape": ["B", "T"]}
-    assert said["ranges"]["T"]["most"] == tiny.manifest.text.context_length
+    assert metadata["ranges"]["T"]["most"] == tiny.manifest.text.context_length
     times = [report.file.stat().st_mtime_ns for report in reports]
     again = build_engines(tiny, gpu=architecture)
     assert not any(report.built for report in again)
@@ -150,7 +148,7 @@ def test_the_engines_of_real_graphs_are_compiled(
             assert set(built.ranges) <= set(ranges)
 
 
-def test_an_engine_is_for_its_architecture_and_sizes(rtx: TensorRt, tiny: Bundle) -> None:
+def test_an_engine_depends_on_its_architecture_and_sizes(rtx: TensorRt, tiny: Bundle) -> None:
     def plan(architecture: str, **sizes: int) -> bytes:
         source = graph_source(tiny, "text_encoder", tiny.variant("text_encoder"))
         ranges = {**source.ranges, **{k: ShapeRange(1, 1, most) for k, most in sizes.items()}}
@@ -183,7 +181,7 @@ def test_the_command_needs_no_torch(rtx: TensorRt, tiny: Bundle, engines: Path) 
     assert "text_encoder (fp32) for sm_86: built in" in done.stderr
 
 
-# --- what is refused -----------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 def one_sentence(error: BaseException) -> str:
@@ -208,10 +206,10 @@ def test_an_operator_that_is_not_supported_is_named(rtx: TensorRt, tmp_path: Pat
         build_engine(source, rtx, architecture="sm_86")
     assert "backend onnx" in one_sentence(caught.value)
     ok = save(tmp_path / "fine.onnx", helper.make_node("Relu", ["x"], ["y"]))
-    assert build_engine(ok, rtx, architecture="sm_86").plan  # and it goes on building
+    assert build_engine(ok, rtx, architecture="sm_86").plan  # it still builds others
 
 
-def test_a_graph_for_processors_is_refused(rtx: TensorRt, tmp_path: Path) -> None:
+def test_an_int8_graph_is_refused(rtx: TensorRt, tmp_path: Path) -> None:
     quantization = pytest.importorskip("onnxruntime.quantization")
     weights = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
     node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
@@ -242,7 +240,7 @@ def test_a_missing_graph_is_refused(rtx: TensorRt, tmp_path: Path) -> None:
         build_engine(GraphSource(tmp_path / "gone.onnx", "d"), rtx, architecture="sm_86")
 
 
-def test_a_dynamic_axis_of_unknown_sizes_is_refused(rtx: TensorRt, tiny: Bundle) -> None:
+def test_a_dynamic_axis_without_sizes_is_refused(rtx: TensorRt, tiny: Bundle) -> None:
     source = GraphSource(tiny.path / "image_encoder.onnx", "digest")
     with pytest.raises(
         EngineBuildError, match="sizes of axis R of pixel_values in image_encoder are unknown"
@@ -273,7 +271,7 @@ def stored_in_int8(path: Path) -> Path:
     return path
 
 
-def test_weights_that_are_only_stored_in_int8_are_widened(rtx: TensorRt, tmp_path: Path) -> None:
+def test_weights_stored_in_int8_are_widened(rtx: TensorRt, tmp_path: Path) -> None:
     small = stored_in_int8(tmp_path / "small.onnx")
     (tmp_path / "wide").mkdir()
     wide = widen_stored_weights(small, tmp_path / "wide")
@@ -284,12 +282,12 @@ def test_weights_that_are_only_stored_in_int8_are_widened(rtx: TensorRt, tmp_pat
         np.testing.assert_array_equal(graph.run({"x": x})["y"], INTEGERS / np.float32(2))
     assert refused(onnx.load(small)) == ["Cast of int8"]
     assert refused(onnx.load(wide)) == []
-    assert widen_stored_weights(wide, tmp_path) == wide  # nothing is left to do
+    assert widen_stored_weights(wide, tmp_path) == wide  # nothing to widen
     source = GraphSource(small, "digest", ranges={"B": ShapeRange(1, 1, 4)})
     assert build_engine(source, rtx, architecture="sm_86").plan
 
 
-def test_without_onnx_what_widens_such_weights_is_named(
+def test_a_missing_onnx_is_named_if_weights_cannot_be_widened(
     rtx: TensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = GraphSource(
@@ -301,7 +299,7 @@ def test_without_onnx_what_widens_such_weights_is_named(
     one_sentence(caught.value)
 
 
-def test_quantized_weights_stay_as_they_are(tmp_path: Path) -> None:
+def test_quantized_weights_are_not_widened(tmp_path: Path) -> None:
     path = stored_in_int8(tmp_path / "graph.onnx")
     model = onnx.load(path)
     model.graph.node[0].CopyFrom(helper.make_node("DequantizeLinear", ["w", "scale"], ["wide"]))
@@ -309,13 +307,13 @@ def test_quantized_weights_stay_as_they_are(tmp_path: Path) -> None:
     assert widen_stored_weights(path, tmp_path / "none") == path
 
 
-def test_an_architecture_that_is_not_compiled_for_is_refused(rtx: TensorRt, tiny: Bundle) -> None:
+def test_an_unsupported_architecture_is_refused(rtx: TensorRt, tiny: Bundle) -> None:
     with pytest.raises(EngineBuildError, match="does not compile for sm_90, only for") as caught:
         build_engines(tiny, gpu="H100")
     assert "sm_86" in one_sentence(caught.value)
 
 
-def test_a_machine_without_a_gpu_asks_for_its_name(tiny: Bundle) -> None:
+def test_a_machine_without_a_gpu_needs_the_name_of_one(tiny: Bundle) -> None:
     from ztcir_sdk.runtime.tensorrt.cuda import count_gpus
 
     pytest.importorskip("cuda.bindings", reason="cuda-python is not installed")
@@ -338,7 +336,7 @@ def test_a_machine_without_a_gpu_asks_for_its_name(tiny: Bundle) -> None:
         (["BUNDLE", "--trt", "--trt-package", "other"], 2, "--trt-package"),
     ],
 )
-def test_the_command_says_what_is_wrong(
+def test_the_command_reports_wrong_options(
     tiny: Bundle, arguments: list[str], code: int, sentence: str
 ) -> None:
     called = [str(tiny.path) if one == "BUNDLE" else one for one in arguments]
@@ -356,7 +354,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(
     one_sentence(caught.value)
 
 
-def test_two_precisions_that_share_a_graph_share_its_engine(rtx: TensorRt, tiny: Bundle) -> None:
+def test_precisions_that_share_a_variant_share_its_engine(rtx: TensorRt, tiny: Bundle) -> None:
     reports = build_engines(tiny, gpu="sm_86", precisions=["fp32", "fp32"])
     assert len(reports) == len({report.file for report in reports}) == 3
 
@@ -400,7 +398,7 @@ def test_another_graph_of_the_same_name_has_another_engine(
         ("DGX Spark", "sm_121"),
     ],
 )
-def test_gpus_by_name(name: str, architecture: str) -> None:
+def test_architectures_are_found_by_the_name_of_a_gpu(name: str, architecture: str) -> None:
     assert architecture_of(name) == architecture
 
 
@@ -416,11 +414,11 @@ def test_every_gpu_in_the_table_is_found_by_its_name() -> None:
             assert architecture_of(name) == architecture
 
 
-# --- what TensorRT 10.3 takes --------------------------------------------------------------------
+# --- operators of TensorRT 10.3 ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*BUILT_WITH_TORCH, *IN_THE_PACKAGE])
-def test_exported_graphs_hold_only_what_tensorrt_10_3_takes(
+def test_exported_graphs_have_only_operators_that_tensorrt_10_3_supports(
     graphs: Callable[[str], dict[str, Path]], name: str, tmp_path: Path
 ) -> None:
     for where, file in graphs(name).items():
@@ -428,7 +426,7 @@ def test_exported_graphs_hold_only_what_tensorrt_10_3_takes(
 
 
 def refused(proto: onnx.ModelProto) -> list[str]:
-    """Return what in a graph TensorRT 10.3 does not document: opset, operators, types, axes."""
+    """Return what TensorRT 10.3 does not document in a graph: opset, operators, types, axes."""
     found = []
     for opset in proto.opset_import:
         least, most = SUPPORTED["opsets"]
@@ -448,7 +446,7 @@ def refused(proto: onnx.ModelProto) -> list[str]:
         if node.domain not in ("", "ai.onnx") or takes is None:
             found.append(f"{node.domain} {node.op_type}".strip())
             continue
-        # The type that is computed with is that of what comes out, but for these.
+        # An operator computes in the type of its output, except for these.
         computed = node.input[0] if node.op_type in _COMPARES else node.output[0]
         if node.op_type not in _OF_SHAPES and TYPES.get(dtypes[computed]) not in takes:
             found.append(f"{node.op_type} of {dtypes[computed]}")
@@ -462,7 +460,7 @@ _OF_SHAPES = ("Shape", "Size")
 _WITH_AXES = ("Squeeze", "Unsqueeze", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceL2", "CumSum")
 
 
-def test_the_check_finds_what_is_not_taken(tmp_path: Path) -> None:
+def test_the_check_finds_unsupported_operators(tmp_path: Path) -> None:
     def found(*nodes: onnx.NodeProto, opset: int = 18) -> list[str]:
         path = tmp_path / "graph.onnx"
         save(path, *nodes)
@@ -478,7 +476,7 @@ def test_the_check_finds_what_is_not_taken(tmp_path: Path) -> None:
     assert found(cast, helper.make_node("Erf", ["i"], ["e"]), back) == ["Erf of int64"]
 
 
-def test_sizes_of_texts_are_those_that_the_encoder_takes(tiny: Bundle) -> None:
+def test_text_sizes_do_not_exceed_the_context_length(tiny: Bundle) -> None:
     def most(tokens: int | None) -> int:
         sizes = BatchSizes(tokens=tokens)
         variant = tiny.variant("text_encoder")

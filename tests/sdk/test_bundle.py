@@ -1,4 +1,4 @@
-"""The bundle: what is written is read, what was altered is refused, and no kill loses one."""
+"""Bundles: written and read back, altered files refused, nothing lost when a writer is killed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def written(parts: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def bundle(written: Bundle, tmp_path: Path) -> Bundle:
-    """A copy that a test may damage."""
+    """A copy that a test may change."""
     shutil.copytree(written.path, tmp_path / "tiny")
     return Bundle.load(tmp_path / "tiny")
 
@@ -69,7 +69,7 @@ def siblings(folder: Path) -> list[str]:
 # --- written and read ----------------------------------------------------------------------------
 
 
-def test_what_is_written_is_read(written: Bundle, parts: dict[str, Any]) -> None:
+def test_a_written_bundle_is_read_back(written: Bundle, parts: dict[str, Any]) -> None:
     loaded = Bundle.load(str(written.path))
     assert loaded == written
     assert loaded.manifest.ztcir == __version__
@@ -78,7 +78,7 @@ def test_what_is_written_is_read(written: Bundle, parts: dict[str, Any]) -> None
         assert (loaded.path / file).read_bytes() == content
 
 
-def test_the_manifest_is_the_contract(written: Bundle) -> None:
+def test_the_manifest_has_exactly_these_entries_in_this_order(written: Bundle) -> None:
     values = json.loads((written.path / MANIFEST).read_text())
     assert list(values) == [
         *("format", "name", "ztcir", "created", "model_card", "methods", "prompts"),
@@ -99,7 +99,7 @@ def test_the_manifest_is_the_contract(written: Bundle) -> None:
     assert Manifest.from_dict(values).to_dict() == values
 
 
-def test_files_may_be_copied_lie_deeper_and_belong_to_no_graph(
+def test_files_may_be_copied_from_paths_and_be_in_subfolders(
     tmp_path: Path, parts: dict[str, Any]
 ) -> None:
     weights = tmp_path / "weights.bin"
@@ -110,7 +110,7 @@ def test_files_may_be_copied_lie_deeper_and_belong_to_no_graph(
     assert Bundle.load(bundle.path).manifest.files["data/graph.onnx.data"].bytes == 3_000_000
 
 
-def test_the_fingerprint_is_the_contents(
+def test_the_fingerprint_depends_only_on_the_contents(
     tmp_path: Path, written: Bundle, parts: dict[str, Any]
 ) -> None:
     again = Bundle.write(tmp_path / "again", **parts)
@@ -122,7 +122,7 @@ def test_the_fingerprint_is_the_contents(
         assert other.fingerprint != written.fingerprint
 
 
-def test_a_variant_is_fp32_unless_told(tmp_path: Path) -> None:
+def test_a_variant_is_fp32_by_default(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(
         tmp_path / "b", **tiny_parts(TinyModel(), precisions=("int8", "fp32"))
     )
@@ -135,9 +135,9 @@ def test_a_variant_is_fp32_unless_told(tmp_path: Path) -> None:
         bundle.variant("audio_encoder")
 
 
-def test_a_precision_says_what_each_graph_runs_in(tmp_path: Path) -> None:
+def test_a_precision_may_run_a_graph_in_another_precision(tmp_path: Path) -> None:
     parts = tiny_parts(TinyModel(), precisions=("int8", "fp32"))
-    del parts["graphs"]["image_encoder"]["int8"]  # was not good enough
+    del parts["graphs"]["image_encoder"]["int8"]  # not accurate enough
     with pytest.raises(ZtcirError, match="image_encoder in fp32, not in int8"):
         Bundle.write(tmp_path / "undeclared", **parts).variant("image_encoder", "int8")
 
@@ -161,7 +161,7 @@ def test_a_precision_says_what_each_graph_runs_in(tmp_path: Path) -> None:
     assert loaded.methods == loaded.manifest.methods
 
 
-def test_doctor_says_what_a_bundle_answers_by_and_in_which_precisions(tmp_path: Path) -> None:
+def test_doctor_lists_the_methods_and_precisions_of_a_bundle(tmp_path: Path) -> None:
     parts = tiny_parts(TinyModel(), precisions=("fp32", "int8"))
     mixed = dict.fromkeys(parts["graphs"], "int8") | {"image_encoder": "fp32"}
     exact = Precision(dict.fromkeys(parts["graphs"], "fp32"))
@@ -173,7 +173,7 @@ def test_doctor_says_what_a_bundle_answers_by_and_in_which_precisions(tmp_path: 
     assert found.detail == "image, sum; in fp32, int8 (image_encoder in fp32)"
 
 
-def test_without_that_entry_a_bundle_offers_what_all_its_graphs_have(
+def test_without_precisions_a_bundle_offers_those_that_all_of_its_graphs_have(
     tmp_path: Path, written: Bundle
 ) -> None:
     assert "precisions" not in json.loads((written.path / MANIFEST).read_text())
@@ -194,19 +194,19 @@ def test_without_that_entry_a_bundle_offers_what_all_its_graphs_have(
         ({"image_encoder": 8}, r"precisions\.int8\.graphs\.image_encoder is 8, not a text"),
     ],
 )
-def test_a_precision_names_variants_that_are_there(
+def test_a_precision_must_name_existing_variants(
     bundle: Bundle, entry: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(BundleError, match=sentence):
         Bundle.load(edit_manifest(bundle, precisions={"int8": {"graphs": entry}}))
 
 
-# --- damage --------------------------------------------------------------------------------------
+# --- altered files -------------------------------------------------------------------------------
 
 
 @given(file=st.sampled_from(FILES), where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 @settings(max_examples=40, deadline=None)
-def test_any_flipped_bit_is_found(written: Bundle, file: str, where: float, bit: int) -> None:
+def test_any_flipped_bit_is_detected(written: Bundle, file: str, where: float, bit: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = shutil.copytree(written.path, Path(temporary) / "b")
         content = bytearray((folder / file).read_bytes())
@@ -218,7 +218,7 @@ def test_any_flipped_bit_is_found(written: Bundle, file: str, where: float, bit:
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_missing_and_cut_files_are_named(bundle: Bundle, verify: bool) -> None:
+def test_missing_and_truncated_files_are_named(bundle: Bundle, verify: bool) -> None:
     graph = bundle.path / "text_encoder.onnx"
     content = graph.read_bytes()
     for wrong in (content[:-1], b"", content + b"x"):
@@ -230,7 +230,7 @@ def test_missing_and_cut_files_are_named(bundle: Bundle, verify: bool) -> None:
         Bundle.load(bundle.path, verify=verify)
 
 
-def test_what_is_no_bundle_is_said(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_bundle_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for path, sentence in (
         (tmp_path, "is not a bundle, because it has no bundle.json: give a folder"),
@@ -242,7 +242,7 @@ def test_what_is_no_bundle_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b"null", b"1"])
-def test_a_damaged_manifest_is_named(bundle: Bundle, content: bytes) -> None:
+def test_a_corrupt_manifest_is_named(bundle: Bundle, content: bytes) -> None:
     (bundle.path / MANIFEST).write_bytes(content)
     with pytest.raises(BundleError, match=r"bundle\.json.* again"):
         Bundle.load(bundle.path)
@@ -261,7 +261,7 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_names_that_lead_out_are_refused(
+def test_file_names_outside_the_bundle_are_refused(
     bundle: Bundle, tmp_path: Path, parts: dict[str, Any], name: str
 ) -> None:
     (tmp_path / "x").write_text("secret")
@@ -280,7 +280,7 @@ def test_names_that_lead_out_are_refused(
 
 
 def entries(values: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a manifest, but for the free form of the model card."""
+    """Yield the path of every entry of a manifest, except those of the model card."""
     if path:
         yield path
     if path == ("model_card",):
@@ -305,7 +305,7 @@ JUNK = st.recursive(
 
 @given(data=st.data(), junk=JUNK, delete=st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_an_altered_manifest_is_valid_as_it_stands_or_refused(
+def test_an_altered_manifest_is_either_valid_and_unchanged_or_refused(
     written: Bundle, data: st.DataObject, junk: Any, delete: bool
 ) -> None:
     """Nothing is guessed, dropped or filled in, and nothing but `BundleError` is raised."""
@@ -393,13 +393,13 @@ def test_contradictions_are_named_and_nothing_is_written(
     assert siblings(tmp_path) == []
 
 
-def test_graphs_must_keep_the_contract(tmp_path: Path, parts: dict[str, Any]) -> None:
+def test_the_tensors_of_the_graphs_must_match(tmp_path: Path, parts: dict[str, Any]) -> None:
     graphs = parts["graphs"]
     without_vsi = tiny_parts(TinyModel(vsi=False))["graphs"]
     for change, sentence in (
         ({"token_learner": graphs["image_encoder"]}, r"token_learner\.fp32\.inputs"),
         ({"image_encoder": graphs["text_encoder"]}, r"image_encoder\.fp32\.inputs"),
-        # The text encoder asks for what this token learner does not say.
+        # This token learner lacks outputs that the text encoder needs.
         ({"token_learner": without_vsi["token_learner"]}, r"outputs .* with vsi_keys"),
         ({"text_encoder": {}}, r"graphs\.text_encoder"),
         ({"text_encoder": {"int8": graphs["text_encoder"]["fp32"]}}, r"precision is 'fp32', not"),
@@ -412,7 +412,7 @@ def test_graphs_must_keep_the_contract(tmp_path: Path, parts: dict[str, Any]) ->
         Bundle.write(tmp_path / "b", **{**parts, "graphs": kept})
 
 
-def test_an_encoder_that_is_not_causal_says_what_to_pad_to() -> None:
+def test_an_encoder_that_is_not_causal_needs_a_padded_length() -> None:
     assert TextLayout(77, causal=False, pool="eot", pad_to=77).pad_to == 77
     with pytest.raises(BundleError, match="pad_to is None, not a length"):
         TextLayout(77, causal=False, pool="eot", pad_to=None)
@@ -420,15 +420,15 @@ def test_an_encoder_that_is_not_causal_says_what_to_pad_to() -> None:
         TextLayout(77, causal=True, pool="eot", pad_to=64)
 
 
-def test_the_placeholder_is_no_vocabulary_id() -> None:
+def test_the_placeholder_has_an_id_that_no_vocabulary_has() -> None:
     with pytest.raises(BundleError, match="id is 259, not -1"):
         Placeholder(id=259, tokens=1)
 
 
-# --- overwriting, failures, kills ----------------------------------------------------------------
+# --- overwriting, failures, killed writers -------------------------------------------------------
 
 
-def test_a_bundle_is_overwritten_only_when_told(bundle: Bundle, parts: dict[str, Any]) -> None:
+def test_a_bundle_is_overwritten_only_on_request(bundle: Bundle, parts: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="is already a bundle"):
         Bundle.write(bundle.path, **{**parts, "name": "new"})
     assert Bundle.load(bundle.path) == bundle
@@ -438,14 +438,14 @@ def test_a_bundle_is_overwritten_only_when_told(bundle: Bundle, parts: dict[str,
     assert siblings(bundle.path.parent) == ["tiny"]
 
 
-def test_a_damaged_bundle_can_be_overwritten(bundle: Bundle, parts: dict[str, Any]) -> None:
+def test_a_corrupt_bundle_can_be_overwritten(bundle: Bundle, parts: dict[str, Any]) -> None:
     (bundle.path / MANIFEST).write_text("{")
     Bundle.write(bundle.path, **parts, overwrite=True)
     assert Bundle.load(bundle.path) == bundle
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
-def test_what_is_no_bundle_is_never_replaced(
+def test_a_path_that_is_not_a_bundle_is_never_replaced(
     tmp_path: Path, parts: dict[str, Any], overwrite: bool
 ) -> None:
     photos = tmp_path / "photos"
@@ -481,7 +481,7 @@ def test_a_missing_source_is_named_and_leaves_nothing(
     assert siblings(tmp_path) == []
 
 
-STEPS = range(1, 11)  # nine flushes and renames; the tenth never comes
+STEPS = range(1, 11)  # there are nine flushes and renames, and no tenth
 
 
 @pytest.mark.parametrize("failing", STEPS)
@@ -512,7 +512,7 @@ def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(
         else:
             failed = False
     assert failed == (failing <= calls)
-    # Only the last step, which flushes the renames, comes when the new one stands already.
+    # Only the last step, which flushes the renames, comes after the new bundle is in place.
     assert Bundle.load(bundle.path).name == ("tiny" if failing < 9 else "new")
     assert [name for name in siblings(bundle.path.parent) if name.endswith("new")] == []
 
@@ -551,15 +551,15 @@ def test_a_kill_leaves_the_old_bundle_or_the_new_one(
         check=False,
     )
     assert done.returncode == (-signal.SIGKILL if step < STEPS[-1] else 0)
-    # Before the swap, in it, after it: whatever stands there is whole.
+    # Before, during or after the swap: the bundle is complete.
     assert Bundle.load(bundle.path).name == ("tiny" if step < 9 else "new")
-    # And the next writer leaves no trace of the killed one.
+    # The next writer removes what the killed one left.
     Bundle.write(bundle.path, **{**parts, "name": "newer"}, overwrite=True)
     assert Bundle.load(bundle.path).name == "newer"
     assert siblings(bundle.path.parent) == ["tiny"]
 
 
-def test_a_bundle_that_a_kill_left_aside_is_not_overwritten_unasked(
+def test_a_bundle_left_aside_by_a_killed_writer_is_overwritten_only_on_request(
     bundle: Bundle, parts: dict[str, Any]
 ) -> None:
     aside = bundle.path.with_name(".tiny.ztcir-old")
@@ -571,12 +571,12 @@ def test_a_bundle_that_a_kill_left_aside_is_not_overwritten_unasked(
     assert siblings(bundle.path.parent) == ["tiny"]
 
 
-# --- embedded ------------------------------------------------------------------------------------
+# --- embedded bundles ----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The package's folder, with no bundle in it."""
+    """A folder without bundles that replaces the package's."""
     monkeypatch.setattr("ztcir_sdk.bundle.bundle.resources.files", lambda _: tmp_path)
     return tmp_path
 
@@ -585,7 +585,7 @@ def test_the_embedded_bundle_keeps_its_manifest_and_fingerprint() -> None:
     bundle = Bundle.embedded(verify=False)
     written = json.dumps(bundle.manifest.to_dict(), indent=1, ensure_ascii=False) + "\n"
     assert (bundle.path / MANIFEST).read_text(encoding="utf-8") == written
-    # Computed when manifests were still checked by hand-written code.
+    # Computed before manifests had declared schemas.
     assert bundle.fingerprint == "a2e7fc88425265407c029c3ce35666f324b3a5b3ef614c20fe7aa3186c92f8bc"
 
 

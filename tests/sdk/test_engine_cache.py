@@ -1,4 +1,4 @@
-"""Engines on disk: what was put there comes back, and nothing else ever does."""
+"""The cache of engines: a stored engine is loaded unchanged, and no other ever is."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def sentence(error: BaseException) -> str:
     return text
 
 
-def test_what_was_stored_comes_back(cache: EngineCache) -> None:
+def test_a_stored_engine_is_loaded_unchanged(cache: EngineCache) -> None:
     stored = cache.store(KEY, BUILT)
     for found in (stored, cache.load(KEY), EngineCache(cache.folder).load(KEY)):
         assert found == StoredEngine(
             KEY, cache.path(KEY), BUILT.plan, BUILT.inputs, BUILT.outputs, BUILT.ranges, 1.5
         )
     assert cache.timing_cache(KEY).read_bytes() == b"times"
-    assert cache.folder.stat().st_mode & 0o077 == 0  # what is in it is run
+    assert cache.folder.stat().st_mode & 0o077 == 0  # engines are executed
 
 
 OTHERS = {
@@ -76,13 +76,13 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("field", EngineKey.__struct_fields__)
-def test_nothing_else_is_handed_out_under_any_name(cache: EngineCache, field: str) -> None:
+def test_an_engine_of_another_key_is_never_loaded(cache: EngineCache, field: str) -> None:
     cache.store(KEY, BUILT)
     other = replace(KEY, **{field: OTHERS[field]})
     with pytest.raises(EngineError) as caught:
         cache.load(other)
     sentence(caught.value)
-    # Nor if somebody copies or renames files.
+    # Nor after files are copied or renamed.
     for suffix in (".engine", ".json"):
         shutil.copy(cache.path(KEY).with_suffix(suffix), cache.path(other).with_suffix(suffix))
     with pytest.raises(EngineError, match="not the one that its name states") as caught:
@@ -92,7 +92,7 @@ def test_nothing_else_is_handed_out_under_any_name(cache: EngineCache, field: st
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (
             {"version": "10.4.0"},
@@ -104,17 +104,17 @@ def test_nothing_else_is_handed_out_under_any_name(cache: EngineCache, field: st
         ({"precision": "fp32"}, r"There is no engine of text_encoder \(fp32\)"),
     ],
 )
-def test_what_is_missing_is_said_with_what_there_is(
-    cache: EngineCache, changes: dict[str, str], said: str
+def test_the_error_of_a_missing_engine_names_the_nearest_one(
+    cache: EngineCache, changes: dict[str, str], message: str
 ) -> None:
     cache.store(KEY, BUILT)
     cache.store(replace(KEY, graph="token_learner"), BUILT)
-    with pytest.raises(EngineError, match=said) as caught:
+    with pytest.raises(EngineError, match=message) as caught:
         cache.load(replace(KEY, **changes))
     sentence(caught.value)
 
 
-def test_an_empty_folder_is_no_error_of_another_kind(tmp_path: Path) -> None:
+def test_an_empty_folder_has_no_engine(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="There is no engine"):
         EngineCache(tmp_path / "none").load(KEY)
     assert not EngineCache(tmp_path / "none").has_engine_of(KEY.digest)
@@ -124,7 +124,7 @@ def test_an_empty_folder_is_no_error_of_another_kind(tmp_path: Path) -> None:
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_whatever_happens_to_the_files_the_engine_is_right_or_refused(
+def test_an_engine_with_altered_files_is_unchanged_or_refused(
     cache: EngineCache, suffix: str, where: float, inserted: bytes
 ) -> None:
     stored = cache.store(KEY, BUILT)
@@ -136,12 +136,12 @@ def test_whatever_happens_to_the_files_the_engine_is_right_or_refused(
         found = cache.load(KEY)
     except EngineError as error:
         sentence(error)
-    else:  # a change that does not matter, as of a space
+    else:  # a change without effect, such as a space
         assert found == stored
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"format": 2}, "another version of ztcir"),
         ({"sha256": "0" * 64}, "corrupt"),
@@ -150,23 +150,23 @@ def test_whatever_happens_to_the_files_the_engine_is_right_or_refused(
         ({"seal": None}, "corrupt"),
     ],
 )
-def test_what_is_said_of_an_engine_cannot_be_changed(
-    cache: EngineCache, change: dict[str, Any], said: str
+def test_altered_metadata_is_refused(
+    cache: EngineCache, change: dict[str, Any], message: str
 ) -> None:
     cache.store(KEY, BUILT)
     file = cache.path(KEY).with_suffix(".json")
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-    with pytest.raises(EngineError, match=said) as caught:
+    with pytest.raises(EngineError, match=message) as caught:
         cache.load(KEY)
     sentence(caught.value)
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3])
 @pytest.mark.parametrize("before", [True, False])
-def test_a_writer_that_is_stopped_leaves_the_old_engine_or_none(
+def test_an_interrupted_writer_leaves_the_old_engine_or_none(
     cache: EngineCache, monkeypatch: pytest.MonkeyPatch, fails_at: int, before: bool
 ) -> None:
-    """Files are replaced one by one: the engine, what is said of it, what was measured."""
+    """Files are replaced one by one: the engine, its metadata, the timing cache."""
     if before:
         cache.store(KEY, replace_fields(BUILT, plan=b"the old one"))
     real, count = write_whole, 0
@@ -190,7 +190,9 @@ def test_a_writer_that_is_stopped_leaves_the_old_engine_or_none(
     assert cache.store(KEY, BUILT).plan == BUILT.plan
 
 
-def test_files_are_replaced_whole(cache: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_engine(
+    cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache.store(KEY, BUILT)
 
     def torn(descriptor: int) -> None:
@@ -205,7 +207,7 @@ def test_files_are_replaced_whole(cache: EngineCache, monkeypatch: pytest.Monkey
 
 
 class Package:
-    """Stands for TensorRT: only what a key is made of."""
+    """A stand-in for TensorRT with the attributes that a key needs."""
 
     package, version, is_rtx = "tensorrt_rtx", "1.7.1", True
 
@@ -213,7 +215,7 @@ class Package:
         return ["sm_86"]
 
 
-def test_one_builds_and_the_others_wait_for_it(
+def test_one_process_builds_and_the_others_wait(
     cache: EngineCache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     started, builds = threading.Event(), 0

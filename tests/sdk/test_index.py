@@ -1,4 +1,4 @@
-"""The index: searches against brute force, changes against a dict, and what a kill may leave."""
+"""The index: searches against brute force, changes against a dict, killed writers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def contents(index: Index) -> dict[str, str]:
 
 
 def assert_sound(folder: Path) -> Index:
-    """Open from disk: every item has the vector of its content, and is found by it."""
+    """Open from disk; check that every item has its content's vector and is found by it."""
     index = Index.open(folder, image_tower=TOWER)
     items = list(index.items())
     assert len(items) == len(index)
@@ -98,10 +98,10 @@ def folder(tmp_path: Path) -> Path:
     data=st.data(),
 )
 @settings(max_examples=60, deadline=None)
-def test_search_is_brute_force_with_ties_by_path(
+def test_search_equals_brute_force_with_ties_by_path(
     rows: list[int], queries: list[int], k: int, data: st.DataObject
 ) -> None:
-    """Few different vectors make many ties; paths are given in another order than rows."""
+    """With few different vectors, for many ties, and paths in another order than rows."""
     names = data.draw(st.permutations([f"{i:02}" for i in range(len(rows))]))
     out_labels = [data.draw(st.sets(st.integers(-1, len(rows)))) for _ in queries]
     out_seeds = [data.draw(st.sets(st.integers(0, 9), max_size=2)) for _ in queries]
@@ -142,9 +142,9 @@ def test_search_is_brute_force_with_ties_by_path(
                 assert scores.dtype == np.float32
 
 
-def test_an_answer_does_not_depend_on_the_batch_or_the_threads(folder: Path) -> None:
+def test_a_result_does_not_depend_on_the_batch_or_the_threads(folder: Path) -> None:
     rows = units(3000, 48)
-    rows[1000:2000] = rows[:1000]  # every other answer is a tie
+    rows[1000:2000] = rows[:1000]  # every other result is a tie
     index = filled(folder, rows, build_graph=True)
     questions = units(64, 48, seed=1)
     for exact in (True, False):
@@ -192,7 +192,7 @@ def test_k_below_one_is_refused(folder: Path, k: int) -> None:
     "queries",
     [np.zeros((1, DIM)), np.full((1, DIM), np.nan), np.ones((1, DIM + 1)), np.ones(DIM)],
 )
-def test_queries_that_have_no_cosine_are_refused(folder: Path, queries: Any) -> None:
+def test_queries_without_a_cosine_are_refused(folder: Path, queries: Any) -> None:
     with pytest.raises(ValueError, match="quer"):
         filled(folder, units(2)).search(queries.astype(np.float32), 1)
 
@@ -219,8 +219,8 @@ def recall(index: Index, queries: NDArray[np.float32], k: int = 10) -> float:
     )
 
 
-def test_the_graph_recalls_what_is_near_through_every_change(folder: Path) -> None:
-    """Random unit vectors; then dead rows in the graph, and newer ones beside it."""
+def test_the_graph_has_high_recall_after_every_change(folder: Path) -> None:
+    """With random unit vectors, then dead rows in the graph, then rows newer than the graph."""
     rows, queries = units(4000, 64), units(100, 64, seed=1)
     index = filled(folder, rows, build_graph=True)
     assert index.manifest.graph_rows == 4000
@@ -243,8 +243,8 @@ def test_the_graph_recalls_what_is_near_through_every_change(folder: Path) -> No
     assert all(len(labels) == 2000 for labels, _ in index.search(queries[:2], 2000, exact=False))
 
 
-def test_the_graph_gives_way_where_it_cannot_answer(folder: Path) -> None:
-    """All but a few are dead or excluded, around the query: the walk finds none of the rest."""
+def test_search_is_exact_where_the_graph_finds_too_few(folder: Path) -> None:
+    """Almost all rows near the query are dead or excluded: the graph finds none of the others."""
     index = filled(folder, units(600), build_graph=True)
     with index.edit() as edit:
         for i in range(590):
@@ -256,7 +256,7 @@ def test_the_graph_gives_way_where_it_cannot_answer(folder: Path) -> None:
     np.testing.assert_array_equal(true[0][0], near[0][0])
 
 
-def test_a_large_collection_gets_a_graph_by_itself(
+def test_a_large_collection_gets_a_graph_automatically(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vectors, "EXACT_LIMIT", 50)
@@ -286,7 +286,7 @@ SEEDS = st.integers(0, 12)
 
 
 class IndexAgainstDict(RuleBasedStateMachine):
-    """Any sequence of changes, commits, discards and openings leaves what a dict would."""
+    """Any sequence of changes, commits, discards and openings has the same result as a dict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -373,7 +373,7 @@ class IndexAgainstDict(RuleBasedStateMachine):
         assert [item.path for item in self.index.items()] == sorted(found)
         for row, item in zip(self.index.vectors(), self.index.items(), strict=True):
             np.testing.assert_array_equal(row, unit(item.size))
-            # A label is never another item's, through replacements and compactions.
+            # No other item ever gets a label, even after replacements and compactions.
             assert self.labels.setdefault(item.label, (item.content_hash, item.size)) == (
                 item.content_hash,
                 item.size,
@@ -396,7 +396,7 @@ def assert_clean(folder: Path) -> None:
     index = Index.open(folder, image_tower=None)
     names = {entry.name for entry in folder.iterdir()} - {"lock"}
     assert names == {"index.json", *index.manifest.files}
-    with index.edit():  # makes room again
+    with index.edit():  # removes files of older states
         pass
     size = (folder / index.manifest.vectors.file).stat().st_size
     assert size == index.manifest.vectors.bytes
@@ -404,7 +404,7 @@ def assert_clean(folder: Path) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _compact_early() -> Iterator[None]:
-    """A handful of dead rows is enough, so that tests see what thousands would do."""
+    """Compact already for a few dead rows, as it otherwise happens for thousands."""
     patch = pytest.MonkeyPatch()
     patch.setattr(writer, "COMPACT_FROM", 4)
     yield
@@ -423,14 +423,14 @@ test_any_changes.settings = settings(
 @pytest.mark.parametrize(
     "vector", [np.zeros(DIM), np.ones(DIM), np.full(DIM, np.nan), unit(0, DIM + 1)]
 )
-def test_what_is_no_unit_vector_is_refused(folder: Path, vector: Any) -> None:
+def test_a_vector_that_is_not_of_unit_length_is_refused(folder: Path, vector: Any) -> None:
     index = create(folder)
     with pytest.raises(ValueError, match=r"a\.jpg"), index.edit() as edit:
         edit.put("a.jpg", vector, content_hash=content(0), size=0, mtime_ns=0)
     assert len(index) == 0
 
 
-def test_an_old_label_is_an_error_not_another_item(folder: Path) -> None:
+def test_an_old_label_raises_an_error_and_returns_no_other_item(folder: Path) -> None:
     index = create(folder)
     with index.edit() as edit:
         old = put(edit, "a.jpg", 1)
@@ -444,7 +444,7 @@ def test_an_old_label_is_an_error_not_another_item(folder: Path) -> None:
             read(old.label)
 
 
-def test_a_reader_does_without_a_graph_that_a_writer_replaced(folder: Path) -> None:
+def test_a_reader_searches_without_a_graph_that_a_writer_replaced(folder: Path) -> None:
     index = filled(folder, units(60), build_graph=True)
     reader = Index.open(folder, image_tower=TOWER)
     with index.edit() as edit:
@@ -474,10 +474,10 @@ def test_index_and_photos_move_together(tmp_path: Path) -> None:
     assert not Path(index.manifest.root).is_absolute()
 
 
-# --- several at once -----------------------------------------------------------------------------
+# --- concurrency ---------------------------------------------------------------------------------
 
 
-def test_a_reader_keeps_its_state_until_it_asks_for_the_newest(folder: Path) -> None:
+def test_a_reader_keeps_its_state_until_it_refreshes(folder: Path) -> None:
     index = filled(folder, np.stack([unit(0), unit(1)]))
     reader = Index.open(folder, image_tower=TOWER)
     with index.edit() as edit:
@@ -492,8 +492,8 @@ def test_a_reader_keeps_its_state_until_it_asks_for_the_newest(folder: Path) -> 
     assert not reader.refresh()
 
 
-def test_searches_beside_commits_see_whole_states(folder: Path) -> None:
-    """Each state has the items "0" and "1" with the same content; compactions included."""
+def test_concurrent_searches_see_only_committed_states(folder: Path) -> None:
+    """In each state, items "0" and "1" have the same content; the changes include compactions."""
     index = create(folder)
     with index.edit() as edit:
         put(edit, "0", 0)
@@ -535,13 +535,13 @@ def test_a_second_writer_is_refused(folder: Path) -> None:
         put(edit, "a", 1)
         with pytest.raises(ZtcirError, match="Another process is writing"), other.edit():
             pass
-    with other.edit() as edit:  # and starts from what the first one made
+    with other.edit() as edit:  # it starts from the state of the first writer
         assert edit.get("a") is not None
         put(edit, "b", 2)
     assert contents(other).keys() == {"a", "b"}
 
 
-def test_the_lock_of_a_killed_writer_is_free(folder: Path) -> None:
+def test_the_lock_of_a_killed_writer_is_released(folder: Path) -> None:
     create(folder)
     program = (
         "import sys\nfrom ztcir_sdk.index import Index\n"
@@ -596,7 +596,7 @@ def after(folder: Path) -> dict[str, str]:
 
 
 def killed_at(step: int, folder: Path, work: Callable[[], object]) -> bool:
-    """Do `work` in a child that dies, as by kill -9, before its `step`-th touch of the folder."""
+    """Do `work` in a child that is killed before its `step`-th access to the folder."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # forks beside pytest's threads
         child = os.fork()
@@ -650,7 +650,7 @@ def test_a_kill_leaves_the_old_index_or_the_new_one(tmp_path: Path, small: bool)
         index = assert_sound(folder)
         assert contents(index) in (old, new)
         seen.add(contents(index) == new)
-        if killed:  # the next writer goes on as if nothing had been
+        if killed:  # the next writer works as usual
             if contents(index) == old:
                 work(index)
             with index.edit():
@@ -666,7 +666,7 @@ def test_a_kill_leaves_the_old_index_or_the_new_one(tmp_path: Path, small: bool)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_creation_that_is_killed_can_be_made_again(tmp_path: Path) -> None:
+def test_a_killed_creation_can_be_repeated(tmp_path: Path) -> None:
     for step in range(1, 100):
         folder = tmp_path / f"{step}.ztcir"
         killed = killed_at(step, folder, lambda at=folder: create(at))  # type: ignore[misc]
@@ -684,7 +684,7 @@ def test_a_creation_that_is_killed_can_be_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])
-def test_a_disk_that_fails_costs_only_the_change(
+def test_a_failing_disk_loses_only_the_uncommitted_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
     new = after(tmp_path / "new.ztcir")
@@ -723,7 +723,7 @@ def test_a_disk_that_fails_costs_only_the_change(
     assert step > 1
 
 
-def test_what_is_not_committed_does_not_count(folder: Path) -> None:
+def test_uncommitted_files_are_ignored_and_removed(folder: Path) -> None:
     old = start(folder)
     manifest = Index.open(folder, image_tower=TOWER).manifest
     with (folder / manifest.vectors.file).open("ab") as stream:
@@ -796,7 +796,7 @@ def any_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     value=JSON | st.sampled_from(["../../x", "/etc/passwd", "items-1.sqlite", "graph-2.hnsw"]),
 )
 @settings(max_examples=150, deadline=None)
-def test_any_manifest_opens_or_is_refused_with_a_sentence(
+def test_any_manifest_opens_or_is_refused_with_one_sentence(
     any_index: Path, where: str, value: Any
 ) -> None:
     text = (any_index / "index.json").read_text()
@@ -814,7 +814,7 @@ def test_any_manifest_opens_or_is_refused_with_a_sentence(
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 100_000, b"null"])
-def test_a_manifest_that_is_no_json_is_refused(folder: Path, text: bytes) -> None:
+def test_a_manifest_that_is_not_json_is_refused(folder: Path, text: bytes) -> None:
     create(folder)
     (folder / "index.json").write_bytes(text)
     with pytest.raises(ZtcirError, match="index the collection again"):
@@ -836,14 +836,14 @@ def test_another_image_tower_is_refused(folder: Path) -> None:
     assert Index.open(folder, image_tower=None).image_tower == TOWER
 
 
-def test_what_is_no_index_says_how_to_make_one(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_index_says_how_to_make_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "missing", tmp_path / "file"):
         with pytest.raises(ZtcirError, match="ztcir index FOLDER"):
             Index.open(path, image_tower=TOWER)
 
 
-def test_a_folder_with_other_files_is_never_made_an_index(tmp_path: Path) -> None:
+def test_no_index_is_created_in_a_folder_with_other_files(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_text("")
     with pytest.raises(ZtcirError, match=r"photo\.jpg"):
         create(tmp_path)

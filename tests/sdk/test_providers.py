@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers: with what they are asked for, and why they do not come."""
+"""ONNX Runtime's execution providers: their options, and the errors of unusable ones."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def one_sentence(error: BaseException) -> str:
     return text
 
 
-# --- arrays that are bound -----------------------------------------------------------------------
+# --- bound arrays --------------------------------------------------------------------------------
 
 
-def test_bound_arrays_give_what_a_plain_run_gives(bundle: Bundle) -> None:
+def test_runs_with_bound_arrays_equal_plain_runs(bundle: Bundle) -> None:
     file = bundle.path / "text_encoder.onnx"
     graph = OnnxGraph(file, RuntimeSettings(device="cpu", threads=1))
     session = onnxruntime.InferenceSession(file)
@@ -65,7 +65,7 @@ def test_bound_arrays_give_what_a_plain_run_gives(bundle: Bundle) -> None:
         assert found.flags.writeable
 
 
-def test_answers_are_not_overwritten_by_later_ones(bundle: Bundle) -> None:
+def test_results_are_not_overwritten_by_later_runs(bundle: Bundle) -> None:
     graph = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(device="cpu"))
     first = graph.run(text_inputs(2, 5, 1, 0))["query_embeds"]
     kept = first.copy()
@@ -73,7 +73,7 @@ def test_answers_are_not_overwritten_by_later_ones(bundle: Bundle) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-def test_shapes_that_only_the_graph_knows_are_taken_from_it(tmp_path: Path) -> None:
+def test_output_shapes_may_depend_on_the_data(tmp_path: Path) -> None:
     sides = [
         helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N"]),
         helper.make_tensor_value_info("where", TensorProto.INT64, [1, "found"]),
@@ -95,7 +95,7 @@ def test_shapes_that_only_the_graph_knows_are_taken_from_it(tmp_path: Path) -> N
     assert loaded.run({"x": np.zeros(0, np.float32)})["twice"].shape == (0,)
 
 
-def test_threads_share_a_graph_whose_arrays_are_bound(bundle: Bundle) -> None:
+def test_threads_may_share_a_graph_with_bound_arrays(bundle: Bundle) -> None:
     graph = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(device="cpu", threads=1))
     asked = [text_inputs(1 + i % 5, 2 + i % 7, 1 + i % 3, seed=i) for i in range(64)]
     serial = [graph.run(inputs)["query_embeds"] for inputs in asked]
@@ -104,7 +104,7 @@ def test_threads_share_a_graph_whose_arrays_are_bound(bundle: Bundle) -> None:
             np.testing.assert_array_equal(one, other["query_embeds"])
 
 
-def test_memory_that_runs_out_is_a_sentence_and_the_graph_goes_on(
+def test_out_of_memory_is_one_sentence_and_the_graph_still_works(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = OnnxGraph(bundle.path / "image_encoder.onnx", RuntimeSettings(device="cpu"))
@@ -138,13 +138,13 @@ class Options(types.SimpleNamespace):
 
 
 class Runtime(types.ModuleType):
-    """An ONNX Runtime that offers providers, some of which come."""
+    """An ONNX Runtime that offers providers, of which it uses those from `first_used` on."""
 
     def __init__(
         self,
         *,
         offers: tuple[str, ...] = (TENSORRT, CUDA, CPU),
-        comes: int = 0,
+        first_used: int = 0,
         fails: str | None = None,
         places: dict[str, int] | None = None,
     ) -> None:
@@ -169,7 +169,7 @@ class Runtime(types.ModuleType):
 
             def get_providers(self) -> list[str]:
                 names = [one if isinstance(one, str) else one[0] for one in fake.providers]
-                return names[comes:]
+                return names[first_used:]
 
             def disable_fallback(self) -> None: ...
 
@@ -192,7 +192,7 @@ class Runtime(types.ModuleType):
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """Replace ONNX Runtime; engines go to a folder of the test's own."""
+    """Replace ONNX Runtime; each test has its own folder of engines."""
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "engines"))
     devices._cuda_runs.cache_clear()
 
@@ -204,7 +204,7 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     devices._cuda_runs.cache_clear()
 
 
-def test_threads_and_memory_reach_the_processor(bundle: Bundle, install: Any) -> None:
+def test_threads_and_memory_settings_apply_to_the_cpu(bundle: Bundle, install: Any) -> None:
     runtime = install(Runtime())
     file = bundle.path / "text_encoder.onnx"
     OnnxGraph(file, RuntimeSettings(device="cpu", threads=3))
@@ -215,7 +215,7 @@ def test_threads_and_memory_reach_the_processor(bundle: Bundle, install: Any) ->
     assert runtime.options.enable_cpu_mem_arena is False
 
 
-def test_memory_reaches_cuda(bundle: Bundle, install: Any) -> None:
+def test_memory_settings_apply_to_cuda(bundle: Bundle, install: Any) -> None:
     runtime = install(Runtime())
     file = bundle.path / "text_encoder.onnx"
     graph = OnnxGraph(file, RuntimeSettings(device="cuda:1"))
@@ -231,7 +231,7 @@ def test_memory_reaches_cuda(bundle: Bundle, install: Any) -> None:
     assert runtime.run_options == {"memory.enable_memory_arena_shrinkage": "gpu:1"}
 
 
-def test_tensorrt_is_told_the_sizes_and_where_to_keep_its_engines(
+def test_the_tensorrt_provider_gets_the_sizes_and_the_folder_of_its_engines(
     bundle: Bundle, install: Any, tmp_path: Path
 ) -> None:
     runtime = install(Runtime())
@@ -258,13 +258,13 @@ def test_tensorrt_is_told_the_sizes_and_where_to_keep_its_engines(
     folder = Path(options["trt_engine_cache_path"])
     assert folder.is_relative_to(tmp_path / "engines")
     assert "onnxruntime-1.99" in folder.parts
-    # Booleans, as ONNX Runtime spells them.
+    # ONNX Runtime needs booleans here.
     assert options["trt_engine_cache_enable"] is options["trt_timing_cache_enable"] is True
-    # Precision is in the graph.
+    # The graph determines the precision.
     assert not any("fp16" in option or "int8" in option for option in options)
 
 
-def test_another_graph_has_another_folder_of_engines(
+def test_each_graph_has_its_own_folder_of_engines(
     bundle: Bundle, install: Any, tmp_path: Path
 ) -> None:
     runtime = install(Runtime())
@@ -287,7 +287,7 @@ def test_wrong_settings_are_named(bundle: Bundle, wrong: dict[str, Any]) -> None
     one_sentence(caught.value)
 
 
-def test_a_retriever_hands_its_settings_on(bundle: Bundle) -> None:
+def test_a_retriever_passes_its_settings_to_the_encoder(bundle: Bundle) -> None:
     given = {
         "backend": "onnx",
         "threads": 2,
@@ -332,7 +332,7 @@ def test_tensorrt_is_for_gpus(backend: str) -> None:
 @pytest.mark.parametrize(
     ("gpus", "runs", "device"), [(1, True, "cuda:0"), (1, False, "cpu"), (0, True, "cpu")]
 )
-def test_auto_is_the_gpu_only_if_a_graph_has_run_there(
+def test_auto_is_the_gpu_only_if_a_graph_runs_on_it(
     monkeypatch: pytest.MonkeyPatch, install: Any, gpus: int, runs: bool, device: str
 ) -> None:
     install(Runtime())
@@ -344,19 +344,19 @@ def test_auto_is_the_gpu_only_if_a_graph_has_run_there(
         return ProviderRun(provider, runs, "" if runs else "libcudnn.so.9 is missing")
 
     monkeypatch.setattr(devices, "run_tiny_graph", run)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert devices.resolve_device("auto") == device
         assert devices.resolve_device("auto") == device
-    assert tried == [CUDA] * (gpus > 0)  # once in a process
-    said = [str(one.message) for one in told]
-    assert len(said) == (gpus > 0 and not runs)
-    for sentence in said:
+    assert tried == [CUDA] * (gpus > 0)  # once per process
+    messages = [str(one.message) for one in caught]
+    assert len(messages) == (gpus > 0 and not runs)
+    for sentence in messages:
         assert "libcudnn.so.9 is missing" in sentence
         assert "ztcir doctor" in sentence
 
 
-def test_auto_is_the_processor_where_onnx_runtime_has_no_cuda(
+def test_auto_is_the_cpu_if_onnx_runtime_has_no_cuda(
     monkeypatch: pytest.MonkeyPatch, install: Any
 ) -> None:
     install(Runtime(offers=(CPU,)))
@@ -364,8 +364,8 @@ def test_auto_is_the_processor_where_onnx_runtime_has_no_cuda(
     assert devices.resolve_device("auto") == "cpu"
 
 
-def test_int8_is_for_processors(tmp_path: Path, install: Any) -> None:
-    """Of CUDA's provider the processor would run it, node by node, under CUDA's name."""
+def test_int8_runs_only_on_the_cpu(tmp_path: Path, install: Any) -> None:
+    """With CUDA's provider, the CPU would run it node by node under CUDA's name."""
     whole = write_tiny_bundle(tmp_path / "int8")
     graphs = {
         graph: {"int8": replace(variants["fp32"], precision="int8")}
@@ -381,7 +381,7 @@ def test_int8_is_for_processors(tmp_path: Path, install: Any) -> None:
     assert Retriever(whole, device="cuda").encoder.device == "cuda:0"
 
 
-# --- what does not come --------------------------------------------------------------------------
+# --- unusable providers --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_int8_is_for_processors(tmp_path: Path, install: Any) -> None:
         ),
         (
             {"device": "cuda:0"},
-            Runtime(comes=1),
+            Runtime(first_used=1),
             "ONNX Runtime would run CPUExecutionProvider instead",
         ),
         (
@@ -404,12 +404,12 @@ def test_int8_is_for_processors(tmp_path: Path, install: Any) -> None:
         ),
         (
             {"backend": "onnx-tensorrt"},
-            Runtime(comes=1),
+            Runtime(first_used=1),
             "TensorRT .*would run CUDAExecutionProvider instead",
         ),
         (
             {"backend": "onnx-tensorrt"},
-            Runtime(comes=2),
+            Runtime(first_used=2),
             "TensorRT .*would run CPUExecutionProvider instead",
         ),
         (
@@ -449,7 +449,7 @@ def test_int8_is_for_processors(tmp_path: Path, install: Any) -> None:
         ),
     ],
 )
-def test_what_was_asked_for_is_never_replaced_in_silence(
+def test_a_requested_device_is_never_replaced_silently(
     bundle: Bundle, install: Any, settings: dict[str, str], runtime: Runtime, sentence: str
 ) -> None:
     install(runtime)
@@ -467,10 +467,10 @@ def test_what_was_asked_for_is_never_replaced_in_silence(
         ("libnvinfer.so.10", r"pip install 'tensorrt==10\.\*'"),
     ],
 )
-def test_a_library_that_is_missing_is_named_with_what_installs_it(
+def test_a_missing_library_is_named_with_its_package(
     bundle: Bundle, install: Any, tmp_path: Path, missing: str, fix: str
 ) -> None:
-    """A provider's real library, linked to one that is not there."""
+    """With a real library of a provider, linked to a missing one."""
     compiler = shutil.which("gcc")
     if compiler is None or not sys.platform.startswith("linux"):
         pytest.skip("needs gcc on Linux")
@@ -507,7 +507,7 @@ def test_a_library_that_is_missing_is_named_with_what_installs_it(
     assert missing in run.why_not
 
 
-def test_what_preloading_prints_does_not_reach_standard_output(
+def test_preloading_prints_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     runtime = types.SimpleNamespace(
@@ -517,14 +517,14 @@ def test_what_preloading_prints_does_not_reach_standard_output(
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_tiny_graph_really_runs_on_the_processor() -> None:
+def test_a_tiny_graph_runs_on_the_cpu() -> None:
     run = run_tiny_graph(onnxruntime, CPU)
     assert run.ran
-    assert run.nodes in ({}, {CPU: 1})  # older ones do not tell
+    assert run.nodes in ({}, {CPU: 1})  # older versions do not report it
     assert run.to_dict()["ran"] is True
 
 
-def test_a_tiny_graph_that_another_provider_ran_did_not_run() -> None:
+def test_a_tiny_graph_does_not_fall_back_to_another_provider() -> None:
     run = run_tiny_graph(onnxruntime, CUDA)
     assert not run.ran
     assert run.why_not

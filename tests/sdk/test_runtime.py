@@ -1,4 +1,4 @@
-"""Graphs: right answers, refused inputs, and no silence about what really runs them."""
+"""Graphs: correct results, refused inputs, and no silent change of the device."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def text_inputs(texts: int, tokens: int, references: int, seed: int = 0) -> Inpu
     }
 
 
-# --- answers -------------------------------------------------------------------------------------
+# --- results -------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 9), st.integers(1, 20), st.integers(1, 5), st.integers(0, 1000))
@@ -93,14 +93,14 @@ def test_any_number_of_texts_tokens_and_references(
     )
 
 
-def test_the_graph_says_what_it_takes_and_gives(files: dict[str, Path]) -> None:
+def test_a_graph_has_its_declared_inputs_and_outputs(files: dict[str, Path]) -> None:
     graph = open_graph(files["image_encoder"], RuntimeSettings(threads=1))
     assert graph.inputs == (spec("pixel_values"),)
     assert graph.outputs == (spec("image_embeds"), spec("patch_features"))
     assert graph.provider == "CPUExecutionProvider"
 
 
-def test_only_the_outputs_asked_for_come_back(files: dict[str, Path], model: TinyModel) -> None:
+def test_only_the_requested_outputs_are_returned(files: dict[str, Path], model: TinyModel) -> None:
     graph = OnnxGraph(files["image_encoder"], RuntimeSettings(threads=1))
     pixels = np.random.default_rng(0).standard_normal((3, 3, SIZE, SIZE)).astype(np.float32)
     embeds, patches = model.encode_image(pixels)
@@ -121,7 +121,7 @@ def test_threads_may_share_a_graph(text_encoder: OnnxGraph) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-# --- what is refused -----------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -154,14 +154,14 @@ def test_unknown_outputs_are_named(text_encoder: OnnxGraph) -> None:
         text_encoder.run(text_inputs(1, 3, 1), ["logits"])
 
 
-def test_a_graph_that_fails_while_running_says_so_in_a_sentence(text_encoder: OnnxGraph) -> None:
+def test_a_failed_run_is_one_sentence_and_the_graph_still_works(text_encoder: OnnxGraph) -> None:
     inputs = text_inputs(2, 5, 1)
     inputs["reference_index"] = np.array([0, 7])
     with pytest.raises(ZtcirError, match="text_encoder failed on CPUExecutionProvider") as caught:
         text_encoder.run(inputs)
     assert "\n" not in str(caught.value)
     assert "check its inputs" in str(caught.value)
-    text_encoder.run(text_inputs(2, 5, 1))  # and it goes on
+    text_encoder.run(text_inputs(2, 5, 1))  # the graph still works
 
 
 def test_an_operator_that_is_not_supported_is_named(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_threads_below_one_are_refused(files: dict[str, Path], threads: int) -> 
 
 def test_nothing_is_printed(tmp_path: Path, model: TinyModel, capfd: Any) -> None:
     proto = model.graphs()["image_encoder"]
-    # ONNX Runtime warns of a weight that nothing uses.
+    # ONNX Runtime warns about an unused weight.
     proto.graph.initializer.append(numpy_helper.from_array(np.zeros(3), "unused"))
     onnx.save(proto, tmp_path / "noisy.onnx")
     graph = OnnxGraph(tmp_path / "noisy.onnx", RuntimeSettings(threads=1))
@@ -215,7 +215,7 @@ def test_nothing_is_printed(tmp_path: Path, model: TinyModel, capfd: Any) -> Non
     ("device", "meant"),
     [("auto", "cpu"), ("cpu", "cpu"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1")],
 )
-def test_devices(device: str, meant: str) -> None:
+def test_each_device_name_is_resolved(device: str, meant: str) -> None:
     assert resolve_device(device) == meant
 
 
@@ -237,7 +237,7 @@ class FakeOptions(types.SimpleNamespace):
 
 
 class FakeRuntime(types.ModuleType):
-    """An ONNX Runtime that lists CUDA, and that may or may not come to use it."""
+    """An ONNX Runtime that lists CUDA, and uses the providers `used`, or raises `fails`."""
 
     def __init__(self, used: list[str], fails: str | None = None) -> None:
         super().__init__("onnxruntime")
@@ -274,9 +274,7 @@ class FakeRuntime(types.ModuleType):
         self.preloaded = True
 
 
-def test_cuda_is_used_where_it_loads(
-    monkeypatch: pytest.MonkeyPatch, files: dict[str, Path]
-) -> None:
+def test_cuda_is_used_if_it_loads(monkeypatch: pytest.MonkeyPatch, files: dict[str, Path]) -> None:
     fake = FakeRuntime(["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     graph = OnnxGraph(files["text_encoder"], RuntimeSettings(device="cuda:1"))
@@ -294,7 +292,7 @@ def test_cuda_is_used_where_it_loads(
     ],
     ids=["falls back", "raises"],
 )
-def test_cuda_that_does_not_load_is_never_replaced_in_silence(
+def test_cuda_is_never_replaced_silently(
     monkeypatch: pytest.MonkeyPatch, files: dict[str, Path], fake: FakeRuntime
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
@@ -312,7 +310,7 @@ def test_cuda_without_the_gpu_runtime_names_the_extra(files: dict[str, Path]) ->
         OnnxGraph(files["text_encoder"], RuntimeSettings(device="cuda:0"))
 
 
-def test_without_a_runtime_the_extras_are_named(
+def test_a_missing_runtime_is_named_with_its_extras(
     monkeypatch: pytest.MonkeyPatch, files: dict[str, Path]
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -321,7 +319,9 @@ def test_without_a_runtime_the_extras_are_named(
     assert not re.search(r"\. [A-Z]", str(caught.value))  # one sentence
 
 
-def test_a_runtime_that_does_not_load_says_why(tmp_path: Path, files: dict[str, Path]) -> None:
+def test_a_runtime_that_cannot_be_loaded_is_named_with_the_reason(
+    tmp_path: Path, files: dict[str, Path]
+) -> None:
     (tmp_path / "onnxruntime.py").write_text("raise ImportError('libfoo.so.3 is missing')")
     script = (
         f"from ztcir_sdk.runtime import OnnxGraph\nOnnxGraph({os.fspath(files['text_encoder'])!r})"
@@ -366,14 +366,14 @@ V1 = ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
         ({}, 8),
     ],
 )
-def test_cores_are_those_that_a_container_leaves(
+def test_available_cores_respect_the_containers_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: int
 ) -> None:
     cgroup(tmp_path, monkeypatch, files)
     assert available_cores() == expected
 
 
-def test_a_graph_takes_the_available_cores_unless_told(
+def test_a_graph_uses_the_available_cores_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, Path]
 ) -> None:
     cgroup(tmp_path, monkeypatch, {"cpu.max": "250000 100000"})

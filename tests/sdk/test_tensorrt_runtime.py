@@ -1,4 +1,4 @@
-"""Graphs run by TensorRT itself, on a GPU that is pretended (`fake_nvidia`)."""
+"""Graphs run by TensorRT, on the fake GPU of `fake_nvidia`."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def same(graph: Any, reference: OnnxGraph, inputs: dict[str, NDArray[Any]]) -> N
         assert found[name].flags.owndata or found[name].base.flags.owndata
 
 
-# --- answers -------------------------------------------------------------------------------------
+# --- results -------------------------------------------------------------------------------------
 
 
-def test_every_shape_and_every_repetition_answers_as_onnx_runtime(
+def test_every_shape_and_repetition_equals_onnx_runtime(
     machine: Machine, bundle: Bundle, text_encoder: TensorRtGraph
 ) -> None:
     reference = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(threads=1))
@@ -106,7 +106,9 @@ def test_every_shape_and_every_repetition_answers_as_onnx_runtime(
     assert len(text_encoder._engine.plans) <= SHAPES_KEPT
 
 
-def test_only_what_is_asked_for_comes_back(machine: Machine, bundle: Bundle) -> None:
+def test_only_the_requested_outputs_are_copied_and_returned(
+    machine: Machine, bundle: Bundle
+) -> None:
     graph = machine.open(source(bundle, "image_encoder"))
     reference = OnnxGraph(bundle.path / "image_encoder.onnx", RuntimeSettings(threads=1))
     for names in (["patch_features"], ["image_embeds"], ["patch_features", "image_embeds"], None):
@@ -118,17 +120,19 @@ def test_only_what_is_asked_for_comes_back(machine: Machine, bundle: Bundle) -> 
                 np.testing.assert_array_equal(array, expected[name])
     before = machine.cuda.calls.count("cudaMemcpyAsync")
     graph.run(pixels(3), ["image_embeds"])
-    assert machine.cuda.calls.count("cudaMemcpyAsync") == before + 2  # up, and one of two down
+    assert (
+        machine.cuda.calls.count("cudaMemcpyAsync") == before + 2
+    )  # one input, one of two outputs
 
 
-def test_what_was_answered_is_not_overwritten_by_the_next_run(text_encoder: TensorRtGraph) -> None:
+def test_results_are_not_overwritten_by_the_next_run(text_encoder: TensorRtGraph) -> None:
     answers = [text_encoder.run(text_inputs(2, 5, 1, seed))["query_embeds"] for seed in range(4)]
     again = [text_encoder.run(text_inputs(2, 5, 1, seed))["query_embeds"] for seed in range(4)]
     np.testing.assert_array_equal(answers, again)
     assert len({answer.tobytes() for answer in answers}) == 4
 
 
-def test_a_shape_is_recorded_when_it_comes_again_and_replayed_from_then_on(
+def test_a_shape_is_recorded_on_its_second_run_and_replayed_afterwards(
     machine: Machine, text_encoder: TensorRtGraph
 ) -> None:
     calls = machine.cuda.calls
@@ -143,7 +147,7 @@ def test_a_shape_is_recorded_when_it_comes_again_and_replayed_from_then_on(
     assert run(5) == ["cudaGraphLaunch"]
     assert "cudaMemcpyAsync" not in calls
     assert run(6) == []
-    assert run(5) == ["cudaGraphLaunch"]  # a context for each shape: the other one is untouched
+    assert run(5) == ["cudaGraphLaunch"]  # each shape has its own context
 
 
 def test_recording_can_be_turned_off(machine: Machine, bundle: Bundle) -> None:
@@ -154,7 +158,7 @@ def test_recording_can_be_turned_off(machine: Machine, bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("function", ["cudaGraphInstantiate", "cudaStreamBeginCapture"])
-def test_what_cannot_be_recorded_is_run_all_the_same(
+def test_a_shape_that_cannot_be_recorded_still_runs(
     machine: Machine, bundle: Bundle, text_encoder: TensorRtGraph, function: str
 ) -> None:
     reference = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(threads=1))
@@ -170,7 +174,7 @@ def test_threads_may_share_a_graph(machine: Machine, bundle: Bundle) -> None:
     graph = machine.open(source(bundle, "text_encoder"))
     reference = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(threads=1))
     asked = [text_inputs(1 + i % 3, 3 + i % 4, 1 + i % 2, seed=i) for i in range(48)]
-    with ThreadPoolExecutor(6) as pool:  # threads that have chosen no device
+    with ThreadPoolExecutor(6) as pool:  # these threads have no current device yet
         found = list(pool.map(graph.run, asked))
     for inputs, outputs in zip(asked, found, strict=True):
         np.testing.assert_array_equal(
@@ -178,7 +182,7 @@ def test_threads_may_share_a_graph(machine: Machine, bundle: Bundle) -> None:
         )
 
 
-def test_a_retriever_answers_on_it_as_on_the_processor(
+def test_a_retriever_gives_the_same_embeddings_as_on_the_cpu(
     machine: Machine, bundle: Bundle, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
@@ -208,10 +212,10 @@ def test_a_retriever_answers_on_it_as_on_the_processor(
         assert on_gpu.encoder.graph(name).provider == "TensorRT 10.3.0"
 
 
-# --- that for RTX --------------------------------------------------------------------------------
+# --- TensorRT for RTX ----------------------------------------------------------------------------
 
 
-def test_that_for_rtx_records_by_itself_and_keeps_its_kernels(
+def test_tensorrt_for_rtx_records_by_itself_and_keeps_its_kernels(
     machine: Machine, bundle: Bundle
 ) -> None:
     machine.install(machine.cuda, ("tensorrt_rtx", "1.7.1"))
@@ -237,9 +241,7 @@ def test_that_for_rtx_records_by_itself_and_keeps_its_kernels(
 # --- memory --------------------------------------------------------------------------------------
 
 
-def test_buffers_grow_to_what_is_asked_for_and_no_further(
-    machine: Machine, text_encoder: TensorRtGraph
-) -> None:
+def test_buffers_grow_only_as_needed(machine: Machine, text_encoder: TensorRtGraph) -> None:
     text_encoder.run(text_inputs(1, 5, 1))
     small = machine.cuda.used
     text_encoder.run(text_inputs(40, 40, 40))
@@ -250,7 +252,7 @@ def test_buffers_grow_to_what_is_asked_for_and_no_further(
     assert machine.cuda.used == large
 
 
-def test_closing_or_dropping_a_graph_gives_all_back(machine: Machine, bundle: Bundle) -> None:
+def test_closing_or_deleting_a_graph_frees_all_memory(machine: Machine, bundle: Bundle) -> None:
     for close in (True, False):
         graph = machine.open(source(bundle, "text_encoder"))
         for _ in range(3):
@@ -277,7 +279,7 @@ def test_low_memory_keeps_nothing_between_runs(machine: Machine, bundle: Bundle)
         assert not machine.cuda.host
 
 
-def test_a_gpu_without_memory_left_is_a_sentence_and_the_graph_goes_on(
+def test_out_of_gpu_memory_is_one_sentence_and_the_graph_still_works(
     machine: Machine, bundle: Bundle, text_encoder: TensorRtGraph
 ) -> None:
     reference = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(threads=1))
@@ -286,14 +288,14 @@ def test_a_gpu_without_memory_left_is_a_sentence_and_the_graph_goes_on(
     machine.cuda.total = machine.cuda.used + 5000
     with pytest.raises(OutOfGpuMemoryError, match=r"^text_encoder: cuda:0 is out of memory: "):
         text_encoder.run(text_inputs(60, 70, 60))
-    assert machine.cuda.used == machine.trt.scratch  # nothing is left lying about
+    assert machine.cuda.used == machine.trt.scratch  # all buffers are freed
     for seed in range(3):
         same(text_encoder, reference, text_inputs(1, 5, 1, seed))
     machine.cuda.total = 1 << 30
     same(text_encoder, reference, text_inputs(60, 70, 60))
 
 
-def test_what_is_kept_for_other_shapes_makes_room(
+def test_buffers_of_other_shapes_are_freed_when_memory_is_short(
     machine: Machine, bundle: Bundle, text_encoder: TensorRtGraph
 ) -> None:
     reference = OnnxGraph(bundle.path / "text_encoder.onnx", RuntimeSettings(threads=1))
@@ -303,7 +305,7 @@ def test_what_is_kept_for_other_shapes_makes_room(
     assert machine.cuda.used > machine.trt.scratch + 20_000
 
 
-def test_pinned_memory_that_is_refused_leaks_nothing(
+def test_a_failed_allocation_of_pinned_memory_leaks_nothing(
     machine: Machine, bundle: Bundle, text_encoder: TensorRtGraph
 ) -> None:
     machine.cuda.fail["cudaMallocHost"] = cudaError_t.cudaErrorInvalidValue
@@ -315,7 +317,7 @@ def test_pinned_memory_that_is_refused_leaks_nothing(
     assert (machine.cuda.used, machine.cuda.host) == (0, {})
 
 
-def test_the_limit_of_a_graphs_memory_is_kept(machine: Machine, bundle: Bundle) -> None:
+def test_the_memory_limit_of_a_graph_is_respected(machine: Machine, bundle: Bundle) -> None:
     graph = machine.open(source(bundle, "image_encoder"), gpu_memory_mb=1)
     large = np.zeros((32, 3, SIZE, SIZE), dtype=np.float32)
     graph.run(pixels(2))
@@ -327,7 +329,9 @@ def test_the_limit_of_a_graphs_memory_is_kept(machine: Machine, bundle: Bundle) 
 
 
 @pytest.mark.parametrize("at", ["engine", "context"])
-def test_an_engine_that_finds_no_memory_says_so(machine: Machine, bundle: Bundle, at: str) -> None:
+def test_an_engine_that_does_not_fit_into_memory_is_named(
+    machine: Machine, bundle: Bundle, at: str
+) -> None:
     text = source(bundle, "text_encoder")
     graph = machine.open(text)
     machine.cuda.total = machine.cuda.used + 100
@@ -346,15 +350,15 @@ def test_an_engine_that_finds_no_memory_says_so(machine: Machine, bundle: Bundle
         graph.run(text_inputs(1, 5, 1))
 
 
-# --- what is refused -----------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 def assert_sentence(error: BaseException) -> None:
     text = str(error)
     assert "\n" not in text
     assert text.endswith(".")
-    said = re.sub(r"\([^()]*\)", "", text)  # what others say stands in parentheses
-    assert not re.search(r"\. [A-Z]", said), text
+    own = re.sub(r"\([^()]*\)", "", text)  # messages of libraries are in parentheses
+    assert not re.search(r"\. [A-Z]", own), text
 
 
 @pytest.mark.parametrize(
@@ -367,7 +371,7 @@ def assert_sentence(error: BaseException) -> None:
         ({"surplus": np.zeros(1)}, "needs the inputs input_ids, .*surplus"),
     ],
 )
-def test_wrong_inputs_are_named_and_the_graph_goes_on(
+def test_wrong_inputs_are_named_and_the_graph_still_works(
     text_encoder: TensorRtGraph, change: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
@@ -377,7 +381,7 @@ def test_wrong_inputs_are_named_and_the_graph_goes_on(
     text_encoder.run(text_inputs(2, 5, 3))
 
 
-def test_what_is_larger_than_the_engine_takes_is_named(text_encoder: TensorRtGraph) -> None:
+def test_sizes_above_the_engines_limits_are_named(text_encoder: TensorRtGraph) -> None:
     assert text_encoder.limits == {"B": 64, "R": 64, "T": 77}
     with pytest.raises(
         UsageError, match=r"T = 78, but its engine accepts 1 to 77.*--trt"
@@ -388,7 +392,7 @@ def test_what_is_larger_than_the_engine_takes_is_named(text_encoder: TensorRtGra
         text_encoder.run(text_inputs(65, 5, 1))
 
 
-def test_a_run_that_fails_is_a_sentence_and_the_graph_goes_on(
+def test_a_failed_run_is_one_sentence_and_the_graph_still_works(
     machine: Machine, text_encoder: TensorRtGraph
 ) -> None:
     machine.trt.breaks = "IExecutionContext::enqueueV3: Error Code 1\nof something"
@@ -396,7 +400,9 @@ def test_a_run_that_fails_is_a_sentence_and_the_graph_goes_on(
         text_encoder.run(text_inputs(1, 5, 1))
     assert "Error Code 1 of something" in str(caught.value)
     assert_sentence(caught.value)
-    text_encoder.run(text_inputs(9, 30, 9))  # needs other buffers: nothing waits for the old ones
+    text_encoder.run(
+        text_inputs(9, 30, 9)
+    )  # needs other buffers: no enqueued copy uses the old ones
     machine.cuda.fail["cudaStreamSynchronize"] = cudaError_t.cudaErrorIllegalAddress
     with pytest.raises(CudaError, match=r"IllegalAddress.*restart the process"):
         text_encoder.run(text_inputs(1, 5, 1))
@@ -409,7 +415,7 @@ def test_an_engine_that_tensorrt_refuses_is_named(machine: Machine, bundle: Bund
     assert_sentence(caught.value)
 
 
-def test_an_engine_with_other_tensors_than_are_said_is_refused(
+def test_an_engine_whose_tensors_differ_from_its_metadata_is_refused(
     machine: Machine, bundle: Bundle
 ) -> None:
     trt = tensorrt_package.import_tensorrt("tensorrt")
@@ -422,7 +428,7 @@ def test_an_engine_with_other_tensors_than_are_said_is_refused(
         TensorRtGraph(swapped, trt, gpu, TENSORRT)
 
 
-def test_without_a_package_the_extra_is_named(
+def test_a_missing_package_is_named_with_its_extra(
     machine: Machine, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = source(bundle, "text_encoder")
@@ -439,7 +445,7 @@ def test_without_a_package_the_extra_is_named(
     assert_sentence(caught.value)
 
 
-def test_a_package_that_does_not_load_says_why(
+def test_a_package_that_cannot_be_loaded_is_named_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tensorrt.py").write_text("raise FileNotFoundError('libnvinfer.so.10')")
@@ -450,10 +456,10 @@ def test_a_package_that_does_not_load_says_why(
         tensorrt_package.import_tensorrt("tensorrt")
 
 
-# --- which engine --------------------------------------------------------------------------------
+# --- choice of the engine ------------------------------------------------------------------------
 
 
-def test_auto_takes_an_engine_where_there_is_one_and_builds_none(
+def test_auto_uses_a_cached_engine_and_builds_none(
     machine: Machine, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Graph:
@@ -483,7 +489,7 @@ def test_auto_takes_an_engine_where_there_is_one_and_builds_none(
     ],
     ids=["version", "architecture", "model"],
 )
-def test_an_engine_of_another_version_or_gpu_is_built_again_or_refused(
+def test_an_engine_of_another_version_or_gpu_is_rebuilt_or_refused(
     machine: Machine, bundle: Bundle, other: dict[str, Any]
 ) -> None:
     text = source(bundle, "text_encoder")
@@ -500,7 +506,7 @@ def test_an_engine_of_another_version_or_gpu_is_built_again_or_refused(
     graph.run(text_inputs(1, 5, 1))
 
 
-def test_an_engine_moves_between_models_of_an_architecture_with_that_for_rtx(
+def test_an_rtx_engine_runs_on_other_models_of_its_architecture(
     machine: Machine, bundle: Bundle
 ) -> None:
     machine.install(machine.cuda, ("tensorrt_rtx", "1.7.1"))
@@ -510,7 +516,7 @@ def test_an_engine_moves_between_models_of_an_architecture_with_that_for_rtx(
     assert not machine.trt.builds
 
 
-def test_the_package_whose_engine_is_there_is_taken(machine: Machine, bundle: Bundle) -> None:
+def test_the_package_with_a_cached_engine_is_used(machine: Machine, bundle: Bundle) -> None:
     both = (("tensorrt", "10.3.0"), ("tensorrt_rtx", "1.7.1"))
     machine.install(machine.cuda, *both)
     build_engines(bundle, package="tensorrt_rtx")
@@ -518,7 +524,7 @@ def test_the_package_whose_engine_is_there_is_taken(machine: Machine, bundle: Bu
     assert not machine.packages["tensorrt"].builds
 
 
-def test_a_damaged_engine_is_built_again(machine: Machine, bundle: Bundle) -> None:
+def test_a_corrupt_engine_is_rebuilt(machine: Machine, bundle: Bundle) -> None:
     text = source(bundle, "text_encoder")
     machine.open(text)
     [file] = machine.folder.glob("*.engine")
@@ -529,10 +535,10 @@ def test_a_damaged_engine_is_built_again(machine: Machine, bundle: Bundle) -> No
     assert file.read_bytes() == good
 
 
-# --- how it is built -----------------------------------------------------------------------------
+# --- builds --------------------------------------------------------------------------------------
 
 
-def test_networks_are_strongly_typed_without_tf32_for_the_sizes_asked_for(
+def test_networks_are_strongly_typed_without_tf32_for_the_requested_sizes(
     machine: Machine, bundle: Bundle
 ) -> None:
     build_engines(bundle, sizes=BatchSizes(images=4, texts=6, tokens=20), workspace_mb=3)
@@ -547,7 +553,7 @@ def test_networks_are_strongly_typed_without_tf32_for_the_sizes_asked_for(
         assert built["workspace"] == 3 << 20
 
 
-def test_other_sizes_are_built_again_but_only_if_they_are_asked_for(
+def test_an_engine_is_rebuilt_for_other_sizes_only_on_request(
     machine: Machine, bundle: Bundle
 ) -> None:
     builds = machine.trt.builds
@@ -561,7 +567,9 @@ def test_other_sizes_are_built_again_but_only_if_they_are_asked_for(
     assert all(report.built for report in build_engines(bundle, rebuild=True))
 
 
-def test_bench_measures_no_more_than_the_engines_take(machine: Machine, bundle: Bundle) -> None:
+def test_bench_measures_only_sizes_that_the_engines_accept(
+    machine: Machine, bundle: Bundle
+) -> None:
     build_engines(bundle, sizes=BatchSizes(images=4, texts=5, tokens=70))
     settings = BenchmarkSettings(repeat=2, gallery=20, pictures=6)
     measured = benchmark(bundle, settings=settings, backend="tensorrt")["graphs"]
@@ -571,7 +579,7 @@ def test_bench_measures_no_more_than_the_engines_take(machine: Machine, bundle: 
     assert shapes == [(1, 8), (1, 16), (1, 32), (1, 70), (5, 16)]
 
 
-def test_the_timing_cache_is_handed_on_where_there_is_one(machine: Machine, bundle: Bundle) -> None:
+def test_the_timing_cache_is_passed_to_the_next_build(machine: Machine, bundle: Bundle) -> None:
     build_engines(bundle)
     given = [built["timing cache"] for built in machine.trt.builds]
     assert given == [b"", b"timed ", b"timed timed "]
@@ -580,19 +588,19 @@ def test_the_timing_cache_is_handed_on_where_there_is_one(machine: Machine, bund
     assert all("timing cache" not in built for built in machine.trt.builds)
 
 
-def test_a_gpu_that_is_not_here_needs_that_for_rtx(machine: Machine, bundle: Bundle) -> None:
+def test_a_gpu_of_another_machine_needs_tensorrt_for_rtx(machine: Machine, bundle: Bundle) -> None:
     with pytest.raises(ZtcirError, match=r"only for the GPU it runs on.*ztcir\[trt-rtx\]"):
         build_engines(bundle, gpu="RTX 4090")
     machine.install(machine.cuda, ("tensorrt", "10.3.0"), ("tensorrt_rtx", "1.7.1"))
     [report, *_] = build_engines(bundle, gpu="RTX 4090")
     assert (report.package, report.architecture) == ("tensorrt_rtx", "sm_89")
     assert machine.packages["tensorrt_rtx"].builds[0]["for"] == "SM89"
-    [report, *_] = build_engines(bundle, gpu="RTX 3090")  # the one that is here
+    [report, *_] = build_engines(bundle, gpu="RTX 3090")  # the GPU of this machine
     assert report.package == "tensorrt"
 
 
 @pytest.mark.parametrize(
-    ("asked", "built", "said"),
+    ("options", "built", "message"),
     [
         ([], ["fp32", "fp16"], ""),
         (["--precision", "fp16"], ["fp16"], ""),
@@ -600,11 +608,11 @@ def test_a_gpu_that_is_not_here_needs_that_for_rtx(machine: Machine, bundle: Bun
         (["--precision", "int8", "--precision", "fp16"], ["fp16"], "int8 graphs are for proc"),
     ],
 )
-def test_engines_are_built_of_the_precisions_that_are_asked_for(
-    machine: Machine, tmp_path: Path, asked: list[str], built: list[str], said: str
+def test_engines_are_built_in_the_requested_precisions(
+    machine: Machine, tmp_path: Path, options: list[str], built: list[str], message: str
 ) -> None:
     bundle = in_precisions(tmp_path, "fp32", "fp16", "int8")
-    result = CliRunner().invoke(main, ["export", str(bundle.path), "--trt", *asked, "--json"])
+    result = CliRunner().invoke(main, ["export", str(bundle.path), "--trt", *options, "--json"])
     assert result.exit_code == 0, result.output
     engines = json.loads(result.stdout)["engines"]
     graphs = list(bundle.manifest.graphs)
@@ -612,27 +620,27 @@ def test_engines_are_built_of_the_precisions_that_are_asked_for(
         (precision, graph) for precision in built for graph in graphs
     ]
     assert len(machine.trt.builds) == len(engines)
-    assert said in result.stderr
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("held", "asked", "code", "sentence"),
+    ("precisions", "options", "code", "sentence"),
     [
         (["fp32", "int8"], ["--precision", "int8"], 2, "ask for fp32 or fp16 too, or leave out"),
         (["int8"], [], 1, "has only int8, which runs on CPUs"),
         (["fp32"], ["--precision", "fp16"], 1, "in fp32, not in fp16"),
     ],
 )
-def test_without_a_precision_for_gpus_no_engine_is_built(
+def test_no_engine_is_built_without_a_precision_for_gpus(
     machine: Machine,
     tmp_path: Path,
-    held: list[str],
-    asked: list[str],
+    precisions: list[str],
+    options: list[str],
     code: int,
     sentence: str,
 ) -> None:
-    bundle = in_precisions(tmp_path, *held)
-    result = CliRunner().invoke(main, ["export", str(bundle.path), "--trt", *asked])
+    bundle = in_precisions(tmp_path, *precisions)
+    result = CliRunner().invoke(main, ["export", str(bundle.path), "--trt", *options])
     assert (result.exit_code, result.stdout) == (code, "")
     assert sentence in result.stderr
     assert not machine.trt.builds
@@ -666,9 +674,7 @@ def test_sizes_out_of_order_are_refused() -> None:
         (FakeCuda(gpus=2), "There is no cuda:2, 2 GPUs are visible to this process"),
     ],
 )
-def test_a_gpu_that_is_not_there_is_named(
-    machine: Machine, broken: FakeCuda, sentence: str
-) -> None:
+def test_a_missing_gpu_is_named(machine: Machine, broken: FakeCuda, sentence: str) -> None:
     machine.install(broken)
     with pytest.raises(ZtcirError, match=sentence) as caught:
         Gpu(2)
@@ -682,7 +688,7 @@ def test_a_gpu_that_is_not_there_is_named(
         ("12.6", r"driver supports CUDA up to 12\.6, .* needs 13\.0: .*'cuda-python<13'"),
     ],
 )
-def test_a_driver_that_is_too_old_or_missing_is_named(
+def test_an_old_or_missing_driver_is_named(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, driver: str | None, sentence: str
 ) -> None:
     monkeypatch.setattr(cuda, "driver_version", lambda: driver)
@@ -692,31 +698,31 @@ def test_a_driver_that_is_too_old_or_missing_is_named(
     assert_sentence(caught.value)
 
 
-def test_a_gpu_knows_its_name_and_architecture(machine: Machine) -> None:
+def test_a_gpu_has_a_name_and_an_architecture(machine: Machine) -> None:
     machine.install(FakeCuda(capability=(12, 1), name="GB10"))
     gpu = Gpu(0)
     assert (gpu.name, gpu.architecture, str(gpu)) == ("GB10", "sm_121", "cuda:0")
     assert gpu.memory() == (1 << 30, 1 << 30)
 
 
-# --- what doctor says ----------------------------------------------------------------------------
+# --- doctor --------------------------------------------------------------------------------------
 
 
-def said_of(gpus: list[str]) -> dict[str, Finding]:
+def findings_by_name(gpus: list[str]) -> dict[str, Finding]:
     diagnosis = Diagnosis()
     check_gpu(diagnosis, gpus)
     return {finding.name: finding for finding in diagnosis.findings}
 
 
 def test_doctor_builds_an_engine_and_runs_it(machine: Machine) -> None:
-    found = said_of(["Fake RTX, 1 GB, 580.1"])
+    found = findings_by_name(["Fake RTX, 1 GB, 580.1"])
     assert found["TensorRT"].status == "ok"
     assert found["TensorRT"].detail == "10.3.0, built an engine and ran it on the GPU"
     assert (machine.cuda.used, machine.cuda.streams) == (0, {})
     for name in ("CUDA driver", "CUDA", "cuDNN"):
         assert found[name].status == "ok" or found[name].fix
     machine.trt.breaks = "it is broken"
-    assert "did not build" not in (broken := said_of([])["TensorRT"]).detail
+    assert "did not build" not in (broken := findings_by_name([])["TensorRT"]).detail
     assert (broken.status, "it is broken" in broken.detail) == ("note", True)
 
 
@@ -727,28 +733,28 @@ def test_doctor_builds_an_engine_and_runs_it(machine: Machine) -> None:
         ("tensorrt_rtx", "compiled an engine ahead of time, but did not run it: No NVIDIA GPU"),
     ],
 )
-def test_doctor_says_what_a_package_does_without_a_gpu(
+def test_doctor_reports_what_a_package_can_do_without_a_gpu(
     machine: Machine, package: str, detail: str
 ) -> None:
     machine.install(FakeCuda(gpus=0), (package, "9.9"))
-    found = said_of([])[tensorrt_package.PACKAGES[package]]
+    found = findings_by_name([])[tensorrt_package.PACKAGES[package]]
     assert found.status == "note"
     assert found.detail.startswith(f"9.9, {detail}")
 
 
-def test_doctor_says_why_a_package_does_not_load(
+def test_doctor_reports_why_a_package_cannot_be_loaded(
     tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.10 is missing')")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "tensorrt")
     tensorrt_package.import_tensorrt.cache_clear()
-    found = said_of([])["TensorRT"]
+    found = findings_by_name([])["TensorRT"]
     assert (found.status, found.detail) == ("note", "cannot be loaded")
     assert "libnvinfer.so.10 is missing" in found.fix
 
 
-# --- what is pretended is what there is ----------------------------------------------------------
+# --- the fakes against the real packages ---------------------------------------------------------
 
 
 def fake_functions(owner: type) -> dict[str, Callable[..., Any]]:
@@ -759,10 +765,10 @@ def fake_functions(owner: type) -> dict[str, Callable[..., Any]]:
     }
 
 
-def test_the_pretended_cuda_is_the_real_one() -> None:
+def test_the_fake_cuda_has_the_functions_of_the_real_one() -> None:
     real = pytest.importorskip("cuda.bindings.runtime")
     for name, function in fake_functions(FakeCuda).items():
-        # Its first line of documentation is the signature: "cudaMalloc(size_t size)".
+        # The first line of its docstring is the signature: "cudaMalloc(size_t size)".
         takes = re.match(rf"{name}\((.*)\)", getattr(real, name).__doc__.splitlines()[0])
         assert takes, name
         expected = [part for part in takes[1].split(",") if part.strip()]
@@ -777,8 +783,8 @@ def test_the_pretended_cuda_is_the_real_one() -> None:
     assert int(attribute.cudaDevAttrComputeCapabilityMinor) == 76
 
 
-def test_the_real_cuda_python_takes_what_it_is_given() -> None:
-    """Without a driver every call fails, but by CUDA's own word and not for its arguments."""
+def test_the_real_cuda_python_accepts_our_arguments() -> None:
+    """Without a driver every call fails with CUDA's own error, not because of its arguments."""
     real = pytest.importorskip("cuda.bindings.runtime")
     if cuda.count_gpus():
         pytest.skip("there is a GPU")
@@ -815,7 +821,7 @@ def test_the_real_cuda_python_takes_what_it_is_given() -> None:
     gpu.destroy_recording(real.cudaGraphExec_t(7))
 
 
-def test_the_pretended_tensorrt_is_the_real_one() -> None:
+def test_the_fake_tensorrt_has_the_functions_of_the_real_one() -> None:
     real = pytest.importorskip("tensorrt_rtx")
     fake = FakeTensorRt(FakeCuda(), "tensorrt_rtx")
     for name in ("DataType", "TensorIOMode", "NetworkDefinitionCreationFlag", "BuilderFlag"):

@@ -1,12 +1,12 @@
-"""A GPU, CUDA's runtime API and TensorRT, as far as they can be pretended without any of them.
+"""Fakes of a GPU, of CUDA's runtime API and of TensorRT, which need none of them.
 
-Memory of the GPU cannot be read by the host; what is put on a stream is done when somebody waits;
-what is recorded is replayed with the addresses it was recorded with; a context that is changed
-after its work was recorded breaks the recording; a thread that has chosen no device has none.
+They behave like the real ones where it matters: the host cannot read GPU memory; enqueued work is
+done only when the stream is waited for; recorded work is replayed with its old addresses; changing
+a context after its work was recorded breaks the recording; a thread must choose a device first.
 Engines compute with ONNX Runtime, so results can be compared.
 
-Names, arguments and return values are those of `cuda.bindings.runtime` and `tensorrt`; the tests
-hold them to the real packages where these are installed.
+Names, arguments and return values are those of `cuda.bindings.runtime` and `tensorrt`; tests
+compare them with the real packages where these are installed.
 """
 
 # CUDA's own names are mixed.
@@ -44,7 +44,7 @@ OK = cudaError_t.cudaSuccess
 
 
 class Stream:
-    """Work that waits to be done, or to be recorded."""
+    """Work that waits to be done or recorded."""
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
@@ -59,7 +59,7 @@ class Stream:
 
 
 class FakeCuda(types.ModuleType):
-    """`cuda.bindings.runtime` of a machine with GPUs, whose memory is counted.
+    """`cuda.bindings.runtime` on a machine with GPUs, with a count of their used memory.
 
     Attributes:
         total: bytes of memory of the GPU.
@@ -290,7 +290,7 @@ class Tensor:
 
 
 class FakeTensorRt(types.ModuleType):
-    """`tensorrt`, or `tensorrt_rtx` by its name, on a `FakeCuda`.
+    """`tensorrt` or `tensorrt_rtx` on a `FakeCuda`.
 
     Attributes:
         scratch: bytes that an engine works in.
@@ -414,7 +414,7 @@ class FakeTensorRt(types.ModuleType):
 
 
 class Engine:
-    """Computes with ONNX Runtime what TensorRT would."""
+    """An engine that computes with ONNX Runtime."""
 
     def __init__(self, fake: FakeTensorRt, plan: bytes, logger: Any) -> None:
         import onnxruntime
@@ -478,7 +478,7 @@ class RuntimeConfig:
 
 
 class Context:
-    """Runs an engine for the shapes that it was given."""
+    """An execution context: runs an engine for the shapes that were set."""
 
     def __init__(self, engine: Engine, config: RuntimeConfig | None) -> None:
         self.engine, self.config = engine, config
