@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -241,9 +241,9 @@ def _cost(logs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def _with_card(bundle: Bundle, folder: Path, card: dict[str, Any], *, overwrite: bool) -> Bundle:
     """Write the same bundle with another model card."""
     kept = {
-        entry.name: getattr(bundle.manifest, entry.name)
-        for entry in fields(bundle.manifest)
-        if entry.name not in {"format", "ztcir", "created", "model_card", "files"}
+        name: getattr(bundle.manifest, name)
+        for name in bundle.manifest.__struct_fields__
+        if name not in {"format", "ztcir", "created", "model_card", "files"}
     }
     files = {file: bundle.path / file for file in bundle.manifest.files}
     return Bundle.write(folder, files=files, model_card=card, overwrite=overwrite, **kept)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ztcir_sdk.version import __version__
 
 if TYPE_CHECKING:
-    from ztcir_sdk.bundle.bundle import Bundle
+    from ztcir_sdk.bundle import Bundle
     from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
     from ztcir_sdk.gallery import IndexReport
     from ztcir_sdk.index import Index
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Bundle": "bundle.bundle",
+    "Bundle": "bundle",
     "Hit": "index.hit",
     "ImageError": "errors",
     "Index": "index",

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ztcir_sdk.bundle.manifest import Manifest
+from ztcir_sdk.bundle import Manifest
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder import EncodedImage
 from ztcir_sdk.files import hash_file

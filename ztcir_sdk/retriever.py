@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ztcir_sdk.bundle.bundle import DEFAULT_BUNDLE, Bundle
+from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle
 from ztcir_sdk.bundle.graph_source import IMAGES_AT_ONCE
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder import EncodedImage, Encoder, Questions

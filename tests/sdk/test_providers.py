@@ -524,6 +524,7 @@ def test_a_tiny_graph_runs_on_the_cpu() -> None:
     assert run.to_dict()["ran"] is True
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_tiny_graph_does_not_fall_back_to_another_provider() -> None:
     run = run_tiny_graph(onnxruntime, CUDA)
     assert not run.ran
