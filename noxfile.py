@@ -11,8 +11,12 @@ import nox
 nox.options.sessions = ["quick"]
 nox.options.default_venv_backend = "none"
 
-QUICK_TESTS = ("tests/test_architecture.py",)
-"""Tests that need neither training nor an export."""
+QUICK_TESTS = (
+    *("tests/sdk", "tests/cli", "tests/test_architecture.py", "tests/test_docs.py"),
+    "--ignore=tests/cli/test_help_examples.py",
+    *(f"--ignore=tests/sdk/test_{name}.py" for name in ("demo", "drawings", "tokenizer")),
+)
+"""Tests that need neither training nor an export, without the slowest of them."""
 
 
 @nox.session
@@ -22,6 +26,7 @@ def quick(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
     session.run("lint-imports")
+    session.run("codespell")
     session.run("pytest", "-n", "2", *QUICK_TESTS)
 
 

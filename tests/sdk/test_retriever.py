@@ -234,7 +234,7 @@ def ways_to_give(path: Path) -> dict[str, Any]:
         "string": str(path),
         "bytes": path.read_bytes(),
         "stream": io.BytesIO(path.read_bytes()),
-        "image": Image.open(path),
+        "image": Image.open(io.BytesIO(path.read_bytes())),
         "array": np.asarray(Image.open(path)),
     }
 

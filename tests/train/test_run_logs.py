@@ -54,7 +54,7 @@ def run(folder: Path, stop_after: int | None = None, **options: Any) -> dict[str
         return loss, {"number": float(number)}
 
     def evaluate() -> dict[str, float]:
-        return {"quality": -float((model.weight - 1).abs().sum())}
+        return {"quality": -(model.weight - 1).abs().sum().item()}
 
     return made.train(
         step,
