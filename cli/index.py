@@ -48,6 +48,12 @@ __all__ = ["index"]
     help="Also index a frame of each video every so many seconds; 0: none (the default).",
 )
 @click.option(
+    "--metadata",
+    metavar="TABLE",
+    help="CSV, TSV or Parquet file with a row for each image, named in a column such as path, "
+    "filename or id; '' for none.",
+)
+@click.option(
     "--add", is_flag=True, help="Add SOURCE to an index of other folders, which stay in it."
 )
 @click.option(
@@ -70,6 +76,7 @@ def index(
     include: tuple[str, ...],
     default_excludes: bool | None,
     video_every: float | None,
+    metadata: str | None,
     add: bool,
     root: Path | None,
     prune: bool,
@@ -80,7 +87,7 @@ def index(
 
     Re-run at any time: only new and changed files are processed, and an interrupted run resumes.
     Files that cannot be used are listed at the end, and those that are no images are counted.
-    The index remembers what is excluded and included.
+    The index remembers what is excluded and included, and the table of metadata.
 
     \b
     Examples:
@@ -111,6 +118,7 @@ def index(
             include=include or None,
             default_excludes=default_excludes,
             video_every=video_every,
+            metadata=metadata,
             add=add,
             prune=prune,
         )

@@ -86,6 +86,7 @@ def search(
       ztcir search ref.jpg --method image --json
     """
     from ztcir_sdk.index.default import default_index_path
+    from ztcir_sdk.sources import image_exists
 
     if grid is not None and grid.suffix.lower() not in GRID_FORMATS:
         raise click.BadParameter(
@@ -94,6 +95,9 @@ def search(
     where = default_index_path() if index is None else index
     retriever = engine.retriever()
     hits = retriever.search(reference, text, k, index=where, method=method, weight=weight)
+    missing = [hit.path for hit in hits if not image_exists(Path(hit.path))]
+    if missing:
+        note(_missing_sentence(len(missing), len(hits), where, retriever.open_index(where).root))
     if grid is not None:
         write_file(grid, _grid(reference, text, hits, GRID_FORMATS[grid.suffix.lower()]))
         note(f"wrote {grid}")
@@ -111,6 +115,7 @@ def search(
                 "index": str(where.absolute()),
                 "bundle": retriever.bundle.name,
                 "hits": [hit.to_dict() for hit in hits],
+                "missing": missing,
             }
         )
         return
@@ -119,6 +124,15 @@ def search(
         [(str(hit.rank), f"{hit.score:.3f}", str(relative_to_here(hit.path))) for hit in hits],
         header=False,
     )
+
+
+def _missing_sentence(missing: int, found: int, index: Path, root: Path) -> str:
+    if not root.is_dir():
+        return (
+            f"{missing} of {found} hits are missing, since {root} does not exist: connect the "
+            f"disk, or name the folder that was moved: `ztcir index --root FOLDER --to {index}`."
+        )
+    return f"{missing} of {found} hits no longer exist: update {index} with `ztcir index`."
 
 
 def _grid(reference: str, text: str, hits: Sequence[Hit], file_format: str) -> bytes:

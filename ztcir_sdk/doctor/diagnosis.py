@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,13 @@ from ztcir_sdk.index import Index
 from ztcir_sdk.index.default import default_index_path
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.runtime.cores import available_cores
+from ztcir_sdk.sources import image_exists, printable
 from ztcir_sdk.version import __version__
 
 __all__ = ["diagnose"]
+
+CHECKED_IMAGES = 1000
+"""Images of an index whose files are looked for, at least, if it has as many."""
 
 
 def diagnose(
@@ -103,4 +109,31 @@ def _check_index(
     except ZtcirError as error:
         diagnosis.add("index", "problem", f"{where} cannot be searched", str(error))
         return
-    diagnosis.add("index", "ok", f"{where}, {len(index)} images of {index.root}")
+    _check_root(diagnosis, where, index)
+
+
+def _check_root(diagnosis: Diagnosis, where: Path, index: Index) -> None:
+    """Report whether the images of an index still exist; of a large one, every n-th is checked."""
+    root = printable(str(index.root))
+    detail = f"{where}, {len(index)} images of {root}"
+    if not index.root.is_dir():
+        diagnosis.add(
+            "index",
+            "note",
+            f"{detail}, which does not exist",
+            "connect the disk, or name the folder that was moved: "
+            f"`ztcir index --root FOLDER --to {where}`",
+        )
+        return
+    step = max(1, len(index) // CHECKED_IMAGES)
+    paths = [item.path for item in itertools.islice(index.items(), 0, None, step)]
+    missing = sum(not image_exists(index.root / path) for path in paths)
+    if missing:
+        diagnosis.add(
+            "index",
+            "note",
+            f"{detail}; {missing} of {len(paths)} that were checked do not exist",
+            f"update the index: `ztcir index {shlex.quote(root)} --to {where}`",
+        )
+    else:
+        diagnosis.add("index", "ok", detail)

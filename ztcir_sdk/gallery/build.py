@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,17 @@ from ztcir_sdk.errors import ImageError, IndexMismatchError, UsageError, ZtcirEr
 from ztcir_sdk.gallery.report import IndexReport, no_image_sentence, source_name
 from ztcir_sdk.gallery.settings import IndexOptions, IndexSettings
 from ztcir_sdk.index import Index, IndexWriter
-from ztcir_sdk.index.manifest import MANIFEST
+from ztcir_sdk.index.manifest import MANIFEST, MetadataRecord, relative_root
 from ztcir_sdk.loading import PIXELS_AHEAD, DecodingPipeline, LoadedFile, pixel_count
-from ztcir_sdk.sources import CollectionRules, Listing, Source, list_images, printable
+from ztcir_sdk.sources import (
+    CollectionRules,
+    Listing,
+    MetadataTable,
+    Source,
+    SourceFile,
+    list_images,
+    printable,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` from Python 3.11
@@ -97,6 +105,8 @@ def build_index(
     target = Path(to).absolute()
     index = _open_for(encoder, target) if (target / MANIFEST).exists() else None
     rules = settings.rules(None if index is None else index.manifest.rules)
+    known_table = None if index is None else index.manifest.metadata
+    table = settings.metadata_table("" if known_table is None else known_table.file, target)
     listing = list_images(
         source,
         root=None if index is None else index.root,
@@ -126,6 +136,7 @@ def build_index(
                 writer, index, encoder, listing, settings, progress, flush_every, flush_seconds
             )
             build.prepare(rules)
+            build.use_table(table)
             build.run(pipeline)
             if len(writer) == 0:
                 raise ZtcirError(
@@ -147,7 +158,7 @@ def build_index(
         total=len(index),
         skipped=dict(listing.skipped),
         excluded=listing.excluded,
-        notes=listing.fixes,
+        notes=[*listing.fixes, *build.table_notes()],
     )
 
 
@@ -178,6 +189,8 @@ class _Build:
         self._done = 0
         self._flushed_at = (0, time.monotonic())
         self._copies: dict[str, list[LoadedFile]] = {}  # content hash -> copies of it
+        self._table: MetadataTable | None = None
+        self._table_changed = False
         self._known: dict[str, tuple[int, int]] = {}  # size and time of each indexed path
         self._gone: set[str] = set()
         self._vanished: set[str] = set()
@@ -232,9 +245,14 @@ class _Build:
     def run(self, pipeline: DecodingPipeline) -> None:
         """Apply every file of the listing, then remove what is gone."""
         files, known = self._listing.files, self._known
-        changed = [file for file in files if known.get(file.path) != (file.size, file.mtime_ns)]
-        same = len(files) - len(changed)
+        changed = [
+            file
+            for file in files
+            if known.get(file.path) != (file.size, file.mtime_ns) or self._needs_new_metadata(file)
+        ]
+        same = len(files) - len(changed) - self.updated
         self.unchanged += same
+        same += self.updated
         self._flushed_at = (same, time.monotonic())
         self._finished(same)
 
@@ -255,10 +273,57 @@ class _Build:
         for path in sorted(self._gone):
             self._writer.remove(path)
             self.removed += 1
+        listed = {file.path for file in files}
+        if self._table_changed and (self._table is None or known.keys() <= listed | self._gone):
+            self._writer.set_origin(
+                metadata=self._metadata_record(), no_metadata=self._table is None
+            )
+
+    def use_table(self, table: MetadataTable | None) -> None:
+        """Take the metadata of images from a table, too."""
+        self._table = table
+        record = self._metadata_record()
+        self._table_changed = record != self._index.manifest.metadata
+        if self._table_changed and record is not None:
+            # Until it is applied to all images, it counts as changed.
+            unfinished = MetadataRecord(record.file, bytes=0, mtime_ns=0)
+            self._writer.set_origin(metadata=unfinished)
+
+    def _metadata_record(self) -> MetadataRecord | None:
+        if self._table is None:
+            return None
+        status = self._table.path.stat()
+        relative = relative_root(self._table.path, self._index.path)
+        return MetadataRecord(relative, status.st_size, status.st_mtime_ns)
+
+    def _row(self, file: SourceFile) -> dict[str, Any] | None:
+        return None if self._table is None else self._table.row(self._listing.root, file.path)
+
+    def _needs_new_metadata(self, file: SourceFile) -> bool:
+        """Apply a table that has changed; return whether the image's own JSON must be read too."""
+        if not self._table_changed:
+            return False
+        if file.metadata is not None or file.metadata_error is not None:
+            return True
+        item, row = self._writer.get(file.path), self._row(file)
+        if item is not None and item.metadata != row:
+            self._writer.amend(replace(item, metadata=row))
+            self.updated += 1
+        return False
+
+    def table_notes(self) -> list[str]:
+        """Return a sentence on how many images the table has a row for."""
+        if self._table is None:
+            return []
+        files = self._listing.files
+        found = sum(self._row(file) is not None for file in files)
+        return [f"{found} of {len(files)} images have a row in {printable(str(self._table.path))}."]
 
     def _new_content(self, files: Iterable[LoadedFile]) -> Iterator[LoadedFile]:
         """Index files whose content is known; yield those that must be encoded."""
         for loaded in files:
+            if (row := self._row(loaded.file)) is not None:
+                loaded.metadata = {**(loaded.metadata or {}), **row}
             if loaded.unreadable is not None:
                 self._fail(loaded, str(loaded.unreadable))
             elif not self._index_known(loaded):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypedDict
 
 from msgspec.structs import replace
 
-from ztcir_sdk.errors import UsageError
-from ztcir_sdk.sources import CollectionRules
+from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.sources import CollectionRules, MetadataTable
 
 __all__ = ["IndexOptions", "IndexSettings"]
 
@@ -18,7 +20,7 @@ __all__ = ["IndexOptions", "IndexSettings"]
 class IndexOptions(TypedDict, total=False):
     """Keywords of `Retriever.index`.
 
-    The index remembers the first four; None, the default, takes what it remembers.
+    The index remembers all but the last two; None, the default, takes what it remembers.
 
     Attributes:
         exclude: patterns of files and folders to leave out, as in ``.gitignore``: without a slash
@@ -29,6 +31,8 @@ class IndexOptions(TypedDict, total=False):
             `DEFAULT_EXCLUDES`. True at first.
         video_every: seconds between the frames that are indexed of each video; 0, the default at
             first, leaves videos out.
+        metadata: a CSV, TSV or Parquet file with a row for each image, which becomes its metadata.
+            A column such as "path", "filename" or "id" names the images. An empty text: none.
         add: allow a source outside the index's collection, which is then added to it.
         prune: allow to remove more than half of the index.
     """
@@ -37,6 +41,7 @@ class IndexOptions(TypedDict, total=False):
     include: Sequence[str] | None
     default_excludes: bool | None
     video_every: float | None
+    metadata: str | os.PathLike[str] | None
     add: bool
     prune: bool
 
@@ -53,6 +58,7 @@ class IndexSettings:
     include: Sequence[str] | None = None
     default_excludes: bool | None = None
     video_every: float | None = None
+    metadata: str | os.PathLike[str] | None = None
     add: bool = False
     prune: bool = False
 
@@ -63,6 +69,26 @@ class IndexSettings:
         for name in ("exclude", "include"):
             if isinstance(getattr(self, name), str):
                 raise UsageError(f"{name} must be a list of patterns, not a text.")
+
+    def metadata_table(self, remembered: str, index: Path) -> MetadataTable | None:
+        """Read the table of metadata that is given, else the one that the index remembers.
+
+        Args:
+            remembered: its path relative to the index, or "".
+            index: the index's folder.
+        """
+        if self.metadata is not None:
+            given = os.fspath(self.metadata)
+            return MetadataTable.read(Path(os.path.abspath(given))) if given else None  # noqa: PTH100
+        if not remembered:
+            return None
+        path = Path(os.path.normpath(index.resolve() / remembered))
+        if not path.is_file():
+            raise ZtcirError(
+                f"The table of metadata {path} does not exist: name it with --metadata, or pass "
+                "--metadata '' to go on without one."
+            )
+        return MetadataTable.read(path)
 
     def rules(self, remembered: CollectionRules | None) -> CollectionRules:
         """Return the rules of an index, with what is given in place of what it remembers."""

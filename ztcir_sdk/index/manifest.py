@@ -27,6 +27,7 @@ __all__ = [
     "FileRecord",
     "IndexUnusableError",
     "Manifest",
+    "MetadataRecord",
     "file_record",
     "relative_root",
     "remove_unlisted",
@@ -52,6 +53,15 @@ class FileRecord(Struct, frozen=True, forbid_unknown_fields=True):
     ]
     bytes: NaturalNumber
     sha256: str
+
+
+class MetadataRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of metadata, as it was when it was last applied to all images."""
+
+    file: str
+    """Relative to the index."""
+    bytes: NaturalNumber
+    mtime_ns: int
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,6 +96,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """Version that made it."""
     rules: CollectionRules = CollectionRules()
     """Which files of the collection are indexed; not written where these are the usual ones."""
+    metadata: MetadataRecord | None = None
+    """The table that the images' metadata comes from."""
     metric: Literal["cosine"] = "cosine"
     format_version: int = FORMAT_VERSION
 
@@ -141,6 +153,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         values = to_json(self)
         if self.rules == CollectionRules():  # so that older versions can read it
             del values["rules"]
+        if self.metadata is None:
+            del values["metadata"]
         write_whole(folder / MANIFEST, json.dumps(values, indent=2) + "\n")
         flush_folder(folder)
 

@@ -23,6 +23,7 @@ from ztcir_sdk.index.manifest import (
     FileRecord,
     IndexUnusableError,
     Manifest,
+    MetadataRecord,
     file_record,
     relative_root,
     remove_unlisted,
@@ -198,8 +199,13 @@ class IndexWriter:
         root: str | os.PathLike[str] | None = None,
         precision: str | None = None,
         rules: CollectionRules | None = None,
+        metadata: MetadataRecord | None = None,
+        no_metadata: bool = False,
     ) -> None:
         """Record the collection's folder and rules, or the precision of the next vectors."""
+        if metadata is not None or no_metadata:
+            self._changed |= metadata != self._state.metadata
+            self._state = replace(self._state, metadata=metadata)
         if rules is not None:
             self._changed |= rules != self._state.rules
             self._state = replace(self._state, rules=rules)

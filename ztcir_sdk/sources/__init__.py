@@ -11,11 +11,13 @@ from ztcir_sdk.sources.collection import list_images
 from ztcir_sdk.sources.listing import Failure, Listing, Source, SourceFile, printable
 from ztcir_sdk.sources.reading import SourceReader, container_of, image_exists, read_image
 from ztcir_sdk.sources.rules import CollectionRules
+from ztcir_sdk.sources.tables import MetadataTable
 
 __all__ = [
     "CollectionRules",
     "Failure",
     "Listing",
+    "MetadataTable",
     "Source",
     "SourceFile",
     "SourceReader",

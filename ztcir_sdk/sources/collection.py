@@ -52,10 +52,12 @@ def list_images(
     for path in paths:
         if not os.path.exists(path):  # noqa: PTH110  (False if access is denied)
             raise ZtcirError(f"{printable(str(path))} does not exist: check the path.")
+    # What is named for itself is not counted again in its folder.
+    apart = {path for path in paths if not path.is_dir()} | ({skip} if skip else set())
     listing = Listing(_common_root(paths, root, widen=widen))
     for path in paths:
         if path.is_dir():
-            list_folder(path, listing, rules, skip)
+            list_folder(path, listing, rules, apart)
         elif is_tar(path.name):
             list_archive(path, listing, rules)
         elif format_of(path) is not None:

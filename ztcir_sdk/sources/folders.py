@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from ztcir_sdk.picture_formats import format_of, is_readable
@@ -14,10 +15,13 @@ from ztcir_sdk.sources.videos import list_video
 __all__ = ["list_file", "list_folder"]
 
 
-def list_folder(folder: Path, listing: Listing, rules: CollectionRules, skip: Path | None) -> None:
+def list_folder(
+    folder: Path, listing: Listing, rules: CollectionRules, skip: Collection[Path]
+) -> None:
     """Add the images of a folder to a listing, and account for its other files.
 
-    Links are followed, and no folder is entered twice. ``*.ztcir`` is left out.
+    Links are followed, and no folder is entered twice. ``*.ztcir`` is left out, and so are the
+    files and folders in `skip`, which are not counted.
     """
     listing.covered.append(relative_path(folder, listing.root))
     _Walk(folder, listing, rules, skip).run()
@@ -25,7 +29,7 @@ def list_folder(folder: Path, listing: Listing, rules: CollectionRules, skip: Pa
 
 class _Walk:
     def __init__(
-        self, folder: Path, listing: Listing, rules: CollectionRules, skip: Path | None
+        self, folder: Path, listing: Listing, rules: CollectionRules, skip: Collection[Path]
     ) -> None:
         self._source = folder
         self._listing = listing
@@ -66,8 +70,10 @@ class _Walk:
 
     def _look_at(self, entry: os.DirEntry[str], below: str, relative: str) -> None:
         path = Path(entry.path)
+        if path in self._skip:
+            return
         if _is_folder(entry):
-            if entry.name.lower().endswith(".ztcir") or path == self._skip:
+            if entry.name.lower().endswith(".ztcir"):
                 return
             if self._rules.leaves_out_folder(below, relative):
                 self._listing.excluded.append(printable(relative))

@@ -176,8 +176,8 @@ def relative_path(path: Path, root: Path) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Return what the system or a library says of an error, without the file's name."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if said := getattr(error, "strerror", None):  # of PyAV too
+        return str(said)
     return str(error) or type(error).__name__
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ztcir_sdk.errors import ImageError
-from ztcir_sdk.sources.listing import Listing, SourceFile
+from ztcir_sdk.sources.listing import Listing, SourceFile, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ def list_video(file: SourceFile, every: float, listing: Listing) -> list[SourceF
             duration = _duration(container, stream)
             size = 3 * stream.codec_context.width * stream.codec_context.height + 54
     except (av.FFmpegError, OSError, IndexError, ValueError) as error:
-        why = "it has no images" if isinstance(error, IndexError) else str(error)
+        why = "it has no images" if isinstance(error, IndexError) else reason_of(error)
         listing.fail(file.path, f"The video {file.path} cannot be read ({why}).")
         return []
     count = min(MOST_FRAMES, max(1, math.ceil(duration / every - 1e-9)))
@@ -78,7 +78,7 @@ class VideoReader:
             self._stream: Any = self._container.streams.video[0]
         except (av.FFmpegError, OSError, IndexError, ValueError) as error:
             raise ImageError(
-                f"The video {path} cannot be read ({error}): check the file."
+                f"The video {path} cannot be read ({reason_of(error)}): check the file."
             ) from error
         self._stream.thread_type = "AUTO"
         self._unit = float(self._stream.time_base or 1e-3)  # seconds
@@ -110,7 +110,7 @@ class VideoReader:
             self._at += 1e-3  # this frame is used up
         except (self._error, OSError, ValueError) as error:
             raise ImageError(
-                f"{self.path} cannot be decoded at {time:g} s ({error}): check the file."
+                f"{self.path} cannot be decoded at {time:g} s ({reason_of(error)}): check the file."
             ) from error
         if last is None:
             raise ImageError(f"{self.path} has no frame at {time:g} s: check the file.")
