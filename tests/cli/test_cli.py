@@ -1,4 +1,4 @@
-"""The command line: what it prints, where, with which exit code, and what it refuses."""
+"""The command line: its output, exit codes and errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(*args: object) -> Result:
 def run_for_real(
     *args: object, code: str | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run in another process, as a user does; `code` runs before the command."""
+    """Run in another process; `code` runs before the command."""
     start = ["-m", "cli"] if code is None else ["-c", f"{code}\nfrom cli.main import main; main()"]
     return subprocess.run(
         [sys.executable, *start, *map(str, args)],
@@ -57,7 +57,7 @@ def run_for_real(
 
 
 def assert_sentence(result: Result, exit_code: int, *parts: str) -> None:
-    """Failed with one sentence on standard error, and nothing on standard output."""
+    """Assert a failure with one sentence on standard error and nothing on standard output."""
     assert result.exit_code == exit_code, (result.output, result.exception)
     assert isinstance(result.exception, SystemExit)
     assert result.stdout == ""
@@ -75,7 +75,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures of as many colours."""
+    """A folder of images, each of another colour."""
     folder = tmp_path_factory.mktemp("collection") / "photos"
     folder.mkdir()
     for number in range(12):
@@ -86,7 +86,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(tmp_path: Path, collection: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with ``photos/`` in it, and no index chosen elsewhere."""
+    """The current folder, with ``photos/`` and no index."""
     shutil.copytree(collection, tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ZTCIR_INDEX", raising=False)
@@ -168,7 +168,7 @@ def test_every_command_and_option_has_help() -> None:
     assert silent == []
 
 
-def test_commands_are_called_what_the_group_calls_them() -> None:
+def test_commands_have_the_names_and_summaries_of_the_group() -> None:
     for name, lazy in COMMANDS.items():
         assert lazy.load().name == name
     listed = run("--help").stdout
@@ -215,14 +215,14 @@ def test_errors_become_sentences(failing: Callable[[BaseException], Result]) -> 
     assert_sentence(failing(missing), 1, "open_clip", "pip install", "ztcir[train]")
 
 
-def test_what_is_our_fault_keeps_its_traceback(
+def test_a_defect_of_ztcir_keeps_its_traceback(
     failing: Callable[[BaseException], Result],
 ) -> None:
     for error in (RuntimeError("a bug"), ModuleNotFoundError("no", name="ztcir_sdk.nowhere")):
         assert failing(error).exception is error
 
 
-def test_a_full_disk_is_a_sentence_wherever_it_is_met(
+def test_a_full_disk_becomes_a_sentence(
     failing: Callable[[BaseException], Result],
 ) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/map/log.jsonl")
@@ -231,7 +231,9 @@ def test_a_full_disk_is_a_sentence_wherever_it_is_met(
     assert isinstance(other.exception, OSError)
 
 
-def test_an_interrupt_ends_cleanly(failing: Callable[[BaseException], Result]) -> None:
+def test_an_interrupt_exits_with_130_and_no_traceback(
+    failing: Callable[[BaseException], Result],
+) -> None:
     result = failing(KeyboardInterrupt())
     assert result.exit_code == 130
     assert "Interrupted." in result.stderr
@@ -251,7 +253,7 @@ def test_a_missing_runtime_or_torch_names_the_extra(place: Path, bundle: Path) -
     assert "Traceback" not in done.stderr
 
 
-def test_a_closed_pipe_is_no_traceback(indexed: Path, bundle: Path) -> None:
+def test_a_closed_pipe_prints_no_traceback(indexed: Path, bundle: Path) -> None:
     command = [sys.executable, "-m", "cli", "search", "photos/01.png", "x", "--bundle", str(bundle)]
     with subprocess.Popen(
         command,
@@ -278,7 +280,7 @@ def test_warnings_are_one_line(indexed: Path, bundle: Path) -> None:
     assert ".py" not in lines[0]
 
 
-def test_warnings_are_as_before_afterwards() -> None:
+def test_a_command_restores_the_display_of_warnings() -> None:
     before = warnings.showwarning
     run("doctor", "--json")
     assert warnings.showwarning is before
@@ -287,7 +289,7 @@ def test_warnings_are_as_before_afterwards() -> None:
 # index
 
 
-def test_index_names_it_after_the_source(place: Path, bundle: Path) -> None:
+def test_index_is_named_after_the_source(place: Path, bundle: Path) -> None:
     result = run("index", "photos/", "--bundle", bundle, "--json")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
@@ -308,7 +310,7 @@ def test_index_names_it_after_the_source(place: Path, bundle: Path) -> None:
     }
 
 
-def test_index_names_bad_files_at_the_end(place: Path, bundle: Path) -> None:
+def test_index_lists_unusable_files_at_the_end(place: Path, bundle: Path) -> None:
     (place / "photos" / "bad.jpg").write_bytes(b"not a picture")
     result = run("index", "photos", "--to", "x.ztcir", "--bundle", bundle)
     assert result.exit_code == 0
@@ -336,7 +338,7 @@ def test_a_folder_without_any_usable_image_fails(place: Path, bundle: Path) -> N
     assert not (place / "empty.ztcir").exists()
 
 
-def test_index_shows_no_bar_when_it_is_not_a_terminal(place: Path, bundle: Path) -> None:
+def test_index_shows_no_progress_bar_without_a_terminal(place: Path, bundle: Path) -> None:
     done = run_for_real("index", "photos", "--bundle", bundle, cwd=place)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -359,7 +361,7 @@ def test_search_prints_what_the_retriever_finds(indexed: Path, bundle: Path) -> 
     assert [str(indexed / row[2]) for row in rows] == [hit.path for hit in expected]
 
 
-def test_search_passes_method_and_weight_on(indexed: Path, bundle: Path) -> None:
+def test_search_uses_method_and_weight(indexed: Path, bundle: Path) -> None:
     retriever = Retriever(bundle)
     for method in METHODS:
         options: list[object] = ["--weight", 0.25] if method == "sum" else []
@@ -375,7 +377,7 @@ def test_search_passes_method_and_weight_on(indexed: Path, bundle: Path) -> None
         assert [hit["path"] for hit in answer["hits"]] == [hit.path for hit in expected]
 
 
-def test_methods_that_look_at_the_picture_need_no_text(indexed: Path, bundle: Path) -> None:
+def test_methods_that_use_the_image_alone_need_no_text(indexed: Path, bundle: Path) -> None:
     for method in ("image", "mapped"):
         result = run("search", "photos/03.png", "--method", method, "--bundle", bundle)
         assert result.exit_code == 0
@@ -386,7 +388,7 @@ def test_k_beyond_the_gallery_returns_all_of_it(indexed: Path, bundle: Path) -> 
     assert len(json.loads(result.stdout)["hits"]) == 11  # all but the reference
 
 
-def test_search_finds_the_index_by_its_variable(
+def test_search_uses_the_index_of_the_environment_variable(
     indexed: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree("photos.ztcir", "other.ztcir")
@@ -398,7 +400,7 @@ def test_search_finds_the_index_by_its_variable(
     assert json.loads(named)["index"].endswith("photos.ztcir")
 
 
-def test_a_grid_is_a_picture(indexed: Path, bundle: Path) -> None:
+def test_a_grid_is_an_image_in_the_format_of_its_suffix(indexed: Path, bundle: Path) -> None:
     for name in ("out.png", "out.JPG"):
         result = run("search", "photos/03.png", "x", "--bundle", bundle, "--grid", name, "--json")
         assert result.exit_code == 0, result.stderr
@@ -410,7 +412,7 @@ def test_a_grid_is_a_picture(indexed: Path, bundle: Path) -> None:
     assert_sentence(run(*command, "nowhere/out.png"), 1, "nowhere/out.png", "cannot be written")
 
 
-def test_a_page_holds_its_pictures_and_escapes_what_was_typed(indexed: Path, bundle: Path) -> None:
+def test_a_page_contains_its_images_and_escapes_texts(indexed: Path, bundle: Path) -> None:
     name = "<b>&'.png"
     Image.new("RGB", (900, 30), "navy").save(indexed / "photos" / name)
     run("index", "photos", "--bundle", bundle)
@@ -435,17 +437,17 @@ def test_a_page_holds_its_pictures_and_escapes_what_was_typed(indexed: Path, bun
     assert not re.search(r"(https?:|file:)", page)
 
 
-def test_the_shortest_and_the_longest_way_in_print_the_same(indexed: Path, bundle: Path) -> None:
+def test_python_m_cli_prints_what_the_script_prints(indexed: Path, bundle: Path) -> None:
     done = run_for_real("search", "photos/03.png", "in red", "--bundle", bundle, cwd=indexed)
     assert done.returncode == 0
     assert done.stdout == run("search", "photos/03.png", "in red", "--bundle", bundle).stdout
 
 
-# bad input, as the issue lists it
+# bad input
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size, and has no pixels."""
+    """Return a PNG with a size in its header and no pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
@@ -471,7 +473,7 @@ def truncated_jpeg() -> bytes:
         (None, ("ref.bin", "does not exist")),
     ],
 )
-def test_a_reference_that_cannot_be_used(
+def test_an_unusable_reference_is_a_sentence(
     indexed: Path, bundle: Path, data: bytes | None, parts: tuple[str, ...]
 ) -> None:
     if data is not None:
@@ -495,26 +497,30 @@ def test_a_reference_that_cannot_be_used(
         (("red", "--threads", "0"), ("0",)),
     ],
 )
-def test_a_wrong_call(
+def test_a_wrong_argument_is_a_sentence_with_exit_code_2(
     indexed: Path, bundle: Path, args: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
     assert_sentence(run("search", "photos/01.png", *args, "--bundle", bundle), 2, *parts)
 
 
-def test_no_index_says_how_to_make_one(place: Path, bundle: Path) -> None:
+def test_a_missing_index_is_a_sentence_that_says_how_to_build_one(
+    place: Path, bundle: Path
+) -> None:
     command = ("search", "photos/01.png", "red", "--bundle", bundle)
     assert_sentence(run(*command), 1, "no index", "ztcir index")
     assert_sentence(run(*command, "--index", "no.ztcir"), 1, "no.ztcir", "ztcir index")
 
 
-def test_an_index_by_another_image_tower(indexed: Path, tmp_path: Path) -> None:
+def test_an_index_of_another_image_tower_is_a_sentence(indexed: Path, tmp_path: Path) -> None:
     other = write_tiny_bundle(tmp_path / "other", TinyModel(seed=1)).path
     result = run("search", "photos/01.png", "red", "--bundle", other)
     assert_sentence(result, 1, "another image tower")
     assert_sentence(run("index", "photos", "--bundle", other), 1, "another image tower", "--to")
 
 
-def test_a_bundle_with_a_wrong_checksum(indexed: Path, bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_with_a_wrong_checksum_is_a_sentence(
+    indexed: Path, bundle: Path, tmp_path: Path
+) -> None:
     altered = tmp_path / "altered"
     shutil.copytree(bundle, altered)
     graph = altered / "text_encoder.onnx"
@@ -526,7 +532,7 @@ def test_a_bundle_with_a_wrong_checksum(indexed: Path, bundle: Path, tmp_path: P
     assert_sentence(run("search", "photos/01.png", "red", "--bundle", tmp_path / "none"), 1, "none")
 
 
-def test_missing_sources(place: Path, bundle: Path) -> None:
+def test_missing_sources_are_a_sentence(place: Path, bundle: Path) -> None:
     assert_sentence(run("index", "nowhere", "--bundle", bundle), 1, "nowhere")
     assert_sentence(run("index", "no*.tar", "--bundle", bundle), 2, "no*.tar")
     assert run("index").exit_code == 2
@@ -572,7 +578,7 @@ def test_doctor_finds_two_runtimes(
     assert "pip uninstall onnxruntime onnxruntime-gpu" in runtime["cure"]
 
 
-def test_doctor_is_not_taken_in_by_a_provider_that_is_only_offered(
+def test_doctor_checks_that_an_available_provider_really_runs(
     place: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnxruntime
@@ -586,7 +592,7 @@ def test_doctor_is_not_taken_in_by_a_provider_that_is_only_offered(
     assert found["provider CPU"]["status"] == "ok"
 
 
-def test_doctor_says_when_no_runtime_is_there(place: Path, bundle: Path) -> None:
+def test_doctor_reports_a_missing_runtime(place: Path, bundle: Path) -> None:
     code = "import sys; sys.modules['onnxruntime'] = None"
     done = run_for_real("doctor", "--bundle", bundle, "--json", code=code)
     assert done.returncode == 1, done.stderr
@@ -595,7 +601,7 @@ def test_doctor_says_when_no_runtime_is_there(place: Path, bundle: Path) -> None
     assert "ztcir[cpu]" in found["ONNX Runtime"]["cure"]
 
 
-def test_doctor_looks_at_bundle_and_index(indexed: Path, bundle: Path, tmp_path: Path) -> None:
+def test_doctor_checks_bundle_and_index(indexed: Path, bundle: Path, tmp_path: Path) -> None:
     altered = tmp_path / "altered"
     shutil.copytree(bundle, altered)
     (altered / "tokenizer.json").write_text("{}")
@@ -611,7 +617,7 @@ def test_doctor_looks_at_bundle_and_index(indexed: Path, bundle: Path, tmp_path:
     assert "ztcir index" in found["index"]["cure"]
 
 
-def test_doctor_says_what_was_measured(place: Path) -> None:
+def test_doctor_prints_the_measured_quality(place: Path) -> None:
     scores = {"overall": {"R@1": 0.2, "mAP@10": 0.158}, "per_kind": {"colour": {"R@1": 0.3}}}
     for quality, words in (
         ({"methods": {"composed": scores, "image": scores}}, "composed 0.158, image 0.158"),
@@ -624,7 +630,9 @@ def test_doctor_says_what_was_measured(place: Path) -> None:
         assert found["measured quality"]["detail"].endswith(words)
 
 
-def test_gpus_are_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_listed_by_nvidia_smi_else_by_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tool = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", str(tmp_path))
     tool.write_text("#!/bin/sh\necho 'Some GPU, 81559 MiB, 580.1'\n")
@@ -694,5 +702,5 @@ def test_bench_measures_graphs_queries_and_indexing(
     assert "images/s" in people.stdout
 
 
-def test_the_module_is_importable_without_running() -> None:
+def test_importing_the_main_module_runs_nothing() -> None:
     assert vars(importlib.import_module("cli.__main__"))["main"] is main

@@ -1,4 +1,4 @@
-"""The timing helper: what it counts, when it stops, and its percentiles."""
+"""`measure`: what it times, when it stops, and its percentiles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ztcir_sdk.benchmark import Timing, measure
 
 
 @given(st.lists(st.integers(1, 10**10), min_size=1, max_size=300))
-def test_a_timing_sums_up_its_runs(nanoseconds: list[int]) -> None:
+def test_a_timing_summarises_its_runs(nanoseconds: list[int]) -> None:
     timing = Timing.of(nanoseconds)
     within = sum(each / 1e6 <= timing.p50 + 1e-9 for each in nanoseconds)
     assert within >= len(nanoseconds) / 2
@@ -28,7 +28,7 @@ def test_percentiles_by_hand() -> None:
     assert timing.to_dict()["p99_ms"] == 99
 
 
-def test_warming_up_is_not_timed() -> None:
+def test_warm_up_runs_are_not_timed() -> None:
     calls: list[None] = []
 
     def slow_at_first() -> None:
@@ -41,12 +41,12 @@ def test_warming_up_is_not_timed() -> None:
     assert timing.p50 < 40
 
 
-def test_what_is_timed_is_the_operation() -> None:
+def test_only_the_operation_is_timed() -> None:
     timing = measure(lambda: time.sleep(0.01), repeat=5, warm_up=0)
     assert 10 <= timing.least < 100
 
 
-def test_it_stops_after_so_many_seconds_but_not_before_a_tenth() -> None:
+def test_measuring_stops_after_the_time_but_not_before_a_tenth_of_the_runs() -> None:
     timing = measure(lambda: time.sleep(0.02), repeat=100, warm_up=0, seconds=0)
     assert timing.runs == 10
     timing = measure(lambda: time.sleep(0.02), repeat=20, warm_up=0, seconds=0.1)

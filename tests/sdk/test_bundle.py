@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import ROOT, SUPPORT
-from tiny_bundle import PROMPTS, TinyModel, tiny_parts, write_tiny_bundle
+from tiny_bundle import TinyModel, tiny_parts, write_tiny_bundle
 
 from ztcir_sdk.bundle import (
     MANIFEST,
@@ -33,6 +33,7 @@ from ztcir_sdk.bundle import (
 )
 from ztcir_sdk.doctor.diagnosis import diagnose
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
+from ztcir_sdk.names import PROMPTS
 from ztcir_sdk.version import __version__
 
 TEXT_ENCODER = ("graphs", "text_encoder", "fp32")

@@ -1,4 +1,4 @@
-"""The contact sheet: what is where, in which frame, and what becomes of images that are gone."""
+"""The contact sheet: its layout, its frames, and images that cannot be opened."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def pixels(sheet: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def box_of(sheet: Image.Image, ink: Rgb) -> Box:
-    """Left, top, right, bottom (both exclusive) of the pixels of exactly this colour."""
+    """Return the box of the pixels of exactly this colour: left, top, right, bottom."""
     rows, columns = np.nonzero((pixels(sheet) == ink).all(axis=-1))
     assert rows.size, f"nothing on the sheet has the colour {ink}"
     return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
 def frame_of(sheet: Image.Image, box: Box) -> set[Rgb]:
-    """The colours of the ring of frame pixels directly around a picture."""
+    """Return the colours of the frame pixels around an image."""
     left, top, right, bottom = box
     array = pixels(sheet)
     ring = [
@@ -59,7 +59,7 @@ def sheet_of(*rights: bool | None, **settings: int) -> tuple[Image.Image, list[B
     return sheet, [box_of(sheet, INKS[n]) for n in range(len(rights))]
 
 
-def test_frames_say_what_is_right() -> None:
+def test_frames_mark_right_and_wrong_hits() -> None:
     sheet, boxes = sheet_of(True, False, None, True)
     for box, colour in zip(boxes, (RIGHT, WRONG, UNKNOWN, RIGHT), strict=True):
         left, top, right, bottom = box
@@ -113,7 +113,7 @@ def test_hits_wrap_to_further_lines_in_reading_order() -> None:
     assert boxes[-1][3] + FRAME < sheet.height
 
 
-def test_ten_hits_fit_a_line_unless_told_otherwise() -> None:
+def test_a_line_has_ten_hits_by_default() -> None:
     row = [SheetCell(patch((n * 20, 3, 9)), "", None) for n in range(12)]
     sheet = contact_sheet([SheetRow(patch(REFERENCE), "x", row)])
     tops = [box_of(sheet, (n * 20, 3, 9))[1] for n in range(12)]
@@ -137,7 +137,7 @@ def ink_below(sheet: Image.Image, box: Box) -> bool:
     return bool((strip.max(axis=-1) < 140).any())
 
 
-def test_texts_and_captions_are_written_below_their_pictures() -> None:
+def test_texts_and_captions_are_written_below_their_images() -> None:
     cells = [SheetCell(patch(INKS[0]), "0.83"), SheetCell(patch(INKS[1]), "")]
     sheet = contact_sheet([SheetRow(patch(REFERENCE), "make it red", cells)], cell=CELL)
     silent = contact_sheet([SheetRow(patch(REFERENCE), "", cells)], cell=CELL)
@@ -171,7 +171,7 @@ def test_a_title_is_written_above_the_rows() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 900), st.integers(1, 900))
-def test_images_keep_their_shape(width: int, height: int) -> None:
+def test_images_keep_their_aspect_ratio(width: int, height: int) -> None:
     row = SheetRow(patch(REFERENCE), "x", [SheetCell(patch(INKS[0], (width, height)))])
     sheet = contact_sheet([row], cell=CELL)
     left, top, right, bottom = box_of(sheet, INKS[0])
@@ -207,7 +207,7 @@ def test_images_of_any_mode_are_shown(mode: str) -> None:
     assert np.abs(shown - 90).max() <= 2
 
 
-def test_transparency_is_laid_on_white() -> None:
+def test_transparency_is_filled_with_white() -> None:
     clear = Image.new("RGBA", CELL, (255, 0, 0, 0))
     clear.paste((*INKS[0], 255), (0, 0, CELL[0], 4))
     sheet = contact_sheet([SheetRow(patch(REFERENCE), "x", [SheetCell(clear)])], cell=CELL)
@@ -258,7 +258,7 @@ def test_images_that_cannot_be_opened_become_grey_cells(tmp_path: Path) -> None:
         assert (content.max(axis=-1) < 150).any(), "the cell does not say why it is grey"
 
 
-def test_hits_need_not_exist() -> None:
+def test_a_query_without_hits_is_shown() -> None:
     sheet = contact_sheet([SheetRow(patch(REFERENCE), "x", [])], cell=CELL)
     _, top, right, bottom = box_of(sheet, REFERENCE)
     assert (pixels(sheet)[top:bottom, right + 60 :].max(axis=-1) < 140).any(), "says nothing"

@@ -1,4 +1,4 @@
-"""The drawn products: what their names say is what is seen, and the demo's are held out."""
+"""Drawn products: they show their attributes, and the demo's are held out from training."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def pixels(drawing: Drawing) -> npt.NDArray[np.int64]:
 
 
 def cloth_of(drawing: Drawing) -> npt.NDArray[np.bool_]:
-    """Where the product's own material is: the pixels that are dark when it is drawn in black."""
+    """Return the mask of the product's material: what is dark when it is drawn in black."""
     black = Drawing(drawing.type, "black", "plain", drawing.seed)
     mask: npt.NDArray[np.bool_] = pixels(black).max(axis=-1) < 120  # (H, W)
     return mask
 
 
 def lab(rgb: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """CIE L*a*b* of sRGB values, D65."""
+    """Convert sRGB values to CIE L*a*b* (D65)."""
     share = rgb / 255
     linear = np.where(share > 0.04045, ((share + 0.055) / 1.055) ** 2.4, share / 12.92)
     matrix = np.array(
@@ -84,7 +84,7 @@ def lab(rgb: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 
 def colour_shares(drawing: Drawing) -> Counter[str]:
-    """The share of the product's material that is nearest to each colour name."""
+    """Return, for each colour name, the share of the material that is nearest to it."""
     cloth = lab(pixels(drawing)[cloth_of(drawing)])  # (P, 3)
     named = lab(np.array([NAMED[colour] for colour in COLOURS]))  # (C, 3)
     nearest = ((cloth[:, None] - named[None]) ** 2).sum(axis=-1).argmin(axis=1)
@@ -115,7 +115,7 @@ def test_a_drawing_is_the_same_in_another_process() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(drawings)
-def test_a_product_stands_whole_on_a_light_backdrop(drawing: Drawing) -> None:
+def test_a_product_is_drawn_whole_on_a_light_background(drawing: Drawing) -> None:
     picture = pixels(drawing)
     assert picture.shape == (320, 240, 3)
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
@@ -132,7 +132,7 @@ def test_any_size_can_be_drawn(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("product", TYPES)
-def test_seeds_vary_the_picture(product: str) -> None:
+def test_seeds_vary_the_image(product: str) -> None:
     shapes = [cloth_of(Drawing(product, "blue", "plain", seed)) for seed in range(6)]
     for one, other in itertools.combinations(shapes, 2):
         overlap = (one & other).sum() / (one | other).sum()
@@ -150,7 +150,7 @@ def test_seeds_vary_colour_and_pattern() -> None:
 
 
 def around(drawing: Drawing) -> npt.NDArray[np.bool_]:
-    """What is light and reaches the picture's corner: not the white parts of a black shoe.
+    """Light pixels that are connected with a corner: not the white parts of a black shoe.
 
     Its laces reach its edge, where they are smoothed into the background: of what is next to
     something else, only the background's very colour counts.
@@ -170,7 +170,7 @@ def reaching_the_corner(mask: Image.Image) -> npt.NDArray[np.bool_]:
 
 @settings(max_examples=20, deadline=None)
 @given(drawings, st.sampled_from(COLOURS))
-def test_proportions_depend_on_type_and_seed_alone(drawing: Drawing, colour: str) -> None:
+def test_proportions_depend_only_on_type_and_seed(drawing: Drawing, colour: str) -> None:
     other = Drawing(drawing.type, colour, "plain", drawing.seed)
     background = around(Drawing(drawing.type, "black", "plain", drawing.seed))
     assert pixels(other)[background].min() > 235
@@ -178,7 +178,7 @@ def test_proportions_depend_on_type_and_seed_alone(drawing: Drawing, colour: str
 
 
 @pytest.mark.parametrize("colour", COLOURS)
-def test_the_named_colour_is_the_one_seen(colour: str) -> None:
+def test_a_product_has_the_named_colour(colour: str) -> None:
     for pattern in PATTERNS:
         total: Counter[str] = Counter()
         for number, product in enumerate(TYPES):
@@ -205,7 +205,7 @@ def test_patterns_differ_from_plain_and_from_each_other(product: str) -> None:
             assert changed.mean() > 0.06, (product, colour, one, other)
 
 
-def test_a_drawing_says_what_it_shows() -> None:
+def test_a_caption_names_the_attributes() -> None:
     assert Drawing("t-shirt", "red", "striped", 1).caption == "red striped t-shirt"
     assert Drawing("boot", "black", "plain", 1).caption == "black boot"
     assert Drawing("boot", "black", "plain", 1).combination == ("boot", "black", "plain")
@@ -221,12 +221,14 @@ def test_a_drawing_says_what_it_shows() -> None:
         (("boot", "red", "plain", -1), "-1"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(values: tuple[str, str, str, int], names: str) -> None:
+def test_unknown_attributes_and_negative_seeds_are_refused(
+    values: tuple[str, str, str, int], names: str
+) -> None:
     with pytest.raises(UsageError, match=names):
         Drawing(*values)
 
 
-def test_a_picture_too_small_to_draw_is_refused() -> None:
+def test_a_size_below_32_pixels_is_refused() -> None:
     with pytest.raises(UsageError, match="31"):
         draw(Drawing("boot", "red", "plain", 0), (31, 400))
 
@@ -310,7 +312,7 @@ def test_an_impossible_gallery_is_refused(per_combination: int, seed: int) -> No
 
 
 def check(query: DemoQuery, gallery: list[Drawing]) -> None:
-    """The text names the change, and the targets are all that it asks for and nothing else."""
+    """The text names the change, and the targets are exactly the drawings with it."""
     reference = gallery[query.reference]
     wanted = gallery[query.targets[0]]
     assert differences(reference.combination, wanted.combination) == [query.kind]
@@ -351,7 +353,7 @@ def test_over_a_hundred_queries_ask_for_different_things() -> None:
         assert len({q.text for q in queries if q.kind == kind}) > 15
 
 
-def test_queries_of_an_uneven_gallery_are_right_too() -> None:
+def test_queries_of_an_uneven_gallery_have_the_right_targets() -> None:
     gallery = demo_gallery()[:57]
     queries = demo_queries(gallery, 40)
     for query in queries:
@@ -379,7 +381,7 @@ def test_the_showcase_has_one_query_of_each_kind() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_wordings_are_various_and_name_their_attribute(kind: str) -> None:
+def test_wordings_are_distinct_and_name_their_attribute(kind: str) -> None:
     field = {"colour": "{colour}", "pattern": "{pattern}", "type": "{a_type}"}[kind]
     templates = DEMO_WORDINGS[kind]  # type: ignore[index]
     assert 6 <= len(templates) <= 10

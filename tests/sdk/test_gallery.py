@@ -1,4 +1,4 @@
-"""Indexing collections: folders, archives and lists; again after changes; with bad files."""
+"""Indexing collections: folders, archives and lists, updates, and unusable files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DIM = 12
 
 
 class Encoder:
-    """Means of a picture's quarters, and counts of what it was given."""
+    """Encodes an image as the means of its quarters, and records its batches."""
 
     dim = DIM
 
@@ -75,7 +75,7 @@ def write(path: Path, data: bytes) -> Path:
 
 
 def tick(path: Path) -> None:
-    """Give a file a time of its own, as if it had been written later."""
+    """Give a file a new modification time."""
     status = path.stat()
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_007))
 
@@ -92,7 +92,7 @@ def archive(path: Path, members: Sequence[tuple[str, bytes | dict[str, Any]]]) -
 
 
 def counts(report: IndexReport) -> dict[str, int]:
-    """The counts that are not zero."""
+    """Return the counts that are not zero."""
     names = ("added", "updated", "renamed", "removed", "unchanged")
     found = {name: int(getattr(report, name)) for name in names}
     if report.failed:
@@ -109,7 +109,7 @@ def paths(index: Path) -> list[str]:
 
 
 def assert_true(index: Path, root: Path) -> None:
-    """Every item is the file that it says, and has that file's vector."""
+    """Assert that every item has the hash and the vector of its file."""
     found = opened(index)
     assert found.root == root
     for item, vector in zip(found.items(), found.vectors(), strict=True):
@@ -151,7 +151,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # --- folders -------------------------------------------------------------------------------------
 
 
-def test_a_folder_is_indexed_at_any_depth_but_for_what_is_hidden(tmp_path: Path) -> None:
+def test_a_folder_is_indexed_at_any_depth_without_hidden_names(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     for i, name in enumerate(["b.JPG", "a/x.jpeg", "a/é 漢.png", "a/b/c/deep.TIFF", "x.webp"]):
         suffix = Path(name).suffix.lower()
@@ -172,7 +172,7 @@ def test_a_folder_is_indexed_at_any_depth_but_for_what_is_hidden(tmp_path: Path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
-def test_links_are_followed_but_not_in_circles(photos: Path, tmp_path: Path, index: Path) -> None:
+def test_links_are_followed_once(photos: Path, tmp_path: Path, index: Path) -> None:
     write(tmp_path / "elsewhere" / "far.png", picture(7))
     write(photos / "sub" / "near.png", picture(8))
     (photos / "a-link").symlink_to(photos / "sub")  # comes first, but the folder's own name counts
@@ -193,7 +193,7 @@ def test_links_are_followed_but_not_in_circles(photos: Path, tmp_path: Path, ind
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any name")
-def test_a_name_that_is_no_unicode_is_named_and_left_out(photos: Path, index: Path) -> None:
+def test_a_name_that_is_not_unicode_is_reported_and_left_out(photos: Path, index: Path) -> None:
     Path(os.fsdecode(os.fsencode(photos) + b"/bad\xff.png")).write_bytes(picture(8))
     report = build_index(photos, index, Encoder())
     assert counts(report) == {"added": 5, "failed": 1}
@@ -203,7 +203,7 @@ def test_a_name_that_is_no_unicode_is_named_and_left_out(photos: Path, index: Pa
     json.dumps(report.to_dict(), ensure_ascii=False).encode()
 
 
-def test_bad_files_are_named_and_the_rest_is_indexed(photos: Path, index: Path) -> None:
+def test_unusable_files_are_reported_and_the_rest_is_indexed(photos: Path, index: Path) -> None:
     write(photos / "empty.jpg", b"")
     write(photos / "text.jpg", b"not a picture")
     write(photos / "cut.jpg", picture(1, "JPEG", (64, 64))[:600])
@@ -230,7 +230,7 @@ def test_bad_files_are_named_and_the_rest_is_indexed(photos: Path, index: Path) 
     }
 
 
-def test_a_picture_that_breaks_is_removed(photos: Path, index: Path) -> None:
+def test_an_image_that_is_damaged_later_is_removed(photos: Path, index: Path) -> None:
     build_index(photos, index, Encoder())
     write(photos / "0.png", b"broken")
     report = build_index(photos, index, Encoder())
@@ -276,7 +276,7 @@ def test_an_emptied_collection_keeps_its_index(photos: Path, index: Path) -> Non
 # --- again, after changes ------------------------------------------------------------------------
 
 
-def test_again_costs_what_has_changed(photos: Path, index: Path, read: list[str]) -> None:
+def test_an_update_reads_only_changed_files(photos: Path, index: Path, read: list[str]) -> None:
     encoder = Encoder()
     build_index(photos, index, encoder)
     read.clear()
@@ -311,7 +311,7 @@ def test_again_costs_what_has_changed(photos: Path, index: Path, read: list[str]
     assert_true(index, photos)
 
 
-def test_contents_that_change_places_are_not_encoded_again(photos: Path, index: Path) -> None:
+def test_contents_that_swap_paths_are_not_encoded_again(photos: Path, index: Path) -> None:
     encoder = Encoder()
     build_index(photos, index, encoder)
     for i in range(5):
@@ -334,7 +334,7 @@ def test_equal_files_are_encoded_once(tmp_path: Path, index: Path) -> None:
 
 
 class FolderAgainstIndex(RuleBasedStateMachine):
-    """Whatever happens to a folder, indexing it again leaves what indexing it anew would."""
+    """After any changes in a folder, an updated index equals a new one."""
 
     NAMES = st.sampled_from(["a.png", "b.png", "s/a.png", "s/t/é.jpg", "z.JPEG"])
 
@@ -398,7 +398,7 @@ test_any_changes_to_a_folder.settings = settings(
 )
 
 
-def test_a_moved_collection_is_found_again(photos: Path, index: Path, tmp_path: Path) -> None:
+def test_a_moved_collection_keeps_its_vectors(photos: Path, index: Path, tmp_path: Path) -> None:
     encoder = Encoder()
     build_index(photos, index, encoder)
     photos.rename(tmp_path / "renamed")
@@ -407,7 +407,7 @@ def test_a_moved_collection_is_found_again(photos: Path, index: Path, tmp_path: 
     assert_true(index, tmp_path / "renamed")
 
 
-def test_naming_a_part_leaves_the_rest_and_naming_more_grows(
+def test_indexing_a_part_keeps_the_rest_and_indexing_more_adds_to_it(
     photos: Path, index: Path, read: list[str]
 ) -> None:
     encoder = Encoder()
@@ -445,7 +445,7 @@ def test_another_image_tower_is_refused(photos: Path, index: Path) -> None:
     assert len(paths(index)) == 5
 
 
-def test_another_precision_is_taken_and_recorded(photos: Path, index: Path) -> None:
+def test_another_precision_is_accepted_and_recorded(photos: Path, index: Path) -> None:
     build_index(photos, index, Encoder())
     build_index(photos, index, Encoder(precision="int8"))
     assert opened(index).precision == "fp32"  # nothing was encoded with it
@@ -454,7 +454,7 @@ def test_another_precision_is_taken_and_recorded(photos: Path, index: Path) -> N
     assert opened(index).precision == "fp32+int8"
 
 
-def test_a_place_that_is_not_an_index_is_left_alone(photos: Path) -> None:
+def test_a_folder_that_is_not_an_index_is_not_touched(photos: Path) -> None:
     with pytest.raises(ZtcirError, match="choose another folder"):
         build_index(photos, photos, Encoder())
     with pytest.raises(ZtcirError, match="choose another folder"):
@@ -506,7 +506,7 @@ def test_archives_with_metadata(tmp_path: Path, index: Path, suffix: str) -> Non
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
-def test_archives_again_after_changes(
+def test_changed_archives_are_updated(
     tmp_path: Path, index: Path, suffix: str, read: list[str]
 ) -> None:
     encoder = Encoder()
@@ -541,7 +541,9 @@ def test_archives_again_after_changes(
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
-def test_bad_archives_and_members(tmp_path: Path, index: Path, suffix: str) -> None:
+def test_unusable_archives_and_members_are_reported(
+    tmp_path: Path, index: Path, suffix: str
+) -> None:
     shard = archive(
         tmp_path / f"s{suffix}",
         [
@@ -575,7 +577,7 @@ def test_bad_archives_and_members(tmp_path: Path, index: Path, suffix: str) -> N
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
-def test_a_cut_archive_gives_what_it_can_and_loses_nothing(
+def test_a_truncated_archive_gives_its_readable_images_and_removes_none(
     tmp_path: Path, index: Path, suffix: str
 ) -> None:
     shard = archive(
@@ -599,7 +601,7 @@ def test_a_cut_archive_gives_what_it_can_and_loses_nothing(
     assert encoder.encoded == encoded
 
 
-def test_lists_mix_pictures_archives_and_folders(tmp_path: Path, index: Path) -> None:
+def test_a_source_may_mix_files_archives_and_folders(tmp_path: Path, index: Path) -> None:
     single = write(tmp_path / "a" / "1.png", picture(1))
     shard = archive(tmp_path / "a" / "s.tar", [("x.png", picture(2))])
     write(tmp_path / "b" / "sub" / "3.png", picture(3))
@@ -621,7 +623,7 @@ def test_the_validation_shards_of_the_catalogue(shared_data: Path, index: Path) 
     assert encoder.encoded <= 4617
 
 
-def test_a_picture_that_is_gone_cannot_be_read(tmp_path: Path) -> None:
+def test_reading_a_deleted_image_is_an_error(tmp_path: Path) -> None:
     archive(tmp_path / "s.tar", [("x.png", picture(2))])
     assert read_image(tmp_path, "s.tar/x.png") == picture(2)
     for path in ("s.tar/y.png", "z.png", "z.tar/x.png"):
@@ -632,7 +634,7 @@ def test_a_picture_that_is_gone_cannot_be_read(tmp_path: Path) -> None:
 # --- the run itself ------------------------------------------------------------------------------
 
 
-def test_progress_counts_every_picture(photos: Path, index: Path) -> None:
+def test_progress_counts_every_image(photos: Path, index: Path) -> None:
     write(photos / "bad.png", b"")
     seen: list[tuple[int, int]] = []
     build_index(photos, index, Encoder(), progress=lambda done, total: seen.append((done, total)))
@@ -643,7 +645,7 @@ def test_progress_counts_every_picture(photos: Path, index: Path) -> None:
     assert seen[-1] == (6, 6)
 
 
-def test_batches_are_bounded_in_pictures_and_in_pixels(
+def test_batches_are_limited_in_images_and_in_pixels(
     tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i in range(70):
@@ -680,7 +682,7 @@ def test_batches_are_bounded_in_pictures_and_in_pixels(
     assert most <= 2000 + 3 * 100
 
 
-def test_files_larger_than_what_may_wait_still_pass(
+def test_files_larger_than_the_limits_are_still_indexed(
     photos: Path, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "BYTES_AHEAD", 10)
@@ -689,7 +691,7 @@ def test_files_larger_than_what_may_wait_still_pass(
     assert build_index(photos, index, Encoder(), workers=2).total == 5
 
 
-def test_iter_images_keeps_its_order_and_can_be_left(tmp_path: Path) -> None:
+def test_iter_images_keeps_the_order_and_can_be_stopped(tmp_path: Path) -> None:
     for i in range(80):
         write(tmp_path / f"{i:02}.png", picture(i))
     write(tmp_path / "40.png", b"bad")
@@ -706,7 +708,7 @@ def test_iter_images_keeps_its_order_and_can_be_left(tmp_path: Path) -> None:
     assert threading.active_count() <= before
 
 
-def test_what_the_encoder_raises_comes_through(photos: Path, index: Path) -> None:
+def test_errors_of_the_encoder_are_raised_and_leave_no_index(photos: Path, index: Path) -> None:
     class Broken(Encoder):
         def encode_images(self, images: list[Image.Image]) -> NDArray[np.float32]:
             raise RuntimeError("out of memory")
@@ -737,7 +739,7 @@ build_index(sys.argv[1], sys.argv[2], Encoder(), progress=progress, flush_every=
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_after_a_kill_the_next_run_goes_on(tmp_path: Path, index: Path) -> None:
+def test_a_killed_run_resumes(tmp_path: Path, index: Path) -> None:
     photos = tmp_path / "photos"
     for i in range(200):
         write(photos / f"{i}.png", picture(i))
@@ -759,7 +761,7 @@ def test_after_a_kill_the_next_run_goes_on(tmp_path: Path, index: Path) -> None:
     assert_true(index, photos)
 
 
-def test_the_report_is_json(photos: Path, index: Path) -> None:
+def test_the_report_converts_to_json_values(photos: Path, index: Path) -> None:
     write(photos / "bad.png", b"")
     report = build_index(photos, index, Encoder())
     value = json.loads(json.dumps(report.to_dict()))

@@ -1,4 +1,4 @@
-"""Reference pictures remembered by content, and many queries at once: the same hits, less work."""
+"""The cache of reference images and `search_many`: the same hits with less work."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def bundle(folder: Path) -> Path:
 
 @pytest.fixture
 def retriever(bundle: Path, index: Path) -> Retriever:
-    """One that remembers nothing yet."""
+    """A retriever with an empty cache."""
     return Retriever(bundle, index=index, threads=1, device="cpu")
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pictures each run of the image encoder saw."""
+    """The batch sizes of the image encoder's runs."""
     counts: list[int] = []
     real = Encoder._run_image_encoder
 
@@ -84,7 +84,7 @@ def plain(hits: Sequence[Hit]) -> list[tuple[str, Any]]:
     steps=st.lists(st.tuples(st.booleans(), st.integers(0, 6)), max_size=60),
 )
 @settings(max_examples=200, deadline=None)
-def test_what_was_not_used_for_longest_goes_first(
+def test_the_least_recently_used_image_is_dropped_first(
     capacity: int, steps: list[tuple[bool, int]]
 ) -> None:
     cache = ReferenceCache(capacity)
@@ -122,7 +122,7 @@ def test_the_same_content_is_encoded_once(
     assert {other.content_hash for other in others} == {first.content_hash}
 
 
-def test_another_content_at_the_same_path_is_another_picture(
+def test_new_content_at_the_same_path_is_encoded_again(
     retriever: Retriever, tmp_path: Path, seen: list[int]
 ) -> None:
     file = tmp_path / "changing.png"
@@ -135,7 +135,7 @@ def test_another_content_at_the_same_path_is_another_picture(
     np.testing.assert_allclose([before.embedding, after.embedding], expected, atol=1e-6)
 
 
-def test_what_is_hashed_is_what_is_decoded(tmp_path: Path) -> None:
+def test_the_hashed_bytes_are_the_decoded_bytes(tmp_path: Path) -> None:
     file = tmp_path / "changing.png"
     file.write_bytes(png(60))
     source, content_hash = read_content(file)
@@ -144,9 +144,7 @@ def test_what_is_hashed_is_what_is_decoded(tmp_path: Path) -> None:
     assert content_hash == read_content(png(60))[1]
 
 
-def test_pictures_without_a_file_are_encoded_each_time(
-    retriever: Retriever, seen: list[int]
-) -> None:
+def test_images_without_a_file_are_encoded_each_time(retriever: Retriever, seen: list[int]) -> None:
     image = Image.open(io.BytesIO(png(3)))
     references = retriever.references([image, np.asarray(image), image])
     assert seen == [3]
@@ -158,7 +156,7 @@ def test_pictures_without_a_file_are_encoded_each_time(
     )
 
 
-def test_the_token_learner_too_runs_once_a_content(
+def test_the_token_learner_runs_once_for_each_content(
     retriever: Retriever, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     retriever.search(folder / "02.png", "make it red", k=1)
@@ -176,7 +174,7 @@ def _only(allowed: str, encoder: Encoder, name: str, real: Any) -> Any:
     return real(encoder, name)
 
 
-def test_messages_still_name_the_file(retriever: Retriever, tmp_path: Path) -> None:
+def test_error_messages_name_the_file(retriever: Retriever, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(png(1)[:60])
     with pytest.raises(ImageError, match=r"damaged\.png is damaged or cut short"):
@@ -190,7 +188,7 @@ def test_messages_still_name_the_file(retriever: Retriever, tmp_path: Path) -> N
 # --- memory --------------------------------------------------------------------------------------
 
 
-def test_the_memory_is_bounded(bundle: Path, index: Path, seen: list[int]) -> None:
+def test_the_cache_stays_within_its_memory(bundle: Path, index: Path, seen: list[int]) -> None:
     none = Retriever(bundle, index=index, threads=1, device="cpu", reference_cache_mb=0)
     none.reference(png(1))
     none.reference(png(1))
@@ -200,7 +198,7 @@ def test_the_memory_is_bounded(bundle: Path, index: Path, seen: list[int]) -> No
         Retriever(bundle, reference_cache_mb=-1)
 
 
-def test_the_bytes_of_a_reference_are_counted(retriever: Retriever) -> None:
+def test_reference_bytes_is_the_memory_of_an_encoded_image(retriever: Retriever) -> None:
     references = retriever.references([png(seed) for seed in range(4)])
     for reference in references:
         reference.encode("make it red")
@@ -216,7 +214,7 @@ def test_the_bytes_of_a_reference_are_counted(retriever: Retriever) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_many_at_once_are_answered_like_one_by_one(
+def test_search_many_gives_the_hits_of_single_searches(
     retriever: Retriever, folder: Path, method: str
 ) -> None:
     asked: list[tuple[Any, str]] = [
@@ -232,7 +230,9 @@ def test_many_at_once_are_answered_like_one_by_one(
         assert plain(hits) == plain(retriever.search(image, text, k=4, method=method))
 
 
-def test_many_at_once_share_their_work(retriever: Retriever, folder: Path, seen: list[int]) -> None:
+def test_search_many_encodes_each_file_once(
+    retriever: Retriever, folder: Path, seen: list[int]
+) -> None:
     asked = [(folder / f"{n % 3:02}.png", text) for n in range(9) for text in ("red", "blue")]
     many = retriever.search_many(asked, k=2)
     assert [len(hits) for hits in many] == [2] * 18
@@ -240,7 +240,7 @@ def test_many_at_once_share_their_work(retriever: Retriever, folder: Path, seen:
     assert retriever.search_many([]) == []
 
 
-def test_one_that_is_wrong_is_said_before_any_work(
+def test_a_wrong_query_is_refused_before_any_work(
     retriever: Retriever, folder: Path, seen: list[int]
 ) -> None:
     with pytest.raises(UsageError, match="is empty"):

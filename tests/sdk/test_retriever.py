@@ -1,4 +1,4 @@
-"""The user's objects: hits against NumPy, the reference left out, bad calls, threads, no torch."""
+"""`Retriever`, `Reference` and `Hit`: hits equal to NumPy's, errors, threads, imports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from places import ROOT
-from tiny_bundle import PREPROCESSING, PROMPTS, TinyModel, tiny_parts, unit, write_tiny_bundle
+from tiny_bundle import PREPROCESSING, TinyModel, tiny_parts, unit, write_tiny_bundle
 
 import ztcir_sdk
 from ztcir_sdk import Bundle, Hit, Reference, Retriever, ZtcirError
@@ -35,7 +35,7 @@ from ztcir_sdk.errors import (
 )
 from ztcir_sdk.index import Index
 from ztcir_sdk.index.default import default_index_path
-from ztcir_sdk.names import METHODS
+from ztcir_sdk.names import METHODS, PROMPTS
 from ztcir_sdk.sources import read_image
 from ztcir_sdk.tokenizer import TextTruncatedWarning
 
@@ -45,13 +45,13 @@ Array = NDArray[np.float32]
 
 
 def picture(seed: int, size: tuple[int, int] = (24, 16)) -> Image.Image:
-    """Four quarters of four colours."""
+    """Return an image of four quarters, each of another colour."""
     colours = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), dtype=np.uint8)
     return Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
 
 
 def png(image: Image.Image, comment: str = "") -> bytes:
-    """The same pixels in other bytes, for each comment."""
+    """Return PNG data; each comment gives other bytes for the same pixels."""
     info = PngImagePlugin.PngInfo()
     info.add_text("comment", comment)
     stream = io.BytesIO()
@@ -66,7 +66,7 @@ def model() -> TinyModel:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A collection: 20 pictures in two folders."""
+    """A collection: 20 images in two folders."""
     photos = tmp_path_factory.mktemp("collection") / "photos"
     (photos / "more").mkdir(parents=True)
     for seed in range(20):
@@ -87,7 +87,7 @@ def retriever(
 
 
 class ByHand:
-    """What a search must answer, computed in NumPy alone (but for the token ids)."""
+    """The expected hits, computed in NumPy except for the token ids."""
 
     def __init__(self, model: TinyModel, retriever: Retriever, folder: Path) -> None:
         self.model = model
@@ -143,14 +143,16 @@ def test_hits_are_those_computed_by_hand(
 
 @given(weight=st.floats(0, 1))
 @settings(max_examples=20, deadline=None)
-def test_sum_weighs_the_text(retriever: Retriever, by_hand: ByHand, weight: float) -> None:
+def test_sum_uses_the_weight_of_the_text(
+    retriever: Retriever, by_hand: ByHand, weight: float
+) -> None:
     path = by_hand.paths[2]
     found = retriever.reference(path).encode("in blue", "sum", weight=weight)
     np.testing.assert_allclose(found, by_hand.query(path, "in blue", "sum", weight), atol=2e-5)
 
 
 def test_every_part_of_the_method_counts(retriever: Retriever, folder: Path) -> None:
-    """Pseudo-word, injection and adapters: each changes the answer."""
+    """Pseudo-word, injection and adapters each change the hits."""
     one, other = retriever.references([folder / "01.png", folder / "02.png"])
     composed = one.encode("make it red")
     assert abs(composed - other.encode("make it red")).max() > 1e-3
@@ -188,7 +190,7 @@ def test_k_larger_than_the_gallery_returns_all_but_the_reference(
     assert len(retriever.search(folder / "01.png", k=1000, method="mapped")) == 20
 
 
-def test_a_hit_is_plain_data(retriever: Retriever, folder: Path) -> None:
+def test_a_hit_converts_to_json_values(retriever: Retriever, folder: Path) -> None:
     [hit] = retriever.search(folder / "01.png", "red", k=1)
     assert json.loads(json.dumps(hit.to_dict())) == {
         **{"path": hit.path, "score": hit.score, "rank": 1, "metadata": None}
@@ -228,23 +230,22 @@ def test_hits_in_an_archive_have_metadata_and_are_references_in_turn(
 # --- the reference is left out -------------------------------------------------------------------
 
 
-def ways_to_give(path: Path) -> dict[str, Any]:
-    return {
-        "path": path,
-        "string": str(path),
-        "bytes": path.read_bytes(),
-        "stream": io.BytesIO(path.read_bytes()),
-        "image": Image.open(io.BytesIO(path.read_bytes())),
-        "array": np.asarray(Image.open(path)),
-    }
+KINDS: dict[str, Callable[[Path], Any]] = {
+    "path": lambda path: path,
+    "string": str,
+    "bytes": Path.read_bytes,
+    "stream": lambda path: io.BytesIO(path.read_bytes()),
+    "image": lambda path: Image.open(io.BytesIO(path.read_bytes())),
+    "array": lambda path: np.asarray(Image.open(io.BytesIO(path.read_bytes()))),
+}
 
 
-@pytest.mark.parametrize("way", ["path", "string", "bytes", "stream", "image", "array"])
-def test_the_reference_is_left_out_however_it_is_given(
-    retriever: Retriever, folder: Path, tmp_path: Path, way: str
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reference_is_left_out_for_every_kind_of_image(
+    retriever: Retriever, folder: Path, tmp_path: Path, kind: str
 ) -> None:
     shutil.copy(folder / "05.png", tmp_path / "another name.png")
-    image = ways_to_give(tmp_path / "another name.png")[way]
+    image = KINDS[kind](tmp_path / "another name.png")
     for method in METHODS:
         paths = [hit.path for hit in retriever.search(image, "red", 99, method=method)]
         assert len(paths) == (20 if method == "mapped" else 19)
@@ -252,7 +253,7 @@ def test_the_reference_is_left_out_however_it_is_given(
 
 
 @pytest.mark.parametrize("copies", [1, 7, 8, 9, 70])
-def test_copies_in_other_bytes_are_left_out_too(
+def test_copies_with_other_bytes_are_left_out(
     retriever: Retriever, tmp_path: Path, copies: int
 ) -> None:
     (tmp_path / "photos").mkdir()
@@ -267,10 +268,10 @@ def test_copies_in_other_bytes_are_left_out_too(
     assert all(name.startswith("other") for name in names)
 
 
-def test_the_same_file_is_left_out_even_if_its_vector_is_another(
+def test_the_same_file_is_left_out_even_with_another_vector(
     retriever: Retriever, folder: Path, tmp_path: Path
 ) -> None:
-    """As where the collection was encoded in another precision."""
+    """As after indexing in another precision."""
     index = Index.create(
         tmp_path / "x.ztcir",
         dim=retriever.dim,
@@ -339,7 +340,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_only_what_is_needed_runs(retriever: Retriever, folder: Path, runs: list[str]) -> None:
+def test_a_method_runs_only_its_graphs(retriever: Retriever, folder: Path, runs: list[str]) -> None:
     retriever.encode_images([folder / "01.png"])
     assert runs == ["image_encoder"]
     runs.clear()
@@ -386,7 +387,9 @@ def test_threads_may_share_a_retriever(retriever: Retriever, folder: Path) -> No
 # --- other bundles -------------------------------------------------------------------------------
 
 
-def test_a_bundle_without_injection_is_fed_what_it_declares(tmp_path: Path, folder: Path) -> None:
+def test_a_bundle_without_injection_gets_only_its_declared_inputs(
+    tmp_path: Path, folder: Path
+) -> None:
     model = TinyModel(vsi=False)
     retriever = Retriever(write_tiny_bundle(tmp_path / "b", model), threads=1)
     retriever.index(folder, to=tmp_path / "photos.ztcir")
@@ -398,7 +401,9 @@ def test_a_bundle_without_injection_is_fed_what_it_declares(tmp_path: Path, fold
         assert_hits(retriever.search(path, "make it red", 20, method=method), expected)
 
 
-def test_a_bundle_of_two_graphs_answers_what_it_can(tmp_path: Path, folder: Path) -> None:
+def test_a_bundle_of_two_graphs_refuses_methods_that_need_three(
+    tmp_path: Path, folder: Path
+) -> None:
     parts = tiny_parts(TinyModel())
     del parts["graphs"]["token_learner"]
     bundle = Bundle.write(
@@ -433,7 +438,9 @@ def test_precision_is_chosen_and_recorded(tmp_path: Path, folder: Path) -> None:
         Retriever(bundle, precision="int8")
 
 
-def test_pretrained_bundles_come_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_pretrained_loads_an_embedded_bundle_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ztcir_sdk.bundle.bundle.resources.files", lambda _: tmp_path)
     with pytest.raises(BundleError, match="has no embedded bundles"):
         Retriever.from_pretrained()
@@ -522,7 +529,7 @@ def test_an_empty_text_is_refused_before_any_work(
         assert retriever.search(folder / "01.png", text, method=method)
 
 
-def test_pictures_that_cannot_be_used_are_refused(retriever: Retriever, tmp_path: Path) -> None:
+def test_unusable_images_are_refused(retriever: Retriever, tmp_path: Path) -> None:
     stream = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(stream, "JPEG")
     (tmp_path / "cut.jpg").write_bytes(stream.getvalue()[:-200])
@@ -596,7 +603,7 @@ def test_retraining_the_text_side_keeps_the_index(
     }
 
 
-def test_an_index_given_by_path_is_always_its_newest_state(
+def test_an_index_given_by_path_is_searched_in_its_newest_state(
     retriever: Retriever, tmp_path: Path
 ) -> None:
     photos, index = tmp_path / "photos", tmp_path / "photos.ztcir"
@@ -623,7 +630,7 @@ def test_an_index_given_by_path_is_always_its_newest_state(
         reader.search(picture(9), "red", index=index)
 
 
-def test_progress_is_told(retriever: Retriever, folder: Path, tmp_path: Path) -> None:
+def test_indexing_reports_progress(retriever: Retriever, folder: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     Retriever(retriever.bundle, threads=1).index(
         folder, to=tmp_path / "x.ztcir", progress=lambda done, total: told.append((done, total))
@@ -631,7 +638,9 @@ def test_progress_is_told(retriever: Retriever, folder: Path, tmp_path: Path) ->
     assert told[-1] == (20, 20)
 
 
-def test_the_default_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_index_is_the_variable_else_the_only_one_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("ZTCIR_INDEX", raising=False)
     inner = tmp_path / "inner"
     inner.mkdir()

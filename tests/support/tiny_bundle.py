@@ -19,7 +19,7 @@ from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as Bpe
 
 from ztcir_sdk.bundle import Bundle, Dimensions, GraphVariant, TextLayout
-from ztcir_sdk.names import METHODS
+from ztcir_sdk.names import METHODS, PROMPTS
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime import TensorSpec
 from ztcir_sdk.tokenizer import END_OF_TEXT, START_OF_TEXT
@@ -29,11 +29,6 @@ D, D_T, D_V, D_VSI, N = 4, 4, 3, 4, 4
 SIZE = 8
 VOCABULARY = 514
 END = VOCABULARY - 1
-PROMPTS = {
-    "composed": "a photo of $ that {text}",
-    "stage1": "a photo of $ that {text}",
-    "mapped": "a photo of $",
-}
 PREPROCESSING = Preprocessing(image_size=(SIZE, SIZE), mean=(0.5,) * 3, std=(0.25,) * 3)
 
 Array = NDArray[np.float32]
@@ -61,7 +56,7 @@ def unit(rows: NDArray[np.floating]) -> Array:
 
 
 class TinyModel:
-    """The weights, and what the graphs compute, in NumPy."""
+    """The weights of the graphs, and their computations in NumPy."""
 
     def __init__(self, *, vsi: bool = True, seed: int = 0) -> None:
         self.vsi = vsi
@@ -110,7 +105,7 @@ class TinyModel:
         return unit(np.array(rows, dtype=np.float32))
 
     def encode_text(self, ids: Sequence[int]) -> Array:
-        """The embedding (D,) of a text without a placeholder."""
+        """Return the embedding (D,) of a text without a placeholder."""
         nothing = np.zeros((1, 1, N, D_VSI), dtype=np.float32)
         [vector] = self.encode_query(
             np.array([ids]),
@@ -123,19 +118,19 @@ class TinyModel:
         return np.asarray(vector)
 
     def encode_prompt(self, ids: Sequence[int], pixels: Array, scale: float) -> Array:
-        """The embedding (D,) of a prompt about one picture (3, H, W)."""
-        said = self.learn_token(*self.encode_image(pixels[None]))
+        """Return the embedding (D,) of a prompt about one image (3, H, W)."""
+        learned = self.learn_token(*self.encode_image(pixels[None]))
         index = np.zeros(1, dtype=np.int64)
         scales = np.array([scale], dtype=np.float32)
-        [vector] = self.encode_query(np.array([ids]), index, scales, *said)
+        [vector] = self.encode_query(np.array([ids]), index, scales, *learned)
         return np.asarray(vector)
 
     def graphs(self) -> dict[str, onnx.ModelProto]:
-        said = ["pseudo_tokens", *(["vsi_keys", "vsi_values"] if self.vsi else [])]
+        learned = ["pseudo_tokens", *(["vsi_keys", "vsi_values"] if self.vsi else [])]
         return {
             "image_encoder": self._image_encoder(),
-            "token_learner": self._token_learner(said),
-            "text_encoder": self._text_encoder(said),
+            "token_learner": self._token_learner(learned),
+            "text_encoder": self._text_encoder(learned),
         }
 
     def _image_encoder(self) -> onnx.ModelProto:
@@ -185,7 +180,7 @@ class TinyModel:
                 ]
         return _model(nodes, ["image_embeds", "patch_features"], outputs, constants)
 
-    def _text_encoder(self, said: list[str]) -> onnx.ModelProto:
+    def _text_encoder(self, learned: list[str]) -> onnx.ModelProto:
         nodes = [
             helper.make_node("Less", ["input_ids", "zero"], ["is_slot"]),
             helper.make_node("Max", ["input_ids", "zero"], ["ids"]),
@@ -244,7 +239,7 @@ class TinyModel:
             constants["one_two"] = np.array([1, 2])
         return _model(
             nodes,
-            ["input_ids", "reference_index", "adapter_scale", *said],
+            ["input_ids", "reference_index", "adapter_scale", *learned],
             ["query_embeds"],
             constants,
         )
@@ -275,7 +270,7 @@ def _value(name: str) -> onnx.ValueInfoProto:
 
 
 def tiny_tokenizer() -> bytes:
-    """A `tokenizer.json` whose tokens are letters."""
+    """Return a `tokenizer.json` whose tokens are letters."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), START_OF_TEXT, END_OF_TEXT]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
@@ -290,7 +285,7 @@ def tiny_tokenizer() -> bytes:
 
 
 def tiny_parts(model: TinyModel, *, precisions: Sequence[str] = ("fp32",)) -> dict[str, Any]:
-    """The arguments of `Bundle.write`, but for the folder."""
+    """Return the arguments of `Bundle.write`, except the folder."""
     protos = model.graphs()
     files: dict[str, bytes] = {"tokenizer.json": tiny_tokenizer()}
     graphs: dict[str, dict[str, GraphVariant]] = {}
@@ -310,7 +305,7 @@ def tiny_parts(model: TinyModel, *, precisions: Sequence[str] = ("fp32",)) -> di
         "name": "tiny",
         "model_card": {"backbone": "tiny", "limits": ["knows nothing"]},
         "methods": tuple(METHODS),
-        "prompts": PROMPTS,
+        "prompts": dict(PROMPTS),
         "text": TextLayout(context_length=77, causal=True, pool="eot", pad_to=None),
         "preprocessing": PREPROCESSING,
         "dimensions": Dimensions(
