@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -98,6 +99,7 @@ class LazyGroup(Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; an error that the user can cause becomes one sentence."""
+        _require_current_folder()
         with _one_line_warnings():
             try:
                 with disk_full_as_error():
@@ -112,6 +114,16 @@ class LazyGroup(Group):
             except ZtcirError as error:
                 click.echo(f"Error: {error}", err=True)
                 raise click.exceptions.Exit(error.exit_code) from error
+
+
+def _require_current_folder() -> None:
+    """Refuse to work where relative paths mean nothing."""
+    try:
+        os.getcwd()  # noqa: PTH109  (Path.cwd() hides which call failed)
+    except FileNotFoundError as error:
+        raise Failure(
+            "The current folder no longer exists: change to another one, for example with `cd`."
+        ) from error
 
 
 def _missing_package(error: ModuleNotFoundError) -> str | None:
@@ -136,9 +148,14 @@ def _one_line_warnings() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        click.echo(f"Warning: {message}", file=file or sys.stderr)
+        # Pillow's warnings do not say which file they are about.
+        decoding = sys.modules.get("ztcir_sdk.decoding")
+        name = decoding.file_being_decoded() if decoding is not None else ""
+        about = f"{name}: " if name and name not in str(message) else ""
+        click.echo(f"Warning: {about}{message}", file=file or sys.stderr)
 
     with warnings.catch_warnings():
+        warnings.filterwarnings("always", module=r"PIL\.")  # once for each file, not once for all
         warnings.showwarning = show
         yield
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
 import click
 from rich import box
@@ -70,7 +71,7 @@ def measured_with(retriever: Retriever) -> dict[str, Any]:
 
 def note(sentence: str) -> None:
     """Print a sentence that is not a result, on standard error."""
-    click.echo(sentence, err=True)
+    click.echo("\n".join(map(_printable, sentence.split("\n"))), err=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, header: bool = True) -> None:
@@ -78,7 +79,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, header: bool
     cells = [[_printable(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in [list(columns), *cells] if header else cells:
-            click.echo("\t".join(row))
+            _print_line("\t".join(row))
         return
     drawn = Table(box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
@@ -148,8 +149,15 @@ def relative_to_here(path: str | os.PathLike[str]) -> Path:
     return Path(path).relative_to(here) if Path(path).is_relative_to(here) else Path(path)
 
 
+def _print_line(line: str) -> None:
+    """Print a line; what standard output cannot encode is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    click.echo(line.encode(encoding, "backslashreplace").decode(encoding))
+
+
 def _printable(text: str) -> str:
-    """Escape line breaks and control characters, which file names may contain."""
+    """Escape control characters and lone surrogates, which file names may contain."""
     return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+        char.encode("unicode_escape").decode() if category(char) in ("Cc", "Cs") else char
+        for char in text
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,14 +12,19 @@ import click
 from cli.options import Command, Engine, as_json, weight_option, with_engine
 from cli.output import emit_json, note, relative_to_here, table, write_file
 from ztcir_sdk.names import METHODS
+from ztcir_sdk.picture_formats import is_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from PIL import Image
 
     from ztcir_sdk.index.hit import Hit
 
 __all__ = ["search"]
 
+LARGEST_SIDES = {"WEBP": 16_383, "JPEG": 65_500}
+"""Format -> largest side of an image, in pixels."""
 GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -56,6 +62,16 @@ GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
     help="Also write an image of REF and the hits.",
 )
 @click.option(
+    "--allow-url", is_flag=True, help="Download REF if it is a web address (at most 100 MB)."
+)
+@click.option(
+    "-0",
+    "--print0",
+    "print0",
+    is_flag=True,
+    help="Print the paths alone, each ended by a NUL byte, for `xargs -0`.",
+)
+@click.option(
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="OUT.html",
@@ -72,39 +88,50 @@ def search(
     weight: float | None,
     grid: Path | None,
     html: Path | None,
+    allow_url: bool,
+    print0: bool,
     engine: Engine,
     as_json: bool,
 ) -> None:
     """Find images similar to REF, modified as TEXT describes.
 
-    REF itself is left out of the hits. TEXT is optional with --method image and mapped.
+    REF is a path, - for standard input, or a file:// or http(s):// address. REF itself is left out
+    of the hits. TEXT is optional with --method image and mapped.
 
     \b
     Examples:
       ztcir search ref.jpg "make it red"
       ztcir search ref.jpg "for women" -k 5 --html hits.html
       ztcir search ref.jpg --method image --json
+      ztcir search ref.jpg "make it red" -0 | xargs -0 ls -l
     """
+    from ztcir_sdk.decoding import load_image
+    from ztcir_sdk.decoding.reference_source import open_reference
     from ztcir_sdk.index.default import default_index_path
     from ztcir_sdk.sources import image_exists
 
+    _check_arguments(reference, text)
     if grid is not None and grid.suffix.lower() not in GRID_FORMATS:
         raise click.BadParameter(
             f"{grid.name!r} must end in {' or '.join(GRID_FORMATS)}.", param_hint="--grid"
         )
     where = default_index_path() if index is None else index
+    if grid is not None:
+        _check_grid(grid, k)
+    source = open_reference(reference, allow_url=allow_url)
     retriever = engine.retriever()
-    hits = retriever.search(reference, text, k, index=where, method=method, weight=weight)
+    hits = retriever.search(source, text, k, index=where, method=method, weight=weight)
     missing = [hit.path for hit in hits if not image_exists(Path(hit.path))]
     if missing:
         note(_missing_sentence(len(missing), len(hits), where, retriever.open_index(where).root))
+    shown: str | Image.Image = source if isinstance(source, str) else load_image(source)
     if grid is not None:
-        write_file(grid, _grid(reference, text, hits, GRID_FORMATS[grid.suffix.lower()]))
+        write_file(grid, _grid(shown, text, hits, GRID_FORMATS[grid.suffix.lower()]))
         note(f"wrote {grid}")
     if html is not None:
         from ztcir_sdk.pages.result_page import result_page
 
-        write_file(html, result_page(reference, text, hits).encode())
+        write_file(html, result_page(shown, text, hits).encode())
         note(f"wrote {html}")
     if as_json:
         emit_json(
@@ -118,6 +145,10 @@ def search(
                 "missing": missing,
             }
         )
+        return
+    if print0:
+        for hit in hits:
+            click.echo(os.fsencode(hit.path) + b"\0", nl=False)
         return
     table(
         ("rank", "score", "image"),
@@ -135,7 +166,40 @@ def _missing_sentence(missing: int, found: int, index: Path, root: Path) -> str:
     return f"{missing} of {found} hits no longer exist: update {index} with `ztcir index`."
 
 
-def _grid(reference: str, text: str, hits: Sequence[Hit], file_format: str) -> bytes:
+def _check_arguments(reference: str, text: str) -> None:
+    """Refuse a text where the image goes, and the other way round."""
+
+    def is_file(argument: str) -> bool:
+        try:
+            return Path(argument).is_file()
+        except (OSError, ValueError):  # too long, or with a null character: words
+            return False
+
+    if is_file(text) and not is_file(reference):
+        raise click.UsageError(
+            f"REF comes first and TEXT second: ztcir search {text!r} {reference!r}."
+        )
+    if is_file(text) and is_image(text):
+        raise click.UsageError(
+            f"TEXT is the image file {text!r}: describe in words what should change. To search "
+            "with an image alone, use --method image."
+        )
+
+
+def _check_grid(grid: Path, k: int) -> None:
+    """Refuse a sheet that its format cannot hold, before anything is searched."""
+    from ztcir_sdk.pages.contact_sheet import sheet_height
+
+    most = LARGEST_SIDES.get(GRID_FORMATS[grid.suffix.lower()])
+    if most is not None and sheet_height(k) > most:
+        raise click.BadParameter(
+            f"A sheet of {k} hits is higher than the {most} pixels that a {grid.suffix} can have: "
+            "write a .png, or ask for fewer hits with -k.",
+            param_hint="--grid",
+        )
+
+
+def _grid(reference: str | Image.Image, text: str, hits: Sequence[Hit], file_format: str) -> bytes:
     from ztcir_sdk.pages.contact_sheet import SheetCell, SheetRow, contact_sheet
     from ztcir_sdk.pages.thumbnails import thumbnail
 

@@ -16,6 +16,7 @@ __all__ = [
     "PictureFormat",
     "format_of",
     "how_to_read",
+    "is_image",
     "is_readable",
     "is_readable_image",
 ]
@@ -83,6 +84,11 @@ def is_readable(one: PictureFormat) -> bool:
         # Unlike `features.check`, this does not warn where an older Pillow does not know it.
         return one.pillow_feature in features.get_supported()
     return one.package is None or importlib.util.find_spec(one.package) is not None
+
+
+def is_image(path: str | PurePath) -> bool:
+    """Return whether a file's suffix stands for an image format, readable here or not."""
+    return PurePath(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def is_readable_image(path: str | PurePath) -> bool:

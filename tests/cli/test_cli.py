@@ -433,8 +433,11 @@ def test_a_page_contains_its_images_and_escapes_texts(indexed: Path, bundle: Pat
         head, _, data = source.partition(",")
         assert head == "data:image/jpeg;base64"
         with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-            assert max(image.size) <= 320
-    assert not re.search(r"(https?:|file:)", page)
+            assert max(image.size) <= 900
+    assert not re.search(r"https?:", page)
+    links = re.findall(r'href="(file:[^"]*)"', page)
+    assert len(links) == 12  # one for each hit, also for the one that was moved
+    assert page.count("file:") == len(links)
 
 
 def test_python_m_cli_prints_what_the_script_prints(indexed: Path, bundle: Path) -> None:

@@ -9,21 +9,31 @@ from __future__ import annotations
 import bisect
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ztcir_sdk.decoding import load_image
 from ztcir_sdk.errors import ImageError, UsageError
+from ztcir_sdk.pages.text import TextFont
 
-__all__ = ["RIGHT", "UNKNOWN", "WRONG", "Picture", "SheetCell", "SheetRow", "contact_sheet"]
+__all__ = [
+    "RIGHT",
+    "UNKNOWN",
+    "WRONG",
+    "Picture",
+    "SheetCell",
+    "SheetRow",
+    "contact_sheet",
+    "sheet_height",
+]
 
 Picture: TypeAlias = "Image.Image | str | os.PathLike[str]"
 _Rgb = tuple[int, int, int]
-_Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
 
 RIGHT: _Rgb = (26, 152, 80)
 WRONG: _Rgb = (214, 62, 52)
@@ -37,6 +47,10 @@ _GAP = 12  # between cells, and between cards
 _FRAME = 4
 _ARROW_SPACE = 60
 _CAPTION_LINES, _TEXT_LINES = 3, 5
+PER_LINE = 10
+"""Hits beside each other."""
+CELL = (120, 160)
+"""Width and height of a hit, in pixels."""
 _LONGEST_TEXT = 400  # characters; more would not fit
 
 
@@ -65,8 +79,8 @@ def contact_sheet(
     rows: Sequence[SheetRow],
     *,
     title: str = "",
-    per_line: int = 10,
-    cell: tuple[int, int] = (120, 160),
+    per_line: int = PER_LINE,
+    cell: tuple[int, int] = CELL,
 ) -> Image.Image:
     """Lay out rows of queries and hits as one RGB image, to be viewed at full size.
 
@@ -90,15 +104,20 @@ def contact_sheet(
 
     title_font = _font(24)
     title_lines = _wrapped(title, title_font, card_width, 2)
-    title_height = len(title_lines) * _line_height(title_font) + (_GAP if title_lines else 0)
+    title_height = len(title_lines) * title_font.line_height + (_GAP if title_lines else 0)
     height = 2 * _MARGIN + title_height + sum(card.height + _GAP for card in cards)
     sheet = Image.new("RGB", (card_width + 2 * _MARGIN, height - (_GAP if cards else 0)), _PAGE)
-    _write(ImageDraw.Draw(sheet), title_lines, title_font, _MARGIN, _MARGIN, _INK)
+    _write(sheet, title_lines, title_font, _MARGIN, _MARGIN, _INK)
     top = _MARGIN + title_height
     for card in cards:
         sheet.paste(card, (_MARGIN, top))
         top += card.height + _GAP
     return sheet
+
+
+def sheet_height(hits: int, *, per_line: int = PER_LINE, cell: tuple[int, int] = CELL) -> int:
+    """Return at least how high the sheet of one query is, in pixels, without captions."""
+    return 2 * _MARGIN + math.ceil(hits / per_line) * (cell[1] + 2 * _FRAME + _GAP)
 
 
 def _reference_size(cell: tuple[int, int]) -> tuple[int, int]:
@@ -115,27 +134,26 @@ def _card(row: SheetRow, columns: int, cell: tuple[int, int], width: int) -> Ima
         _wrapped(hit.caption, caption_font, cell[0] + 2 * _FRAME, _CAPTION_LINES)
         for hit in row.hits
     ]
-    caption_height = max(map(len, captions), default=0) * _line_height(caption_font)
+    caption_height = max(map(len, captions), default=0) * caption_font.line_height
     line_height = cell[1] + 2 * _FRAME + (6 if caption_height else 0) + caption_height + _GAP
     lines = math.ceil(len(row.hits) / columns)
-    left_height = reference_size[1] + 2 * _FRAME + 10 + len(text_lines) * _line_height(text_font)
+    left_height = reference_size[1] + 2 * _FRAME + 10 + len(text_lines) * text_font.line_height
     hits_height = lines * line_height - _GAP
     height = 2 * _MARGIN + max(left_height, hits_height)
 
     card = Image.new("RGB", (width, height), _PAGE)
     _stamp(card, (0, 0), card.size, _EDGE, lambda draw, s: _rounded(draw, s, card.size, 0))
     _stamp(card, (0, 0), card.size, _CARD, lambda draw, s: _rounded(draw, s, card.size, 1))
-    draw = ImageDraw.Draw(card)
     _framed(card, row.reference, (_MARGIN, _MARGIN), reference_size, UNKNOWN)
     text_top = _MARGIN + reference_size[1] + 2 * _FRAME + 10
-    _write(draw, text_lines, text_font, _MARGIN, text_top, _INK, reference_width)
+    _write(card, text_lines, text_font, _MARGIN, text_top, _INK, reference_width)
 
     arrow_left = _MARGIN + reference_width
     arrow_height = (cell[1] if lines < 2 else reference_size[1]) // 2 + _FRAME + _MARGIN
     _stamp(card, (arrow_left, arrow_height - 12), (_ARROW_SPACE, 24), _ARROW, _arrow)
     first = arrow_left + _ARROW_SPACE
     if not row.hits:
-        _write(draw, ["no hits"], text_font, first, arrow_height - 11, _MUTED)
+        _write(card, ["no hits"], text_font, first, arrow_height - 11, _MUTED)
     for position, (hit, caption) in enumerate(zip(row.hits, captions, strict=True)):
         left = first + position % columns * (cell[0] + 2 * _FRAME + _GAP)
         top = _MARGIN + position // columns * line_height
@@ -147,7 +165,7 @@ def _card(row: SheetRow, columns: int, cell: tuple[int, int], width: int) -> Ima
             card.paste(frame, (*at, at[0] + 22, at[1] + 22))
             _stamp(card, at, (22, 22), _CARD, mark)
         below = top + cell[1] + 2 * _FRAME + 6
-        _write(draw, caption, caption_font, left, below, _MUTED, cell[0] + 2 * _FRAME)
+        _write(card, caption, caption_font, left, below, _MUTED, cell[0] + 2 * _FRAME)
     return card
 
 
@@ -181,28 +199,23 @@ def _unusable(picture: Picture, size: tuple[int, int]) -> Image.Image:
     reason = "cannot be opened" if path is None or path.exists() else "file not found"
     font = _font(14)
     lines = [*_wrapped(name, font, size[0] - 12, 3), *_wrapped(reason, font, size[0] - 12, 2)]
-    top = (size[1] - len(lines) * _line_height(font)) // 2
-    _write(ImageDraw.Draw(cell), lines, font, 6, top, _MUTED, size[0] - 12)
+    top = (size[1] - len(lines) * font.line_height) // 2
+    _write(cell, lines, font, 6, top, _MUTED, size[0] - 12)
     return cell
 
 
-def _font(size: int) -> _Font:
-    return ImageFont.load_default(size)
-
-
-def _line_height(font: _Font) -> int:
-    _, top, _, bottom = font.getbbox("Ágjy|")
-    return round(bottom - min(0, top)) + 3
+def _font(size: int) -> TextFont:
+    return TextFont(size)
 
 
 def _plain(text: str) -> str:
-    """Return one line of characters that can be drawn; a glyph missing in the font is a box."""
+    """Return one line of characters that can be drawn; a glyph missing in all fonts is a box."""
     # lone surrogates, from file names that are not UTF-8, cannot be drawn
-    text = "".join(char if char.isprintable() else " " for char in text)
+    text = "".join(" " if unicodedata.category(char) in ("Cc", "Cs") else char for char in text)
     return " ".join(text.split())
 
 
-def _wrapped(text: str, font: _Font, width: int, most: int) -> list[str]:
+def _wrapped(text: str, font: TextFont, width: int, most: int) -> list[str]:
     """Wrap ``text`` to at most ``most`` lines of ``width`` pixels; an ellipsis marks a cut.
 
     Words longer than a line are broken.
@@ -212,17 +225,17 @@ def _wrapped(text: str, font: _Font, width: int, most: int) -> list[str]:
         line = ""
         for word in _plain(paragraph).split():
             candidate = f"{line} {word}" if line else word
-            if font.getlength(candidate) <= width:
+            if font.length(candidate) <= width:
                 line = candidate
                 continue
             if line:
                 lines.append(line)
-            while font.getlength(word) > width and len(word) > 1:
+            while font.length(word) > width and len(word) > 1:
                 ends = range(1, len(word))
                 fits = bisect.bisect_right(
-                    ends, width, key=lambda end: math.ceil(font.getlength(word[:end]))
+                    ends, width, key=lambda end: math.ceil(font.length(word[:end]))
                 )
-                fits = max(1, fits)
+                fits = _break_at(word, max(1, fits))
                 lines.append(word[:fits])
                 word = word[fits:]
             line = word
@@ -231,24 +244,30 @@ def _wrapped(text: str, font: _Font, width: int, most: int) -> list[str]:
     if len(lines) <= most:
         return lines
     last = lines[most - 1]
-    while last and font.getlength(last + "…") > width:
+    while last and font.length(last + "…") > width:
         last = last[:-1]
     return [*lines[: most - 1], last.rstrip() + "…"]
 
 
+def _break_at(word: str, fits: int) -> int:
+    """Return where to break a word of which `fits` characters fit: behind a separator if it can."""
+    separators = [place + 1 for place in range(fits // 3, fits) if word[place] in "/\\_-.,@+"]
+    return separators[-1] if separators else fits
+
+
 def _write(
-    draw: ImageDraw.ImageDraw,
+    image: Image.Image,
     lines: Sequence[str],
-    font: _Font,
+    font: TextFont,
     left: int,
     top: int,
     ink: _Rgb,
     centred_in: int | None = None,
 ) -> None:
     for line in lines:
-        shift = 0 if centred_in is None else max(0, round((centred_in - font.getlength(line)) / 2))
-        draw.text((left + shift, top), line, font=font, fill=ink)
-        top += _line_height(font)
+        shift = 0 if centred_in is None else max(0, round((centred_in - font.length(line)) / 2))
+        font.draw(image, (left + shift, top), line, ink)
+        top += font.line_height
 
 
 _Shape = Callable[[ImageDraw.ImageDraw, int], None]

@@ -19,13 +19,22 @@ SIDE = 320
 """Longest side of a thumbnail, in pixels."""
 
 
-def thumbnail(path: str) -> Image.Image | None:
-    """Return an image, also from an archive, at most `SIDE` large; None if it cannot be used."""
+def thumbnail(source: str | Image.Image, side: int = SIDE) -> Image.Image | None:
+    """Return a small copy of an image, also of one in an archive; None if it cannot be used.
+
+    Args:
+        source: a path or an image.
+        side: longest side of the copy, in pixels.
+    """
     try:
-        image = load_image(read_image(Path(path).absolute().parent, Path(path).name))
+        if isinstance(source, str):
+            path = Path(source).absolute()
+            image = load_image(read_image(path.parent, path.name), name=path.name)
+        else:
+            image = load_image(source)
     except ImageError:
         return None
-    image.thumbnail((SIDE, SIDE))
+    image.thumbnail((side, side))
     return image
 
 

@@ -1,0 +1,77 @@
+"""References as people type them on a command line: a path, ``-``, ``file://`` or a web address."""
+
+from __future__ import annotations
+
+import io
+import sys
+import urllib.error
+import urllib.request
+from typing import IO
+from urllib.parse import unquote, urlsplit
+
+from ztcir_sdk.errors import ImageError, UsageError
+
+__all__ = ["open_reference"]
+
+MOST_BYTES = 100_000_000
+"""Largest image that is read from standard input or from the web."""
+TIMEOUT = 20.0
+"""Seconds that a web server may stay silent."""
+
+
+class _NamedBytes(io.BytesIO):
+    """An encoded image, with a name for error messages."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
+def open_reference(text: str, *, allow_url: bool = False) -> str | io.BytesIO:
+    """Return what a reference argument stands for: a path, or an encoded image.
+
+    Args:
+        text: a path, ``-`` for standard input, a ``file://`` or an ``http(s)://`` address.
+        allow_url: whether web addresses are fetched.
+
+    Raises:
+        UsageError: a web address that is not allowed, or a ``file://`` address of another machine.
+        ImageError: the address cannot be fetched, or the image has over 100 MB.
+    """
+    if text == "-":
+        return _NamedBytes(_bounded(sys.stdin.buffer, "Standard input"), "standard input")
+    scheme = text.partition("://")[0].lower() if "://" in text else ""
+    if scheme == "file":
+        address = urlsplit(text)
+        if address.netloc not in ("", "localhost"):
+            raise UsageError(f"{text} is on another machine: give a path of this one.")
+        path = unquote(address.path)
+        return path[1:] if path[2:3] == ":" else path  # /C:/photos on Windows
+    if scheme in ("http", "https"):
+        if not allow_url:
+            raise UsageError(f"{text} is a web address: add --allow-url to download it.")
+        return _NamedBytes(_fetch(text), text)
+    return text
+
+
+def _fetch(address: str) -> bytes:
+    request = urllib.request.Request(address, headers={"User-Agent": "ztcir"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            return _bounded(answer, address)
+    except urllib.error.HTTPError as error:
+        raise ImageError(
+            f"{address} cannot be downloaded (HTTP {error.code} {error.reason}): check the address."
+        ) from error
+    except (OSError, ValueError) as error:  # also urllib's URLError and time-outs
+        reason = getattr(error, "reason", None) or error
+        raise ImageError(
+            f"{address} cannot be downloaded ({reason}): check the address and the network."
+        ) from error
+
+
+def _bounded(stream: IO[bytes], name: str) -> bytes:
+    data = stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ImageError(f"{name} has over {MOST_BYTES // 1_000_000} MB: use a smaller image.")
+    return data
