@@ -103,7 +103,7 @@ def search(
       ztcir search ref.jpg "make it red"
       ztcir search ref.jpg "for women" -k 5 --html hits.html
       ztcir search ref.jpg --method image --json
-      ztcir search ref.jpg "make it red" -0 | xargs -0 ls -l
+      ztcir search ref.jpg "make it red" -0
     """
     from ztcir_sdk.decoding import load_image
     from ztcir_sdk.decoding.reference_source import open_reference

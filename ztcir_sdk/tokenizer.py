@@ -210,8 +210,8 @@ class Tokenizer:
                     "use a shorter one."
                 )
             warnings.warn(
-                f"A text of {len(words)} tokens is too long for the context of "
-                f"{self.context_length}: its last {excess} tokens are dropped.",
+                f"A text of {len(words)} tokens is too long: the context of {self.context_length} "
+                f"leaves {len(words) - excess} for it, so its last {excess} are dropped.",
                 TextTruncatedWarning,
                 stacklevel=2,
             )
