@@ -121,7 +121,7 @@ def _require_current_folder() -> None:
     try:
         os.getcwd()  # noqa: PTH109  (Path.cwd() hides which call failed)
     except FileNotFoundError as error:
-        raise Failure(
+        raise click.ClickException(
             "The current folder no longer exists: change to another one, for example with `cd`."
         ) from error
 
