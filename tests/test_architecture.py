@@ -15,6 +15,7 @@ from places import ROOT
 
 PACKAGES = ("ztcir_sdk", "train", "export", "cli", "benchmarks")
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+MOST_LINES = 500
 MOST_MODULES = 20
 DATA = {ROOT / "train" / "wordings", ROOT / "ztcir_sdk" / "drawings"}
 """Folders whose modules may be longer: they hold data."""
@@ -128,6 +129,15 @@ def test_packages_import_only_those_that_they_may() -> None:
 
 
 # --- sizes ---------------------------------------------------------------------------------------
+
+
+def test_no_module_is_long() -> None:
+    lengths = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+        for path in MODULES
+        if path.parent not in DATA
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES} == {}
 
 
 def test_no_folder_holds_many_modules() -> None:

@@ -217,6 +217,9 @@ def test_extras_that_are_named_exist() -> None:
     assert section is not None
     extras = set(re.findall(r"^([a-z-]+) = \[", section[1], re.MULTILINE))
     assert {"cpu", "gpu", "trt", "trt-rtx", "train", "dev"} <= extras
+    [table] = re.findall(r"^\| extra .*?\n\n", README, re.MULTILINE | re.DOTALL)
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    assert sorted(re.findall(r"`(.+?)`", " ".join(rows))) == sorted(extras)
     named: set[str] = {*EXTRAS.values()}
     sources = [p for room in ("cli", "ztcir_sdk", "train", "export") for p in python_files(room)]
     for file in [*DOCUMENTS, *sources]:

@@ -116,15 +116,14 @@ class Bundle:
         """Write a bundle to a temporary folder, flush it to disk, and rename it as a whole.
 
         A failure leaves nothing behind. A killed process may leave a hidden folder, which the next
-        call removes; a bundle that was being replaced still loads.
+        call removes; a bundle that was being replaced still loads. Arguments that are not listed
+        are entries of `Manifest`.
 
         Args:
             folder: folder of the bundle. One that is not a bundle must be empty.
             files: file name in the bundle -> its content, or the path to copy it from.
             overwrite: whether to replace an existing bundle, with everything in its folder.
             created: ISO 8601 time with offset; by default now.
-            name, model_card, methods, prompts, text, preprocessing, dimensions, graphs,
-            image_tower, precisions, placeholder, tokenizer: entries of `Manifest`.
 
         Raises:
             UsageError: `folder` is a bundle and `overwrite` is false, or it has other contents.
