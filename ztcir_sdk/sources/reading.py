@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import threading
 import zlib
 from collections.abc import Callable
@@ -110,22 +111,23 @@ def container_of(path: Path) -> Path | None:
     try:
         path.lstat()
         return None
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a null character
         pass
     frame = frame_in(str(path))
     if frame is not None and Path(frame[0]).suffix.lower() in VIDEO_SUFFIXES:
         video = Path(frame[0])
-        if video.is_file():
+        if _is_file(video):
             return video
-    return next((one for one in path.parents if is_tar(one.name) and one.is_file()), None)
+    return next((one for one in path.parents if is_tar(one.name) and _is_file(one)), None)
 
 
 def image_exists(path: Path) -> bool:
     """Return whether the file of an image, or the archive or video that it is in, exists."""
-    try:
-        return path.is_file() or container_of(path) is not None
-    except OSError:
-        return False
+    return _is_file(path) or container_of(path) is not None
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113  (False for a name that no file can have)
 
 
 def read_image(root: Path, path: str) -> bytes:
@@ -137,7 +139,7 @@ def read_image(root: Path, path: str) -> bytes:
         ImageError: it does not exist, or cannot be read.
     """
     whole = root / path
-    if whole.is_file():
+    if _is_file(whole):
         return SourceReader().read(SourceFile(path, whole.stat().st_size, 0, whole))
     container = container_of(whole)
     frame = frame_in(str(whole))

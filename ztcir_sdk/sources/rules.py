@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -59,14 +58,14 @@ class CollectionRules(Struct, frozen=True, forbid_unknown_fields=True):
             below: path relative to the source that is listed.
             path: path relative to the collection's root.
         """
-        name = PurePosixPath(below).name
+        name = below.rpartition("/")[2]
         if self.default_excludes and (name.startswith(".") or name.casefold() in _BY_NAME):
             return True
         return _matches(self.exclude, f"{below}/", f"{path}/")
 
     def leaves_out_file(self, below: str, path: str) -> str | None:
         """Return "hidden" or "excluded" for a file that is left out, else None."""
-        if self.default_excludes and PurePosixPath(below).name.startswith("."):
+        if self.default_excludes and below.rpartition("/")[2].startswith("."):
             return "hidden"
         if _matches(self.exclude, below, path):
             return "excluded"

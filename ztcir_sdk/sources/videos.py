@@ -36,7 +36,14 @@ def list_video(file: SourceFile, every: float, listing: Listing) -> list[SourceF
         why = "it has no images" if isinstance(error, IndexError) else reason_of(error)
         listing.fail(file.path, f"The video {file.path} cannot be read ({why}).")
         return []
-    count = min(MOST_FRAMES, max(1, math.ceil(duration / every - 1e-9)))
+    count = max(1, math.ceil(duration / every - 1e-9))
+    if count > MOST_FRAMES:
+        listing.fail(
+            file.path,
+            f"The video {file.path} would give {count} frames: give more seconds with "
+            f"--video-every, so that there are at most {MOST_FRAMES}.",
+        )
+        return []
     return [
         SourceFile(_frame_path(file.path, time), size, file.mtime_ns, file.file, time=time)
         for time in (round(number * every, 3) for number in range(count))
