@@ -123,11 +123,12 @@ def triplets(
             methods=(*METHODS, ORACLE) if method == ALL else (method,),
             weight=weight,
             best_sum=method == ALL,
+            optional_oracle=method == ALL,
             index=None if index is None else retriever.open_index(index),
             progress=progress,
         )
-    for _, sentence in result.failed:
-        note(f"failed: {sentence}")
+    for sentence in (*result.notes, *(f"failed: {why}" for _, why in result.failed)):
+        note(sentence)
 
     scores = dict(result.methods)
     if result.sum_best is not None:

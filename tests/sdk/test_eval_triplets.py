@@ -401,3 +401,35 @@ def test_wrong_calls_are_refused(retriever: Retriever, archives: list[Path], wri
     folder_of_tars = run(retriever, [archives[0].parent], file)
     assert folder_of_tars.exit_code == 1
     assert "tar archives themselves" in folder_of_tars.stderr
+
+
+def test_oracle_is_left_out_with_a_note_where_it_is_optional(
+    retriever: Retriever, tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = write_tar(tmp_path / "s.tar", [("a.png", png((9, 9, 9))), ("b.png", png((200, 9, 9)))])
+    file = write(triplet(0, reference="a", targets=["b"]))
+    both = ["image", "oracle"]
+    result = evaluate_triplets(retriever, shard, file, methods=both, optional_oracle=True)
+    assert list(result.methods) == ["image"]
+    assert "oracle is left out" in result.notes[0]
+    encoded: list[object] = []
+    monkeypatch.setattr(retriever, "references", encoded.append)
+    with pytest.raises(ZtcirError, match="oracle"):
+        evaluate_triplets(retriever, shard, file, methods=both)
+    assert not encoded  # it is said before anything is encoded
+
+
+@pytest.mark.parametrize("place", ["in", "beside"])
+def test_attributes_come_from_a_table_at_the_folder(
+    retriever: Retriever, tmp_path: Path, write: Write, place: str
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, colour in (("a", (9, 9, 9)), ("b", (200, 9, 9))):
+        (photos / f"{name}.png").write_bytes(png(colour))
+    table = (photos if place == "in" else tmp_path) / "metadata.csv"
+    table.write_text("id,gender,articleType,baseColour\na,Men,Shirts,Red\nb,Women,Heels,Green\n")
+    file = write(triplet(0, reference="a", targets=["b"]))
+    result = evaluate_triplets(retriever, photos, file, methods=["oracle"], optional_oracle=True)
+    assert list(result.methods) == ["oracle"]
+    assert result.notes == []

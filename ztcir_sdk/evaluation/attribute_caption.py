@@ -1,8 +1,26 @@
-"""A caption of all of a product's attributes; the method "oracle" searches with the target's."""
+"""Captions of all of a product's attributes; the method "oracle" searches with the target's."""
 
 from __future__ import annotations
 
-__all__ = ["attribute_caption"]
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ztcir_sdk.errors import ImageError, ZtcirError
+from ztcir_sdk.names import CATALOGUE_COLUMNS, ORACLE
+from ztcir_sdk.sources import Listing, Source, SourceReader
+from ztcir_sdk.sources.tables import TABLE_SUFFIXES, MetadataTable
+
+__all__ = ["NoAttributesError", "attribute_caption", "oracle_captions"]
+
+TABLE_NAME = "metadata"
+"""Name, without suffix, of a table in a folder of images or beside it."""
+
+
+class NoAttributesError(ZtcirError):
+    """A target has no known attributes, so the method "oracle" cannot be measured."""
 
 
 def attribute_caption(colour: str, type: str, gender: str) -> str:
@@ -13,3 +31,73 @@ def attribute_caption(colour: str, type: str, gender: str) -> str:
     """
     gender = f"for {gender.strip()}" if gender.strip() else ""
     return " ".join(part for part in (colour.strip(), type.strip(), gender) if part).lower()
+
+
+def oracle_captions(images: Source, listing: Listing, paths: Sequence[str]) -> list[str]:
+    """Return a caption of the attributes of some images, without decoding one.
+
+    Attributes come from the JSON beside an image, or from a table ``metadata.csv`` (``.tsv``,
+    ``.parquet``) in the folder of images or beside it.
+
+    Args:
+        images: the collection.
+        listing: what it holds.
+        paths: of images in it.
+
+    Raises:
+        NoAttributesError: an image has no attributes.
+        ZtcirError: the table cannot be read.
+    """
+    table = _table_of(images)
+    files = {file.path: file for file in listing.files}
+    reader = SourceReader()
+    captions: dict[str, str] = {}
+    try:
+        for path in dict.fromkeys(paths):
+            try:
+                metadata = _json_object(reader.read_metadata(files[path]))
+            except ImageError:
+                metadata = {}
+            row = None if table is None else table.row(listing.root, path)
+            captions[path] = _caption({**metadata, **(row or {})})
+            if not captions[path]:
+                raise NoAttributesError(
+                    f"The method {ORACLE} needs the attributes "
+                    f"{', '.join(CATALOGUE_COLUMNS.values())} of every target, in a JSON file "
+                    f"beside its image or in a table {TABLE_NAME}.csv in its folder; {path} has "
+                    "none."
+                )
+    finally:
+        reader.close()
+    return [captions[path] for path in paths]
+
+
+def _table_of(images: Source) -> MetadataTable | None:
+    """Return the table in a single folder of images, or beside it; None where there is none."""
+    if not isinstance(images, str | os.PathLike):
+        if len(images) != 1:
+            return None
+        [images] = images
+    folder = Path(images).absolute()
+    if not folder.is_dir():
+        return None
+    named = (
+        one / f"{TABLE_NAME}{suffix}"
+        for one in (folder, folder.parent)
+        for suffix in TABLE_SUFFIXES
+    )
+    found = next((file for file in named if file.is_file()), None)
+    return None if found is None else MetadataTable.read(found)
+
+
+def _json_object(text: bytes | None) -> dict[str, Any]:
+    try:
+        value = {} if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _caption(metadata: Mapping[str, Any]) -> str:
+    values = {name: metadata.get(key) for name, key in CATALOGUE_COLUMNS.items()}
+    return attribute_caption(**{name: str(value or "") for name, value in values.items()})

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.evaluation.attribute_caption import attribute_caption
+from ztcir_sdk.evaluation.attribute_caption import NoAttributesError, oracle_captions
 from ztcir_sdk.evaluation.image_batches import image_batches
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, recall_at_k, relevance
 from ztcir_sdk.evaluation.ranking import rank
 from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
 from ztcir_sdk.index import Index
 from ztcir_sdk.loading import GalleryImage, iter_images
-from ztcir_sdk.names import CATALOGUE_COLUMNS, METHODS, ORACLE
+from ztcir_sdk.names import METHODS, ORACLE
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.sources import Failure, Listing, Source, SourceReader, list_images
 
@@ -71,6 +71,8 @@ class TripletEvaluation:
     """Unusable images, each with the reason; no triplet names them."""
     sum_best: MethodScores | None = None
     """The method "sum" with the weight of `SUM_WEIGHTS` that has the best mAP@10, if requested."""
+    notes: Sequence[str] = ()
+    """Sentences about methods that were left out."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,6 @@ class _Encoded:
     """Image vectors (N, D)."""
     rows: dict[str, int] = field(default_factory=dict)
     """Path -> row in the gallery."""
-    attributes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Path of a first target -> its metadata."""
     failed: list[Failure] = field(default_factory=list)
 
 
@@ -120,6 +120,7 @@ def evaluate_triplets(
     methods: Sequence[str] = ("composed",),
     weight: float | None = None,
     best_sum: bool = False,
+    optional_oracle: bool = False,
     index: Index | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TripletEvaluation:
@@ -135,6 +136,8 @@ def evaluate_triplets(
             as a caption: the upper bound of perfect composition.
         weight: weight of the text in "sum", from 0 to 1; 0.5 by default.
         best_sum: whether to find the best weight of "sum" too.
+        optional_oracle: whether "oracle" is left out, with a note, where attributes are missing;
+            otherwise that is an error.
         index: an index whose vectors are used for images with the same content.
         progress: called with the number of images done, and of all images.
 
@@ -161,6 +164,16 @@ def evaluate_triplets(
         if method != ORACLE:  # raises an error if the bundle does not support it
             own = weight if method == "sum" else None
             retriever.encoder.questions(method, texts[:1], weight=own)
+    captions: list[str] = []
+    notes: list[str] = []
+    if ORACLE in methods:  # before hours of encoding
+        try:
+            captions = oracle_captions(images, listing, queries.first_targets)
+        except NoAttributesError as error:
+            if not optional_oracle:
+                raise
+            notes.append(f"{ORACLE} is left out. {error}")
+            methods = [method for method in methods if method != ORACLE]
     needed = {*methods, "sum"} if best_sum else set(methods)
     in_pass = [name for name in METHODS if name in needed and "token_learner" in METHODS[name]]
     if needed & {"image", "sum"}:
@@ -172,8 +185,7 @@ def evaluate_triplets(
         vectors["text"] = retriever.encode_texts(texts)
     if "sum" in methods:
         vectors["sum"] = _weighted_sum(vectors["image"], vectors["text"], weight)
-    if ORACLE in methods:
-        captions = _oracle_captions(queries.first_targets, encoded.attributes)
+    if captions:
         vectors[ORACLE] = retriever.encode_texts(captions)
 
     scorer = _Scorer(queries, encoded)
@@ -188,7 +200,7 @@ def evaluate_triplets(
             for each in SUM_WEIGHTS
         )
         best = max(tried, key=lambda one: one.overall["mAP@10"])
-    return TripletEvaluation(scores, len(texts), len(encoded.rows), encoded.failed, best)
+    return TripletEvaluation(scores, len(texts), len(encoded.rows), encoded.failed, best, notes)
 
 
 class _Scorer:
@@ -290,7 +302,7 @@ def _encode(
         {method: np.empty((len(queries.triplets), retriever.dim), np.float32) for method in methods}
     )
     parts: list[NDArray[np.float32]] = []
-    needed, first_targets = queries.paths, set(queries.first_targets)
+    needed = queries.paths
     by_reference = queries.by_reference
     for batch in image_batches(iter_images(images), _pixels):
         usable: list[GalleryImage] = []
@@ -303,8 +315,6 @@ def _encode(
                 encoded.failed.append((one.path, one.error))
         for one in usable:
             encoded.rows[one.path] = len(encoded.rows)
-            if one.path in first_targets and one.metadata is not None:
-                encoded.attributes[one.path] = one.metadata
         parts.append(_encode_batch(retriever, usable, queries, by_reference, encoded, index))
         if progress is not None:
             progress(len(encoded.rows) + len(encoded.failed), total)
@@ -354,29 +364,6 @@ def _encode_batch(
                 references, texts, [local for local, _ in numbers], method
             )
     return vectors
-
-
-def _oracle_captions(
-    paths: Sequence[str], attributes: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
-    """Return a caption of the attributes of each image.
-
-    Raises:
-        ZtcirError: an image has no attributes.
-    """
-    captions: list[str] = []
-    for path in paths:
-        metadata = attributes.get(path, {})
-        values = {name: metadata.get(key) for name, key in CATALOGUE_COLUMNS.items()}
-        caption = attribute_caption(**{name: str(value or "") for name, value in values.items()})
-        if not caption:
-            raise ZtcirError(
-                f"The method {ORACLE} needs the attributes "
-                f"{', '.join(CATALOGUE_COLUMNS.values())} of every target, in a JSON file beside "
-                f"its image in the archive; {path} has none."
-            )
-        captions.append(caption)
-    return captions
 
 
 def _weighted_sum(
