@@ -110,7 +110,7 @@ def triplets(
     \b
     Examples:
       ztcir eval triplets --images photos/ --triplets queries.jsonl
-      ztcir eval triplets --images val-*.tar --triplets queries.jsonl --method all --json
+      ztcir eval triplets --images val-*.tar --triplets queries.jsonl --method all
     """
     from ztcir_sdk.evaluation.triplet_evaluation import evaluate_triplets
 

@@ -139,8 +139,8 @@ def triplets(
     \b
     Examples:
       ztcir triplets --from attributes --csv catalogue.csv -o triplets.jsonl
-      ztcir triplets --from captions --data photos/ --sheet sheet.png -o triplets.jsonl
-      ztcir triplets --from captions --data photos/ --development 0.1 -o triplets.jsonl
+      ztcir triplets --from captions --data photos/ --sheet sheet.png -o out.jsonl
+      ztcir triplets --from captions --data photos/ --development 0.1 -o out.jsonl
     """
     from train.data import split_development
     from train.triplets import TripletReport, triplet_sheet, write_triplets

@@ -71,6 +71,10 @@ def test_every_command_has_examples_of_itself() -> None:
     assert missing <= PENDING
 
 
+def test_examples_fit_80_columns() -> None:
+    assert [line for line in EXAMPLES if len(line) > 76] == []  # the help indents them by 4
+
+
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the examples name."""
