@@ -26,7 +26,11 @@ from ztcir_sdk.names import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    path
+    for folder in (ROOT, ROOT / "docs", ROOT / "examples")
+    for path in sorted(folder.glob("*.md"))
+]
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
@@ -320,6 +324,18 @@ def test_python_that_is_shown_imports_what_exists(document: Path) -> None:
     for node in imports:
         module = importlib.import_module(str(node.module))
         assert [name.name for name in node.names if not hasattr(module, name.name)] == []
+
+
+def test_checks_that_documents_name_exist() -> None:
+    sessions = {
+        node.name
+        for node in ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    files = [*DOCUMENTS, ROOT / "mkdocs.yml", ROOT / "pyproject.toml"]
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    named = {name for text in texts for name in re.findall(r"nox -s (\w+)", text)}
+    assert {"quick", "docs"} <= named <= sessions
 
 
 def test_modules_that_are_run_exist() -> None:
