@@ -1,0 +1,1 @@
+"""Training in PyTorch: the backbone, Stage I (mapping) and Stage II (composing)."""

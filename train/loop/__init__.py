@@ -1,0 +1,1 @@
+"""The training loop: steps, processes, precision, logs, checkpoints and cached features."""

@@ -1,9 +1,10 @@
-"""Several processes as one: every one encodes its share of a batch, all see the whole batch's loss.
+"""Data-parallel training in which every process computes the loss of the whole batch.
 
-A contrastive loss needs the whole batch, so the shares' queries are gathered, gradients included,
-and every process computes the same loss of all of them. The gradient that reaches a share through
-the gathering is summed over the processes, that is, ``count`` times its part of the loss; DDP's
-mean over the processes then gives exactly the gradient of one process with the whole batch.
+A contrastive loss needs the whole batch, so each process encodes its share, the queries are
+gathered with their gradients, and every process computes the same loss. The gradient that reaches
+a share through the gathering is summed over all ``count`` processes, so it is ``count`` times too
+large; DDP then averages over the processes, which gives exactly the gradient of one process with
+the whole batch.
 """
 
 from __future__ import annotations
@@ -19,20 +20,21 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ztcir_sdk.errors import MissingDependencyError, UsageError
+from ztcir_sdk.errors import MissingDependencyError, UsageError, install_hint
 
-__all__ = ["Workers", "gather_rows"]
+__all__ = ["Workers"]
 
 Result = TypeVar("Result")
 
-# One process may encode images or evaluate for long while the others wait for it.
-PATIENCE = datetime.timedelta(hours=12)
+TIMEOUT = datetime.timedelta(hours=12)
+"""How long processes wait for one that encodes images or evaluates."""
 
 
 class _GatherRows(torch.autograd.Function):
-    """All processes' rows, in order; backwards, the sum of all processes' gradients of one's own.
+    """Concatenates the rows of all processes; the backward pass sums the gradients of its own.
 
-    The collectives are those that every backend has.
+    Every process must give the same number of rows. Only collectives that every backend has are
+    used.
     """
 
     @staticmethod
@@ -40,7 +42,7 @@ class _GatherRows(torch.autograd.Function):
         ctx.count = len(rows)
         parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
+        return torch.cat(parts)  # (count * b, ...), in the order of the processes
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -50,22 +52,13 @@ class _GatherRows(torch.autograd.Function):
         return gradient[first : first + ctx.count]
 
 
-def gather_rows(rows: Tensor) -> Tensor:
-    """The rows (b, ...) of every process, in the order of the processes: (count * b, ...).
-
-    Differentiable: what comes back is the sum over all processes' losses. Every process must give
-    equally many rows.
-    """
-    gathered: Tensor = _GatherRows.apply(rows)
-    return gathered
-
-
 class Workers:
-    """The processes that ``accelerate launch`` (or ``torchrun``) started, or this one alone.
+    """The processes that ``accelerate launch`` or ``torchrun`` started, or this process alone.
 
     Attributes:
-        count: processes; rank: this one's number; device: where it computes.
-        is_main: whether this is the one that writes files and prints.
+        count: number of processes.
+        rank: this process's number, from 0.
+        device: this process's device.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -76,31 +69,30 @@ class Workers:
 
         Raises:
             MissingDependencyError: there are several processes, but `accelerate` is not installed.
-            UsageError: the device is not there.
+            UsageError: the device does not exist.
         """
         self._accelerator: Any = None
         self.count, self.rank = 1, 0
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             self._accelerator = _accelerator(cpu=device == "cpu")
-            self.count, self.rank = (
-                self._accelerator.num_processes,
-                self._accelerator.process_index,
-            )
+            self.count = self._accelerator.num_processes
+            self.rank = self._accelerator.process_index
             self.device: torch.device = self._accelerator.device
         else:
             self.device = _device(device)
 
     @property
     def is_main(self) -> bool:
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until all processes have arrived here."""
         if self.count > 1:
             self._accelerator.wait_for_everyone()
 
     def main_first(self, work: Callable[[], Result]) -> Result:
-        """Let the main process do what leaves files behind, then the others, who find them."""
+        """Run ``work`` in the main process, then in the others, which find the files it wrote."""
         if not self.is_main:
             self.wait()
         result = work()
@@ -109,24 +101,28 @@ class Workers:
         return result
 
     def share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """This process's part of a batch; where the batch does not divide, its start is repeated.
+        """Return this process's share of a batch.
 
         Args:
             rows: (B,), the same in every process.
 
         Returns:
-            (ceil(B / count),); the shares of all processes, one after another, start with `rows`.
+            (ceil(B / count),). The shares of all processes, concatenated, begin with ``rows``; what
+            fills the last share repeats the beginning of the batch.
         """
         size = -(-len(rows) // self.count)
         whole = np.resize(rows, size * self.count)
         return whole[self.rank * size : (self.rank + 1) * size]
 
     def gather(self, rows: Tensor, total: int) -> Tensor:
-        """The first ``total`` rows of all shares' results, with their gradients; see `share`."""
-        return rows if self.count == 1 else gather_rows(rows)[:total]
+        """Return the first ``total`` rows of all shares, with their gradients; see `share`."""
+        if self.count == 1:
+            return rows
+        gathered: Tensor = _GatherRows.apply(rows)
+        return gathered[:total]
 
     def replicate(self, module: nn.Module) -> nn.Module:
-        """The module with DDP around it, so that a backward pass averages gradients."""
+        """Return the module wrapped in DDP, so that a backward pass averages gradients."""
         if self.count == 1 or not any(p.requires_grad for p in module.parameters()):
             return module
         replicated: nn.Module = self._accelerator.prepare_model(module)
@@ -138,15 +134,16 @@ def _accelerator(*, cpu: bool) -> Any:
         from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     except ImportError as error:
         raise MissingDependencyError(
-            "Training in several processes needs accelerate; install the extra `ztcir[train]`."
+            "Training in several processes needs the package accelerate; install it with "
+            f"{install_hint('train')}."
         ) from error
-    backend = "gloo" if cpu or not torch.cuda.is_available() else "nccl"
+    cpu = cpu or not torch.cuda.is_available()
     return Accelerator(
-        cpu=cpu or not torch.cuda.is_available(),
-        mixed_precision="no",  # `train.loop.precision` casts, so that one process does as many do
+        cpu=cpu,
+        mixed_precision="no",  # `train.loop.precision` casts, in one process as in many
         kwargs_handlers=[
-            InitProcessGroupKwargs(backend=backend, timeout=PATIENCE),
-            # parts of a model may be switched off, and blocks may be computed twice
+            InitProcessGroupKwargs(backend="gloo" if cpu else "nccl", timeout=TIMEOUT),
+            # a model may lack parts, and text blocks may be recomputed
             DistributedDataParallelKwargs(static_graph=True),
         ],
     )
@@ -158,10 +155,12 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"There is no device {name!r}: take auto, cpu, cuda or cuda:N.") from error
+        raise UsageError(
+            f"Unknown device {name!r}; choose from auto, cpu, cuda or cuda:N."
+        ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"The device {name} is not there: PyTorch sees {torch.cuda.device_count()} GPUs; "
-            "take auto or cpu."
+            f"Device {name} does not exist: PyTorch sees {torch.cuda.device_count()} GPUs; "
+            "choose from auto or cpu."
         )
     return device

@@ -1,8 +1,8 @@
-"""Frozen features, computed once: both stages leave the image encoder and the text encoder alone.
+"""Cached features of the frozen image and text encoders, which both stages share.
 
-Pooled embeddings are always kept on disk. Patch features are larger by the number of patches, so
-they are kept where the disk has room for them, and computed again for each batch where it has not.
-A killed computation goes on where it was.
+Pooled embeddings are always cached on disk. Patch features need as many times more room as there
+are patches: they are cached where the disk has room, and computed again for each batch otherwise.
+A killed computation resumes where it was.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from train.data.image import TrainingImage
-from train.model.backbone import Backbone
-from train.model.checkpoint import hash_tensors
+from train.data import TrainingImage
+from train.model import Backbone, hash_tensors
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.files import open_whole, write_whole
 from ztcir_sdk.preprocess import Preprocessing
@@ -38,15 +37,15 @@ __all__ = [
     "DiskFullError",
     "ImageFeatures",
     "LivePatches",
-    "ahead",
-    "encode_each",
+    "encode_images",
     "image_features",
+    "prefetch",
     "text_features",
 ]
 
-BATCH = 128  # images a forward pass
-SAVE_EVERY = 50  # forward passes between notes of how far a computation is
-SPARE = 0.1  # share of the free disk that is left to checkpoints and logs
+BATCH = 128  # images per forward pass
+SAVE_EVERY = 50  # forward passes between two notes of the progress
+SPARE = 0.1  # share of the free disk space that is left to checkpoints and logs
 
 
 class DiskFullError(ZtcirError):
@@ -54,43 +53,43 @@ class DiskFullError(ZtcirError):
 
 
 class LivePatches:
-    """Patch features computed when they are asked for, equal to kept ones.
+    """Computes patch features on demand, equal to cached ones.
 
-    Pictures that were announced are decoded in threads meanwhile; the others when they are asked
-    for, side by side.
+    Announced images are decoded in background threads; the others on demand, in several threads.
 
     Args:
-        backbone: computes them. images: of the collection.
+        backbone: computes the features.
+        images: the collection.
     """
 
     def __init__(self, backbone: Backbone, images: Sequence[TrainingImage]) -> None:
         self.backbone, self.images = backbone, images
         self._preprocess = Preprocessing.from_open_clip(backbone.preprocess_cfg)
         self._pool: ThreadPoolExecutor | None = None
-        self._now: dict[int, Future[NDArray[np.float32]]] = {}
+        self._current: dict[int, Future[NDArray[np.float32]]] = {}
         self._next: dict[int, Future[NDArray[np.float32]]] = {}
 
     def announce(self, positions: NDArray[np.int64]) -> None:
-        """Begin to decode what is asked for after what was announced before.
+        """Start to decode the images of some rows, which are needed after those announced before.
 
-        Two announcements are held in memory, as pixels: the one in use, and the next.
+        Two announcements are held in memory, as pixels: the current one and the next one.
         """
         if self._pool is None:
             self._pool = ThreadPoolExecutor(available_cores())
-        self._now, before = self._next, self._next
+        self._current = self._next
         self._next = {
-            row: before.get(row) or self._pool.submit(self._pixels, row)
+            row: self._current.get(row) or self._pool.submit(self._pixels, row)
             for row in dict.fromkeys(positions.tolist())
         }
 
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.float16]:
-        """``P`` (b, N, d_v) of some images."""
-        announced = {**self._next, **self._now}
-        prepared = ahead(
+        """Return ``P`` (b, N, d_v) of some rows (b,)."""
+        announced = {**self._next, **self._current}
+        pixels = prefetch(
             lambda row: announced[row].result() if row in announced else self._pixels(row),
             positions.tolist(),
         )
-        return encode_each(self.backbone, prepared)[1]
+        return encode_images(self.backbone, pixels)[1]
 
     def _pixels(self, row: int) -> NDArray[np.float32]:
         return self._preprocess([self.images[row].load()])
@@ -98,14 +97,14 @@ class LivePatches:
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What the frozen image encoder says of a collection.
+    """The frozen image encoder's features of a collection.
 
     Attributes:
         ids: item ids, in the order of the rows.
         embeds: ``v`` (M, D) float32, L2-normalised.
-        patches: ``P`` (M, N, d_v) float16, on disk; ``None`` where they are not kept.
-        live: computes ``P`` of some rows where they are not kept.
-        source: where they are kept; for ``run.json``.
+        patches: ``P`` (M, N, d_v) float16, on disk; ``None`` if they are not cached.
+        live: computes ``P`` if they are not cached.
+        source: key and kind of the cached features, for ``run.json``.
     """
 
     ids: tuple[str, ...]
@@ -115,16 +114,16 @@ class ImageFeatures:
     source: dict[str, Any] = field(default_factory=dict)
 
     def embeddings(self, positions: NDArray[np.int64]) -> torch.Tensor:
-        """``v`` of some rows, (b, D) float32."""
+        """Return ``v`` (b, D) float32 of some rows (b,)."""
         return torch.from_numpy(self.embeds[positions])
 
     def announce(self, positions: NDArray[np.int64]) -> None:
-        """Say which rows come next; where patches are not kept, their pictures are decoded."""
+        """Name the rows that are needed next, whose images are decoded if no patches are cached."""
         if self.live is not None:
             self.live.announce(positions)
 
     def rows(self, positions: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-        """``v`` and ``P`` of some rows, as float32 tensors."""
+        """Return ``v`` (b, D) and ``P`` (b, N, d_v) of some rows (b,), as float32."""
         if self.patches is not None:
             found = self.patches[positions]
         else:
@@ -141,32 +140,33 @@ def image_features(
     batch: int = BATCH,
     patches: bool | None = None,
 ) -> ImageFeatures:
-    """Encode a collection, or read what an earlier run over the same images and weights left.
+    """Encode a collection, or read the features that an earlier run has cached.
 
     Args:
-        backbone: with its image encoder frozen.
+        backbone: its image encoder is frozen.
         images: the collection.
-        cache: folder; its features are used again only for the same weights, and the same
-            pictures under the same names.
-        batch: images a forward pass.
-        patches: whether patch features are kept on disk; ``None``: where they fit.
+        cache: folder; its features are reused only for the same weights and the same images under
+            the same ids.
+        batch: images per forward pass.
+        patches: cache patch features; ``None``: where the disk has room.
 
     Raises:
-        DiskFullError: there is no room for what has to be kept.
+        DiskFullError: the disk has no room for the features.
     """
     ids = tuple(image.item.id for image in images)
     folder = cache / _fingerprint(backbone, images)
     folder.mkdir(parents=True, exist_ok=True)
-    whole, pooled = folder / "complete.json", folder / "pooled.json"
+    complete, pooled = folder / "complete.json", folder / "pooled.json"
     with FileLock(folder / "lock"):
-        if not whole.is_file() and (patches is not False or not pooled.is_file()):
-            kept = _keeps_patches(backbone, len(ids), folder, patches)
-            if kept or not pooled.is_file():
-                pooled.unlink(missing_ok=True)  # for they are written again, from the start
-                _compute(backbone, images, folder, batch, with_patches=kept)
-                write_whole(whole if kept else pooled, json.dumps({"images": len(ids)}))
+        if not complete.is_file() and (patches is not False or not pooled.is_file()):
+            with_patches = _caches_patches(backbone, len(ids), folder, patches)
+            if with_patches or not pooled.is_file():
+                pooled.unlink(missing_ok=True)  # embeddings are computed again, with the patches
+                _compute(backbone, images, folder, batch, with_patches=with_patches)
+                marker = complete if with_patches else pooled
+                write_whole(marker, json.dumps({"images": len(ids)}))
     embeds = np.load(folder / "embeds.npy")
-    if whole.is_file() and patches is not False:
+    if complete.is_file() and patches is not False:
         stored = np.load(folder / "patches.npy", mmap_mode="r")
         source = {"key": folder.name, "patches": "kept", "patch_bytes": stored.nbytes}
         return ImageFeatures(ids, embeds, stored, source=source)
@@ -177,16 +177,16 @@ def image_features(
 def text_features(
     backbone: Backbone, texts: Sequence[str], cache: Path, encode: Callable[[], torch.Tensor]
 ) -> NDArray[np.float32]:
-    """Frozen embeddings (M, D) of texts, computed or read from an earlier run's.
+    """Return the frozen embeddings (M, D) of texts, computed or cached by an earlier run.
 
     Args:
-        backbone: whose text tower they are of.
+        backbone: its text tower computes them.
         texts: in the order of the rows.
         cache: folder.
-        encode: computes them.
+        encode: computes the embeddings.
 
     Raises:
-        DiskFullError: there is no room for them.
+        DiskFullError: the disk has no room for them.
     """
     digest = hashlib.sha256()
     state = backbone.clip.state_dict().items()
@@ -201,29 +201,33 @@ def text_features(
                 np.save(stream, embeds)
         except OSError as error:
             raise DiskFullError(
-                f"{path} cannot be written ({error.strerror or error}); free some space, or name "
+                f"{path} cannot be written ({error.strerror or error}); free some space, or choose "
                 "another --cache."
             ) from error
     found: NDArray[np.float32] = np.load(path, mmap_mode="r")
     return found
 
 
-def _keeps_patches(backbone: Backbone, count: int, folder: Path, wanted: bool | None) -> bool:
-    """Measure what the patch features need and what the disk has."""
+def _caches_patches(backbone: Backbone, count: int, folder: Path, wanted: bool | None) -> bool:
+    """Return whether to cache patch features: whether the disk has room for them.
+
+    Raises:
+        DiskFullError: they are wanted, but do not fit.
+    """
     if wanted is False:
         return False
     needed = count * backbone.num_patches * backbone.patch_dim * 2
-    begun = folder / "patches.npy"
-    free = shutil.disk_usage(folder).free + (begun.stat().st_size if begun.is_file() else 0)
+    partial = folder / "patches.npy"  # of a killed computation
+    free = shutil.disk_usage(folder).free + (partial.stat().st_size if partial.is_file() else 0)
     fits = needed <= (1 - SPARE) * free
     if wanted and not fits:
         raise DiskFullError(
-            f"The patch features need {_size(needed)}, but {_size(free)} are free at {folder}; "
-            "free some, name another --cache, or take --no-patches."
+            f"The patch features need {_size(needed)}, but {_size(free)} are free in {folder}; "
+            "free some space, choose another --cache, or use --no-patches."
         )
-    doing = "kept" if fits else "computed again for each batch"
     print(
-        f"Patch features of {count} images need {_size(needed)}, {_size(free)} are free: {doing}.",
+        f"The patch features of {count} images need {_size(needed)}, and {_size(free)} are free: "
+        f"they are {'cached' if fits else 'computed again for each batch'}.",
         file=sys.stderr,
     )
     return fits
@@ -237,10 +241,10 @@ def _compute(
     *,
     with_patches: bool,
 ) -> None:
-    """Fill ``embeds.npy`` and ``patches.npy``, from where an earlier process was killed."""
+    """Fill ``embeds.npy`` and ``patches.npy``; resumes where an earlier process was killed."""
     progress = folder / "progress.json"
     state = {"batch": batch, "patches": with_patches}
-    done = _done(progress, state)
+    done = _images_done(progress, state)
     shapes = {"embeds": (np.float32, (len(images), backbone.embed_dim))}
     if with_patches:
         size = (len(images), backbone.num_patches, backbone.patch_dim)
@@ -250,7 +254,7 @@ def _compute(
         for name, (dtype, shape) in shapes.items()
     }
 
-    def note(count: int) -> None:
+    def save(count: int) -> None:
         for array in arrays.values():
             array.flush()
         write_whole(progress, json.dumps({**state, "done": count}))
@@ -258,20 +262,20 @@ def _compute(
     starts = range(done, len(images), batch)
     chunks = [images[start : start + batch] for start in starts]
     preprocess = Preprocessing.from_open_clip(backbone.preprocess_cfg)
-    prepared = ahead(lambda chunk: preprocess([image.load() for image in chunk]), chunks)
+    prepared = prefetch(lambda chunk: preprocess([image.load() for image in chunk]), chunks)
     bar = tqdm(starts, desc="image features", file=sys.stderr)
     for number, (start, pixels) in enumerate(zip(bar, prepared, strict=True), start=1):
         found = dict(zip(("embeds", "patches"), encode_pixels(backbone, pixels), strict=True))
         for name, array in arrays.items():
             array[start : start + len(pixels)] = found[name]
         if number % SAVE_EVERY == 0:
-            note(start + len(pixels))
-    note(len(images))
+            save(start + len(pixels))
+    save(len(images))
     progress.unlink()
 
 
-def _done(progress: Path, state: dict[str, Any]) -> int:
-    """How many images an earlier process has encoded and brought to the disk."""
+def _images_done(progress: Path, state: dict[str, Any]) -> int:
+    """Return how many images an earlier process has encoded and written to the disk."""
     try:
         found = json.loads(progress.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -281,7 +285,7 @@ def _done(progress: Path, state: dict[str, Any]) -> int:
 
 
 def _array(path: Path, dtype: Any, shape: tuple[int, ...], *, fresh: bool) -> np.memmap[Any, Any]:
-    """A file of the whole size: room is reserved, since a full disk would end the process later."""
+    """Open an array on disk; a fresh one reserves its room, so that it cannot run out later."""
     if not fresh:
         return np.lib.format.open_memmap(path, "r+")
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
@@ -292,8 +296,8 @@ def _array(path: Path, dtype: Any, shape: tuple[int, ...], *, fresh: bool) -> np
             except OSError as error:
                 path.unlink()
                 raise DiskFullError(
-                    f"{path} cannot be written ({error.strerror}); free some space, name another "
-                    "--cache, or take --no-patches."
+                    f"{path} cannot be written ({error.strerror}); free some space, choose another "
+                    "--cache, or use --no-patches."
                 ) from error
     return array
 
@@ -302,37 +306,38 @@ def _array(path: Path, dtype: Any, shape: tuple[int, ...], *, fresh: bool) -> np
 def encode_pixels(
     backbone: Backbone, pixels: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-    """``v`` (b, D) and ``P`` (b, N, d_v) of preprocessed images, by the frozen image encoder."""
-    # half precision is four times as fast here, and far below what training can tell
+    """Return ``v`` (b, D) and ``P`` (b, N, d_v) of preprocessed images (b, 3, H, W)."""
+    # bf16 is four times as fast here, and its rounding is too small to matter to training
     with torch.autocast(backbone.device.type, torch.bfloat16):
         v, p = backbone.encode_image(torch.from_numpy(pixels).to(backbone.device))
     return v.float().cpu().numpy(), p.float().cpu().numpy().astype(np.float16)
 
 
-def encode_each(
-    backbone: Backbone, pictures: Iterable[NDArray[np.float32]]
+def encode_images(
+    backbone: Backbone, images: Iterable[NDArray[np.float32]]
 ) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-    """``v`` and ``P`` of preprocessed images that come one by one, (1, 3, H, W); one or more."""
-    coming, parts = iter(pictures), []
-    while some := list(itertools.islice(coming, BATCH)):
-        parts.append(encode_pixels(backbone, np.concatenate(some)))
+    """Return ``v`` and ``P`` of one or more preprocessed images, each (1, 3, H, W)."""
+    remaining, parts = iter(images), []
+    while batch := list(itertools.islice(remaining, BATCH)):
+        parts.append(encode_pixels(backbone, np.concatenate(batch)))
     v, p = (np.concatenate(each) for each in zip(*parts, strict=True))
     return v, p
 
 
-def ahead(
+def prefetch(
     prepare: Callable[[Any], Any],
     chunks: Iterable[Any],
     count: int | None = None,
     *,
     threads: int | None = None,
 ) -> Generator[Any]:
-    """Prepare chunks in threads while earlier ones are in use, in order.
+    """Prepare chunks in background threads, and yield the results in order.
 
     Args:
-        prepare: what is done to each. chunks: taken one by one, in the caller's thread.
-        count: chunks that are begun before they are asked for; as many as threads by default.
-        threads: as many as cores by default.
+        prepare: runs on each chunk, in a thread.
+        chunks: read one by one, in the caller's thread.
+        count: chunks to start before they are needed; default: one per thread.
+        threads: number of threads; default: one per core.
     """
     threads = available_cores() if threads is None else threads
     count = threads if count is None else count
@@ -346,7 +351,7 @@ def ahead(
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)  # what nobody will ask for any more
+        pool.shutdown(cancel_futures=True)
 
 
 def _size(count: float) -> str:
@@ -354,7 +359,7 @@ def _size(count: float) -> str:
 
 
 def _fingerprint(backbone: Backbone, images: Sequence[TrainingImage]) -> str:
-    """What image features depend on: weights, preprocessing, pictures; 16 hex digits."""
+    """Return 16 hex digits of all that image features depend on: weights, preprocessing, images."""
     digest = hashlib.sha256()
     hash_tensors(digest, backbone.clip.visual.state_dict().items())
     digest.update(json.dumps(backbone.preprocess_cfg, sort_keys=True).encode())

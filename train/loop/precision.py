@@ -1,30 +1,22 @@
-"""In which floating-point format a step is computed; weights and losses stay float32."""
+"""Mixed precision: matrix products in a shorter floating-point type; weights and losses in fp32."""
 
 from __future__ import annotations
 
 import torch
 
-from ztcir_sdk.errors import UsageError
+from ztcir_sdk.names import TRAINING_PRECISIONS
 
-__all__ = ["PRECISIONS", "autocast", "loss_scaler"]
+__all__ = ["autocast", "loss_scaler"]
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_TYPES = dict(zip(TRAINING_PRECISIONS, (None, torch.bfloat16, torch.float16), strict=True))
 
 
 def autocast(device: torch.device, precision: str = "bf16") -> torch.autocast:
-    """Autocasting of matrix products to ``precision``, of `PRECISIONS`; "fp32" casts nothing.
-
-    Raises:
-        UsageError: the precision is unknown.
-    """
-    if precision not in PRECISIONS:
-        raise UsageError(
-            f"There is no precision {precision!r}: choose from {', '.join(PRECISIONS)}."
-        )
-    dtype = PRECISIONS[precision]
+    """Return autocasting to a precision of `TRAINING_PRECISIONS`; "fp32" casts nothing."""
+    dtype = _TYPES[precision]
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
-    """What keeps small gradients above fp16's least number; does nothing in other precisions."""
+    """Return the scaler that keeps small fp16 gradients from underflow; disabled otherwise."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

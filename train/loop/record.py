@@ -1,11 +1,10 @@
-"""What a run leaves beside its weights: ``log.jsonl``, TensorBoard events and one ``run.json``."""
+"""What a run records beside its weights: ``run.json``, ``log.jsonl`` and TensorBoard events."""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +15,9 @@ from typing import Any
 
 import torch
 
-from train.data.image import TrainingImage
+from train.data import TrainingImage
 from ztcir_sdk import environment
-from ztcir_sdk.errors import MissingDependencyError
+from ztcir_sdk.errors import MissingDependencyError, install_hint
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.files import write_whole
 
@@ -38,7 +37,7 @@ TRAINED_WITH = ("torch", "open_clip_torch", "timm", "accelerate", "onnx")
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Return the versions of the packages that a training result depends on."""
     found = environment.versions()
     for name in TRAINED_WITH:
         version = environment.installed(name)
@@ -48,25 +47,20 @@ def versions() -> dict[str, str]:
 
 
 def data_fingerprint(images: Sequence[TrainingImage]) -> dict[str, Any]:
-    """What a collection is: how many images, checksums of what is known of them and of pictures.
+    """Return the size and checksums of a collection.
 
-    ``sha256`` is of their ids, captions and attributes, ``pictures`` of the encoded pictures.
+    ``sha256`` covers ids, captions and attributes; ``pictures`` covers the encoded images.
     """
     return {
         "images": len(images),
-        "sha256": _checksum(astuple(one.item) for one in images),
-        "pictures": _checksum((one.checksum,) for one in images),
+        "sha256": _checksum(astuple(image.item) for image in images),
+        "pictures": _checksum((image.checksum,) for image in images),
     }
 
 
 def triplets_fingerprint(triplets: Sequence[Triplet]) -> dict[str, Any]:
-    """What is learnt from: how many triplets, and a checksum of all that is in them."""
+    """Return the number of triplets and a checksum of all their fields."""
     return {"triplets": len(triplets), "sha256": _checksum(map(astuple, triplets))}
-
-
-def _features_key(data: Mapping[str, Any]) -> str:
-    """What the image features of some data were made by; empty where there are none."""
-    return str(data.get("features", {}).get("key", ""))
 
 
 def _checksum(rows: Iterable[tuple[Any, ...]]) -> str:
@@ -76,12 +70,26 @@ def _checksum(rows: Iterable[tuple[Any, ...]]) -> str:
     return digest.hexdigest()
 
 
+def _peak_memory_mib() -> int | None:
+    """Return this process's peak memory in MiB; ``None`` on Windows, which lacks `resource`."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
+
+
 class Cost:
-    """What a run costs while it goes: samples a second, expected end, peak memory.
+    """Measures a run's speed, expected end and peak memory.
 
     Args:
-        steps: that this process will make, and samples a step, over all processes.
-        device: a GPU's peak memory is reported beside the process's.
+        steps: number of steps that this process will take.
+        samples: samples per step, over all processes.
+        device: if it is a GPU, its peak memory is measured too.
+
+    Attributes:
+        done: number of steps taken; the caller counts.
     """
 
     def __init__(self, steps: int, samples: int, device: torch.device) -> None:
@@ -93,55 +101,57 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """Since the start, evaluations and checkpoints included."""
+        """Seconds since the start, including evaluations and checkpoints."""
         return time.monotonic() - self._started
 
     def figures(self) -> dict[str, float]:
-        """Samples a second, and peak memory in MiB: of this process, and of its GPU's tensors."""
-        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        figures = {
-            "samples_per_second": round(self.done * self.samples / max(self.seconds, 1e-9), 1),
-            "peak_memory_mib": round(peak / 2**20),
+        """Return samples per second, and peak memory in MiB of this process and its GPU."""
+        figures: dict[str, float] = {
+            "samples_per_second": round(self.done * self.samples / max(self.seconds, 1e-9), 1)
         }
+        peak = _peak_memory_mib()
+        if peak is not None:
+            figures["peak_memory_mib"] = peak
         if self.device.type == "cuda":
             gpu = torch.cuda.max_memory_allocated(self.device)
             figures["peak_gpu_memory_mib"] = round(gpu / 2**20)
         return figures
 
     def sentence(self) -> str:
-        """For a person, after one step at least."""
+        """Return the figures and the expected end for the user."""
         left = self.seconds / max(1, self.done) * (self.steps - self.done)
         end = datetime.datetime.now().astimezone() + datetime.timedelta(seconds=left)
         figures = self.figures()
-        gpu = figures.get("peak_gpu_memory_mib")
-        return (
-            f"{figures['samples_per_second']:.0f} samples/s, ends about {end:%Y-%m-%d %H:%M}, "
-            f"peak memory {figures['peak_memory_mib']:.0f} MiB"
-            + ("" if gpu is None else f", of the GPU {gpu:.0f} MiB")
-        )
+        parts = [
+            f"{figures['samples_per_second']:.0f} samples/s, expected end {end:%Y-%m-%d %H:%M}"
+        ]
+        for what, key in (("memory", "peak_memory_mib"), ("GPU memory", "peak_gpu_memory_mib")):
+            if key in figures:
+                parts.append(f"peak {what} {figures[key]:.0f} MiB")
+        return ", ".join(parts)
 
 
 class Log:
-    """A line of JSON and TensorBoard's scalars for every step, each step once.
+    """Writes each step once, as a line of JSON and as TensorBoard scalars.
 
     Args:
-        folder: the run's.
-        step: where the run goes on; what was logged after it is dropped, for it is run again.
-        tensorboard: ``True`` needs TensorBoard, ``None`` takes it where it is installed.
+        folder: the run's folder.
+        step: step from which the run resumes; what was logged after it is removed, because those
+            steps are repeated.
+        tensorboard: ``True`` requires TensorBoard, ``None`` uses it where it is installed.
 
     Raises:
-        MissingDependencyError: TensorBoard is asked for, and not installed.
+        MissingDependencyError: TensorBoard is required, but not installed.
     """
 
     def __init__(self, folder: Path, step: int, *, tensorboard: bool | None = None) -> None:
         self._events = _events(folder / EVENTS, step, tensorboard)
         path = folder / LOG
-        _forget_after(path, step)
+        _remove_after(path, step)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any], **scalars: float) -> None:
-        """Log one step's figures, with ``step`` among them; ``scalars`` only go to TensorBoard."""
+        """Log the figures of ``record["step"]``; ``scalars`` go to TensorBoard alone."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         if self._events is not None:
@@ -163,11 +173,12 @@ class Log:
             self._events.close()
 
 
-def _forget_after(path: Path, step: int) -> None:
+def _remove_after(path: Path, step: int) -> None:
+    """Remove the lines of later steps, and a line that was not written to its end."""
     if not path.is_file():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     if len(kept) < len(lines):
         write_whole(path, "".join(kept))
 
@@ -181,21 +192,19 @@ def _events(folder: Path, step: int, wanted: bool | None) -> Any:
         if wanted is None:
             return None
         raise MissingDependencyError(
-            "TensorBoard's logs need TensorBoard; install the extra `ztcir[tensorboard]`, or leave "
-            "out --tensorboard."
+            f"--tensorboard needs TensorBoard; install it with {install_hint('tensorboard')}."
         ) from error
-    # events of steps that are run again are marked as void
-    return SummaryWriter(str(folder), purge_step=step + 1)
+    return SummaryWriter(str(folder), purge_step=step + 1)  # hides events of repeated steps
 
 
 class Record:
     """``run.json``: written when a run begins, and again when it ends.
 
     Args:
-        folder: the run's.
-        config: its whole configuration, seed included.
-        compute: how it is computed.
-        data: fingerprints of its data, by what it is for.
+        folder: the run's folder.
+        config: the run's whole configuration, including ``seed``.
+        compute: how the run is computed; see `Engine.describe`.
+        data: fingerprints of the data, by purpose.
     """
 
     def __init__(
@@ -206,7 +215,7 @@ class Record:
         data: Mapping[str, Any],
     ) -> None:
         self.path = folder / SUMMARY
-        self._known = {
+        self._content = {
             "config": dict(config),
             "seed": config["seed"],
             "data": dict(data),
@@ -217,31 +226,36 @@ class Record:
 
     @property
     def is_complete(self) -> bool:
-        """Whether a run in this folder has ended, and said so."""
-        return "figures" in self._told()
+        """Whether the folder holds the record of a run that has ended."""
+        return "figures" in self._read()
 
-    def other_data(self) -> list[str]:
-        """What the data are for that the folder's run began on, and that are others now.
+    def changed_data(self) -> list[str]:
+        """Return the purposes whose data differ from those that the folder's run began with.
 
-        Image features of another backbone, or of a retrained one, are other data as well.
+        Image features of another backbone count as other data.
         """
-        before, now = self._told().get("data", {}), self._known["data"]
+        before, now = self._read().get("data", {}), self._content["data"]
         return sorted(
             name
             for name in before.keys() & now.keys()
             if before[name].get("sha256") != now[name].get("sha256")
-            or len({_features_key(one[name]) for one in (before, now)} - {""}) > 1
+            or len({_features_key(data[name]) for data in (before, now)} - {""}) > 1
         )
 
-    def _told(self) -> dict[str, Any]:
-        """The folder's ``run.json``; empty where there is none that can be read."""
+    def _read(self) -> dict[str, Any]:
+        """Return the folder's ``run.json``; empty if there is none or it cannot be read."""
         try:
-            told: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return told
+        return content
 
     def write(self, **outcome: Any) -> None:
-        """Replace ``run.json``; without an outcome when a run begins, with one when it ends."""
-        summary = {**self._known, "date": environment.now(), **outcome}
+        """Replace ``run.json``; with ``outcome`` when the run ends."""
+        summary = {**self._content, "date": environment.now(), **outcome}
         write_whole(self.path, json.dumps(summary, indent=2) + "\n")
+
+
+def _features_key(data: Mapping[str, Any]) -> str:
+    """Return the key of the data's image features; empty if they have none."""
+    return str(data.get("features", {}).get("key", ""))

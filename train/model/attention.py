@@ -12,7 +12,10 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
     """Scaled dot-product attention, softmax(q k^T / sqrt(d)) v, in ``heads`` parts.
 
     Args:
-        queries: (B, T, d); keys, values: (B, N, d); d divisible by ``heads``.
+        queries: (B, T, d); d is divisible by ``heads``.
+        keys: (B, N, d).
+        values: (B, N, d).
+        heads: number of attention heads.
 
     Returns:
         (B, T, d).

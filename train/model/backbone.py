@@ -1,4 +1,4 @@
-"""A frozen CLIP-like model from open_clip, opened up where the method needs to reach inside."""
+"""A frozen CLIP-like open_clip model whose image patches and text blocks can be reached."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from train.model.text_tower import TextTower, UnsupportedBackboneError, read_text_tower
+from train.settings import CONFIGS
 
 __all__ = [
     "Backbone",
@@ -28,7 +29,6 @@ __all__ = [
     "create_backbone",
 ]
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 OWN_CONFIG = "open_clip_config.json"
 
 # Large enough that exp(-x) is exactly zero in float32 and float16, small enough to be finite in
@@ -38,12 +38,12 @@ MASKED = -1.0e4
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Which open_clip model, and where its weights come from.
+    """An open_clip model and the source of its weights.
 
     Attributes:
         model: an open_clip model name, or the name of a folder in ``train/configs``.
-        pretrained: an open_clip tag or a weights file; ``None`` leaves random weights, to be
-            replaced by a checkpoint that carries its own.
+        pretrained: an open_clip tag or a weights file; ``None``: random weights, which a checkpoint
+            with weights of its own replaces.
     """
 
     model: str = "fashion-lite"
@@ -56,12 +56,12 @@ class Backbone(nn.Module):
     Attributes:
         embed_dim: D, size of the joint embedding.
         patch_dim: d_v, width of the image tower's last layer.
-        num_patches: N, positions of the last layer (class token left out).
+        num_patches: N, positions of the last layer, without the class token.
         text_width: d_t, width of the text tower.
         text_layers: L, number of text blocks.
         context_length: longest text, in tokens.
         image_size: (height, width) in pixels.
-        tower: how the text tower reads: causal or not, where it pools, its tokenizer.
+        tower: the text tower's mask, pooling and tokenizer.
     """
 
     # open_clip's models are not typed
@@ -97,7 +97,7 @@ class Backbone(nn.Module):
 
     @property
     def preprocess_cfg(self) -> dict[str, Any]:
-        """open_clip's preprocessing numbers: size, mean, std, interpolation, resize mode, fill."""
+        """open_clip's preprocessing: size, mean, std, interpolation, resize mode, fill colour."""
         return dict(open_clip.get_model_preprocess_cfg(self.clip))
 
     @property
@@ -107,17 +107,17 @@ class Backbone(nn.Module):
         return type(block.mlp.gelu).__name__ == "QuickGELU"
 
     def encode_image(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled embedding and patch features of preprocessed images.
+        """Return the pooled embeddings and patch features of preprocessed images.
 
         Args:
             pixel_values: (R, 3, H, W) float32.
 
         Returns:
             ``v`` (R, D), L2-normalised, and ``P`` (R, N, d_v): after the final norm, before the
-            projection, without class token; a convnet's last map flattened row by row.
+            projection, without class token; a convnet's last map is flattened row by row.
 
         Raises:
-            UnsupportedBackboneError: a timm tower that gives neither a map nor tokens.
+            UnsupportedBackboneError: the timm tower returns neither a feature map nor tokens.
         """
         visual = self.clip.visual
         if isinstance(visual, TimmModel):
@@ -133,31 +133,31 @@ class Backbone(nn.Module):
         return F.normalize(pooled, dim=-1), patches
 
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
-        """Token embeddings (B, T, d_t) of non-negative ids (B, T), without positions."""
+        """Return token embeddings (B, T, d_t) of non-negative ids (B, T), without positions."""
         embedded: Tensor = self.text.token_embedding(input_ids)
         return embedded
 
     def add_positions(self, x: Tensor) -> Tensor:
-        """Add the learnt positions of a prompt that starts at position 0; x (B, T, d_t)."""
+        """Add the position embeddings, from position 0, to x (B, T, d_t)."""
         positions: Tensor = self.text.positional_embedding
         return x + positions[: x.shape[1]]
 
     def causal_mask(self, length: int) -> Tensor | None:
-        """Additive causal mask (T, T) with a finite lower end; none where the tower has none."""
+        """Return the additive causal mask (T, T), with finite values; ``None`` if not causal."""
         return self.mask[:length, :length] if self.tower.causal else None
 
     def text_block(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Run text block ``index`` on x (B, T, d_t), with what `causal_mask` gave for T.
+        """Run text block ``index`` on x (B, T, d_t), with the `causal_mask` of T.
 
-        Written out for open_clip's standard block, since ``nn.MultiheadAttention``'s fast path
-        bakes the batch size into exported graphs (pytorch #122321).
+        This repeats open_clip's standard block, because the fast path of ``nn.MultiheadAttention``
+        writes the batch size into exported graphs (pytorch #122321).
         """
         block = self.text.transformer.resblocks[index]
         attn = block.attn
         batch, length, width = x.shape
         heads = attn.num_heads
         qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
-        # the batch and length are taken from the tensor at run time, never from a constant
+        # batch and length come from the tensor at run time, so exported graphs keep them dynamic
         q, k, v = (
             part.reshape(batch, length, heads, width // heads).transpose(1, 2)
             for part in qkv.chunk(3, dim=-1)
@@ -170,9 +170,9 @@ class Backbone(nn.Module):
         return result
 
     def pool_text(self, x: Tensor, input_ids: Tensor) -> Tensor:
-        """L2-normalised embedding (B, D) at each prompt's end-of-text token, or last position.
+        """Return L2-normalised embeddings (B, D), pooled at end-of-text or at the last position.
 
-        End-of-text is the largest id there is; the placeholder, -1, can never be it.
+        End-of-text is the largest id of the vocabulary, and the placeholder is -1.
         """
         if self.tower.pool == "last":
             pooled = x[:, -1]
@@ -189,26 +189,27 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The weights' device."""
         parameter: Tensor = self.text.token_embedding.weight
         return parameter.device
 
 
 def _check_image_tower(clip: Any) -> None:
-    """Refuse, with a sentence, what has no patch features to be had."""
+    """Raise unless the tower has patch features that can be reached."""
     if not isinstance(clip.visual, (TimmModel, VisionTransformer)):
         raise UnsupportedBackboneError(
-            f"The image tower {type(clip.visual).__name__} is not supported; take a model with a "
+            f"The image tower {type(clip.visual).__name__} is not supported; use a model with a "
             "VisionTransformer or a timm image tower."
         )
     if getattr(clip.visual, "attn_pool", None) is not None:
         raise UnsupportedBackboneError(
             "Image towers that pool by attention (CoCa) are not supported; "
-            "take a CLIP such as ViT-B-32."
+            "use a CLIP such as ViT-B-32."
         )
 
 
 def _timm_patches(trunk: Any, features: Tensor) -> Tensor:
-    """Patch features (R, N, d_v) of what a timm trunk's ``forward_features`` gave."""
+    """Return patch features (R, N, d_v) from the output of a timm trunk's ``forward_features``."""
     width = int(trunk.num_features)
     if features.ndim == 3 and features.shape[2] == width:  # tokens: class and registers first
         return features[:, int(getattr(trunk, "num_prefix_tokens", 0)) :]
@@ -217,39 +218,39 @@ def _timm_patches(trunk: Any, features: Tensor) -> Tensor:
     if features.ndim == 4 and features.shape[3] == width:  # Swin's
         return features.flatten(1, 2)
     raise UnsupportedBackboneError(
-        f"The timm image tower {type(trunk).__name__} gives neither tokens nor a map of (channels, "
-        "height, width); take a model with a convnet or a vision transformer."
+        f"The timm image tower {type(trunk).__name__} returns neither tokens nor a feature map; "
+        "use a model with a convnet or a vision transformer."
     )
 
 
 def check_name(model: str) -> None:
-    """Refuse a name that is neither open_clip's nor a folder's with a configuration.
+    """Raise unless a name is open_clip's or that of a configuration in ``train/configs``.
 
     Raises:
-        UnsupportedBackboneError: it is none.
+        UnsupportedBackboneError: it is neither.
     """
     if not (CONFIGS / model / OWN_CONFIG).is_file() and model not in open_clip.list_models():
         raise UnsupportedBackboneError(
-            f"{model} is no open_clip model and no configuration of train/configs; "
-            "`python -c 'import open_clip; print(open_clip.list_models())'` lists the names."
+            f"{model} is neither an open_clip model nor a configuration of train/configs; "
+            "`python -c 'import open_clip; print(open_clip.list_models())'` lists the models."
         )
 
 
 def create_backbone(config: BackboneConfig) -> Backbone:
-    """Build the open_clip model and wrap it; in evaluation mode, float32, on the CPU.
+    """Build a backbone in evaluation mode, float32, on the CPU.
 
     Raises:
-        UnsupportedBackboneError: unknown name or weights, or a tower that the method cannot be
-            applied to.
+        UnsupportedBackboneError: the name or the weights are unknown, or the method does not
+            support a tower.
     """
     check_name(config.model)
     own = CONFIGS / config.model
     if (own / OWN_CONFIG).is_file():
-        with _weights_come_later():
+        with _without_random_weights_warning():
             clip = open_clip.create_model(f"local-dir:{own}", load_weights=False)
         fields = json.loads((own / OWN_CONFIG).read_text(encoding="utf-8"))["model_cfg"]
         vocabulary = own / str(fields["text_cfg"].get("hf_tokenizer_name"))
-        if vocabulary.is_dir():  # it may lie beside the configuration
+        if vocabulary.is_dir():  # a tokenizer beside the configuration
             fields["text_cfg"]["hf_tokenizer_name"] = str(vocabulary)
     else:
         clip = _open_clip_model(config)
@@ -259,8 +260,8 @@ def create_backbone(config: BackboneConfig) -> Backbone:
 
 
 @contextlib.contextmanager
-def _weights_come_later() -> Iterator[None]:
-    """open_clip warns that weights are random, which a checkpoint is about to replace."""
+def _without_random_weights_warning() -> Iterator[None]:
+    """Hide open_clip's warning about random weights, because a checkpoint replaces them."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(max(level, logging.ERROR))
@@ -271,10 +272,10 @@ def _weights_come_later() -> Iterator[None]:
 
 
 def _open_clip_model(config: BackboneConfig) -> Any:
-    """An open_clip model under the activation that its weights were trained with.
+    """Build an open_clip model with the activation that its weights were trained with.
 
-    A tag of weights says whether they want QuickGELU, which the names of models do not: under the
-    other activation they run, and are quietly wrong (open_clip #441, #771).
+    Only the tag tells whether weights need QuickGELU. With the other activation they would run
+    without an error and give wrong results (open_clip #441, #771).
     """
     tag = config.pretrained
     weights = {} if tag is None else open_clip.get_pretrained_cfg(config.model, tag) or {}
@@ -283,14 +284,14 @@ def _open_clip_model(config: BackboneConfig) -> Any:
         return open_clip.create_model(config.model, pretrained=tag, force_quick_gelu=quick)
     except ModuleNotFoundError:
         raise
-    except Exception as error:  # what is no file of weights raises nearly anything, KeyError too
+    except Exception as error:  # a file without weights raises nearly anything, even KeyError
         why = textwrap.shorten(str(error) or type(error).__name__, 300)
         if (
             tag is not None
             and Path(tag).is_file()
             and not isinstance(error, (RuntimeError, OSError))
         ):
-            why = f"it is no file of weights, or a damaged one: {type(error).__name__}"
+            why = f"it is not a weights file, or is damaged: {type(error).__name__}"
         raise UnsupportedBackboneError(
             f"The weights {tag!r} of {config.model} cannot be loaded ({why}); "
             "`open_clip.list_pretrained()` lists the tags of each model."

@@ -1,7 +1,7 @@
-"""Checkpoints: a folder of ``config.json`` and safetensors, replaced as a whole, resumable.
+"""Checkpoints: folders of ``config.json`` and safetensors files, without pickle.
 
-Nothing is pickled. A checkpoint is written beside the one it replaces and renamed into its place,
-so that a kill at any moment leaves the old one or the new one.
+A checkpoint is written beside the one that it replaces and then renamed, so that a kill at any
+moment leaves the old one or the new one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ __all__ = [
     "CheckpointError",
     "find_checkpoint",
     "hash_tensors",
+    "is_checkpoint",
+    "load_optimizer_tensors",
+    "optimizer_tensors",
     "read_checkpoint",
     "read_configuration",
+    "why_no_checkpoint",
     "write_checkpoint",
 ]
 
@@ -33,11 +37,11 @@ CONFIG = "config.json"
 
 
 class CheckpointError(ZtcirError):
-    """A checkpoint is missing, incomplete, or of another kind than what was asked for."""
+    """A checkpoint is missing, damaged, or of another kind than needed."""
 
 
 def hash_tensors(digest: hashlib._Hash, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Add weights to a checksum: name and bytes of each, in the order they come in."""
+    """Add weights to a checksum: the name and bytes of each, in the given order."""
     for name, tensor in tensors:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().numpy().tobytes())
@@ -46,12 +50,15 @@ def hash_tensors(digest: hashlib._Hash, tensors: Iterable[tuple[str, Tensor]]) -
 def write_checkpoint(
     folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Write ``config.json`` and one ``<name>.safetensors`` a group, then swap them into place.
+    """Write ``config.json`` and one ``<name>.safetensors`` per group; replace ``folder`` whole.
 
     Args:
-        folder: the checkpoint, for example ``runs/map/last``; replaced whole if it exists.
-        config: anything JSON can hold.
+        folder: the checkpoint, for example ``runs/map/last``.
+        config: JSON values.
         tensors: file name without suffix -> tensors by name.
+
+    Raises:
+        CheckpointError: it cannot be written; an older checkpoint stays.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -63,26 +70,26 @@ def write_checkpoint(
             path = fresh / CONFIG
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             flush_file(path)
-    except (OSError, SafetensorError) as error:  # the latter where save_file finds the disk full
+    except (OSError, SafetensorError) as error:  # a full disk can be either
         raise CheckpointError(
-            f"The checkpoint {folder} could not be written ({error}); "
-            "the one before it is untouched. Free some space and resume."
+            f"The checkpoint {folder} could not be written ({error}), and the previous one is "
+            "untouched; free some space and resume."
         ) from error
 
 
 def find_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint at ``folder``, or the one it was replacing when the writer was killed."""
+    """Return the checkpoint at ``folder``, or the one that a killed writer was replacing."""
     found = standing_folder(folder) if folder.name else folder  # "." has no name to add to
     return found if (found / CONFIG).is_file() else None
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """Read what `write_checkpoint` wrote.
+    """Read a checkpoint's configuration and tensors.
 
-    A run's folder stands for its ``clip`` (a finished backbone), else ``best``, else ``last``.
+    In a run's folder, ``clip`` (a finished backbone) is read, else ``best``, else ``last``.
 
     Raises:
-        CheckpointError: there is none, or a file of it cannot be read.
+        CheckpointError: there is no checkpoint, or one of its files cannot be read.
     """
     found, config = _find_and_read(folder)
     try:
@@ -93,17 +100,36 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, T
 
 
 def read_configuration(folder: Path) -> dict[str, Any]:
-    """Read what a checkpoint says of itself, and none of its weights; see `read_checkpoint`."""
+    """Read a checkpoint's configuration without its weights; see `read_checkpoint`."""
     return _find_and_read(folder)[1]
 
 
-def _find_and_read(folder: Path) -> tuple[Path, dict[str, Any]]:
+def is_checkpoint(folder: Path) -> bool:
+    """Return whether ``folder`` is a checkpoint, or a run's folder that holds one."""
+    return _find_in_run(folder) is not None
+
+
+def why_no_checkpoint(folder: Path) -> str:
+    """Return a sentence that says why ``folder`` is not a checkpoint, and what to do."""
+    way_out = "name a checkpoint or run of `ztcir train`."
+    if not folder.exists():
+        return f"There is no folder {folder}; {way_out}"
+    if (folder / "bundle.json").is_file():
+        return f"{folder} is an exported bundle, not a checkpoint; {way_out}"
+    if (folder / "run.json").is_file():
+        return f"The run {folder} has no checkpoint yet; repeat its command to resume it."
+    return f"{folder} is not a checkpoint, because it holds no {CONFIG}; {way_out}"
+
+
+def _find_in_run(folder: Path) -> Path | None:
     candidates = (folder, folder / "clip", folder / "best", folder / "last")
-    found = next((path for path in map(find_checkpoint, candidates) if path is not None), None)
+    return next((path for path in map(find_checkpoint, candidates) if path is not None), None)
+
+
+def _find_and_read(folder: Path) -> tuple[Path, dict[str, Any]]:
+    found = _find_in_run(folder)
     if found is None:
-        raise CheckpointError(
-            f"{folder} is no checkpoint: no {CONFIG} in it. Name a folder that `ztcir train` wrote."
-        )
+        raise CheckpointError(why_no_checkpoint(folder))
     try:
         return found, json.loads((found / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -112,12 +138,12 @@ def _find_and_read(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 def _damaged(found: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"The checkpoint {found} cannot be read ({error}); it is damaged, train it again."
+        f"The checkpoint {found} cannot be read ({error}); it is damaged, train again."
     )
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Flatten an optimizer's per-parameter state to named tensors."""
+    """Return an optimizer's per-parameter state as named tensors."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}.{name}": torch.as_tensor(value)
@@ -127,11 +153,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave; hyperparameters stay the optimizer's own."""
+    """Restore the state that `optimizer_tensors` returned; hyperparameters stay unchanged."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
-    whole = optimizer.state_dict()
-    whole["state"] = state
-    optimizer.load_state_dict(whole)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,4 +1,4 @@
-"""Composing adapter (CA): teaches a frozen text block to compose ``$`` with words."""
+"""Composing adapter (CA): lets a frozen text block compose ``$`` with words."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class ComposingAdapter(nn.Module):
     """``x <- x + a * W_up gelu(W_down LN(x))``, ``W_up`` zero at the start (method, Stage II).
 
     Args:
-        text_width: d_t.
-        bottleneck: width in between.
+        text_width: d_t, width of the text tower.
+        bottleneck: inner width.
     """
 
     def __init__(self, text_width: int, bottleneck: int = 64) -> None:
@@ -25,6 +25,6 @@ class ComposingAdapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
-        """Adapt x (B, T, d_t) by ``scale`` (B,): 1 composes, 0 leaves the frozen encoder."""
+        """Adapt x (B, T, d_t) by ``scale`` (B,): 1 composes, 0 returns x unchanged."""
         adapted: Tensor = self.up(F.gelu(self.down(self.norm(x))))
         return x + scale[:, None, None] * adapted

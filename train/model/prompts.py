@@ -1,4 +1,4 @@
-"""Prompts as token ids, for training, through the very tokenizer that the SDK searches with."""
+"""Prompts as token ids for training, through the same tokenizer that the SDK searches with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ztcir_sdk.names import COMPOSED_PROMPT, MAPPED_PROMPT
 from ztcir_sdk.tokenizer import Tokenizer
 
 __all__ = [
-    "encode_alike",
+    "encode_by_length",
     "mapped_ids",
     "prompt_ids",
     "text_ids",
@@ -29,12 +29,12 @@ def _tokenizer(tower: TextTower) -> Tokenizer:
 
 
 def prompt_ids(texts: Sequence[str], *, tokens: int = 1, tower: TextTower = CLIP_TOWER) -> Tensor:
-    """Ids of "a photo of $ that {text}", padded as the tower needs: (B, T) int64.
+    """Return the ids (B, T) int64 of "a photo of $ that {text}", padded for the text tower.
 
     Args:
         texts: modification texts.
-        tokens: n, pseudo-words an image.
-        tower: whose tokenizer and padding; by default CLIP's, padded to the longest with 0.
+        tokens: n, pseudo-words per image.
+        tower: its tokenizer and padding are used; the default, CLIP's, pads to the longest with 0.
     """
     tokenizer = _tokenizer(tower)
     prompts = [tokenizer.encode_prompt(COMPOSED_PROMPT, text, n_tokens=tokens) for text in texts]
@@ -42,28 +42,28 @@ def prompt_ids(texts: Sequence[str], *, tokens: int = 1, tower: TextTower = CLIP
 
 
 def mapped_ids(count: int, *, tokens: int = 1, tower: TextTower = CLIP_TOWER) -> Tensor:
-    """Ids of "a photo of $", ``count`` times: (count, T) int64."""
+    """Return the ids (count, T) int64 of "a photo of $", ``count`` times."""
     tokenizer = _tokenizer(tower)
     ids = tokenizer.encode_prompt(MAPPED_PROMPT, n_tokens=tokens)
     return torch.from_numpy(tokenizer.pad([ids] * count))
 
 
 def text_ids(texts: Sequence[str], *, tower: TextTower = CLIP_TOWER) -> Tensor:
-    """Ids of bare texts, padded as the tower needs: (B, T) int64."""
+    """Return the ids (B, T) int64 of texts without a placeholder, padded for the text tower."""
     return torch.from_numpy(_tokenizer(tower).encode_batch(texts))
 
 
-def encode_alike(
+def encode_by_length(
     lengths: Sequence[int],
     encode: Callable[[NDArray[np.int64]], Tensor],
     most: int = 64,
 ) -> Tensor:
-    """Encode texts of like length together, which spares the text tower padding.
+    """Encode texts in groups of similar length, so that little padding is computed.
 
     Args:
-        lengths: of all texts, B at least 1; tokens, or whatever grows with them.
-        encode: gives (b, D) of some texts, by their places (b,).
-        most: texts that are encoded at a time.
+        lengths: length of each text, in tokens or anything that grows with them; at least one.
+        encode: encodes the texts at some positions (b,) as (b, D).
+        most: largest group.
 
     Returns:
         (B, D), in the order of ``lengths``.

@@ -1,4 +1,4 @@
-"""Token learner (TL): an image becomes the pseudo-word ``$``."""
+"""Token learner (TL): maps an image to the pseudo-word ``$``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["TokenLearner"]
 
 
 class _Block(nn.Module):
-    """Queries look at the patches, then think; pre-norm, residual."""
+    """Cross-attention from queries to patches, then an MLP; pre-norm, residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ class TokenLearner(nn.Module):
         embed_dim: D, size of the pooled embedding.
         patch_dim: d_v, width of the patch features.
         text_width: d_t, width of the text tower.
-        tokens: n, pseudo-words an image.
-        width: of the blocks.
+        tokens: n, pseudo-words per image.
+        width: width of the blocks.
         depth: number of cross-attention blocks; 0 makes it a projection of ``v`` alone.
         heads: attention heads.
     """
@@ -69,13 +69,13 @@ class TokenLearner(nn.Module):
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
         self.norm_out = nn.LayerNorm(width)
         self.to_token = nn.Linear(width, text_width)
-        # a pseudo-word starts about as long as a word: open_clip's token rows have spread 0.02
+        # a new pseudo-word has about the norm of a word: open_clip's token rows have std 0.02
         nn.init.normal_(self.to_token.weight, std=0.02 / width**0.5)
         nn.init.zeros_(self.to_token.bias)
 
     def forward(self, image_embeds: Tensor, patch_features: Tensor) -> Tensor:
-        """``s`` (R, n, d_t) from ``v`` (R, D) and ``P`` (R, N, d_v)."""
-        # v has length 1, so its entries are small; bring them to the scale of the queries' norm
+        """Return ``s`` (R, n, d_t) from ``v`` (R, D) and ``P`` (R, N, d_v)."""
+        # v has norm 1, so its entries are small; this brings them to a variance of about 1
         condition = self.condition(image_embeds * image_embeds.shape[-1] ** 0.5)
         queries = self.queries + condition[:, None]  # (R, n, width)
         if len(self.blocks):

@@ -1,4 +1,4 @@
-"""Visual semantic injection (VSI): text layers keep looking at the image, at ``$`` alone."""
+"""Visual semantic injection (VSI): text layers attend to the image at the positions of ``$``."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ __all__ = ["VisualSemanticInjection"]
 class VisualSemanticInjection(nn.Module):
     """``h <- h + tanh(g_l) * CrossAttn_l(LN(h), P)`` at the positions of ``$`` (method, Stage I).
 
-    Keys and values depend on the image alone: `project` makes them once a reference, `inject`
-    uses them in every text.
+    Keys and values depend on the image alone: `project` computes them once per reference, and
+    `inject` uses them for every text.
 
     Args:
-        patch_dim: d_v; text_width: d_t.
-        layers: indices of the text blocks before which is injected.
-        width: d_vsi, width of keys and values; heads: attention heads.
+        patch_dim: d_v, width of the patch features.
+        text_width: d_t, width of the text tower.
+        layers: indices of the text blocks before which VSI injects.
+        width: d_vsi, width of keys and values.
+        heads: attention heads.
         gate: initial value of every g_l, near 0.
     """
 
@@ -47,20 +49,21 @@ class VisualSemanticInjection(nn.Module):
         self.gates = nn.Parameter(torch.full((len(self.layers),), gate))
 
     def project(self, patch_features: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (R, Lv, N, d_vsi) of patch features (R, N, d_v)."""
+        """Return keys and values (R, Lv, N, d_vsi) of patch features (R, N, d_v)."""
         patches = self.norm_patches(patch_features)
         keys = torch.stack([layer(patches) for layer in self.to_keys], dim=1)
         values = torch.stack([layer(patches) for layer in self.to_values], dim=1)
         return keys, values
 
     def inject(self, layer: int, h: Tensor, at: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Add what the image says to ``h`` before text block ``layer``.
+        """Return ``h`` with the image's features injected, as the input of text block ``layer``.
 
         Args:
-            layer: index of the text block; without injection there, ``h`` comes back.
+            layer: index of the text block; if it has no injection, ``h`` is returned unchanged.
             h: (B, T, d_t).
             at: (B, T) bool, true at ``$``.
-            keys, values: (B, Lv, N, d_vsi), a row for each text.
+            keys: (B, Lv, N, d_vsi), one row per text.
+            values: (B, Lv, N, d_vsi).
         """
         if layer not in self.layers:
             return h

@@ -1,4 +1,4 @@
-"""A backbone's tokenizer for the SDK: in memory for training, as a bundle's `tokenizer.json`."""
+"""A text tower's tokenizer in the SDK's form: in memory, or as a bundle's `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -13,25 +13,18 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from train.model.text_tower import SIGLIP_CLEANING, TextTower
 from ztcir_sdk.bundle.manifest import TextLayout
-from ztcir_sdk.errors import MissingDependencyError, ZtcirError
+from ztcir_sdk.errors import MissingDependencyError, ZtcirError, install_hint
 from ztcir_sdk.tokenizer import Tokenizer as SDKTokenizer
 
-__all__ = [
-    "VocabularyError",
-    "clip_tokenizer",
-    "text_layout",
-    "tower_tokenizer",
-    "write_clip_tokenizer",
-    "write_tokenizer",
-]
+__all__ = ["VocabularyError", "text_layout", "tower_tokenizer", "write_tokenizer"]
 
 
 class VocabularyError(ZtcirError):
-    """The vocabulary that a text tower was trained with cannot be had."""
+    """The vocabulary of a text tower cannot be loaded."""
 
 
 def tower_tokenizer(tower: TextTower) -> SDKTokenizer:
-    """The SDK's tokenizer for a text tower, without a file in between.
+    """Return the SDK's tokenizer for a text tower, without writing a file.
 
     Raises:
         MissingDependencyError, VocabularyError: a SigLIP's vocabulary cannot be loaded.
@@ -41,7 +34,7 @@ def tower_tokenizer(tower: TextTower) -> SDKTokenizer:
 
 
 def write_tokenizer(tower: TextTower, path: str | os.PathLike[str]) -> Path:
-    """Write a text tower's vocabulary as a `tokenizer.json`; gives the path back.
+    """Write a text tower's vocabulary as a `tokenizer.json`; return its path.
 
     Raises:
         MissingDependencyError, VocabularyError: a SigLIP's vocabulary cannot be loaded.
@@ -52,7 +45,7 @@ def write_tokenizer(tower: TextTower, path: str | os.PathLike[str]) -> Path:
 
 
 def text_layout(tower: TextTower) -> TextLayout:
-    """What a bundle's manifest says of a text tower's prompts.
+    """Return the description of a text tower's prompts for a bundle's manifest.
 
     Raises:
         MissingDependencyError, VocabularyError: a SigLIP's vocabulary cannot be loaded.
@@ -77,31 +70,32 @@ def text_layout(tower: TextTower) -> TextLayout:
 
 def _tower_vocabulary(tower: TextTower) -> str:
     if tower.vocabulary is None:
-        return _serialised()
+        return _clip_vocabulary()
     serialised: str = _hugging_face(tower.vocabulary).backend_tokenizer.to_str()
     return serialised
 
 
 @functools.cache
 def _hugging_face(name: str) -> Any:
-    """The tokenizer of a SigLIP: from its folder, or from the hub as open_clip has it."""
+    """Return a SigLIP's tokenizer, from a folder or from the Hugging Face hub."""
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise MissingDependencyError(
-            "The tokenizer of a SigLIP needs transformers; install the extra `ztcir[siglip]`."
+            "The tokenizer of a SigLIP needs the package transformers; install it with "
+            f"{install_hint('siglip')}."
         ) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise VocabularyError(
             f"The vocabulary {name} can neither be downloaded nor read ({_first_line(error)}); "
-            "download it where there is a network, and name its folder as hf_tokenizer_name in "
-            "the backbone's open_clip configuration."
+            "download it on a machine with network access, and set hf_tokenizer_name to its folder "
+            "in the backbone's open_clip configuration."
         ) from error
     if not tokenizer.is_fast or None in (tokenizer.eos_token, tokenizer.pad_token_id):
         raise VocabularyError(
-            f"The vocabulary {name} has no tokenizer.json, end-of-text or padding; take a SigLIP's."
+            f"The vocabulary {name} lacks tokenizer.json, end-of-text or padding; use a SigLIP's."
         )
     return tokenizer
 
@@ -110,24 +104,12 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def clip_tokenizer(context_length: int = 77) -> SDKTokenizer:
-    """The SDK's tokenizer over open_clip's vocabulary, without a file in between."""
-    return SDKTokenizer(Tokenizer.from_str(_serialised()), context_length=context_length)
+def _clip_vocabulary() -> str:
+    """Return CLIP's byte-level BPE, from open_clip's vocabulary file, in the form of `tokenizers`.
 
-
-def write_clip_tokenizer(path: str | os.PathLike[str]) -> Path:
-    """Write open_clip's vocabulary as a `tokenizer.json`; gives the path back."""
-    destination = Path(path)
-    destination.write_text(_serialised(), encoding="utf-8")
-    return destination
-
-
-def _serialised() -> str:
-    """CLIP's byte-level BPE, from open_clip's own vocabulary file, as `tokenizers` reads it.
-
-    The file starts at cleaned text: cleaning is the SDK's (`ztcir_sdk.tokenizer.clean`). The
-    special tokens are plain vocabulary entries that no merge reaches, not "added tokens": those
-    would be recognised inside a text.
+    It expects cleaned text: the SDK cleans (`ztcir_sdk.tokenizer.clean`). The special tokens are
+    plain vocabulary entries that no merge reaches. As "added tokens" they would be recognised
+    inside a text.
     """
     from open_clip.tokenizer import SimpleTokenizer
 
@@ -136,13 +118,13 @@ def _serialised() -> str:
     bpe = Tokenizer(models.BPE(source.encoder, merges, end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            # What no alternative matches is dropped, as `findall` does.
+            # characters that no alternative matches are dropped, as `findall` does
             pre_tokenizers.Split(Regex(_word_pattern()), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     content = json.loads(bpe.to_str())
-    # "a b" for ["a","b"]: the library reads both, and the file is a tenth smaller.
+    # "a b" in place of ["a","b"]: the library reads both, and the file is a tenth smaller
     content["model"]["merges"] = [" ".join(merge) for merge in merges]
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
@@ -150,10 +132,10 @@ def _serialised() -> str:
 def _word_pattern() -> str:
     r"""Return open_clip's word pattern, without its special tokens, as explicit character ranges.
 
-    ``\p{L}`` means other characters in `tokenizers` than in `regex`, which open_clip uses: each has
-    its own edition of Unicode (17 000 letters differ at the time of writing). Ranges read from
-    `regex` keep its meaning, whatever reads the file. They also keep what its IGNORECASE does:
-    a long s counts as "s" in "'s", and U+0345, whose other case is a letter, as nothing at all.
+    ``\p{L}`` matches other characters in `tokenizers` than in `regex`, which open_clip uses: each
+    has its own version of Unicode (17 000 letters differ at the time of writing). Explicit ranges
+    from `regex` keep its meaning in every reader. They also keep its IGNORECASE: a long s counts as
+    "s" in "'s", and U+0345, whose other case is a letter, matches nothing.
     """
     letters, digits, others = (
         _character_ranges(character_class)
@@ -163,7 +145,7 @@ def _word_pattern() -> str:
 
 
 def _character_ranges(character_class: str) -> str:
-    """Return the code points that `character_class` matches, as the inside of a bracket."""
+    """Return the code points that `character_class` matches, as the inside of brackets."""
     import regex  # type: ignore[import-untyped]  # a dependency of open_clip
 
     every_character = "".join(map(chr, range(sys.maxunicode + 1)))

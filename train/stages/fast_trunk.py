@@ -1,10 +1,10 @@
 """The upper part of an EfficientNet-Lite trunk, computed with matrix products alone.
 
-On a CPU the backward pass of a depthwise convolution takes most of the time of training the upper
-stages, although it has hardly any arithmetic in it. At their sizes (10x8 positions and fewer) it is
-cheaper to write it as a matrix over positions, one for each channel, and to keep activations as
-``(channels, positions, batch)``, in which pointwise and depthwise convolution both are plain
-matrix products without a copy. Weights stay timm's own: this is another order of the same sums.
+On a CPU, the backward pass of depthwise convolutions takes most of the time of training the upper
+stages, although it needs hardly any arithmetic. At their sizes (10x8 positions and fewer) it is
+cheaper to write a depthwise convolution as one matrix over positions per channel, and to keep
+activations as ``(channels, positions, batch)``: pointwise and depthwise convolutions are then
+matrix products without a copy. The weights are timm's; only the order of the sums differs.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ __all__ = ["forward_upper_stages"]
 
 @functools.lru_cache(maxsize=32)
 def _taps(height: int, width: int, kernel: int, stride: int) -> Tensor:
-    """One-hot map from kernel taps to (output, input) position pairs.
+    """Return the one-hot map from kernel taps to (output, input) position pairs.
 
     Returns:
         ``(kernel * kernel, out_positions * in_positions)`` float32.
     """
-    with torch.inference_mode(False):  # whoever asks first, training must be able to use it
+    with torch.inference_mode(False):  # training must be able to use the cached tensor
         identity = torch.eye(height * width).reshape(height * width, 1, height, width)
         patches = F.unfold(identity, kernel, padding=kernel // 2, stride=stride)  # (in, k*k, out)
         return patches.permute(1, 2, 0).reshape(kernel * kernel, -1).contiguous()
 
 
 def _depthwise(x: Tensor, conv: nn.Conv2d, height: int, width: int) -> tuple[Tensor, int, int]:
-    """Depthwise convolution of ``x`` (C, height * width, B) as one matrix product a channel."""
+    """Convolve ``x`` (C, height * width, B) depthwise; return the result, its height and width."""
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     out_height, out_width = -(-height // stride), -(-width // stride)
     taps = _taps(height, width, kernel, stride)
@@ -66,23 +66,26 @@ def _norm(x: Tensor, bn: nn.BatchNorm2d, *, act: bool) -> Tensor:
 
 
 def forward_upper_stages(trunk: nn.Module, features: Tensor, first_stage: int) -> Tensor:
-    """Run a timm ``efficientnet_lite*`` trunk from a cached stage onwards.
+    """Run the stages of a timm ``efficientnet_lite*`` trunk from ``first_stage`` on.
 
     Args:
         trunk: timm EfficientNet; its ``training`` flags decide which statistics normalise.
-        features: (B, C, h, w), what ``trunk.blocks[:first_stage]`` gave.
-        first_stage: index of the first entry of ``trunk.blocks`` that is still to be run.
+        features: (B, C, h, w), the output of ``trunk.blocks[:first_stage]``.
+        first_stage: index of the first entry of ``trunk.blocks`` to run.
 
     Returns:
         (B, h' * w', 1280): the last feature map, flattened row by row; equal to
         ``trunk.forward_features`` up to rounding.
+
+    Raises:
+        TypeError: a stage has a block that is not an inverted residual block.
     """
     batch, channels, height, width = features.shape
     x = features.permute(1, 2, 3, 0).reshape(channels, height * width, batch)
     for stage in trunk.blocks[first_stage:]:  # type: ignore[index]
         for block in stage:
             if not isinstance(block, InvertedResidual):
-                raise TypeError(f"{type(block).__name__} is no inverted residual block")
+                raise TypeError(f"{type(block).__name__} is not an inverted residual block")
             shortcut = x
             y = _norm(_pointwise(x, block.conv_pw), block.bn1, act=True)
             y, height, width = _depthwise(y, block.conv_dw, height, width)

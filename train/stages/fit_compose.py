@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,276 +12,177 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train.data.batches import Batches
-from train.data.image import TrainingImage
-from train.data.item import DataError
-from train.loop.engine import Compute, Engine
+from train.data import DataError, TrainingImage
+from train.loop.engine import Engine
 from train.loop.features import ImageFeatures, image_features
 from train.loop.precision import autocast
 from train.loop.record import data_fingerprint, triplets_fingerprint
-from train.loop.run import Run, Schedule, parameter_groups
-from train.model.composed_model import ComposedModel, describe_model, load_model, own_weights
-from train.model.prompts import encode_alike, prompt_ids
-from train.stages.hard_negatives import Answers, candidate_pool, mine
+from train.loop.run import Evaluation, Run, Schedule, Validation, parameter_groups
+from train.model import (
+    ComposedModel,
+    describe_model,
+    encode_by_length,
+    load_model,
+    own_weights,
+    prompt_ids,
+)
+from train.settings import ComposeTraining, StageSettings
+from train.stages.hard_negatives import candidate_pool, mine
 from train.stages.losses import multi_positive_nce
+from train.stages.triplet_rows import TripletBatches, TripletRows
+from train.triplets import StageTwoData
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, relevance
 from ztcir_sdk.evaluation.ranking import rank
-from ztcir_sdk.evaluation.triplets import Triplet
 
-__all__ = [
-    "ComposeTraining",
-    "TripletRows",
-    "evaluate_composed",
-    "fit_compose",
-]
+__all__ = ["encode_composed", "evaluate_composed", "fit_compose"]
 
-FEW_STEPS = 80  # as many as each row of the ablation has
-
-
-@dataclass(frozen=True)
-class ComposeTraining:
-    """Configuration of Stage II.
-
-    Attributes:
-        mined: hard negatives a query, the nearest wrong images under the current model; 0 leaves
-            in-batch targets and references alone.
-        targets: right images of each query that it is drawn to in one step, at most.
-        near_duplicate: cosine similarity to the target from which an image is no negative.
-        temperature: of the contrastive loss.
-        as_given: epochs in which triplets are asked as they are. In later ones, which would rather
-            be learnt by heart, a share of each step is asked about one of its own targets in place
-            of the reference: what is already as it is wished for shall stay so. A triplet takes
-            part if it has another target.
-        target_references: that share.
-        strengths: how strong the adapters may be, falling. At each evaluation a weaker one is taken
-            as long as that is better, and is worked into the weights that are kept as ``best``: a
-            point between Stage I and what was learnt (WiSE-FT, Wortsman et al., CVPR 2022, sec. 3),
-            which few or wrong triplets call for.
-    """
-
-    epochs: int = 3
-    batch_size: int = 256
-    lr: float = 6e-3
-    weight_decay: float = 0.05
-    mined: int = 32
-    targets: int = 4
-    near_duplicate: float = 0.98
-    temperature: float = 0.05
-    as_given: int = 3
-    target_references: float = 0.5
-    strengths: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
-    seed: int = 0
-
-
-class TripletRows:
-    """Triplets as rows of a collection's features."""
-
-    def __init__(self, triplets: Sequence[Triplet], ids: Sequence[str]) -> None:
-        position = {name: row for row, name in enumerate(ids)}
-        named = {name for t in triplets for name in (t.reference, *t.targets)}
-        missing = sorted(named - position.keys())
-        if missing:
-            raise DataError(
-                f"The triplets name {len(missing)} images that the data does not hold, such as "
-                f"{missing[0]}; name the shards they are in with --data."
-            )
-        if not triplets:
-            raise DataError("There are no triplets to train on.")
-        self.references = np.array([position[t.reference] for t in triplets])
-        self.texts = [t.text for t in triplets]
-        self.targets = [np.array([position[name] for name in t.targets]) for t in triplets]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, some: NDArray[np.int64]) -> TripletRows:
-        """Some of the triplets, (B,)."""
-        taken = copy.copy(self)
-        taken.references = self.references[some]
-        taken.texts = [self.texts[row] for row in some]
-        taken.targets = [self.targets[row] for row in some]
-        return taken
-
-    def about_targets(self, share: float, rng: np.random.Generator) -> TripletRows:
-        """The triplets, a share of them about one of their targets, which is then none of them."""
-        asked = copy.copy(self)
-        asked.references, asked.targets = self.references.copy(), list(self.targets)
-        for row in np.flatnonzero(rng.random(len(self)) < share):
-            if len(own := self.targets[row]) > 1:
-                place = rng.integers(len(own))
-                asked.references[row] = own[place]
-                asked.targets[row] = np.delete(own, place)
-        return asked
-
-    def answers(self, first: NDArray[np.int64], gallery: Tensor, threshold: float) -> Answers:
-        """What answers the triplets.
-
-        Args:
-            first: (B,) gallery rows, one target of each.
-            gallery: (M, D) embeddings; threshold: cosine similarity of near-duplicates.
-        """
-        device, counts = gallery.device, [len(own) for own in self.targets]
-        return Answers(
-            torch.from_numpy(np.repeat(np.arange(len(self)), counts)).to(device),
-            torch.from_numpy(np.concatenate(self.targets)).to(device),
-            gallery[torch.from_numpy(first).to(device)],
-            torch.from_numpy(self.references).to(device),
-            threshold,
-        )
+FEW_STEPS = 80  # each row of the ablation takes as many
 
 
 def fit_compose(
     mapping: Path,
     images: Sequence[TrainingImage],
-    triplets: Sequence[Triplet],
-    development: Sequence[TrainingImage],
-    development_triplets: Sequence[Triplet],
+    data: StageTwoData,
     config: ComposeTraining,
-    out: Path,
-    *,
-    unseen_wordings: Sequence[Triplet] = (),
-    cache: Path | None = None,
-    compute: Compute | None = None,
-    patches: bool | None = None,
-    tensorboard: bool | None = False,
-    steps: int | None = None,
-    stop_after: int | None = None,
+    settings: StageSettings,
 ) -> ComposedModel:
     """Train the adapters alone: ``f_t("a photo of $ that {text}")`` is pulled to the targets.
 
     Args:
         mapping: checkpoint of Stage I.
-        images: the gallery of the triplets; its embeddings never change.
-        triplets: what is trained on.
-        development, development_triplets: select ``best`` by mAP@10, and the adapters' strength
-            in it.
-        config: the stage's numbers.
-        out: the run's folder; a killed run goes on.
-        unseen_wordings: development triplets in wordings that no training triplet has; measured
-            beside, never selected by.
-        cache: folder of image features, shared between runs; ``out/cache`` by default.
-        compute: device, precision, micro-batches; several processes where they were started.
-        patches: whether patch features are kept in the cache; ``None``: where the disk has room.
-        tensorboard: whether TensorBoard's events are written; ``None``: where it is installed.
-        steps: length of the run in place of ``config.epochs``, evaluated after each quarter.
-        stop_after: stop at this step (for tests).
+        images: the gallery of the training triplets; their embeddings never change.
+        data: the triplets to train on. Its development triplets select ``best/`` by mAP@10, and
+            the strength of the adapters in it; its unseen wordings are measured only.
+        config: hyperparameters.
+        settings: the run's folder, how it is computed, and its length.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        CheckpointError: ``mapping`` is not a checkpoint of Stage I, or the run cannot be resumed.
+        DataError: the model has no adapters, or a triplet names an image that is not there.
     """
     torch.manual_seed(config.seed)
     model, origin = load_model(mapping, need="map")
     if not len(model.adapters):
-        raise DataError(
-            f"The model of {mapping} has no adapters; train it with an --adapter width."
-        )
+        raise DataError(f"The model of {mapping} has no adapters; train it with --adapter above 0.")
     model.requires_grad_(False)
     model.adapters.requires_grad_(True)
-    engine = Engine(compute)
+    engine = Engine(settings.compute)
     engine.prepare(model)
     device, precision = engine.device, engine.compute.precision
-    cache = cache or out / "cache"
     features, held_out = engine.workers.main_first(
         lambda: [
-            image_features(model.backbone, some, cache, patches=patches)
-            for some in (images, development)
+            image_features(model.backbone, some, settings.cache_folder, patches=settings.patches)
+            for some in (images, data.development)
         ]
     )
-    rows = TripletRows(triplets, features.ids)
-    checks = {"dev": development_triplets, "dev_unseen_wordings": unseen_wordings}
-    checked = {name: TripletRows(some, held_out.ids) for name, some in checks.items() if some}
     gallery = torch.from_numpy(features.embeds).to(device)
-    optimizer = torch.optim.AdamW(
-        parameter_groups([model.adapters], config.lr, config.weight_decay), betas=(0.9, 0.98)
-    )
-    order = Batches(len(rows), config.batch_size, config.seed)
-    total = config.epochs * order.per_epoch if steps is None else steps
-    if steps is None and total < FEW_STEPS and engine.workers.is_main:
+    batches = TripletBatches(TripletRows.of(data.triplets, features.ids), config, settings.steps)
+    checks = {"dev": data.development_triplets, "dev_unseen_wordings": data.unseen_wordings}
+    checked = {name: TripletRows.of(some, held_out.ids) for name, some in checks.items() if some}
+    if settings.steps is None and batches.total < FEW_STEPS and engine.workers.is_main:
         print(
-            f"{len(rows)} triplets in {config.epochs} epochs are {total} steps, which teach "
-            f"little; with --steps {FEW_STEPS} they are asked more often.",
+            f"{len(data.triplets)} triplets in {config.epochs} epochs give only {batches.total} "
+            f"steps; use --steps {FEW_STEPS} to train longer.",
             file=sys.stderr,
         )
 
-    @lru_cache(maxsize=2)  # each step also announces the next one's
-    def asked(number: int) -> TripletRows:
-        """A step's triplets, as they are asked in it."""
-        drawn = rows.take(order[number])
-        if number < config.as_given * order.per_epoch:
-            return drawn
-        rng = np.random.default_rng([config.seed, number, 1])
-        return drawn.about_targets(config.target_references, rng)
-
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        if number + 1 < total:
-            features.announce(engine.workers.share(asked(number + 1).references))
-        batch = asked(number)
+        if number + 1 < batches.total:
+            features.announce(engine.workers.share(batches[number + 1].references))
+        batch = batches[number]
         queries = engine.encode(
-            lambda some: encode_composed(
-                model, features, batch, some, scale=1.0, precision=precision
+            lambda part: encode_composed(
+                model, features, batch, part, scale=1.0, precision=precision
             ),
             np.arange(len(batch)),
         )
-        some = [rng.choice(own, min(config.targets, len(own)), False) for own in batch.targets]
-        wanted = torch.from_numpy(np.concatenate(some)).to(device)
-        first = np.array([drawn[0] for drawn in some])
-        answers = batch.answers(first, gallery, config.near_duplicate)
-        mined = mine(queries, gallery, answers, config.mined) if config.mined else None
-        pool = candidate_pool(wanted, answers.references, mined)
-        embeds = gallery[pool]
-        logits = queries @ embeds.T / config.temperature
-        loss = multi_positive_nce(logits, answers.right(pool), answers.spared(embeds, pool))
-        return loss, {"pool": float(len(pool))}
-
-    chosen = config.strengths[0]
-    run = Run(
-        out,
-        {
-            **describe_model(model, "compose"),
-            "training": {**asdict(config), "triplets": len(triplets), "images": len(images)},
-            **({} if steps is None else {"steps": steps}),
-            "map_training": origin.get("training"),
-            "backbone_training": origin.get("backbone_training"),
-            "seed": config.seed,
-        },
-        {"model": model},
-        optimizer,
-        Schedule(total, warmup=min(50, total // 10 + 1)),
-        fixed=own_weights(model),
-        selected={"model": lambda: model.parts(strength=chosen)},
-        engine=engine,
-        data={
-            "training": {**data_fingerprint(images), "features": features.source},
-            "development": data_fingerprint(development),
-            "triplets": triplets_fingerprint(triplets),
-            "development_triplets": triplets_fingerprint(development_triplets),
-        },
-        tensorboard=tensorboard,
-    )
+        return contrastive_loss(queries, gallery, batch, config, rng)
 
     def measure(name: str, strength: float) -> float:
         return evaluate_composed(
             model, held_out, checked[name], scale=strength, precision=precision
         )
 
-    def evaluate() -> dict[str, float]:
-        nonlocal chosen
-        chosen, best = config.strengths[0], measure("dev", config.strengths[0])
-        for strength in config.strengths[1:]:
-            weaker = measure("dev", strength)
-            if weaker <= best:
+    def evaluate() -> Evaluation:
+        """Weaken the adapters as long as that helps; weights of that strength are to be kept."""
+        strength, best = config.strengths[0], measure("dev", config.strengths[0])
+        for weaker in config.strengths[1:]:
+            found = measure("dev", weaker)
+            if found <= best:
                 break
-            chosen, best = strength, weaker
-        others = {f"{name}_mAP@10": measure(name, chosen) for name in checked if name != "dev"}
-        return {"dev_mAP@10": best, **others, "adapter_strength": chosen}
+            strength, best = weaker, found
+        others = {f"{name}_mAP@10": measure(name, strength) for name in checked if name != "dev"}
+        figures = {"dev_mAP@10": best, **others, "adapter_strength": strength}
+        return Evaluation(figures, {"model": model.parts(strength=strength)})
 
-    run.train(
-        step,
-        evaluate=evaluate,
-        select_by="dev_mAP@10",
-        evaluate_every=max(1, order.per_epoch // 2) if steps is None else -(-steps // 4),
-        from_start=True,  # where triplets are few or wrong, Stage I alone is better
-        samples=order.size,
-        stop_after=stop_after,
+    sizes = {"triplets": len(data.triplets), "images": len(images)}
+    run = Run(
+        settings.out,
+        {
+            **describe_model(model, "compose"),
+            "training": {**asdict(config), **sizes},
+            **settings.identity,
+            "map_training": origin.get("training"),
+            "backbone_training": origin.get("backbone_training"),
+            "seed": config.seed,
+        },
+        {"model": model},
+        torch.optim.AdamW(
+            parameter_groups([model.adapters], config.lr, config.weight_decay), betas=(0.9, 0.98)
+        ),
+        Schedule(batches.total, warmup=min(50, batches.total // 10 + 1)),
+        fixed=own_weights(model),
+        engine=engine,
+        data={
+            "training": {**data_fingerprint(images), "features": features.source},
+            "development": data_fingerprint(data.development),
+            "triplets": triplets_fingerprint(data.triplets),
+            "development_triplets": triplets_fingerprint(data.development_triplets),
+        },
+        tensorboard=settings.tensorboard,
     )
+    validation = Validation(
+        evaluate,
+        "dev_mAP@10",
+        every=batches.evaluate_every,
+        at_start=True,  # where triplets are few or noisy, Stage I alone may be better
+    )
+    run.train(step, validation, samples=batches.samples, stop_after=settings.stop_after)
     return model
+
+
+def contrastive_loss(
+    queries: Tensor,
+    gallery: Tensor,
+    batch: TripletRows,
+    config: ComposeTraining,
+    rng: np.random.Generator,
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the loss of a batch against its targets, references and hard negatives.
+
+    Args:
+        queries: (B, D) composed queries, L2-normalised.
+        gallery: (M, D) embeddings of all images.
+        batch: the queries' triplets.
+        config: number of positives and of hard negatives, near-duplicates, temperature.
+        rng: chooses among the targets of each triplet.
+
+    Returns:
+        The loss, and the size of the candidate pool for the log.
+    """
+    chosen = [rng.choice(own, min(config.targets, len(own)), False) for own in batch.targets]
+    targets = torch.from_numpy(np.concatenate(chosen)).to(gallery.device)
+    first = np.array([own[0] for own in chosen])
+    answers = batch.answers(first, gallery, config.near_duplicate)
+    mined = mine(queries, gallery, answers, config.mined) if config.mined else None
+    pool = candidate_pool(targets, answers.references, mined)
+    embeds = gallery[pool]
+    logits = queries @ embeds.T / config.temperature
+    loss = multi_positive_nce(logits, answers.right(pool), answers.ignored(embeds, pool))
+    return loss, {"pool": float(len(pool))}
 
 
 def encode_composed(
@@ -295,33 +194,36 @@ def encode_composed(
     scale: float,
     precision: str = "bf16",
 ) -> Tensor:
-    """Composed queries (B, D) float32 of some triplets, adapters at ``scale``."""
-    return encode_alike(
+    """Return composed queries (B, D) float32 of the triplets at some positions (B,).
+
+    Args:
+        model: on its device.
+        features: of the references.
+        rows: triplets.
+        batch: positions of the triplets to encode.
+        scale: strength of the adapters.
+        precision: of `TRAINING_PRECISIONS`.
+    """
+    return encode_by_length(
         [len(rows.texts[row]) for row in batch],
-        lambda places: _encode_padded(model, features, rows, batch[places], scale, precision),
+        lambda part: _encode_padded(model, features, rows.take(batch[part]), scale, precision),
     )
 
 
 def _encode_padded(
-    model: ComposedModel,
-    features: ImageFeatures,
-    rows: TripletRows,
-    batch: NDArray[np.int64],
-    scale: float,
-    precision: str,
+    model: ComposedModel, features: ImageFeatures, rows: TripletRows, scale: float, precision: str
 ) -> Tensor:
-    v, patches = features.rows(rows.references[batch])
-    texts = [rows.texts[row] for row in batch]
-    ids = prompt_ids(texts, tokens=model.config.tokens, tower=model.backbone.tower)
-    count, device = len(batch), model.backbone.device
+    v, patches = features.rows(rows.references)
+    ids = prompt_ids(rows.texts, tokens=model.config.tokens, tower=model.backbone.tower)
+    count, device = len(rows), model.backbone.device
     with autocast(device, precision):
         with torch.no_grad():
-            said = model.learn_token(v.to(device), patches.to(device))
+            reference = model.learn_token(v.to(device), patches.to(device))
         queries = model.encode_query(
             ids.to(device),
             torch.arange(count, device=device),
             torch.full((count,), scale, device=device),
-            *said,
+            *reference,
         )
     return queries.float()
 
@@ -335,7 +237,15 @@ def evaluate_composed(
     scale: float = 1.0,
     precision: str = "bf16",
 ) -> float:
-    """mAP@10 of triplets over a collection, the reference left out of each ranking."""
+    """Return mAP@10 of triplets over a collection; each ranking leaves out its reference.
+
+    Args:
+        model: on its device.
+        features: of the collection.
+        rows: triplets.
+        scale: strength of the adapters.
+        precision: of `TRAINING_PRECISIONS`.
+    """
     queries = [
         encode_composed(model, features, rows, batch, scale=scale, precision=precision)
         .cpu()

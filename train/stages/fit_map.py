@@ -1,58 +1,39 @@
-"""`ztcir train map`, Stage I: the token learner and VSI learn to say an image as a word."""
+"""`ztcir train map`, Stage I: the token learner and VSI learn to express an image as a word."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train.data.batches import Batches
-from train.data.image import TrainingImage
-from train.data.stream import ShardStream
-from train.loop.engine import Compute, Engine
+from train.data import Batches, ShardStream, TrainingImage
+from train.loop.engine import Engine
 from train.loop.features import ImageFeatures, image_features, text_features
 from train.loop.precision import autocast
 from train.loop.record import data_fingerprint
-from train.loop.run import Run, Schedule, parameter_groups
-from train.model.composed_model import (
+from train.loop.run import Evaluation, Run, Schedule, Validation, parameter_groups
+from train.model import (
+    Backbone,
     ComposedModel,
-    ModelConfig,
     describe_model,
     load_backbone,
+    mapped_ids,
     own_weights,
+    text_ids,
 )
-from train.model.prompts import mapped_ids, text_ids
+from train.settings import MapTraining, ModelConfig, StageSettings
 from train.stages.losses import info_nce
 from train.stages.map_batches import Captions, ListedBatches, StreamedBatches, is_captioned
 from train.stages.word_bank import TextAlignment, WordBank, default_words
 from ztcir_sdk.errors import UsageError
 
-__all__ = ["MapTraining", "encode_captions", "fit_map"]
+__all__ = ["encode_captions", "evaluate_mapped", "fit_map"]
 
-
-@dataclass(frozen=True)
-class MapTraining:
-    """Configuration of Stage I.
-
-    Attributes:
-        alignment: weight of the soft text alignment; 0 leaves it out.
-        temperature: tau of InfoNCE and of the queries' distribution over texts.
-        target_temperature: tau_t of the soft target.
-    """
-
-    epochs: int = 4
-    batch_size: int = 512
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    alignment: float = 0.5
-    temperature: float = 0.05
-    target_temperature: float = 0.05
-    seed: int = 0
+EmbedTexts = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 def fit_map(
@@ -61,104 +42,90 @@ def fit_map(
     development: Sequence[TrainingImage],
     config: MapTraining,
     parts: ModelConfig,
-    out: Path,
+    settings: StageSettings,
     *,
-    cache: Path | None = None,
     word_bank: WordBank | None = None,
-    compute: Compute | None = None,
-    patches: bool | None = None,
-    tensorboard: bool | None = False,
-    steps: int | None = None,
-    stop_after: int | None = None,
 ) -> ComposedModel:
-    """Train TL and VSI so that "a photo of $" finds its own image.
+    """Train the token learner and VSI so that "a photo of $" retrieves its own image.
 
     Args:
         backbone: checkpoint of a backbone trained here, or "NAME:PRETRAINED" of open_clip.
-        images: what is trained on; captions where there are any. A stream is not listed, and
-            nothing of it is kept: its pictures are encoded at every step, and every process reads
-            its own shards. It needs ``steps``.
-        development: images that "a photo of $" must find among themselves; selects ``best``.
-        config: the stage's numbers; parts: which parts the model has.
-        out: the run's folder; a killed run goes on.
-        cache: folder of image features, shared between runs; ``out/cache`` by default.
-        word_bank: what images without captions are aligned with; by default what the data name (of
-            a stream: what ``development`` names), common attributes and ImageNet's names of
-            objects.
-        compute: device, precision, micro-batches; several processes where they were started.
-        patches: whether patch features are kept in the cache; ``None``: where the disk has room.
-        tensorboard: whether TensorBoard's events are written; ``None``: where it is installed.
-        steps: length of the run in place of ``config.epochs``, evaluated after each quarter.
-        stop_after: stop at this step (for tests).
+        images: the training images, with captions where there are any. A stream needs
+            ``settings.steps``; its images are encoded at every step, nothing is cached, and every
+            process reads its own shards.
+        development: images that select ``best/``: "a photo of $" must retrieve its own image among
+            them.
+        config: hyperparameters.
+        parts: which parts the model has, and their sizes.
+        settings: the run's folder, how it is computed, and its length.
+        word_bank: words that align images without captions; by default those that the images (of a
+            stream: ``development``) name, common attributes and ImageNet's class names.
+
+    Returns:
+        The trained model.
 
     Raises:
-        UsageError: a stream without ``steps``.
-        DataError: a stream without a usable sample.
+        CheckpointError: there is no such backbone, or the run cannot be resumed.
+        UsageError: ``images`` is a stream, and ``settings.steps`` is not set.
+        DataError: the stream has no usable sample.
     """
-    if isinstance(images, ShardStream) and steps is None:
-        raise UsageError("A stream does not say how long it is; give the steps to make, --steps.")
+    if isinstance(images, ShardStream) and settings.steps is None:
+        raise UsageError("The length of a stream is unknown: --stream needs --steps.")
     torch.manual_seed(config.seed)
     frozen, origin = load_backbone(backbone)
     model = ComposedModel(frozen, parts)
-    model.adapters.requires_grad_(False)  # Stage II's
-    engine = Engine(compute)
+    model.adapters.requires_grad_(False)  # Stage II trains them
+    engine = Engine(settings.compute)
     engine.prepare(model)
-    cache = cache or out / "cache"
-    collections = [development] if isinstance(images, ShardStream) else [development, images]
+    precision = engine.compute.precision
+    listed = [] if isinstance(images, ShardStream) else [images]
     held_out, *features = engine.workers.main_first(
         lambda: [
-            image_features(model.backbone, some, cache, patches=patches) for some in collections
+            image_features(frozen, some, settings.cache_folder, patches=settings.patches)
+            for some in (development, *listed)
         ]
     )
 
     def embed(texts: Sequence[str]) -> Tensor:
-        return encode_captions(model, texts, precision=engine.compute.precision)
+        return encode_captions(model, texts, precision=precision)
 
-    def embed_once(texts: Sequence[str]) -> NDArray[np.float32]:
+    def embed_cached(texts: Sequence[str]) -> NDArray[np.float32]:
         return engine.workers.main_first(
-            lambda: text_features(model.backbone, texts, cache, lambda: embed(texts))
+            lambda: text_features(frozen, texts, settings.cache_folder, lambda: embed(texts))
         )
 
     batches: ListedBatches | StreamedBatches
     if isinstance(images, ShardStream):
-        assert steps is not None
+        assert settings.steps is not None
         batches = StreamedBatches(
             engine,
-            model.backbone,
+            frozen,
             images,
             config.batch_size,
-            steps=steps,
-            lengths=out,
+            steps=settings.steps,
+            lengths=settings.out,
             embed=embed if config.alignment else None,
         )
         batches.fingerprint["features"] = held_out.source
+        named = development
     else:
         batches = ListedBatches(
             engine,
             images,
             features[0],
-            _captions(images, model, embed_once) if config.alignment else None,
+            _captions(images, frozen, embed_cached) if config.alignment else None,
             Batches(len(images), config.batch_size, config.seed),
             epochs=config.epochs,
-            steps=steps,
+            steps=settings.steps,
         )
-    alignment: TextAlignment | None = None
-    if not batches.needs_words:
-        word_bank = None
-    elif word_bank is None:
-        named = development if isinstance(images, ShardStream) else images
-        word_bank = WordBank(default_words(named))
-    if config.alignment:
-        alignment = _text_alignment(model, word_bank, config, embed_once)
-    optimizer = torch.optim.AdamW(
-        parameter_groups([model.token_learner, model.vsi], config.lr, config.weight_decay),
-        betas=(0.9, 0.98),
-    )
-    ids = mapped_ids(batches.samples, tokens=parts.tokens, tower=model.backbone.tower)
+        named = images
+    bank = word_bank or WordBank(default_words(named)) if batches.needs_words else None
+    alignment = _text_alignment(frozen, bank, config, embed_cached) if config.alignment else None
+    ids = mapped_ids(batches.samples, tokens=parts.tokens, tower=frozen.tower)
 
-    def encode(v: Tensor, p: Tensor) -> Tensor:
+    def encode(v: Tensor, patches: Tensor) -> Tensor:
         with engine.autocast():
-            return encode_mapped(model, v, p, ids).float()
+            return encode_mapped(model, v, patches, ids).float()
 
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = batches[number]
@@ -166,65 +133,59 @@ def fit_map(
         loss = info_nce(queries, batch.embeds, 1 / config.temperature)
         figures = {"info_nce": loss.item()}
         if alignment is not None:
-            aligned = alignment.loss(queries, batch.embeds, batch.told, batch.captions)
+            aligned = alignment.loss(queries, batch.embeds, batch.captioned, batch.captions)
             figures["alignment"] = aligned.item()
             loss = loss + config.alignment * aligned
         return loss, figures
 
+    def evaluate() -> Evaluation:
+        return Evaluation(evaluate_mapped(model, held_out, precision=precision))
+
     run = Run(
-        out,
+        settings.out,
         {
             **describe_model(model, "map"),
-            "training": {**asdict(config), **batches.sort},
-            **({} if steps is None else {"steps": steps}),
+            "training": {**asdict(config), **batches.description},
+            **settings.identity,
             "backbone_training": origin.get("training"),
             "seed": config.seed,
-            **({} if word_bank is None else {"word_bank": word_bank.describe()}),
+            **({} if bank is None else {"word_bank": bank.describe()}),
         },
         {"model": model},
-        optimizer,
+        torch.optim.AdamW(
+            parameter_groups([model.token_learner, model.vsi], config.lr, config.weight_decay),
+            betas=(0.9, 0.98),
+        ),
         Schedule(batches.total, warmup=min(100, batches.total // 10 + 1)),
         fixed=own_weights(model),
         engine=engine,
-        data={
-            "training": batches.fingerprint,
-            "development": data_fingerprint(development),
-        },
-        tensorboard=tensorboard,
+        data={"training": batches.fingerprint, "development": data_fingerprint(development)},
+        tensorboard=settings.tensorboard,
     )
     run.train(
         step,
-        evaluate=lambda: evaluate_mapped(model, held_out, precision=engine.compute.precision),
-        select_by="dev_self_R@1",
-        evaluate_every=batches.evaluate_every,
+        Validation(evaluate, "dev_self_R@1", every=batches.evaluate_every),
         samples=batches.samples,
-        stop_after=stop_after,
+        stop_after=settings.stop_after,
     )
     return model
 
 
-def _captions(
-    images: Sequence[TrainingImage],
-    model: ComposedModel,
-    embed: Callable[[Sequence[str]], NDArray[np.float32]],
-) -> Captions:
-    told = np.array([is_captioned(image) for image in images])
+def _captions(images: Sequence[TrainingImage], backbone: Backbone, embed: EmbedTexts) -> Captions:
+    captioned = np.array([is_captioned(image) for image in images])
     texts = [image.item.caption for image in images if is_captioned(image)]
-    nothing = np.empty((0, model.backbone.embed_dim), np.float32)
-    return Captions(embed(texts) if texts else nothing, told)
+    return Captions(
+        embed(texts) if texts else np.empty((0, backbone.embed_dim), np.float32), captioned
+    )
 
 
 def _text_alignment(
-    model: ComposedModel,
-    bank: WordBank | None,
-    config: MapTraining,
-    embed: Callable[[Sequence[str]], NDArray[np.float32]],
+    backbone: Backbone, bank: WordBank | None, config: MapTraining, embed: EmbedTexts
 ) -> TextAlignment:
-    """The alignment with captions and, where some are missing, with words of a bank."""
-    backbone = model.backbone
-    words = None if bank is None else np.array(embed(bank.prompts()))
+    """Return the alignment with captions and, if some images lack one, with words of a bank."""
+    words = None if bank is None else torch.from_numpy(np.array(embed(bank.prompts())))
     return TextAlignment(
-        None if words is None else torch.from_numpy(words).to(backbone.device),
+        None if words is None else words.to(backbone.device),
         nearest=0 if bank is None else bank.nearest,
         temperature=config.temperature,
         target_temperature=config.target_temperature,
@@ -233,7 +194,14 @@ def _text_alignment(
 
 
 def encode_mapped(model: ComposedModel, v: Tensor, patches: Tensor, ids: Tensor) -> Tensor:
-    """``f_t("a photo of $")`` (R, D), adapters off, on the model's device."""
+    """Return ``f_t("a photo of $")`` (R, D) of some images, adapters off, on the model's device.
+
+    Args:
+        model: on its device.
+        v: (R, D).
+        patches: (R, N, d_v).
+        ids: (R or more, T), the prompt in every row.
+    """
     count, device = len(v), model.backbone.device
     return model.encode_query(
         ids[:count].to(device),
@@ -247,17 +215,17 @@ def encode_mapped(model: ComposedModel, v: Tensor, patches: Tensor, ids: Tensor)
 def encode_captions(
     model: ComposedModel, captions: Sequence[str], batch: int = 512, *, precision: str = "bf16"
 ) -> Tensor:
-    """Frozen text embeddings (M, D) float32 of captions, adapters off, on the CPU."""
+    """Return the frozen text embeddings (M, D) float32 of captions, adapters off, on the CPU."""
     backbone, config = model.backbone, model.config
     layers = 0 if model.vsi is None else len(model.vsi.layers)
-    nothing = torch.zeros(1, config.tokens, backbone.text_width, device=backbone.device)
-    empty = torch.zeros(1, layers, backbone.num_patches, config.vsi_width, device=backbone.device)
+    no_word = torch.zeros(1, config.tokens, backbone.text_width, device=backbone.device)
+    no_vsi = torch.zeros(1, layers, backbone.num_patches, config.vsi_width, device=backbone.device)
     embeds = []
     for start in range(0, len(captions), batch):
         ids = text_ids(captions[start : start + batch], tower=backbone.tower).to(backbone.device)
         zeros = torch.zeros(len(ids), device=backbone.device)
         with autocast(backbone.device, precision):
-            texts = model.encode_query(ids, zeros.long(), zeros, nothing, empty, empty)
+            texts = model.encode_query(ids, zeros.long(), zeros, no_word, no_vsi, no_vsi)
         embeds.append(texts.float().cpu())
     return torch.cat(embeds)
 
@@ -266,7 +234,7 @@ def encode_captions(
 def evaluate_mapped(
     model: ComposedModel, features: ImageFeatures, *, precision: str = "bf16"
 ) -> dict[str, float]:
-    """How often "a photo of $" finds the image it was made from, among all of a collection."""
+    """Return how often "a photo of $" retrieves its own image among all of a collection (R@1)."""
     gallery = torch.from_numpy(features.embeds).to(model.backbone.device)
     found = 0
     for start in range(0, len(gallery), 512):

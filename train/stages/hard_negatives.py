@@ -1,7 +1,7 @@
-"""Exact hard negatives: gallery embeddings never change, so the nearest wrong ones can be had.
+"""Exact hard negatives: gallery embeddings never change, so the nearest wrong ones can be found.
 
-Nothing here holds a number for every query and every gallery image at once: the gallery is gone
-through in chunks, so that it may have millions of images.
+The gallery is compared in chunks, so that it may have millions of images: no matrix of all queries
+and all gallery images is ever held.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from torch import Tensor
 
 __all__ = ["CHUNK", "Answers", "candidate_pool", "mine"]
 
-CHUNK = 8192  # gallery images that are compared at a time
+CHUNK = 8192  # gallery images per chunk
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Which images of a gallery answer the queries of a batch, and which may well do.
+    """The right answers of a batch of queries in a gallery, and those that may be right.
 
     Attributes:
-        queries, positions: (K,) int64, pairs of a query of the batch and the gallery position of an
-            image that is known to be right.
-        targets: (B, D) embeddings of one target of each query, L2-normalised.
+        queries: (K,) int64; query ``queries[i]`` of the batch has the right answer
+            ``positions[i]``.
+        positions: (K,) int64 gallery positions.
+        targets: (B, D) embedding of one target per query, L2-normalised.
         references: (B,) int64 gallery positions.
-        near_duplicate: cosine similarity to the target from which an image counts as the same.
+        near_duplicate: cosine similarity to the target above which an image may be right too.
     """
 
     queries: Tensor
@@ -35,20 +36,23 @@ class Answers:
     near_duplicate: float = 0.98
 
     def right(self, columns: Tensor) -> Tensor:
-        """(B, C) bool: which of some gallery positions (C,), ascending, are known to be right."""
+        """Return which gallery positions (C,), in ascending order, are right: (B, C) bool."""
         mask = torch.zeros(len(self.targets), len(columns), dtype=torch.bool, device=columns.device)
         place, found = _find(columns, self.positions)
         mask[self.queries[found], place[found]] = True
         return mask
 
-    def spared(self, embeds: Tensor, columns: Tensor) -> Tensor:
-        """(B, C) bool: which of them must not serve as negatives, since they may well be answers.
+    def ignored(self, embeds: Tensor, columns: Tensor) -> Tensor:
+        """Return which gallery positions must not serve as negatives, because they may be right.
 
-        The reference is never an answer, however near it is to one.
+        The reference always serves as a negative, however similar it is to a target.
 
         Args:
-            embeds: (C, D) of the images there, L2-normalised.
-            columns: (C,) gallery positions, ascending.
+            embeds: (C, D) embeddings at these positions, L2-normalised.
+            columns: (C,) gallery positions, in ascending order.
+
+        Returns:
+            (B, C) bool.
         """
         mask = self.targets @ embeds.T >= self.near_duplicate
         mask |= self.right(columns)
@@ -58,7 +62,7 @@ class Answers:
 
 
 def _find(columns: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Where (K,) some positions are among ascending ones, and whether (K,) they are there."""
+    """Return the index of each wanted position in ascending columns, and whether it is there."""
     place = torch.searchsorted(columns, wanted).clamp(max=len(columns) - 1)
     return place, columns[place] == wanted
 
@@ -67,14 +71,14 @@ def _find(columns: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 def mine(
     queries: Tensor, gallery: Tensor, answers: Answers, count: int, *, chunk: int = CHUNK
 ) -> Tensor:
-    """Positions of the nearest wrong gallery images under the current model, nearest first.
+    """Return the positions of the nearest wrong gallery images, nearest first.
 
     Args:
-        queries: (B, D) current query embeddings, L2-normalised.
-        gallery: (M, D).
-        answers: never mined, unless there are fewer than ``count`` others.
-        count: of each query.
-        chunk: gallery images that are compared at a time; changes nothing but memory.
+        queries: (B, D) embeddings under the current model, L2-normalised.
+        gallery: (M, D) embeddings, L2-normalised.
+        answers: right images; they are mined only if there are fewer than ``count`` others.
+        count: images per query.
+        chunk: gallery images per chunk; only memory depends on it.
 
     Returns:
         (B, min(count, M)) int64.
@@ -85,7 +89,7 @@ def mine(
         embeds = gallery[start : start + chunk]
         columns = torch.arange(start, start + len(embeds), device=queries.device)
         scores = queries @ embeds.T
-        scores.masked_fill_(answers.spared(embeds, columns), -2.0)  # below any cosine
+        scores.masked_fill_(answers.ignored(embeds, columns), -2.0)  # below any cosine
         near = scores.topk(min(count, len(columns)), dim=-1)
         best = torch.cat([best, near.values], dim=-1)
         where = torch.cat([where, near.indices + start], dim=-1)
@@ -95,10 +99,10 @@ def mine(
 
 
 def candidate_pool(targets: Tensor, references: Tensor, mined: Tensor | None) -> Tensor:
-    """The gallery positions that one step's queries are contrasted with, each once, ascending.
+    """Return the gallery positions that all queries of a step are contrasted with, ascending.
 
-    In-batch targets, the references themselves (the hardest negatives of all), and everybody's
-    mined negatives, which serve all queries of the batch.
+    These are the targets of the batch, the references (the hardest negatives of all), and the
+    mined negatives of every query.
     """
     parts = [targets, references] if mined is None else [targets, references, mined.flatten()]
     return torch.unique(torch.cat(parts))

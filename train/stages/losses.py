@@ -7,21 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    "any_positive_nce",
     "info_nce",
     "multi_positive_nce",
     "nearest_word_alignment",
     "soft_text_alignment",
 ]
 
-EXCLUDED = -1.0e4  # a logit that no softmax sees; finite, so that half precision stays finite
+EXCLUDED = -1.0e4  # a logit of probability 0; finite, so that half precision stays finite
 
 
 def info_nce(queries: Tensor, targets: Tensor, scale: Tensor | float) -> Tensor:
-    """Symmetric InfoNCE between rows that belong together (van den Oord et al. 2018; CLIP, eq. 1).
+    """Return the symmetric InfoNCE of paired rows (van den Oord et al. 2018; CLIP, eq. 1).
 
     Args:
-        queries, targets: (B, D), L2-normalised.
+        queries: (B, D), L2-normalised.
+        targets: (B, D), L2-normalised.
         scale: inverse temperature.
     """
     logits = scale * queries @ targets.T
@@ -29,28 +29,13 @@ def info_nce(queries: Tensor, targets: Tensor, scale: Tensor | float) -> Tensor:
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 
-def any_positive_nce(logits: Tensor, positive: Tensor, excluded: Tensor | None = None) -> Tensor:
-    """``-log`` of the probability of being right at all (MIL-NCE, Miech et al. 2020, eq. 1).
-
-    A query with many answers needs some of them first, not all of them equally near.
-
-    Args:
-        logits: (B, C); positive: (B, C) bool, each row with a positive.
-        excluded: (B, C) bool, columns that are neither right nor wrong for a row.
-    """
-    if excluded is not None:
-        logits = logits.masked_fill(excluded & ~positive, EXCLUDED)
-    right = logits.masked_fill(~positive, EXCLUDED).logsumexp(dim=-1)
-    return (logits.logsumexp(dim=-1) - right).mean()
-
-
 def multi_positive_nce(logits: Tensor, positive: Tensor, excluded: Tensor | None = None) -> Tensor:
-    """Cross-entropy against the uniform distribution over a row's positives (UniCL, sec. 3.2).
+    """Return the cross-entropy with a uniform target over the positives (UniCL, sec. 3.2).
 
     Args:
         logits: (B, C).
-        positive: (B, C) bool; rows without a positive do not count.
-        excluded: (B, C) bool, columns that are neither right nor wrong for a row.
+        positive: (B, C) bool; rows without a positive are left out of the mean.
+        excluded: (B, C) bool, columns that are neither positive nor negative for a row.
     """
     if excluded is not None:
         logits = logits.masked_fill(excluded & ~positive, EXCLUDED)
@@ -68,15 +53,16 @@ def soft_text_alignment(
     temperature: float,
     target_temperature: float,
 ) -> Tensor:
-    """KL from a soft target over real texts to the pseudo-word's view of them (method, Stage I).
+    """Return the KL divergence of the queries' from a soft distribution over texts (Stage I).
 
-    A caption tells part of an image and captions resemble each other, so the target is soft.
+    A caption describes only part of an image, and captions resemble each other, so the target is
+    soft.
 
     Args:
         queries: (B, D), ``f_t("a photo of $")``, L2-normalised.
-        text_embeds: (C, D) frozen embeddings of captions or of a word bank.
-        target_embeds: (B, D) what each image's target distribution is taken from: its own
-            caption's embedding, or the image's where it has no caption.
+        text_embeds: (C, D) frozen embeddings of texts.
+        target_embeds: (B, D) embeddings whose similarities to the texts are the target: those of
+            the images' own captions.
         temperature: tau, of the queries' distribution.
         target_temperature: tau_t, of the target.
     """
@@ -93,17 +79,17 @@ def nearest_word_alignment(
     temperature: float,
     target_temperature: float,
 ) -> Tensor:
-    """KL from an image's view of its nearest words to the pseudo-word's view of all words.
+    """Return the KL divergence of the queries' distribution over words from the images' (Stage I).
 
-    For images without captions (method, Stage I).
+    It aligns images without captions: the target covers the words nearest to the image.
 
     Args:
         queries: (B, D), ``f_t("a photo of $")``, L2-normalised.
         word_embeds: (C, D) frozen embeddings of a word bank.
         image_embeds: (B, D), ``v``, L2-normalised.
-        nearest: words of the target; the others' probability in it is zero.
+        nearest: number of words in the target; all others have probability 0.
         temperature: tau, of the queries' distribution.
-        target_temperature: of the target.
+        target_temperature: temperature of the target.
     """
     near = (image_embeds @ word_embeds.T).topk(min(nearest, len(word_embeds)), dim=-1)
     target = (near.values / target_temperature).softmax(dim=-1)

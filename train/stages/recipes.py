@@ -1,6 +1,6 @@
-"""Recipes for known backbones, as ``train/configs/NAME/training.json``.
+"""Recipes for known backbones: ``train/configs/NAME/training.json``.
 
-A recipe names the backbone, and what of each stage's configuration differs from the defaults.
+A recipe names a backbone, and the settings of each stage that differ from the defaults.
 """
 
 from __future__ import annotations
@@ -9,32 +9,31 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from train.model.backbone import CONFIGS
-from train.model.composed_model import ModelConfig, model_config
-from train.stages.fit_compose import ComposeTraining
-from train.stages.fit_map import MapTraining
+import msgspec
+
+from train.settings import CONFIGS, ComposeTraining, MapTraining, ModelConfig, model_config
 from ztcir_sdk.errors import UsageError
+from ztcir_sdk.schema import EntryError, from_json
 
-__all__ = ["Configuration", "configuration_names", "load_configuration"]
+__all__ = ["Recipe", "load_recipe", "recipe_names"]
 
 RECIPE = "training.json"
 
 
 @dataclass(frozen=True)
-class Configuration:
-    """A recipe.
+class Recipe:
+    """A backbone, and the settings of each stage that differ from the defaults.
 
     Attributes:
-        name: of it.
-        about: a sentence on it.
-        backbone: as `load_backbone` takes it; ``None`` where it is trained first.
-        model: of `ModelConfig`, what differs from the defaults.
-        map, compose: of `MapTraining` and `ComposeTraining`, likewise.
+        about: one sentence about the recipe.
+        backbone: what `load_backbone` takes; ``None``: one that has to be trained first.
+        model: fields of `ModelConfig`.
+        map: fields of `MapTraining`.
+        compose: fields of `ComposeTraining`.
     """
 
-    name: str
     about: str = ""
     backbone: str | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -42,62 +41,57 @@ class Configuration:
     compose: Mapping[str, Any] = field(default_factory=dict)
 
     def parts(self, **changes: Any) -> ModelConfig:
-        """The model's parts, with changes."""
+        """Return the model's parts, with changes."""
         return model_config({**self.model, **changes})
 
     def mapping(self, **changes: Any) -> MapTraining:
-        """Stage I's configuration, with changes."""
+        """Return the hyperparameters of Stage I, with changes."""
         return MapTraining(**{**self.map, **changes})
 
     def composing(self, **changes: Any) -> ComposeTraining:
-        """Stage II's configuration, with changes."""
+        """Return the hyperparameters of Stage II, with changes."""
         return ComposeTraining(**{**self.compose, **changes})
 
 
-_SECTIONS: Mapping[str, type[Any]] = {
-    "model": ModelConfig,
-    "map": MapTraining,
-    "compose": ComposeTraining,
-}
+def _schema(kind: type[Any], **sections: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """Return the schema of a JSON object that may set fields of a dataclass, and nothing else."""
+    types = {**get_type_hints(kind), **sections}
+    entries = [(entry.name, types[entry.name], None) for entry in fields(kind)]
+    return msgspec.defstruct(kind.__name__, entries, forbid_unknown_fields=True)
 
 
-def configuration_names() -> list[str]:
-    """Names of the recipes that come with the package."""
+_RECIPE_SCHEMA = _schema(
+    Recipe,
+    model=_schema(ModelConfig),
+    map=_schema(MapTraining),
+    compose=_schema(ComposeTraining),
+)
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes in ``train/configs``."""
     return sorted(path.parent.name for path in CONFIGS.glob(f"*/{RECIPE}"))
 
 
-def load_configuration(name: str) -> Configuration:
-    """Read a recipe: one of the package's, by name, or a file's.
+def load_recipe(name: str) -> Recipe:
+    """Read a recipe of ``train/configs`` by its name, or a JSON file.
 
     Raises:
-        UsageError: there is no such recipe, or it is malformed.
+        UsageError: there is no such recipe, or it does not have the form of one.
     """
     path = CONFIGS / name / RECIPE
     if not path.is_file():
         path = Path(name)
     if not path.is_file():
         raise UsageError(
-            f"There is no configuration {name!r}: take {', '.join(configuration_names())}, or the "
-            "path of a JSON file."
+            f"There is no recipe {name!r}; choose from {', '.join(recipe_names())}, or name a JSON "
+            "file."
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        known = {entry.name for entry in fields(Configuration)} - {"name"}
-        _check(path, "it", values, known)
-        for section, kind in _SECTIONS.items():
-            names = {entry.name for entry in fields(kind)}
-            _check(path, f"its {section}", values.get(section, {}), names)
+        from_json(values, _RECIPE_SCHEMA)
+    except EntryError as error:
+        raise UsageError(f"In the recipe {path}, {error}; correct it.") from error
     except ValueError as error:
-        raise UsageError(f"The configuration {path} is no JSON ({error}); correct it.") from error
-    return Configuration(name=name, **values)
-
-
-def _check(path: Path, what: str, values: Any, known: set[str]) -> None:
-    if not isinstance(values, dict):
-        raise UsageError(f"In the configuration {path}, {what} is no JSON object; correct it.")
-    unknown = sorted(values.keys() - known)
-    if unknown:
-        raise UsageError(
-            f"In the configuration {path}, {what} has the unknown entry {unknown[0]!r}; "
-            f"it may have {', '.join(sorted(known))}."
-        )
+        raise UsageError(f"The recipe {path} is not JSON ({error}); correct it.") from error
+    return Recipe(**values)

@@ -1,7 +1,7 @@
-"""Stage I's soft text alignment: with captions, or with a word bank where an image has none.
+"""Stage I's soft text alignment: with captions, or with a word bank for images without a caption.
 
-A word bank holds names of objects and attributes. The image says by itself which of them are near,
-in the frozen backbone's own joint space and at its own temperature, so the target stays soft.
+A word bank holds names of objects and attributes. The target of an image is its similarity to the
+nearest words, in the frozen backbone's joint space and at its temperature, so it stays soft.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train.data.image import TrainingImage
-from train.data.item import DataError
+from train.data import DataError, TrainingImage
 from train.stages.losses import nearest_word_alignment, soft_text_alignment
 from ztcir_sdk.names import UNKNOWN_VALUE
 
@@ -36,7 +35,7 @@ ATTRIBUTES = (
     *("a man", "a woman", "a child", "a group of people", "a crowd", "an animal", "a building"),
     *("food", "a plant", "a vehicle", "furniture", "clothing", "a landscape", "text", "a drawing"),
 )
-"""Words of every kind of picture, beside the names of objects."""
+"""Common attributes and scenes; names of objects come from ImageNet."""
 
 
 @dataclass(frozen=True)
@@ -44,25 +43,25 @@ class WordBank:
     """Words that images without captions are aligned with.
 
     Attributes:
-        words: each of them once.
-        nearest: words that an image's target is spread over.
+        words: distinct words.
+        nearest: number of words in an image's target.
     """
 
     words: tuple[str, ...]
     nearest: int = 16
 
     def prompts(self) -> list[str]:
-        """The texts that are embedded."""
+        """Return the text to embed for each word."""
         return [f"a photo of {word}" for word in self.words]
 
     def describe(self) -> dict[str, object]:
-        """For a run's configuration."""
+        """Return the bank's description for a run's configuration."""
         digest = hashlib.sha256(json.dumps(self.words).encode()).hexdigest()
         return {"words": len(self.words), "nearest": self.nearest, "sha256": digest}
 
 
 def default_words(images: Iterable[TrainingImage]) -> tuple[str, ...]:
-    """What a collection itself names, common attributes, and ImageNet's names of objects."""
+    """Return the attributes of a collection, common attributes and ImageNet's class names."""
     own = {
         value.lower()
         for image in images
@@ -73,32 +72,34 @@ def default_words(images: Iterable[TrainingImage]) -> tuple[str, ...]:
 
 
 def read_words(path: Path) -> tuple[str, ...]:
-    """Words of a text file, one a line.
+    """Read a text file with one word per line.
 
     Raises:
-        DataError: it cannot be read, or has fewer than two words.
+        DataError: the file cannot be read, or has fewer than two words.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The word bank {path} cannot be read ({error}); name a text file.") from (
-            error
-        )
+        raise DataError(
+            f"The word bank {path} cannot be read ({error}); --word-bank needs a text file."
+        ) from error
     words = tuple(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
     if len(words) < 2:
-        raise DataError(f"The word bank {path} holds {len(words)} words; give one a line, many.")
+        raise DataError(
+            f"The word bank {path} has {len(words)} words, but needs at least 2, one per line."
+        )
     return words
 
 
 class TextAlignment:
-    """The alignment's loss of a batch, for images with and without captions.
+    """The alignment loss of images with and without captions.
 
     Args:
-        words: (C, D) embeddings of the word bank's words, ``None`` where all have captions.
-        nearest: of the word bank.
+        words: (C, D) embeddings of the word bank; ``None`` if all images have captions.
+        nearest: number of words in an image's target.
         temperature: tau, of the queries' distributions.
         target_temperature: tau_t, of the target over captions.
-        word_temperature: of the target over words: the backbone's own.
+        word_temperature: temperature of the target over words: the backbone's own.
     """
 
     def __init__(
@@ -115,26 +116,27 @@ class TextAlignment:
         self.word_temperature = word_temperature
 
     def loss(
-        self, queries: Tensor, image_embeds: Tensor, told: NDArray[np.bool_], captions: Tensor
+        self, queries: Tensor, image_embeds: Tensor, captioned: NDArray[np.bool_], captions: Tensor
     ) -> Tensor:
-        """Mean over a batch of the divergences from each image's own target.
+        """Return the mean divergence of the queries' distributions from the images' targets.
 
         Args:
-            queries: (B, D), ``f_t("a photo of $")``; image_embeds: (B, D), ``v``; normalised.
-            told: (B,), which images have a caption.
-            captions: (K, D), the embeddings of theirs, in order.
+            queries: (B, D), ``f_t("a photo of $")``, L2-normalised.
+            image_embeds: (B, D), ``v``, L2-normalised.
+            captioned: (B,) bool, which images have a caption.
+            captions: (K, D) embeddings of the captions, in order.
         """
         parts: list[Tensor] = []
-        if told.any():
-            some = slice(None) if told.all() else torch.from_numpy(np.flatnonzero(told))
+        if captioned.any():
+            some = slice(None) if captioned.all() else torch.from_numpy(np.flatnonzero(captioned))
             aligned = soft_text_alignment(
                 queries[some], captions, captions, self.temperature, self.target_temperature
             )
-            if told.all():
+            if captioned.all():
                 return aligned
-            parts.append(aligned * float(told.mean()))
+            parts.append(aligned * float(captioned.mean()))
         assert self.words is not None
-        some = torch.from_numpy(np.flatnonzero(~told))
+        some = torch.from_numpy(np.flatnonzero(~captioned))
         aligned = nearest_word_alignment(
             queries[some],
             self.words,
@@ -143,5 +145,5 @@ class TextAlignment:
             self.temperature,
             self.word_temperature,
         )
-        parts.append(aligned * float((~told).mean()))
+        parts.append(aligned * float((~captioned).mean()))
         return torch.stack(parts).sum()

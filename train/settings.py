@@ -1,0 +1,244 @@
+"""Settings of training, as frozen dataclasses. Imports no PyTorch, so that `--help` stays fast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ztcir_sdk.errors import UsageError
+from ztcir_sdk.names import TRAINING_PRECISIONS
+
+__all__ = [
+    "CONFIGS",
+    "BackboneTraining",
+    "ComposeTraining",
+    "Compute",
+    "MapTraining",
+    "ModelConfig",
+    "RunSettings",
+    "StageSettings",
+    "model_config",
+]
+
+CONFIGS = Path(__file__).parent / "configs"
+"""Configurations of backbones that open_clip does not have, and recipes of training."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which trained parts a model has, and their sizes.
+
+    Attributes:
+        tokens: n, pseudo-words per image.
+        token_learner_width: width of the token learner's blocks.
+        token_learner_depth: number of the token learner's blocks; 0 makes it a projection of the
+            pooled embedding.
+        token_learner_heads: attention heads of the token learner.
+        vsi_layers: text blocks before which VSI injects; ``None``: every second block from the
+            second on; empty: no VSI.
+        vsi_width: width of VSI's keys and values.
+        vsi_heads: attention heads of VSI.
+        adapter_bottleneck: inner width of the composing adapters; 0: no adapters.
+    """
+
+    tokens: int = 1
+    token_learner_width: int = 256
+    token_learner_depth: int = 2
+    token_learner_heads: int = 4
+    vsi_layers: tuple[int, ...] | None = None
+    vsi_width: int = 128
+    vsi_heads: int = 4
+    adapter_bottleneck: int = 256
+
+
+def model_config(fields: Mapping[str, Any]) -> ModelConfig:
+    """Return the `ModelConfig` that a checkpoint's JSON describes, where tuples are lists."""
+    layers = fields.get("vsi_layers")
+    return ModelConfig(**{**fields, "vsi_layers": None if layers is None else tuple(layers)})
+
+
+@dataclass(frozen=True)
+class BackboneTraining:
+    """Hyperparameters of a backbone run.
+
+    Attributes:
+        backbone: a folder of ``train/configs`` whose image tower is a timm EfficientNet-Lite.
+        epochs: passes over the images.
+        batch_size: images per step.
+        image_lr: peak learning rate of the image trunk.
+        text_lr: peak learning rate of all other weights.
+        weight_decay: of AdamW.
+        first_stage: stages of the trunk before this one stay frozen; their output is cached.
+        views: cached views of each photo: the photo, its mirror image, then random crops.
+        descriptions: attribute descriptions drawn for each image.
+        caption_share: share of texts that are the product's own caption.
+        word_vectors: "minilm" initialises token rows from a sentence encoder, "none" at random.
+        instances: weight of InfoNCE between two views of a photo (SLIP, Mu et al. 2022, sec. 3.1).
+        instance_temperature: temperature of that loss.
+        start: checkpoint of a backbone to continue from, in place of ImageNet's weights; its token
+            rows stay unchanged.
+        seed: random seed.
+    """
+
+    backbone: str = "fashion-lite"
+    epochs: int = 10
+    batch_size: int = 512
+    image_lr: float = 6e-4
+    text_lr: float = 1e-3
+    weight_decay: float = 0.05
+    first_stage: int = 4
+    views: int = 3
+    descriptions: int = 8
+    caption_share: float = 0.4
+    word_vectors: str = "minilm"
+    instances: float = 0.0
+    instance_temperature: float = 0.1
+    start: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class MapTraining:
+    """Hyperparameters of Stage I.
+
+    Attributes:
+        epochs: passes over the images.
+        batch_size: images per step.
+        lr: peak learning rate.
+        weight_decay: of AdamW.
+        alignment: weight of the soft text alignment loss; 0 turns it off.
+        temperature: tau, of InfoNCE and of the queries' distribution over texts.
+        target_temperature: tau_t, of the soft target.
+        seed: random seed.
+    """
+
+    epochs: int = 4
+    batch_size: int = 512
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    alignment: float = 0.5
+    temperature: float = 0.05
+    target_temperature: float = 0.05
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ComposeTraining:
+    """Hyperparameters of Stage II.
+
+    Attributes:
+        epochs: passes over the triplets.
+        batch_size: triplets per step.
+        lr: peak learning rate.
+        weight_decay: of AdamW.
+        mined: hard negatives per query, the nearest wrong images under the current model; 0 leaves
+            the targets and references of the batch as the only negatives.
+        targets: most positives per query in one step.
+        near_duplicate: cosine similarity to the target above which an image is not a negative.
+        temperature: of the contrastive loss.
+        as_given: epochs in which every triplet keeps its reference. In later epochs, which would
+            memorise the triplets, some references are replaced by one of their own targets; this
+            also teaches the model to keep an image that already matches the text.
+        target_references: share of references that are replaced then; a triplet with one target
+            keeps its reference.
+        strengths: adapter strengths to try at each evaluation, in falling order; a weaker one is
+            taken as long as it is better, and multiplied into the weights that are saved as
+            ``best/``. This interpolates between Stage I and the trained adapters (WiSE-FT,
+            Wortsman et al., CVPR 2022, sec. 3), which helps where triplets are few or noisy.
+        seed: random seed.
+    """
+
+    epochs: int = 3
+    batch_size: int = 256
+    lr: float = 6e-3
+    weight_decay: float = 0.05
+    mined: int = 32
+    targets: int = 4
+    near_duplicate: float = 0.98
+    temperature: float = 0.05
+    as_given: int = 3
+    target_references: float = 0.5
+    strengths: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How steps are computed; only the precision changes their results beyond rounding.
+
+    Attributes:
+        precision: mixed-precision type of matrix products: "fp32", "bf16" or "fp16"; weights stay
+            float32.
+        micro_batches: pieces in which each process encodes its share of a batch; more pieces need
+            less memory and a second forward pass, and give the same gradients.
+        checkpointing: recompute text blocks in the backward pass instead of storing them.
+        compile: compile the text encoder with ``torch.compile``.
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+    """
+
+    precision: str = "bf16"
+    micro_batches: int = 1
+    checkpointing: bool = False
+    compile: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.precision not in TRAINING_PRECISIONS:
+            raise UsageError(
+                f"Unknown precision {self.precision!r}; "
+                f"choose from {', '.join(TRAINING_PRECISIONS)}."
+            )
+        if self.micro_batches < 1:
+            raise UsageError(f"micro_batches must be at least 1, not {self.micro_batches}.")
+
+    def identity(self) -> dict[str, str]:
+        """Return the settings that a run can only be resumed with: those that change its results.
+
+        The default precision is left out, as in the configurations of older runs.
+        """
+        return {} if self.precision == Compute.precision else {"precision": self.precision}
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where a run writes.
+
+    Attributes:
+        out: the run's folder; if it holds an interrupted run, that run resumes.
+        cache: folder of cached features, which runs can share; ``None``: ``out/cache``.
+        stop_after: stop at this step, as a kill would (for tests).
+    """
+
+    out: Path
+    cache: Path | None = None
+    stop_after: int | None = None
+
+    @property
+    def cache_folder(self) -> Path:
+        """The folder of cached features."""
+        return self.cache or self.out / "cache"
+
+
+@dataclass(frozen=True)
+class StageSettings(RunSettings):
+    """Where a run of Stage I or II writes, how it is computed, and how long it is.
+
+    Attributes:
+        compute: device, precision and memory.
+        patches: keep patch features in the cache; ``None``: where the disk has room.
+        tensorboard: write TensorBoard events; ``None``: where TensorBoard is installed.
+        steps: length of the run, in place of the epochs of the hyperparameters; the run is then
+            evaluated after each quarter.
+    """
+
+    compute: Compute = field(default_factory=Compute)
+    patches: bool | None = None
+    tensorboard: bool | None = False
+    steps: int | None = None
+
+    @property
+    def identity(self) -> dict[str, int]:
+        """The settings that a run can only be resumed with."""
+        return {} if self.steps is None else {"steps": self.steps}
