@@ -17,8 +17,14 @@ from torch import Tensor
 from export.bundle import image_tower_fingerprint
 from export.parity import randomised
 from export.storage import round_weights
-from train.model.backbone import BackboneConfig, create_backbone
-from train.model.composed_model import ComposedModel, ModelConfig, load_model, model_config
+from train.model import (
+    BackboneConfig,
+    ComposedModel,
+    ModelConfig,
+    create_backbone,
+    load_model,
+    model_config,
+)
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError, first_line
 

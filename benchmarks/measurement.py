@@ -32,7 +32,7 @@ from benchmarks.sides import COMPILED, EAGER, SDK, TENSORRT, Sides
 from cli.output import note
 from export.bundle import export_bundle
 from export.parity import TOLERANCE
-from train.model.composed_model import ComposedModel
+from train.model import ComposedModel
 from ztcir_sdk.benchmark import draw_photos, random_index
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries

@@ -30,8 +30,7 @@ from export.agreement import calibration_pictures
 from export.graphs import graph_modules
 from export.int8 import fuse
 from export.variants import Variants, write_variants
-from train.model.composed_model import ComposedModel
-from train.model.prompts import prompt_ids
+from train.model import ComposedModel, prompt_ids
 from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries, draw
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import ZtcirError

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from train.loop.run import versions as train_versions
+from train.loop.record import versions as train_versions
 from ztcir_sdk.environment import describe_machine, versions
 
 __all__ = ["ROOT", "load_average", "surroundings"]

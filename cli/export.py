@@ -23,8 +23,7 @@ from cli.output import emit_json
 from ztcir_sdk.names import METHODS
 
 if TYPE_CHECKING:
-    from train.model.backbone import Backbone
-    from train.model.composed_model import ComposedModel
+    from train.model import Backbone, ComposedModel
     from ztcir_sdk.bundle.bundle import Bundle
 
 __all__ = ["export"]
@@ -188,7 +187,7 @@ def _load(checkpoint: Path | None, backbone: str | None, pretrained: str | None)
         return _Subject(bare, bare_card(bare), pretrained is not None, None)
     assert checkpoint is not None
     from export.card import model_card
-    from train.model.composed_model import load_model
+    from train.model import load_model
 
     model, config = load_model(checkpoint)
     card = model_card(config)

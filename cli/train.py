@@ -14,10 +14,9 @@ from cli.triplets import parse_columns
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from train.data.image import TrainingImage
-    from train.data.stream import ShardStream
-    from train.loop.engine import Compute
-    from train.stages.recipes import Configuration
+    from train.data import ShardStream, TrainingImage
+    from train.settings import Compute
+    from train.stages.recipes import Recipe
 
 __all__ = ["train"]
 
@@ -140,8 +139,9 @@ def backbone(
     cache: Path | None,
 ) -> None:
     """Train the small CLIP `fashion-lite` on a catalogue; resumes where it was killed."""
-    from train.data.collection import read_collection
-    from train.stages.fit_backbone import BackboneTraining, fit_backbone
+    from train.data import read_collection
+    from train.settings import BackboneTraining, RunSettings
+    from train.stages.fit_backbone import fit_backbone
 
     images, development = read_collection(data, drawings=drawings, columns=columns)
     config = BackboneTraining(
@@ -156,7 +156,7 @@ def backbone(
         start=start,
         seed=seed,
     )
-    fit_backbone(images, development, config, out, cache=cache)
+    fit_backbone(images, development, config, RunSettings(out, cache))
     click.echo(f"The backbone is in {out / 'clip'}", err=True)
 
 
@@ -222,7 +222,7 @@ def train_map(
     adapter: int,
     cache: Path | None,
     word_bank: Path | None,
-    configuration: Configuration,
+    configuration: Recipe,
     compute: Compute,
     patches: bool | None,
     tensorboard: bool | None,
@@ -231,9 +231,9 @@ def train_map(
 
     In many processes: `accelerate launch -m cli train map ...`. A killed run goes on where it was.
     """
-    from train.data.collection import read_collection
-    from train.data.stream import ShardStream, read_held_out, stream_shards
-    from train.model.composed_model import check_backbone
+    from train.data import ShardStream, read_collection, read_held_out, stream_shards
+    from train.model import check_backbone
+    from train.settings import StageSettings
     from train.stages.fit_map import fit_map
     from train.stages.word_bank import WordBank, read_words
 
@@ -263,13 +263,15 @@ def train_map(
         development,
         config,
         parts,
-        out,
-        cache=cache,
+        StageSettings(
+            out,
+            cache,
+            compute=compute,
+            patches=patches,
+            tensorboard=tensorboard,
+            steps=steps,
+        ),
         word_bank=None if word_bank is None else WordBank(read_words(word_bank)),
-        compute=compute,
-        patches=patches,
-        tensorboard=tensorboard,
-        steps=steps,
     )
     click.echo(f"Stage I is in {out}", err=True)
 
@@ -338,7 +340,7 @@ def compose(
     lr: float,
     mined: int,
     cache: Path | None,
-    configuration: Configuration,
+    configuration: Recipe,
     compute: Compute,
     patches: bool | None,
     tensorboard: bool | None,
@@ -348,11 +350,11 @@ def compose(
     In many processes: `accelerate launch -m cli train compose ...`. A killed run goes on where it
     was.
     """
-    from train.data.collection import read_collection
-    from train.model.composed_model import check_stage
+    from train.data import read_collection
+    from train.model import check_stage
+    from train.settings import StageSettings
     from train.stages.fit_compose import fit_compose
-    from train.triplets.formats import read_training_triplets
-    from train.triplets.stage_two import stage_two_data
+    from train.triplets import read_training_triplets, stage_two_data
 
     # before minutes of reading and of making triplets
     origin = check_stage(mapping, "map", backbone=configuration.backbone)
@@ -382,16 +384,15 @@ def compose(
     fit_compose(
         mapping,
         images,
-        parts.triplets,
-        parts.development,
-        parts.development_triplets,
+        parts,
         config,
-        out,
-        unseen_wordings=parts.unseen_wordings,
-        cache=cache,
-        compute=compute,
-        patches=patches,
-        tensorboard=tensorboard,
-        steps=steps,
+        StageSettings(
+            out,
+            cache,
+            compute=compute,
+            patches=patches,
+            tensorboard=tensorboard,
+            steps=steps,
+        ),
     )
     click.echo(f"Stage II is in {out}", err=True)

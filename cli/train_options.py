@@ -13,7 +13,7 @@ import click
 from ztcir_sdk.names import TRAINING_PRECISIONS
 
 if TYPE_CHECKING:
-    from train.stages.recipes import Configuration
+    from train.stages.recipes import Recipe
 
 __all__ = ["FolderPath", "compute_options", "configuration_option"]
 
@@ -47,12 +47,12 @@ def configuration_option(stage: str) -> Callable[[Callable[..., Any]], Callable[
         stage: "map" or "compose": the section of the recipe.
     """
 
-    def read(ctx: click.Context, parameter: click.Parameter, name: str | None) -> Configuration:
-        from train.stages.recipes import Configuration, load_configuration
+    def read(ctx: click.Context, parameter: click.Parameter, name: str | None) -> Recipe:
+        from train.stages.recipes import Recipe, load_recipe
 
         if name is None:
-            return Configuration(name="")
-        configuration = load_configuration(name)
+            return Recipe()
+        configuration = load_recipe(name)
         values = {**configuration.model, **getattr(configuration, stage)}
         if stage == "map" and configuration.backbone is not None:
             values["backbone"] = configuration.backbone
@@ -86,7 +86,7 @@ def compute_options(command: Callable[..., Any]) -> Callable[..., Any]:
         device: str,
         **others: Any,
     ) -> Any:
-        from train.loop.engine import Compute
+        from train.settings import Compute
 
         compute = Compute(precision, micro_batches, checkpointing, compile_model, device)
         return command(*args, compute=compute, **others)

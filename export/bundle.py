@@ -18,10 +18,7 @@ from export.parity import check_frozen_text, check_parity, randomised
 from export.precision import Acceptance, accept
 from export.storage import round_weights
 from export.variants import Variants, export_fp32, write_variants
-from train.model.backbone import Backbone
-from train.model.checkpoint import hash_tensors
-from train.model.composed_model import ComposedModel
-from train.model.vocabulary import text_layout, write_tokenizer
+from train.model import Backbone, ComposedModel, hash_tensors, text_layout, write_tokenizer
 from ztcir_sdk.bundle import (
     FORMAT,
     Bundle,

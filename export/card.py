@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from train.loop.run import versions
+from train.loop.record import versions
 
 __all__ = ["model_card"]
 

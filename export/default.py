@@ -25,10 +25,17 @@ from export.bundle import export_bundle
 from export.card import model_card
 from train.data.collection import read_collection
 from train.data.image import TrainingImage
-from train.model.composed_model import ModelConfig, load_model
-from train.stages.fit_backbone import BackboneTraining, fit_backbone
-from train.stages.fit_compose import ComposeTraining, fit_compose
-from train.stages.fit_map import MapTraining, fit_map
+from train.model import ModelConfig, load_model
+from train.settings import (
+    BackboneTraining,
+    ComposeTraining,
+    MapTraining,
+    RunSettings,
+    StageSettings,
+)
+from train.stages.fit_backbone import fit_backbone
+from train.stages.fit_compose import fit_compose
+from train.stages.fit_map import fit_map
 from train.triplets.stage_two import stage_two_data
 from ztcir_sdk.bundle import Bundle, check_target
 from ztcir_sdk.errors import ZtcirError, disk_full_as_error
@@ -143,7 +150,7 @@ def build_default(
         (backbone, replace(recipe.instances, start=str(first))),
     ):
         if not (clip / "config.json").is_file():
-            fit_backbone(images, development, training, clip.parent, cache=stages)
+            fit_backbone(images, development, training, RunSettings(clip.parent, stages))
     features = runs / "features"
     fit_map(
         str(backbone),
@@ -151,8 +158,7 @@ def build_default(
         development,
         recipe.mapping,
         recipe.parts,
-        runs / "map",
-        cache=features,
+        StageSettings(runs / "map", features),
     )
     _compose(images, development, recipe, runs)
     model, config = load_model(runs / "compose", need="compose")
@@ -187,18 +193,9 @@ def _compose(
     recipe: Recipe,
     runs: Path,
 ) -> None:
-    parts = stage_two_data(images, development, count=recipe.triplets, seed=recipe.composing.seed)
-    fit_compose(
-        runs / "map",
-        images,
-        parts.triplets,
-        parts.development,
-        parts.development_triplets,
-        recipe.composing,
-        runs / "compose",
-        unseen_wordings=parts.unseen_wordings,
-        cache=runs / "features",
-    )
+    data = stage_two_data(images, development, count=recipe.triplets, seed=recipe.composing.seed)
+    settings = StageSettings(runs / "compose", runs / "features")
+    fit_compose(runs / "map", images, data, recipe.composing, settings)
 
 
 def _quality(measured: TripletEvaluation, development: Mapping[str, float]) -> dict[str, Any]:

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from export.attention import written_out_attention
 from export.half import HalfGraph, halved
-from train.model.backbone import Backbone
-from train.model.composed_model import ComposedModel
+from train.model import Backbone, ComposedModel
 
 __all__ = [
     "OPSET",

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from export.attention import written_out_attention
 from export.graphs import BareTextEncoder, GraphModule, backbone_of, sample_inputs
-from train.model.backbone import Backbone
-from train.model.composed_model import ComposedModel
-from train.model.prompts import text_ids
+from train.model import Backbone, ComposedModel, text_ids
 from ztcir_sdk.bundle import REFERENCE_TENSORS
 from ztcir_sdk.errors import ZtcirError
 

@@ -9,8 +9,8 @@ from typing import Any
 import open_clip
 from safetensors import SafetensorError
 
-from train.loop.run import versions
-from train.model.backbone import (
+from train.loop.record import versions
+from train.model import (
     CONFIGS,
     Backbone,
     BackboneConfig,

@@ -21,8 +21,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from train.model.backbone import Backbone
-from train.model.composed_model import ComposedModel
+from train.model import Backbone, ComposedModel
 
 __all__ = ["Int8Embedding", "compress", "fold_norms", "round_weights", "row_scales"]
 

@@ -18,8 +18,7 @@ from export.graphs import GraphModule, export_graph, graph_modules, half_graphs,
 from export.int8 import PRODUCTS, quantize_by_pictures, quantize_by_run
 from export.parity import HALF_TOLERANCE, ParityResult, check_half, check_parity
 from export.storage import compress
-from train.model.backbone import Backbone
-from train.model.composed_model import ComposedModel
+from train.model import Backbone, ComposedModel
 from ztcir_sdk.bundle import GraphVariant
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.runtime import TensorSpec

@@ -19,9 +19,14 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from train.model.backbone import Backbone, BackboneConfig, create_backbone
-from train.model.checkpoint import write_checkpoint
-from train.model.composed_model import ComposedModel, ModelConfig
+from train.model import (
+    Backbone,
+    BackboneConfig,
+    ComposedModel,
+    ModelConfig,
+    create_backbone,
+    write_checkpoint,
+)
 from train.stages.fit_map import encode_captions
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.drawings.drawings import draw, training_drawings

@@ -38,12 +38,13 @@ from benchmarks.ablation.rivals import (
 from benchmarks.ablation.rows import Settings
 from train.data.batches import Batches
 from train.data.image import TrainingImage
-from train.loop.engine import Compute, Engine
+from train.loop.engine import Engine
 from train.loop.features import image_features, text_features
 from train.loop.record import data_fingerprint
 from train.loop.run import Run, Schedule, parameter_groups
-from train.model.composed_model import ComposedModel, load_backbone
-from train.stages.fit_map import MapTraining, encode_captions
+from train.model import ComposedModel, load_backbone
+from train.settings import Compute, MapTraining
+from train.stages.fit_map import encode_captions
 from train.stages.losses import info_nce
 from train.stages.map_batches import is_captioned
 from train.wordings import product_caption

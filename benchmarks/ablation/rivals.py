@@ -27,10 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.model.backbone import Backbone
-from train.model.composed_model import ComposedModel, ModelConfig
-from train.model.text_tower import TextTower
-from train.model.vocabulary import tower_tokenizer
+from train.model import Backbone, ComposedModel, ModelConfig, TextTower, tower_tokenizer
 from train.stages.losses import info_nce
 from ztcir_sdk.names import PLACEHOLDER_ID
 from ztcir_sdk.tokenizer import Tokenizer

@@ -17,13 +17,18 @@ from benchmarks.ablation.rows import Row, Settings
 from benchmarks.ablation.validation import Scores, Validation
 from export.default import Recipe
 from train.data.image import TrainingImage
-from train.loop.engine import Compute
 from train.loop.record import data_fingerprint
-from train.model.backbone import Backbone
-from train.model.checkpoint import hash_tensors
-from train.model.composed_model import ComposedModel, ModelConfig, load_backbone, load_model
-from train.stages.fit_compose import ComposeTraining, fit_compose
-from train.stages.fit_map import MapTraining, fit_map
+from train.model import (
+    Backbone,
+    ComposedModel,
+    ModelConfig,
+    hash_tensors,
+    load_backbone,
+    load_model,
+)
+from train.settings import ComposeTraining, Compute, MapTraining, StageSettings
+from train.stages.fit_compose import fit_compose
+from train.stages.fit_map import fit_map
 from train.triplets.from_attributes import write_triplets
 from train.triplets.from_captions import mine_captions
 from train.triplets.stage_two import StageTwoData, stage_two_data
@@ -147,12 +152,13 @@ class Workshop:
             self.development,
             self.mapping(row, seed),
             self.parts(row),
-            folder,
-            cache=self.features,
-            compute=self.compute,
-            steps=self.settings.map_steps,
+            self._stage_settings(folder, self.settings.map_steps),
         )
         return folder
+
+    def _stage_settings(self, folder: Path, steps: int) -> StageSettings:
+        compute = self.compute or Compute()
+        return StageSettings(folder, self.features, compute=compute, steps=steps)
 
     def _fit_compose(self, row: Row, seed: int, folder: Path) -> int:
         mapped = self._fit_map(row, seed)
@@ -161,14 +167,13 @@ class Workshop:
         fit_compose(
             mapped,
             self.images,
-            repeated(data.triplets, config.batch_size),
-            data.development,
-            data.development_triplets,
+            replace(
+                data,
+                triplets=repeated(data.triplets, config.batch_size),
+                unseen_wordings=[],
+            ),
             config,
-            folder,
-            cache=self.features,
-            compute=self.compute,
-            steps=self.settings.compose_steps,
+            self._stage_settings(folder, self.settings.compose_steps),
         )
         return len(data.triplets)
 
@@ -225,6 +230,6 @@ def caption_triplets(
     return triplets
 
 
-def repeated(triplets: Sequence[Triplet], batch: int) -> Sequence[Triplet]:
+def repeated(triplets: Sequence[Triplet], batch: int) -> list[Triplet]:
     """A set smaller than a batch, over and over until it fills one: all rows' batches are equal."""
     return list(triplets) * max(1, -(-batch // len(triplets)))

@@ -20,10 +20,7 @@ from torch import Tensor
 from benchmarks.ablation.rivals import tokenizer_of
 from train.data.image import TrainingImage
 from train.loop.features import BATCH
-from train.model.backbone import Backbone
-from train.model.checkpoint import hash_tensors
-from train.model.composed_model import ComposedModel
-from train.model.prompts import encode_alike
+from train.model import Backbone, ComposedModel, encode_by_length, hash_tensors
 from train.stages.fit_map import encode_captions
 from ztcir_sdk.evaluation.attribute_caption import attribute_caption
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, recall_at_k, relevance
@@ -132,7 +129,7 @@ class Validation:
             )
             return found
 
-        return encode_alike([len(one) for one in ids], encode).numpy()
+        return encode_by_length([len(one) for one in ids], encode).numpy()
 
 
 def _mix(

@@ -47,12 +47,17 @@ from benchmarks.ablation.validation import Scores, Validation, read_validation
 from export.bundle import export_bundle
 from export.default import Recipe
 from train.data import drawn_images, read_collection, read_sources
-from train.loop.engine import Compute
-from train.model.backbone import BackboneConfig, create_backbone
-from train.model.composed_model import ComposedModel, ModelConfig, load_backbone, load_model
-from train.model.prompts import text_ids
-from train.stages.fit_compose import ComposeTraining
-from train.stages.fit_map import MapTraining, encode_captions
+from train.model import (
+    BackboneConfig,
+    ComposedModel,
+    ModelConfig,
+    create_backbone,
+    load_backbone,
+    load_model,
+    text_ids,
+)
+from train.settings import ComposeTraining, Compute, MapTraining
+from train.stages.fit_map import encode_captions
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.drawings.drawings import draw, training_drawings

@@ -775,7 +775,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "code", "sentence"),
         [
-            (["--models", "no-such-model"], 1, "no-such-model is no open_clip model"),
+            (["--models", "no-such-model"], 1, "no-such-model is neither an open_clip model"),
             (["--models", "--bundle", "nowhere"], 1, "nowhere does not exist"),
         ],
     )

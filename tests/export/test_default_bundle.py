@@ -14,10 +14,8 @@ from tiny_training import PARTS, tiny_fashion_lite, unflushed, write_collection,
 
 import export.default
 from export.default import Recipe, main
-from train.model.checkpoint import read_checkpoint
-from train.stages.fit_backbone import BackboneTraining
-from train.stages.fit_compose import ComposeTraining
-from train.stages.fit_map import MapTraining
+from train.model import read_checkpoint
+from train.settings import BackboneTraining, ComposeTraining, MapTraining
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.evaluation.triplet_evaluation import ALL_METHODS, evaluate_triplets

@@ -35,8 +35,7 @@ from export.graphs import export_graph, graph_modules, sample_inputs
 from export.parity import ParityError, check_parity, randomised
 from export.storage import compress, fold_norms, round_weights
 from export.variants import export_fp32
-from train.model.checkpoint import write_checkpoint
-from train.model.composed_model import ComposedModel, describe_model, own_weights
+from train.model import ComposedModel, describe_model, own_weights, write_checkpoint
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.drawings.drawings import draw, training_drawings

@@ -25,9 +25,15 @@ from export.bundle import export_bundle, image_tower_fingerprint
 from export.graphs import export_graph, graph_modules, sample_inputs
 from export.parity import check_frozen_text, check_parity
 from export.pretrained import load_pretrained
-from train.model.backbone import Backbone, BackboneConfig, UnsupportedBackboneError, create_backbone
-from train.model.checkpoint import write_checkpoint
-from train.model.composed_model import describe_model, own_weights
+from train.model import (
+    Backbone,
+    BackboneConfig,
+    UnsupportedBackboneError,
+    create_backbone,
+    describe_model,
+    own_weights,
+    write_checkpoint,
+)
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.drawings.drawings import demo_gallery, draw
@@ -263,7 +269,7 @@ def test_a_bundle_answers_by_what_was_trained(
         (["--backbone", VIT, "--pretrained", "DAMAGED"], 1, "damaged.safetensors' of tiny-vit can"),
         (["--backbone", VIT, "--pretrained", "PICKLE"], 1, "odd.pt' of tiny-vit cannot be loaded"),
         (["--backbone", QUICK, "--pretrained", "OTHER"], 1, "cannot be loaded"),
-        (["--backbone", "ViT-Z-99"], 1, "ViT-Z-99 is no open_clip model"),
+        (["--backbone", "ViT-Z-99"], 1, "ViT-Z-99 is neither an open_clip model"),
         (["--backbone", VIT, "FOLDER"], 2, "not both"),
         (["--pretrained", "openai"], 2, "--pretrained names the weights of --backbone"),
         ([], 2, "Name a checkpoint or --backbone"),

@@ -36,7 +36,7 @@ from export.half import HalfGraph, halved
 from export.int8 import FIRST, LAST, fuse, narrow_tables, quantize_by_pictures, quantize_by_run
 from export.precision import BOUNDS, Acceptance, PrecisionError, accept
 from export.storage import row_scales
-from train.model.backbone import Backbone
+from train.model import Backbone
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.drawings.drawings import demo_gallery, draw

@@ -31,14 +31,20 @@ from export import agreement
 from export.bundle import export_bundle
 from export.parity import randomised
 from export.precision import Acceptance
-from train.model import prompts
+from train.model import (
+    BackboneConfig,
+    ComposedModel,
+    TextTower,
+    create_backbone,
+    mapped_ids,
+    prompt_ids,
+    prompts,
+    text_ids,
+    tower_tokenizer,
+)
 from train.model import vocabulary as tokenizer
-from train.model.backbone import BackboneConfig, create_backbone
-from train.model.composed_model import ComposedModel
-from train.model.prompts import mapped_ids, prompt_ids, text_ids
-from train.model.text_tower import TextTower
-from train.model.vocabulary import VocabularyError, tower_tokenizer
-from train.stages.recipes import configuration_names, load_configuration
+from train.model.vocabulary import VocabularyError
+from train.stages.recipes import load_recipe, recipe_names
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.drawings.drawings import DEMO_WORDINGS, demo_gallery, demo_queries, draw
@@ -217,7 +223,7 @@ def test_every_graph_has_every_precision(line: Line) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", configuration_names())
+@pytest.mark.parametrize("name", recipe_names())
 def test_every_configuration_answers_as_pytorch_does(
     name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str
 ) -> None:
@@ -228,7 +234,7 @@ def test_every_configuration_answers_as_pytorch_does(
 
 
 def _hold_configuration(name: str, tmp_path: Path) -> None:
-    configuration = load_configuration(name)
+    configuration = load_recipe(name)
     # a recipe whose backbone is trained first has the configuration of its own name
     backbone = (configuration.backbone or name).partition(":")[0]
     torch.manual_seed(0)

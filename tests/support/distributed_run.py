@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from tiny_runs import PARTS, TRAINING, drawings
 
-from train.data.stream import ShardStream, read_held_out
-from train.loop.engine import Compute
-from train.stages.fit_compose import ComposeTraining, fit_compose
+from train.data import ShardStream, read_held_out
+from train.settings import ComposeTraining, Compute, StageSettings
+from train.stages.fit_compose import fit_compose
 from train.stages.fit_map import fit_map
-from train.triplets.stage_two import collection_triplets
+from train.triplets import StageTwoData, collection_triplets
 
 
 def both_stages(folder: Path, compute: Compute) -> None:
@@ -31,20 +31,20 @@ def both_stages(folder: Path, compute: Compute) -> None:
         development,
         TRAINING,
         PARTS,
-        mapping,
-        cache=folder / "cache",
-        compute=compute,
+        StageSettings(mapping, folder / "cache", compute=compute),
+    )
+    triplets = StageTwoData(
+        collection_triplets(images, count=45, seed=0),
+        development,
+        collection_triplets(development, count=20, seed=1),
+        [],
     )
     fit_compose(
         mapping,
         images,
-        collection_triplets(images, count=45, seed=0),
-        development,
-        collection_triplets(development, count=20, seed=1),
+        triplets,
         ComposeTraining(epochs=1, batch_size=15, mined=4),
-        folder / "compose",
-        cache=folder / "cache",
-        compute=compute,
+        StageSettings(folder / "compose", folder / "cache", compute=compute),
     )
 
 
@@ -56,10 +56,7 @@ def stream(folder: Path, shards: list[str], compute: Compute) -> None:
         read_held_out(shards, 50),
         TRAINING,
         PARTS,
-        folder / "map",
-        cache=folder / "cache",
-        compute=compute,
-        steps=3,
+        StageSettings(folder / "map", folder / "cache", compute=compute, steps=3),
     )
 
 

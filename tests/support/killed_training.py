@@ -86,13 +86,13 @@ def _dying(what: str, moment: int) -> Iterator[None]:
     train, rename = Run.train, Path.rename
     swaps = 0
 
-    def stepping(self: Run, step: Callable[..., Any], **options: Any) -> Any:
+    def stepping(self: Run, step: Callable[..., Any], *rest: Any, **options: Any) -> Any:
         def mortal(number: int, rng: Any) -> Any:
             if what == "step" and number == moment:
                 _die()
             return step(number, rng)
 
-        return train(self, mortal, **options)
+        return train(self, mortal, *rest, **options)
 
     def renaming(self: Path, target: Path) -> Path:
         nonlocal swaps

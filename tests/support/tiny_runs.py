@@ -8,12 +8,9 @@ from typing import Any
 
 import torch
 
-from train.data.collection import drawn_images
-from train.data.image import TrainingImage
-from train.model.backbone import Backbone, BackboneConfig, create_backbone
-from train.model.checkpoint import write_checkpoint
-from train.model.composed_model import ModelConfig
-from train.stages.fit_map import MapTraining
+from train.data import TrainingImage, drawn_images
+from train.model import Backbone, BackboneConfig, ModelConfig, create_backbone, write_checkpoint
+from train.settings import MapTraining
 
 PARTS = ModelConfig(
     token_learner_width=32, token_learner_depth=1, vsi_width=16, adapter_bottleneck=8

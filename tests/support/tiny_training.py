@@ -15,15 +15,20 @@ import pytest
 import torch
 from torch import Tensor
 
-import train.stages.recipes  # noqa: F401  # takes CONFIGS when it is imported: not the tiny ones
-from train.data.collection import read_collection
-from train.loop.engine import Compute
-from train.model.backbone import BackboneConfig, create_backbone
-from train.model.composed_model import ComposedModel, ModelConfig
-from train.stages.fit_backbone import BackboneTraining, fit_backbone
-from train.stages.fit_compose import ComposeTraining, fit_compose
-from train.stages.fit_map import MapTraining, fit_map
-from train.triplets.stage_two import collection_triplets
+from train.data import read_collection
+from train.model import BackboneConfig, ComposedModel, ModelConfig, create_backbone
+from train.settings import (
+    BackboneTraining,
+    ComposeTraining,
+    Compute,
+    MapTraining,
+    RunSettings,
+    StageSettings,
+)
+from train.stages.fit_backbone import fit_backbone
+from train.stages.fit_compose import fit_compose
+from train.stages.fit_map import fit_map
+from train.triplets import StageTwoData, collection_triplets
 from ztcir_sdk.drawings.drawings import Drawing, draw
 
 CONFIGS = Path(__file__).parent / "tiny_configs"
@@ -175,35 +180,22 @@ def write_validation(folder: Path) -> None:
 def fit(stage: str, out: Path, data: Sequence[str], start: str = "", **changes: Any) -> None:
     """Train a stage for twelve steps, on the CPU; ``changes`` are of its configuration."""
     images, development = read_collection(data)
-    compute, cache = Compute(device="cpu"), out.parent / "features"
+    settings = StageSettings(out, out.parent / "features", compute=Compute(device="cpu"))
     short: dict[str, Any] = {"epochs": 3, "batch_size": 16, **changes}
     if stage == "backbone":
         small = BackboneTraining(**{"word_vectors": "none", "views": 3, "descriptions": 2, **short})
-        fit_backbone(images, development, small, out)
+        fit_backbone(images, development, small, RunSettings(out))
     elif stage == "map":
-        fit_map(
-            start,
-            images,
-            development,
-            MapTraining(**short),
-            PARTS,
-            out,
-            cache=cache,
-            compute=compute,
-        )
+        fit_map(start, images, development, MapTraining(**short), PARTS, settings)
     else:
-        fit_compose(
-            Path(start),
-            images,
+        triplets = StageTwoData(
             collection_triplets(images, count=64, seed=0),
             development,
             collection_triplets(development, count=8, seed=1),
-            ComposeTraining(**{"mined": 4, "as_given": 1, **short}),
-            out,
-            unseen_wordings=collection_triplets(development, count=8, seed=1, held_out=True),
-            cache=cache,
-            compute=compute,
+            collection_triplets(development, count=8, seed=1, held_out=True),
         )
+        config = ComposeTraining(**{"mined": 4, "as_given": 1, **short})
+        fit_compose(Path(start), images, triplets, config, settings)
 
 
 def assert_equal_tensors(

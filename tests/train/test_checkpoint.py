@@ -21,21 +21,20 @@ from tiny_runs import write_backbone
 from tiny_training import PARTS, VIT, assert_equal_tensors, tiny_model, unflushed
 
 import train.model.checkpoint
-from train.model.backbone import BackboneConfig, create_backbone
-from train.model.checkpoint import (
+from train.model import (
+    BackboneConfig,
     CheckpointError,
-    find_checkpoint,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    read_checkpoint,
-    write_checkpoint,
-)
-from train.model.composed_model import (
     ComposedModel,
+    create_backbone,
     describe_model,
+    find_checkpoint,
     load_backbone,
     load_model,
+    load_optimizer_tensors,
+    optimizer_tensors,
     own_weights,
+    read_checkpoint,
+    write_checkpoint,
 )
 
 ROW = torch.arange(6.0)
@@ -269,7 +268,7 @@ def test_a_full_disk_leaves_the_one_before(
     with monkeypatch.context() as patch:
         patch.setattr(owner, place, full)
         with pytest.raises(
-            CheckpointError, match=r"No space left on device.*is untouched"
+            CheckpointError, match=r"No space left on device.*is untouched; free"
         ) as error:
             write(tmp_path / "last", 2)
     assert str(tmp_path / "last") in str(error.value)
@@ -297,9 +296,13 @@ def test_a_disk_that_fills_up_within_the_tensors(tmp_path: Path) -> None:
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"is no checkpoint: no config\.json in it"):
+    with pytest.raises(
+        CheckpointError, match=r"is not a checkpoint, because it holds no config\.json"
+    ):
         read_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match="nowhere is no checkpoint"):
+    with pytest.raises(
+        CheckpointError, match=r"There is no folder .*nowhere; name a checkpoint or run"
+    ):
         read_checkpoint(tmp_path / "nowhere")
 
 
@@ -369,8 +372,8 @@ def test_a_backbone_comes_from_a_folder_or_by_name(model: ComposedModel, tmp_pat
 @pytest.mark.parametrize(
     ("kind", "need", "known"),
     [
-        ("map", "compose", "'map' checkpoint, but a 'compose' one is needed; run `ztcir train"),
-        ("backbone", "map", "'backbone' checkpoint, but a 'map' one"),
+        ("map", "compose", "'map' checkpoint, but a 'compose' checkpoint is needed; run `ztcir tr"),
+        ("backbone", "map", "'backbone' checkpoint, but a 'map' checkpoint"),
         ("something", None, "'something' checkpoint"),
         (None, None, "None checkpoint"),
     ],
@@ -433,5 +436,5 @@ def test_an_unfinished_backbone_run_is_no_backbone(tmp_path: Path) -> None:
     write_checkpoint(
         tmp_path / "best", {"kind": "backbone", "backbone": VIT}, {"model": {"w": ROW}}
     )
-    with pytest.raises(CheckpointError, match="run that is not finished; run `ztcir train backb"):
+    with pytest.raises(CheckpointError, match="run that is not finished; repeat its command"):
         load_backbone(str(tmp_path))

@@ -17,15 +17,14 @@ from click.testing import CliRunner
 from tiny_siglip import write_vocabulary
 
 from cli.train import train as train_command
-from train.data.collection import drawn_images
-from train.data.image import TrainingImage
-from train.loop.engine import Compute
-from train.model.backbone import BackboneConfig, create_backbone
-from train.model.composed_model import ComposedModel
-from train.model.text_tower import TextTower, read_text_tower
+from train.data import TrainingImage, drawn_images
+from train.model import BackboneConfig, ComposedModel, TextTower, create_backbone
+from train.model.text_tower import read_text_tower
+from train.settings import Compute, StageSettings
 from train.stages.fit_compose import fit_compose
 from train.stages.fit_map import fit_map
-from train.stages.recipes import configuration_names, load_configuration
+from train.stages.recipes import load_recipe, recipe_names
+from train.triplets import StageTwoData
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.evaluation.triplets import Triplet
 
@@ -42,12 +41,12 @@ TEXTS = ("make it red", "blue", "a dress", "for men")
 
 
 def test_the_recipes_are_these() -> None:
-    assert configuration_names() == NAMES
+    assert recipe_names() == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_makes_all_configurations(name: str) -> None:
-    recipe = load_configuration(name)
+    recipe = load_recipe(name)
     assert recipe.about.endswith(".")
     assert recipe.parts(tokens=2).tokens == 2
     assert recipe.mapping(seed=3).seed == 3
@@ -59,7 +58,7 @@ def test_a_recipe_makes_all_configurations(name: str) -> None:
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_the_weights_exist_and_want_the_activation_that_the_model_has(name: str) -> None:
-    model, _, tag = str(load_configuration(name).backbone).partition(":")
+    model, _, tag = str(load_recipe(name).backbone).partition(":")
     weights = open_clip.get_pretrained_cfg(model, tag)
     assert weights, f"{model} has no weights {tag}"
     config = open_clip.get_model_config(model)
@@ -99,7 +98,7 @@ def test_both_stages_take_a_step_at_full_size(
         return dataclasses.replace(tower, vocabulary=here)
 
     monkeypatch.setattr("train.model.backbone.read_text_tower", read_with_vocabulary)
-    recipe = load_configuration(name)
+    recipe = load_recipe(name)
     model = str(recipe.backbone).partition(":")[0]
     mapping, composing = recipe.mapping(batch_size=4), recipe.composing(batch_size=4, mined=2)
     torch.manual_seed(mapping.seed)  # as Stage I does: these are the weights it starts from
@@ -111,21 +110,13 @@ def test_both_stages_take_a_step_at_full_size(
 
     images = drawn_images(12, seed=0)
     training, development = images[:8], images[8:]
-    options: dict[str, Any] = {"compute": Compute("bf16", device="cpu"), "steps": 1}
-    options["cache"] = tmp_path / "features"
-    mapped = fit_map(
-        model, training, development, mapping, recipe.parts(), tmp_path / "map", **options
+    settings = StageSettings(
+        tmp_path / "map", tmp_path / "features", compute=Compute("bf16", device="cpu"), steps=1
     )
-    composed = fit_compose(
-        tmp_path / "map",
-        training,
-        triplets_of(training),
-        development,
-        triplets_of(development),
-        composing,
-        tmp_path / "compose",
-        **options,
-    )
+    mapped = fit_map(model, training, development, mapping, recipe.parts(), settings)
+    triplets = StageTwoData(triplets_of(training), development, triplets_of(development), [])
+    settings = dataclasses.replace(settings, out=tmp_path / "compose")
+    composed = fit_compose(tmp_path / "map", training, triplets, composing, settings)
     assert moved_parts(start, mapped) == {"token_learner", "vsi"}
     assert moved_parts(mapped, composed) == {"adapters"}
     for stage in ("map", "compose"):  # gigabytes, of which nothing is to be learnt afterwards
@@ -158,11 +149,11 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     seen: dict[str, Any] = {}
 
     def fit_map(backbone: str, *given: Any, **options: Any) -> None:
-        _, _, config, parts, _ = given
-        seen.update(backbone=backbone, config=config, parts=parts, **options)
+        _, _, config, parts, settings = given
+        seen.update(backbone=backbone, config=config, parts=parts, **vars(settings), **options)
 
     monkeypatch.setattr("train.stages.fit_map.fit_map", fit_map)
-    monkeypatch.setattr("train.data.collection.read_collection", lambda *_, **__: ([], []))
+    monkeypatch.setattr("train.data.read_collection", lambda *_, **__: ([], []))
     return seen
 
 
@@ -173,7 +164,7 @@ def invoke(*arguments: str) -> Any:
 def test_a_recipe_is_what_the_options_default_to(called: dict[str, Any]) -> None:
     result = invoke("--config", "vit-b-32-openai", "--lr", "0.25", "--no-vsi")
     assert result.exit_code == 0, result.output
-    recipe = load_configuration("vit-b-32-openai")
+    recipe = load_recipe("vit-b-32-openai")
     assert called["backbone"] == "ViT-B-32-quickgelu:openai"
     assert called["config"] == recipe.mapping(lr=0.25)
     assert called["parts"] == recipe.parts(vsi_layers=())
@@ -192,23 +183,24 @@ def test_without_a_recipe_the_defaults_are_the_options_own(called: dict[str, Any
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "take fashion-lite, "),
-        ("{", "no JSON"),
-        ("[]", "it is no JSON object"),
-        ('{"map": {"learning_rate": 1}}', "its map has the unknown entry 'learning_rate'"),
-        ('{"stage": {}}', "it has the unknown entry 'stage'"),
+        (None, "choose from fashion-lite, "),
+        ("{", "is not JSON"),
+        ("[]", "the file is .*, not an object"),
+        ('{"map": {"learning_rate": 1}}', r"map\.learning_rate is no known entry"),
+        ('{"map": {"epochs": "3"}}', r"map\.epochs is '3', not a whole number"),
+        ('{"stage": {}}', "stage is no known entry"),
     ],
 )
 def test_a_wrong_recipe_is_named(tmp_path: Path, content: str | None, sentence: str) -> None:
     path = tmp_path / "recipe.json"
     if content is not None:
         path.write_text(content, encoding="utf-8")
-    with pytest.raises(UsageError, match=sentence):
-        load_configuration(str(path))
+    with pytest.raises(UsageError, match=rf"recipe.*{sentence}"):
+        load_recipe(str(path))
 
 
 def test_a_file_is_a_recipe_too(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     values = {"backbone": "ViT-B-16:openai", "model": {"vsi_layers": [1, 3]}}
     path.write_text(json.dumps(values), encoding="utf-8")
-    assert load_configuration(str(path)).parts().vsi_layers == (1, 3)
+    assert load_recipe(str(path)).parts().vsi_layers == (1, 3)

@@ -27,7 +27,7 @@ from train.data import (
 from train.data.image import BytesPicture
 from train.loop.features import image_features
 from train.loop.record import data_fingerprint
-from train.model.backbone import Backbone
+from train.model import Backbone
 from ztcir_sdk.drawings.drawings import DEMO_COMBINATIONS
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.preprocess import Preprocessing

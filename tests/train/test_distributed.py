@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from tiny_runs import PARTS, TRAINING, drawings, write_backbone
 
 from train.loop.distributed import Workers
-from train.loop.engine import Compute, Engine
+from train.loop.engine import Engine
+from train.settings import Compute, StageSettings
 from train.stages.fit_map import fit_map
 from ztcir_sdk.errors import UsageError
 
@@ -91,9 +92,7 @@ def train(workplace: Path, name: str, **compute: Any) -> Path:
         development,
         TRAINING,
         PARTS,
-        out,
-        cache=workplace / "cache",
-        compute=Compute(device="cpu", **compute),
+        StageSettings(out, workplace / "cache", compute=Compute(device="cpu", **compute)),
     )
     return out
 
@@ -173,5 +172,5 @@ def test_shares_put_together_are_the_batch(total: int, count: int) -> None:
     ],
 )
 def test_impossible_computing_is_refused_with_a_way_out(wrong: Callable[[], Any]) -> None:
-    with pytest.raises(UsageError, match=r"(choose from|take) "):
+    with pytest.raises(UsageError, match=r"(choose from|must be at least) "):
         wrong()

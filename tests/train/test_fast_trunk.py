@@ -109,5 +109,5 @@ def test_training_can_follow_an_evaluation(trunk: Any) -> None:
 
 
 def test_stages_of_another_kind_are_refused(trunk: Any) -> None:
-    with pytest.raises(TypeError, match="DepthwiseSeparableConv is no inverted residual block"):
+    with pytest.raises(TypeError, match="DepthwiseSeparableConv is not an inverted residual block"):
         forward_upper_stages(trunk, torch.randn(1, 32, 4, 4), 0)

@@ -1,4 +1,4 @@
-"""Frozen features: kept where there is room, computed anew where not, gone on with after a kill."""
+"""Frozen features: cached where there is room, else computed again; killed runs resume."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ import torch
 from PIL import Image
 from tiny_runs import PARTS, TRAINING, drawings, write_backbone
 
-from train.data.image import TrainingImage
+from train.data import TrainingImage
 from train.loop import features as module
-from train.loop.engine import Compute
 from train.loop.features import DiskFullError, image_features, text_features
-from train.model.backbone import Backbone
-from train.model.composed_model import load_backbone
+from train.model import Backbone, load_backbone
+from train.settings import Compute, StageSettings
 from train.stages.fit_map import fit_map
 
 Usage = namedtuple("Usage", "total used free")
@@ -210,9 +209,7 @@ def test_training_is_the_same_with_patches_kept_and_live(checkpoint: Path, tmp_p
             development,
             TRAINING,
             PARTS,
-            tmp_path / name,
-            patches=patches,
-            compute=Compute(device="cpu"),
+            StageSettings(tmp_path / name, compute=Compute(device="cpu"), patches=patches),
         )
         lines = (tmp_path / name / "log.jsonl").read_text(encoding="utf-8").splitlines()
         losses.append([json.loads(line)["loss"] for line in lines])
@@ -249,6 +246,6 @@ def test_a_disk_that_fills_up_within_texts_is_told(
         raise OSError("34400 requested and 15328 written")  # as NumPy says it, without a number
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(DiskFullError, match=r"15328 written\); free some space, or name another"):
+    with pytest.raises(DiskFullError, match=r"15328 written\); free some space, or choose another"):
         text_features(backbone, ["a"], tmp_path, lambda: torch.ones(1, 3))
     assert not list(tmp_path.iterdir())

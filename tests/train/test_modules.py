@@ -18,13 +18,21 @@ from scipy.special import erf, softmax
 from tiny_training import CONVNET, PARTS, QUICK, VIT, tiny_model
 from torch import Tensor
 
+from train.model import (
+    BackboneConfig,
+    ComposedModel,
+    UnsupportedBackboneError,
+    create_backbone,
+    encode_by_length,
+    mapped_ids,
+    prompt_ids,
+    text_ids,
+)
 from train.model.attention import attend
-from train.model.backbone import BackboneConfig, UnsupportedBackboneError, create_backbone
-from train.model.composed_model import PLACEHOLDER_ID, ComposedModel
 from train.model.composing_adapter import ComposingAdapter
-from train.model.prompts import encode_alike, mapped_ids, prompt_ids, text_ids
 from train.model.token_learner import TokenLearner
 from train.model.visual_semantic_injection import VisualSemanticInjection
+from ztcir_sdk.names import PLACEHOLDER_ID
 from ztcir_sdk.tokenizer import TextTruncatedWarning
 
 Array = NDArray[np.float64]
@@ -284,7 +292,7 @@ def test_texts_of_like_length_are_encoded_together_and_come_back_in_order(
         seen.append([lengths[row] for row in rows])
         return torch.from_numpy(rows)[:, None].float()
 
-    assert encode_alike(lengths, encode, most)[:, 0].tolist() == list(range(len(lengths)))
+    assert encode_by_length(lengths, encode, most)[:, 0].tolist() == list(range(len(lengths)))
     assert [one for group in seen for one in group] == sorted(lengths)
     assert max(map(len, seen)) <= most
 
@@ -473,7 +481,7 @@ def test_by_default_every_second_block_from_the_second_on_is_injected() -> None:
 
 @pytest.mark.parametrize("layers", [(2,), (-1, 0)])
 def test_injection_needs_a_block_to_inject_into(layers: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="lie outside of 2 blocks"):
+    with pytest.raises(ValueError, match="are not all among 2 blocks"):
         tiny_model(VIT, dataclasses.replace(PARTS, vsi_layers=layers))
 
 
@@ -534,7 +542,9 @@ def test_what_the_graphs_cannot_be_cut_from_is_refused(
 
 
 def test_unknown_models_and_weights_are_refused() -> None:
-    with pytest.raises(UnsupportedBackboneError, match="no-such-model is no open_clip model"):
+    with pytest.raises(
+        UnsupportedBackboneError, match="no-such-model is neither an open_clip model nor"
+    ):
         create_backbone(BackboneConfig("no-such-model"))
     with pytest.raises(UnsupportedBackboneError, match="'no-such-tag' of tiny-vit"):
         create_backbone(BackboneConfig(VIT, "no-such-tag"))

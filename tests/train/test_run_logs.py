@@ -23,11 +23,12 @@ from tiny_training import (
 )
 from torch import Tensor, nn
 
-from train.loop.engine import Compute, Engine
+from train.loop.engine import Engine
 from train.loop.record import Cost, data_fingerprint
-from train.loop.run import Run, Schedule, parameter_groups
-from train.model.checkpoint import CheckpointError
-from train.triplets.stage_two import collection_triplets
+from train.loop.run import Evaluation, Run, Schedule, Validation, parameter_groups
+from train.model import CheckpointError
+from train.settings import Compute
+from train.triplets import collection_triplets
 from ztcir_sdk.errors import MissingDependencyError
 
 STEPS = 12
@@ -53,16 +54,11 @@ def run(folder: Path, stop_after: int | None = None, **options: Any) -> dict[str
         loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
         return loss, {"number": float(number)}
 
-    def evaluate() -> dict[str, float]:
-        return {"quality": -(model.weight - 1).abs().sum().item()}
+    def evaluate() -> Evaluation:
+        return Evaluation({"quality": -(model.weight - 1).abs().sum().item()})
 
     return made.train(
-        step,
-        evaluate=evaluate,
-        select_by="quality",
-        evaluate_every=6,
-        samples=8,
-        stop_after=stop_after,
+        step, Validation(evaluate, "quality", every=6), samples=8, stop_after=stop_after
     )
 
 
@@ -118,7 +114,9 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
     others = {"training": data_fingerprint(images[::-1])}  # as many of them
     run(tmp_path, stop_after=5, data=data)
     left = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(CheckpointError, match=r"other data \(different: training\); name another"):
+    with pytest.raises(
+        CheckpointError, match=r"other data \(different: training\); choose another"
+    ):
         run(tmp_path, data=others)
     assert {path: path.read_bytes() for path in left} == left
     run(tmp_path, data=data)
@@ -196,7 +194,9 @@ def test_tensorboard_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     run(tmp_path / "where-installed", tensorboard=None)
     assert not (tmp_path / "where-installed" / "tensorboard").exists()
-    with pytest.raises(MissingDependencyError, match=r"ztcir\[tensorboard\]"):
+    with pytest.raises(
+        MissingDependencyError, match=r"--tensorboard needs TensorBoard; .*tensorboard"
+    ):
         run(tmp_path / "asked", tensorboard=True)
 
 
@@ -204,9 +204,9 @@ def test_the_cost_is_told_while_there_is_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path)
-    told = [line for line in capsys.readouterr().err.splitlines() if "samples/s" in line]
-    assert len(told) >= 2  # at each evaluation
-    assert all("ends about" in line and "peak memory" in line for line in told)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "samples/s" in line]
+    assert len(lines) >= 2  # at each evaluation
+    assert all("expected end" in line and "peak memory" in line for line in lines)
 
 
 def test_the_cost_counts_samples_against_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,4 +215,4 @@ def test_the_cost_counts_samples_against_time(monkeypatch: pytest.MonkeyPatch) -
     cost = Cost(10, 32, torch.device("cpu"))
     cost.done, now[0] = 4, 102.0
     assert cost.figures()["samples_per_second"] == 64.0
-    assert cost.sentence().startswith("64 samples/s, ends about ")
+    assert cost.sentence().startswith("64 samples/s, expected end ")

@@ -16,7 +16,7 @@ from tiny_training import VIT
 
 from cli.main import main
 from train.data import DataError, Item, TrainingImage
-from train.model.checkpoint import write_checkpoint
+from train.model import write_checkpoint
 from train.triplets import mine_captions, stage_two_data
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet
@@ -202,7 +202,7 @@ def test_a_folder_with_captions_trains_both_stages_from_the_command_line(tmp_pat
     assert "Left out 1 of 65 triplets: 1 images are missing, such as gone.jpg." in done.stderr
     figures = json.loads((tmp_path / "compose" / "run.json").read_text(encoding="utf-8"))["figures"]
     assert set(figures) == {"dev_mAP@10", "adapter_strength"}
-    assert "steps, which teach little; with --steps 80" in done.stderr
+    assert "steps; use --steps 80 to train longer" in done.stderr
 
 
 def too_early(*args: object, **options: object) -> None:
@@ -211,12 +211,15 @@ def too_early(*args: object, **options: object) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [(None, "is no checkpoint"), ("backbone", "'backbone' checkpoint, but a 'map' one is needed")],
+    [
+        (None, "There is no folder "),
+        ("backbone", "'backbone' checkpoint, but a 'map' checkpoint is needed"),
+    ],
 )
 def test_the_stage_one_checkpoint_is_checked_before_data_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str | None, said: str
 ) -> None:
-    monkeypatch.setattr("train.data.collection.read_collection", too_early)
+    monkeypatch.setattr("train.data.read_collection", too_early)
     if kind is not None:
         write_checkpoint(tmp_path / "map", {"kind": kind, "backbone": {}}, {})
     start = ("--data", "photos.tar", "--map", str(tmp_path / "map"))
@@ -229,7 +232,7 @@ def test_the_stage_one_checkpoint_is_checked_before_data_is_read(
 def test_a_stage_one_checkpoint_with_another_backbone_than_the_recipe_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.data.collection.read_collection", too_early)
+    monkeypatch.setattr("train.data.read_collection", too_early)
     backbone = {"model": "ViT-B-32-quickgelu", "pretrained": "openai"}
     write_checkpoint(tmp_path / "map", {"kind": "map", "backbone": backbone}, {})
     call = ("train", "compose", "--data", "photos.tar", "--map", tmp_path / "map", "--config")
@@ -245,13 +248,13 @@ def test_a_stage_one_checkpoint_with_another_backbone_than_the_recipe_is_an_erro
 
 @pytest.mark.parametrize(
     ("backbone", "said"),
-    [("ViT-B-23:openai", "ViT-B-23 is no open_clip model"), (".", "is no checkpoint")],
+    [("ViT-B-23:openai", "ViT-B-23 is neither an open_clip"), (".", "is not a checkpoint")],
 )
 def test_the_backbone_is_checked_before_data_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("train.data.collection.read_collection", too_early)
+    monkeypatch.setattr("train.data.read_collection", too_early)
     result = ztcir("train", "map", "--data", "photos.tar", "--backbone", backbone)
     assert result.exit_code == 1
     assert said in result.stderr

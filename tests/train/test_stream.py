@@ -30,9 +30,9 @@ from train.data import (
     read_held_out,
     read_sources,
 )
-from train.loop.engine import Compute
-from train.model.checkpoint import CheckpointError
-from train.stages.fit_map import MapTraining, fit_map
+from train.model import CheckpointError
+from train.settings import Compute, MapTraining, StageSettings
+from train.stages.fit_map import fit_map
 from train.stages.word_bank import WordBank, default_words
 
 SAMPLES = 20  # a shard
@@ -71,6 +71,8 @@ def run(
     out: Path,
     images: Sequence[TrainingImage] | ShardStream,
     development: list[TrainingImage],
+    *,
+    word_bank: WordBank | None = None,
     **options: Any,
 ) -> Path:
     fit_map(
@@ -79,10 +81,13 @@ def run(
         development,
         CONFIG,
         PARTS,
-        out,
-        cache=workplace / "cache",
-        compute=Compute(precision="fp32", device="cpu"),
-        **{"steps": STEPS, **options},
+        StageSettings(
+            out,
+            workplace / "cache",
+            compute=Compute(precision="fp32", device="cpu"),
+            **{"steps": STEPS, **options},
+        ),
+        word_bank=word_bank,
     )
     return out
 

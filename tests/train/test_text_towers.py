@@ -18,11 +18,20 @@ from tiny_siglip import LENGTH, SIGLIP, WORDS, write_siglip
 
 from export.bundle import export_bundle
 from export.parity import randomised
-from train.model.backbone import Backbone, BackboneConfig, create_backbone
-from train.model.composed_model import ComposedModel
-from train.model.prompts import mapped_ids, prompt_ids, text_ids
-from train.model.text_tower import TextTower, UnsupportedBackboneError, read_text_tower
-from train.model.vocabulary import VocabularyError, tower_tokenizer
+from train.model import (
+    Backbone,
+    BackboneConfig,
+    ComposedModel,
+    TextTower,
+    UnsupportedBackboneError,
+    create_backbone,
+    mapped_ids,
+    prompt_ids,
+    text_ids,
+    tower_tokenizer,
+)
+from train.model.text_tower import read_text_tower
+from train.model.vocabulary import VocabularyError
 from ztcir_sdk.bundle.manifest import TextLayout
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import UsageError

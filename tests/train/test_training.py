@@ -1,4 +1,4 @@
-"""The three stages: what they train and what they leave, and runs that are killed and go on."""
+"""The three stages: what they train, what they leave unchanged, and how killed runs resume."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from killed_training import Trainer
+from numpy.typing import NDArray
 from PIL import ImageOps
 from safetensors.torch import save_file
 from tiny_training import (
@@ -35,20 +36,28 @@ from torch import Tensor, nn
 import train.model.checkpoint
 import train.stages.fit_compose
 from cli.main import main
-from train.data.collection import read_collection
+from train.data import TrainingImage, read_collection
 from train.loop.features import ImageFeatures, image_features
-from train.loop.run import Run, Schedule, parameter_groups
-from train.model.backbone import BackboneConfig, create_backbone
-from train.model.checkpoint import CheckpointError, read_checkpoint
-from train.model.composed_model import ComposedModel, load_model
-from train.model.prompts import mapped_ids
-from train.stages.fit_backbone import BackboneTraining, cache_lower_stages, fit_backbone
-from train.stages.fit_compose import TripletRows, evaluate_composed
+from train.loop.run import Evaluation, Run, Schedule, Validation, parameter_groups
+from train.model import (
+    BackboneConfig,
+    CheckpointError,
+    ComposedModel,
+    create_backbone,
+    load_model,
+    mapped_ids,
+    read_checkpoint,
+)
+from train.settings import BackboneTraining, RunSettings
+from train.stages.fit_backbone import fit_backbone
+from train.stages.fit_compose import evaluate_composed
 from train.stages.fit_map import evaluate_mapped
 from train.stages.hard_negatives import candidate_pool
 from train.stages.losses import info_nce
+from train.stages.lower_stages import cache_lower_stages
+from train.stages.triplet_rows import TripletRows
 from train.stages.word_vectors import SemanticTokenEmbedding
-from train.triplets.stage_two import collection_triplets
+from train.triplets import collection_triplets
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.preprocess import Preprocessing
 
@@ -98,9 +107,9 @@ def toy(
         loss = (model.train()(x)[:, 0] - x.sum(1)).square().mean() * spoil(number)
         return loss, {"drawn": float(rng.random())}
 
-    def evaluate() -> dict[str, float]:
+    def evaluate() -> Evaluation:
         with torch.no_grad():  # up and down, so that the best comes long before the last
-            return {"score": float(torch.sin(50 * model.eval()(torch.eye(3)).sum()))}
+            return Evaluation({"score": float(torch.sin(50 * model.eval()(torch.eye(3)).sum()))})
 
     run = Run(
         folder,
@@ -110,9 +119,7 @@ def toy(
         Schedule(steps, warmup=3),
         save_every=3,
     )
-    return run.train(
-        step, evaluate=evaluate, select_by="score", evaluate_every=2, stop_after=stop_after
-    )
+    return run.train(step, Validation(evaluate, "score", every=2), stop_after=stop_after)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +184,7 @@ def test_a_full_disk_stops_a_run_and_loses_no_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(train.model.checkpoint, "save_file", full)
-        with pytest.raises(CheckpointError, match=r"No space left on device.*Free some space and"):
+        with pytest.raises(CheckpointError, match=r"No space left on device.*free some space and"):
             toy(tmp_path)
     left = train.model.checkpoint.find_checkpoint(tmp_path / "last")
     assert left is not None or moment <= 3  # the best at step 2, then two files of the last
@@ -192,7 +199,9 @@ def test_another_configuration_is_refused_by_its_name(unbroken: Path, tmp_path: 
     before = read_checkpoint(tmp_path / "last")
     with pytest.raises(CheckpointError, match=r"another configuration \(different: seed\)"):
         toy(tmp_path, config={"seed": 4, "layers": (1, 2)})
-    with pytest.raises(CheckpointError, match=r"\(different: extra, layers\); name another --out"):
+    with pytest.raises(
+        CheckpointError, match=r"\(different: extra, layers\); choose another --out"
+    ):
         toy(tmp_path, config={"seed": 3, "layers": (1,), "extra": 1})
     after = read_checkpoint(tmp_path / "last")
     assert before[0] == after[0]
@@ -205,7 +214,7 @@ def test_another_configuration_is_refused_by_its_name(unbroken: Path, tmp_path: 
 def test_a_checkpoint_that_lost_a_file_is_not_gone_on_from(file: str, tmp_path: Path) -> None:
     toy(tmp_path, stop_after=5)
     (tmp_path / "last" / f"{file}.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=rf"has lost {file}\.safetensors"):
+    with pytest.raises(CheckpointError, match=rf"lacks {file}\.safetensors"):
         toy(tmp_path)
 
 
@@ -358,7 +367,7 @@ def test_another_seed_gives_another_run(
 def test_a_stage_is_not_resumed_under_other_numbers(data: list[str], tmp_path: Path) -> None:
     with saved_every(3):
         fit("map", tmp_path / "run", data, VIT)
-        with pytest.raises(CheckpointError, match=r"\(different: training\); name another --out"):
+        with pytest.raises(CheckpointError, match=r"\(different: training\); choose another --out"):
             fit("map", tmp_path / "run", data, VIT, lr=0.5)
         with pytest.raises(CheckpointError, match="another configuration"):
             fit("map", tmp_path / "run", data, "tiny-convnet")
@@ -453,9 +462,9 @@ def test_the_adapters_are_kept_as_strong_as_is_best(
     monkeypatch.setattr(train.stages.fit_compose, "evaluate_composed", peak)
     fit("compose", tmp_path / "run", data, str(stages("map")[0]), epochs=1)
     config, best = read_checkpoint(tmp_path / "run" / "best")
-    told = config["progress"]["best_evaluation"]
-    assert told["step"] == 4
-    assert told["figures"]["adapter_strength"] == wanted
+    best_evaluation = config["progress"]["best_evaluation"]
+    assert best_evaluation["step"] == 4
+    assert best_evaluation["figures"]["adapter_strength"] == wanted
     for name, value in tensors_of(tmp_path / "run" / "last")["model"].items():
         share = wanted if name.startswith("adapters.") and ".up." in name else 1.0
         assert torch.equal(best["model"][name], value * share), name
@@ -469,10 +478,12 @@ def test_triplets_are_asked_about_their_own_targets(drawn: st.DataObject) -> Non
         Triplet(str(number), "colour", drawn.draw(st.sampled_from(ids)), "in red", tuple(targets))
         for number, targets in enumerate(drawn.draw(st.lists(names, min_size=1, max_size=8)))
     ]
-    rows = TripletRows(triplets, ids)
+    rows = TripletRows.of(triplets, ids)
     before = [own.tolist() for own in rows.targets]
     for share in (0.0, 0.5, 1.0):
-        asked = rows.about_targets(share, np.random.default_rng(drawn.draw(st.integers(0, 99))))
+        asked = rows.replace_references(
+            share, np.random.default_rng(drawn.draw(st.integers(0, 99)))
+        )
         for place, own in enumerate(before):
             now, right = asked.references[place], asked.targets[place].tolist()
             if right == own:
@@ -551,7 +562,7 @@ def test_an_image_of_a_triplet_that_is_not_there_is_named(
     arguments = ("--data", data[0], "--data", data[1], "--map", line / "map")
     result = ztcir("train", "compose", *arguments, "--triplets", file, "--out", tmp_path / "run")
     assert result.exit_code == 1
-    assert "images that the data does not hold, such as" in result.stderr
+    assert "The data does not contain 1 images of the triplets, such as" in result.stderr
     assert "999999" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run" / "last").exists()
@@ -563,10 +574,14 @@ def test_an_image_of_a_triplet_that_is_not_there_is_named(
         (
             "compose",
             ["--count", "48", "--map", "{line}/backbone/clip"],
-            "'backbone' checkpoint, but a 'map' one is",
+            "'backbone' checkpoint, but a 'map' checkpoint is",
         ),
-        ("compose", ["--count", "48", "--map", "{line}/nothing"], "is no checkpoint"),
-        ("map", ["--backbone", "no-such-model"], "no-such-model is no open_clip model"),
+        (
+            "compose",
+            ["--count", "48", "--map", "{line}/nothing"],
+            "There is no folder {line}/nothing;",
+        ),
+        ("map", ["--backbone", "no-such-model"], "no-such-model is neither an open_clip model nor"),
         ("map", ["--backbone", "tiny-vit:no-such-tag"], "weights 'no-such-tag' of tiny-vit cannot"),
         ("map", ["--backbone", "{line}/backbone/best"], "backbone run that is not finished"),
     ],
@@ -577,7 +592,7 @@ def test_what_a_stage_cannot_start_from(
     filled = [option.format(line=line) for option in options]
     result = ztcir("train", stage, "--data", data[0], "--data", data[1], *filled, "--out", tmp_path)
     assert result.exit_code == 1, result.output
-    assert said in result.stderr
+    assert said.format(line=line) in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -599,7 +614,7 @@ def test_a_file_that_holds_no_weights_is_named(
     backbone = ("--backbone", f"{VIT}:{path}")
     result = ztcir("train", "map", *shards, *backbone, "--out", tmp_path / "run")
     assert result.exit_code == 1, (result.output, result.exception)
-    assert f"The weights {str(path)!r} of tiny-vit cannot be loaded (it is no file" in result.stderr
+    assert f"The weights {str(path)!r} of tiny-vit cannot be loaded (it is not a" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -652,20 +667,22 @@ def test_adapters_are_needed_for_stage_2(data: list[str], tmp_path: Path) -> Non
     start = ("--count", 48, "--map", tmp_path / "map")
     result = ztcir("train", "compose", *shards, *start, "--out", tmp_path / "compose")
     assert result.exit_code == 1
-    assert "has no adapters; train it with an --adapter width" in result.stderr
+    assert "has no adapters; train it with --adapter above 0" in result.stderr
 
 
 def test_the_lower_stages_of_other_images_are_not_taken_for_these(
     data: list[str], tmp_path: Path
 ) -> None:
     images, _ = read_collection(data)
-    config = BackboneTraining(views=1)
     with tiny_fashion_lite():
-        backbone = create_backbone(BackboneConfig(config.backbone))
-        kept = cache_lower_stages(backbone, images[:3], config, tmp_path / "lower.npy").copy()
-        again = cache_lower_stages(backbone, images[:3], config, tmp_path / "lower.npy").copy()
-        other = cache_lower_stages(backbone, images[3:6], config, tmp_path / "lower.npy").copy()
-        fresh = cache_lower_stages(backbone, images[3:6], config, tmp_path / "fresh.npy")
+        backbone = create_backbone(BackboneConfig("fashion-lite"))
+
+        def cached(some: Sequence[TrainingImage], name: str) -> NDArray[np.float16]:
+            config = BackboneTraining()
+            return cache_lower_stages(backbone, some, config, tmp_path / name, views=1).copy()
+
+        kept, again = (cached(images[:3], "lower.npy") for _ in range(2))
+        other, fresh = (cached(images[3:6], name) for name in ("lower.npy", "fresh.npy"))
     np.testing.assert_array_equal(again, kept)
     np.testing.assert_array_equal(other, fresh)
     assert not np.array_equal(other, kept)
@@ -698,7 +715,7 @@ def test_instances_tell_two_views_of_a_photo_from_other_photos(
         config = BackboneTraining(
             epochs=6, batch_size=16, image_lr=3e-3, word_vectors="none", instances=weight
         )
-        backbone = fit_backbone(images, development, config, tmp_path / str(weight))
+        backbone = fit_backbone(images, development, config, RunSettings(tmp_path / str(weight)))
         preprocess = Preprocessing.from_open_clip(backbone.preprocess_cfg)
         with torch.inference_mode():
             views = [
@@ -735,8 +752,7 @@ def test_the_reference_is_always_a_negative(
         return (logits * positive).mean()
 
     monkeypatch.setattr(train.stages.fit_compose, "candidate_pool", record_pool)
-    for name in ("multi_positive_nce", "any_positive_nce"):
-        monkeypatch.setattr(train.stages.fit_compose, name, record_loss, raising=False)
+    monkeypatch.setattr(train.stages.fit_compose, "multi_positive_nce", record_loss)
     stages("map")
     fit("compose", tmp_path / "run", data, stages("compose")[1], epochs=1)
     assert len(seen) == len(pools) == 4
@@ -761,8 +777,8 @@ def trained(stages: Callable[[str], tuple[Path, str]]) -> ComposedModel:
 def plain_queries(model: ComposedModel, v: Tensor, patches: Tensor, ids: Tensor) -> Tensor:
     count = len(v)
     with torch.autocast("cpu", torch.bfloat16):
-        said = model.learn_token(v, patches)
-        return model.encode_query(ids, torch.arange(count), torch.zeros(count), *said).float()
+        reference = model.learn_token(v, patches)
+        return model.encode_query(ids, torch.arange(count), torch.zeros(count), *reference).float()
 
 
 def test_stage_2_is_judged_by_what_it_finds(
@@ -796,7 +812,7 @@ def test_stage_2_is_judged_by_what_it_finds(
         precisions.append(sum(hits) / min(10, len(triplet.targets)))
     expected = sum(precisions) / len(precisions)
     assert 0.2 < expected < 0.98
-    found = evaluate_composed(trained, features, TripletRows(triplets, ids))
+    found = evaluate_composed(trained, features, TripletRows.of(triplets, ids))
     assert found == pytest.approx(expected, abs=1e-6)
 
 

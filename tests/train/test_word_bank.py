@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import PARTS, TRAINING, drawings, write_backbone
 
-from train.data.image import TrainingImage
-from train.data.item import DataError
-from train.loop.engine import Compute
+from train.data import DataError, TrainingImage
+from train.settings import Compute, StageSettings
 from train.stages.fit_map import fit_map
 from train.stages.losses import nearest_word_alignment, soft_text_alignment
 from train.stages.map_batches import Captions
@@ -67,8 +66,8 @@ def test_each_image_is_aligned_with_what_it_has(captioned: list[bool]) -> None:
 def test_captions_are_found_behind_images_that_have_none() -> None:
     embeds = unit(3, 8, seed=4).numpy()
     captions = Captions(embeds, np.array([False, True, False, True, True]))
-    told, found = captions.rows(np.array([4, 0, 3]))
-    assert told.tolist() == [True, False, True]
+    captioned, found = captions.rows(np.array([4, 0, 3]))
+    assert captioned.tolist() == [True, False, True]
     np.testing.assert_array_equal(found, embeds[[2, 1]])
 
 
@@ -85,7 +84,7 @@ def test_a_file_gives_its_words_once(tmp_path: Path) -> None:
     path.write_text("red\n  blue   car \n\nred\n", encoding="utf-8")
     assert read_words(path) == ("red", "blue car")
     path.write_text("red\n", encoding="utf-8")
-    with pytest.raises(DataError, match="holds 1 words"):
+    with pytest.raises(DataError, match="has 1 words, but needs at least 2"):
         read_words(path)
     with pytest.raises(DataError, match="cannot be read"):
         read_words(tmp_path / "none.txt")
@@ -117,10 +116,8 @@ def train(workplace: Path, name: str, every: int, bank: WordBank | None) -> tupl
         development,
         TRAINING,
         PARTS,
-        out,
-        cache=workplace / "cache",
+        StageSettings(out, workplace / "cache", compute=Compute(device="cpu")),
         word_bank=bank,
-        compute=Compute(device="cpu"),
     )
     config = json.loads((out / "last" / "config.json").read_text(encoding="utf-8"))
     lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
