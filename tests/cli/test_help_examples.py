@@ -22,12 +22,7 @@ from ztcir_sdk import benchmark, demo
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.drawings.drawings import demo_gallery
 
-PENDING = {
-    "ztcir train backbone",
-    "ztcir train map",
-    "ztcir train compose",
-    "ztcir export",
-}
+PENDING = {"ztcir export"}
 """Commands whose help has no examples yet."""
 
 RUN = tuple(

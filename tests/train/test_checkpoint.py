@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -280,6 +279,7 @@ def test_a_full_disk_leaves_the_one_before(
 
 def test_a_disk_that_fills_up_within_the_tensors(tmp_path: Path) -> None:
     """The system itself refuses to write on, as it does where the disk is full."""
+    resource = pytest.importorskip("resource", reason="Windows has no limit of a file's size")
     write(tmp_path / "last", 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
@@ -304,6 +304,18 @@ def test_no_checkpoint(tmp_path: Path) -> None:
         CheckpointError, match=r"There is no folder .*nowhere; name a checkpoint or run"
     ):
         read_checkpoint(tmp_path / "nowhere")
+
+
+def test_an_exported_bundle_is_not_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "bundle.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="is an exported bundle, not a checkpoint; name a"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_run_without_a_checkpoint_is_to_be_resumed(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"has no checkpoint yet; repeat its command"):
+        read_checkpoint(tmp_path)
 
 
 @settings(max_examples=40, deadline=None)

@@ -27,6 +27,7 @@ from train.stages.fit_map import fit_map
 from ztcir_sdk.errors import UsageError
 
 SCRIPT = SUPPORT / "distributed_run.py"
+ZTCIR = Path(sys.executable).with_name("ztcir")
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +62,28 @@ def assert_same_run(run: Path, other: Path, *, within: float) -> None:
         torch.testing.assert_close(got[name], value, atol=within, rtol=0, msg=name)
 
 
-def launch(folder: Path, compute: dict[str, Any], *, processes: int) -> None:
-    """Run the script of this folder as ``torchrun`` does, which ``accelerate launch`` is too."""
-    launcher = f"-m torch.distributed.run --standalone --nproc_per_node {processes}"
-    command = [sys.executable, *launcher.split(), str(SCRIPT), str(folder), json.dumps(compute)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=600, check=False
+def python(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
-    assert result.returncode == 0, result.stderr[-4000:]
+
+
+def torchrun(*arguments: object, folder: Path, processes: int) -> None:
+    """Run a program in several processes, as ``torchrun`` and ``accelerate launch`` do."""
+    launcher = f"-m torch.distributed.run --standalone --nproc_per_node {processes}"
+    done = python(*launcher.split(), *arguments, folder=folder)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def launch(folder: Path, compute: dict[str, Any], *, processes: int) -> None:
+    """Train as `distributed_run` does, in several processes."""
+    torchrun(SCRIPT, folder, json.dumps(compute), folder=ROOT, processes=processes)
 
 
 def test_two_processes_make_the_run_of_one(workplace: Path) -> None:
@@ -81,6 +95,51 @@ def test_two_processes_make_the_run_of_one(workplace: Path) -> None:
         assert_same_run(one / stage, two / stage, within=2e-5)
     described = json.loads((two / "map" / "run.json").read_text(encoding="utf-8"))
     assert described["compute"]["processes"] == 2
+
+
+# --- the documented ways to start it, from a folder with files named like ztcir's packages -------
+
+needs_script = pytest.mark.skipif(not ZTCIR.is_file(), reason="the script ztcir is not installed")
+
+
+@pytest.fixture
+def namesakes(tmp_path: Path) -> Path:
+    """A folder with a ``train.py``, a ``cli.py`` and some images."""
+    for name in ("train.py", "cli.py"):
+        (tmp_path / name).write_text("raise SystemExit('not ztcir')\n")
+    (tmp_path / "photos").mkdir()
+    for number, image in enumerate(drawings(24)[0]):
+        image.load().save(tmp_path / "photos" / f"{number}.png")
+    return tmp_path
+
+
+@needs_script
+def test_torchrun_trains_in_a_folder_with_files_named_like_our_packages(
+    workplace: Path, namesakes: Path
+) -> None:
+    data = ("--backbone", workplace / "clip", "--data", "photos", "--device", "cpu")
+    size = ("--steps", 1, "--batch-size", 8, "--out", "run")
+    command = ("--no-python", ZTCIR, "train", "map", *data, *size)
+    torchrun(*command, folder=namesakes, processes=2)
+    described = json.loads((namesakes / "run" / "run.json").read_text(encoding="utf-8"))
+    assert described["compute"]["processes"] == 2
+
+
+@needs_script
+def test_accelerate_starts_the_script_in_a_folder_with_files_named_like_our_packages(
+    namesakes: Path,
+) -> None:
+    launcher = "-m accelerate.commands.launch --cpu --num_processes 1 --no_python"
+    done = python(*launcher.split(), ZTCIR, "train", "map", "--help", folder=namesakes)
+    assert done.returncode == 0, done.stderr
+    assert "Train Stage I" in done.stdout
+
+
+def test_python_m_cli_names_the_file_that_hides_our_package(namesakes: Path) -> None:
+    (namesakes / "cli.py").unlink()
+    done = python("-m", "cli", "train", "map", "--help", folder=namesakes)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"Error: {(namesakes / 'train.py').resolve()} hides the package")
 
 
 def train(workplace: Path, name: str, **compute: Any) -> Path:

@@ -209,6 +209,19 @@ def test_the_cost_is_told_while_there_is_time(
     assert all("expected end" in line and "peak memory" in line for line in lines)
 
 
+def test_without_the_module_resource_a_run_leaves_out_its_peak_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Windows does not have it."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    run(tmp_path)
+    assert "peak_memory_mib" not in summary(tmp_path)
+    assert summary(tmp_path)["samples_per_second"] > 0
+    printed = capsys.readouterr().err
+    assert "samples/s, expected end" in printed
+    assert "memory" not in printed
+
+
 def test_the_cost_counts_samples_against_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("train.loop.record.time.monotonic", lambda: now[0])

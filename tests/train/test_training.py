@@ -584,6 +584,8 @@ def test_an_image_of_a_triplet_that_is_not_there_is_named(
         ("map", ["--backbone", "no-such-model"], "no-such-model is neither an open_clip model nor"),
         ("map", ["--backbone", "tiny-vit:no-such-tag"], "weights 'no-such-tag' of tiny-vit cannot"),
         ("map", ["--backbone", "{line}/backbone/best"], "backbone run that is not finished"),
+        ("map", ["--backbone", "{line}/gone/clip"], "There is no folder {line}/gone/clip; name a"),
+        ("backbone", ["--start", "{line}/nothing"], "There is no folder {line}/nothing;"),
     ],
 )
 def test_what_a_stage_cannot_start_from(
@@ -594,6 +596,22 @@ def test_what_a_stage_cannot_start_from(
     assert result.exit_code == 1, result.output
     assert said.format(line=line) in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("file", ["bundle.json", "photo.jpg"])
+def test_a_folder_named_like_a_model_is_not_taken_for_a_checkpoint(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a bundle that was exported from the model, under its name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ViT-B-32").mkdir()
+    (tmp_path / "ViT-B-32" / file).write_text("{}")
+    result = ztcir("train", "map", "--data", "photos", "--backbone", "ViT-B-32")
+    assert (result.exit_code, result.stdout) == (1, "")
+    [line] = result.stderr.splitlines()
+    kind = "an exported bundle" if file == "bundle.json" else "not a checkpoint"
+    assert line.startswith(f"Error: ViT-B-32 is {kind}")
+    assert "for the open_clip model of that name, add a pretrained tag, as in ViT-B-32:" in line
 
 
 @pytest.mark.parametrize(
@@ -654,7 +672,7 @@ def test_a_folder_below_a_file_is_refused_before_anything_is_read(
     (tmp_path / "file").write_text("")
     result = ztcir("train", stage, "--data", "x.tar", option, tmp_path / "file" / "a" / "b")
     assert result.exit_code == 2, (result.output, result.exception)
-    assert f"for {tmp_path / 'file'} is a file; name another" in result.stderr
+    assert f"because {tmp_path / 'file'} is a file; choose another" in result.stderr
 
 
 def test_adapters_are_needed_for_stage_2(data: list[str], tmp_path: Path) -> None:
