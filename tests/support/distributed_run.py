@@ -1,7 +1,7 @@
-"""Stage I and II on tiny data in the processes that a launcher started; see test_distributed.
+"""Trains both stages on tiny data in the processes that a launcher started.
 
-Usage: distributed_run.py FOLDER COMPUTE, the latter a JSON object of `Compute`'s fields. With
-"shards" among them, Stage I alone from a stream of these.
+Usage: distributed_run.py FOLDER COMPUTE, the latter a JSON object of `Compute`'s fields. With the
+field "shards", it trains Stage I alone, from a stream of these shards.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def both_stages(folder: Path, compute: Compute) -> None:
 
 
 def stream(folder: Path, shards: list[str], compute: Compute) -> None:
-    """Three steps of Stage I, each process from its own shards."""
+    """Train Stage I for three steps; each process reads its own shards."""
     fit_map(
         str(folder.parent / "clip"),
         ShardStream(shards, buffer=8),

@@ -1,7 +1,7 @@
-"""Training in processes of their own, which kill themselves at a given moment.
+"""Training in child processes that kill themselves at a given moment.
 
-Run as a program it loads everything once, then takes a job a line on standard input, does it in a
-fork, and answers with the fork's exit code: -9 where it was killed.
+Run as a program, it imports everything once. Then it reads one job per line from standard input,
+runs it in a fork, and prints the fork's exit code: -9 if it was killed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from places import ROOT, SUPPORT
 
 
 class Trainer:
-    """The program, and the jobs it is given."""
+    """The running program."""
 
     def __init__(self, errors: Path) -> None:
         self.errors = errors
@@ -44,15 +44,15 @@ class Trainer:
         start: str = "",
         dies: tuple[str, int] | None = None,
     ) -> int:
-        """Train a stage, or go on training it; the exit code.
+        """Train a stage, or resume its training; return the exit code.
 
         Args:
             stage: "backbone", "map" or "compose".
             out: the run's folder.
             data: shards.
-            start: what the stage starts from.
-            dies: ("step", n) before step n, from 0; ("swap", n) in the middle of the n-th
-                checkpoint's taking the place of the one before, from 1.
+            start: backbone or checkpoint that the stage starts from.
+            dies: ("step", n) before step n, from 0; ("swap", n) while the n-th checkpoint, from 1,
+                replaces the previous one.
         """
         job = {"stage": stage, "out": str(out), "data": data, "start": start, "dies": dies}
         assert self._process.stdin is not None
@@ -67,7 +67,7 @@ class Trainer:
         """End the program."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.kill()  # it waits for a job; an end of its own takes longer
+        self._process.kill()  # it waits for a job; a regular end takes longer
         self._process.wait()
         self._process.stdin.close()
         self._process.stdout.close()
@@ -116,7 +116,7 @@ def _train(job: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Do jobs until standard input ends."""
+    """Run jobs until standard input ends."""
     import torch
     from tiny_training import unflushed  # with everything that training needs
 

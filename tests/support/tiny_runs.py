@@ -1,4 +1,4 @@
-"""A CLIP of a few thousand weights and drawn pictures: training runs that take seconds."""
+"""A tiny CLIP and drawn images, for training runs that take seconds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PIXELS = {
 
 
 def write_configuration(folder: Path, *, text: Any = None, **model: Any) -> Path:
-    """An open_clip configuration of a tiny CLIP; ``text`` changes its text tower's entries."""
+    """Write an open_clip configuration of a tiny CLIP; ``text`` changes its text tower."""
     folder.mkdir(parents=True, exist_ok=True)
     vision = {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 16}
     tower = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3}
@@ -37,7 +37,7 @@ def write_configuration(folder: Path, *, text: Any = None, **model: Any) -> Path
 
 
 def write_backbone(folder: Path, *, text: Any = None, seed: int = 0, **model: Any) -> Path:
-    """The checkpoint of a tiny backbone with random weights."""
+    """Write the checkpoint of a tiny backbone with random weights; return its folder."""
     configuration = write_configuration(folder / "configuration", text=text, **model)
     torch.manual_seed(seed)
     backbone = create_backbone(BackboneConfig(str(configuration)))
@@ -46,7 +46,7 @@ def write_backbone(folder: Path, *, text: Any = None, seed: int = 0, **model: An
 
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:
-    """Write the checkpoint that `ztcir train backbone` would."""
+    """Write a checkpoint like that of `ztcir train backbone`."""
     config = backbone.config
     write_checkpoint(
         folder,
@@ -61,6 +61,6 @@ def save_backbone(backbone: Backbone, folder: Path) -> None:
 
 
 def drawings(count: int) -> tuple[list[TrainingImage], list[TrainingImage]]:
-    """Drawn pictures to train on, and 20 more to select by."""
+    """Return drawn images to train on, and 20 more as development images."""
     images = drawn_images(count + 20, seed=0)
     return images[:count], images[count:]

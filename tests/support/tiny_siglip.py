@@ -1,6 +1,6 @@
-"""A tiny SigLIP: not causal, pooled at its last position, of a vocabulary that is made here.
+"""A tiny SigLIP: not causal, pooled at its last position, with a vocabulary that is made here.
 
-SigLIP's own vocabularies are only to be downloaded.
+SigLIP's own vocabularies would have to be downloaded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SIGLIP = {
 
 
 def write_vocabulary(folder: Path, kind: str) -> int:
-    """A small vocabulary of the kind of SigLIP's ("t5") or of SigLIP 2's ("gemma"); its size."""
+    """Write a small vocabulary like SigLIP's ("t5") or SigLIP 2's ("gemma"); return its size."""
     corpus = [WORDS, WORDS[::-1], "abcdefghijklmnopqrstuvwxyz0123456789 äöüßéñ中文"]
     if kind == "t5":
         special = ["<pad>", "</s>", "<unk>"]
@@ -58,7 +58,7 @@ def write_vocabulary(folder: Path, kind: str) -> int:
 
 
 def write_siglip(folder: Path, kind: str) -> Path:
-    """The folder of a tiny SigLIP's open_clip configuration, with a vocabulary of that kind."""
+    """Write a tiny SigLIP's configuration, with a vocabulary of that kind; return the folder."""
     size = write_vocabulary(folder / "vocabulary", kind)
     return write_configuration(
         folder, text={**SIGLIP, "vocab_size": size}, custom_text=True, init_logit_bias=-10

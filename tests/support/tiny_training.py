@@ -36,7 +36,7 @@ open_clip.add_model_config(CONFIGS)
 
 VIT, QUICK, CONVNET = "tiny-vit", "tiny-vit-quickgelu", "tiny-convnet"
 SHALLOW = "tiny-convnet-shallow"
-"""One block of text: what it takes to export it is a third."""
+"""Has one text block, so its export takes a third of the time."""
 PARTS = ModelConfig(
     token_learner_width=32,
     token_learner_heads=2,
@@ -53,7 +53,7 @@ GENDERS = ("Men", "Women")
 def tiny_model(
     name: str = VIT, parts: ModelConfig = PARTS, *, random: bool = True
 ) -> ComposedModel:
-    """A model in evaluation mode; ``random`` moves all trained parts, gains and biases."""
+    """Return a model in evaluation mode; ``random`` changes all trained parts, gains and biases."""
     torch.manual_seed(0)
     model = ComposedModel(create_backbone(BackboneConfig(name)), parts).eval()
     generator = torch.Generator().manual_seed(1)
@@ -69,7 +69,7 @@ def tiny_model(
 
 @contextlib.contextmanager
 def tiny_fashion_lite() -> Iterator[None]:
-    """``fashion-lite`` is a small one, and starts from noise in place of ImageNet's weights."""
+    """Replace ``fashion-lite`` by a tiny one with random weights instead of ImageNet's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.model.backbone.CONFIGS", CONFIGS)
         patch.setattr("train.stages.fit_backbone.load_imagenet", lambda trunk: None)
@@ -78,7 +78,7 @@ def tiny_fashion_lite() -> Iterator[None]:
 
 @contextlib.contextmanager
 def unflushed() -> Iterator[None]:
-    """Nothing waits for the disk itself, which tests that share it would do for minutes."""
+    """Do not wait for the disk, which would take tests that share it minutes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda _: None)
         yield
@@ -86,7 +86,7 @@ def unflushed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def saved_every(steps: int) -> Iterator[None]:
-    """Runs write a checkpoint every ``steps`` steps."""
+    """Let runs write a checkpoint every ``steps`` steps."""
     from train.loop.run import Run
 
     start = Run.__init__
@@ -100,7 +100,7 @@ def saved_every(steps: int) -> Iterator[None]:
 
 
 def catalogue(names: int = 20) -> list[dict[str, Any]]:
-    """What is known of each product: four a name, which differ in colour and gender."""
+    """Return the fields of products: four per name, which differ in colour and gender."""
     return [
         {
             "id": 1000 + 4 * number + place,
@@ -127,7 +127,7 @@ def picture(fields: Mapping[str, Any]) -> bytes:
 
 
 def members_of(fields: Mapping[str, Any]) -> list[tuple[str, bytes]]:
-    """The two files of a sample in a shard."""
+    """Return the two files of a sample in a shard."""
     key = str(fields["id"])
     return [(f"{key}.jpg", picture(fields)), (f"{key}.json", json.dumps(fields).encode())]
 
@@ -142,7 +142,7 @@ def write_shard(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
 
 
 def write_collection(folder: Path) -> list[str]:
-    """Two shards of 40 photos each."""
+    """Write two shards of 40 photos each; return their paths."""
     products = catalogue()
     return [
         str(
@@ -178,7 +178,7 @@ def write_validation(folder: Path) -> None:
 
 
 def fit(stage: str, out: Path, data: Sequence[str], start: str = "", **changes: Any) -> None:
-    """Train a stage for twelve steps, on the CPU; ``changes`` are of its configuration."""
+    """Train a stage for twelve steps on the CPU; ``changes`` are hyperparameters."""
     images, development = read_collection(data)
     settings = StageSettings(out, out.parent / "features", compute=Compute(device="cpu"))
     short: dict[str, Any] = {"epochs": 3, "batch_size": 16, **changes}
@@ -201,7 +201,7 @@ def fit(stage: str, out: Path, data: Sequence[str], start: str = "", **changes: 
 def assert_equal_tensors(
     one: Mapping[str, Mapping[str, Tensor]], other: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """The same groups, names and bits."""
+    """Check that both have the same groups, names and bits."""
     assert one.keys() == other.keys()
     for group, tensors in one.items():
         assert tensors.keys() == other[group].keys()

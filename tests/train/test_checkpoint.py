@@ -1,4 +1,4 @@
-"""Checkpoints: what was written is read, a kill or a full disk loses nothing, damage is named."""
+"""Checkpoints: they are read as written, survive kills and full disks, and damage is named."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write(folder: Path, mark: int) -> None:
 
 
 def mark_of(folder: Path) -> int | None:
-    """Which checkpoint stands there, whole; None without one."""
+    """Return the mark of the complete checkpoint in a folder; None without one."""
     found = find_checkpoint(folder)
     if found is None:
         return None
@@ -131,14 +131,14 @@ def test_a_checkpoint_is_replaced_whole(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == ["last"]
 
 
-def test_a_run_stands_for_its_best(tmp_path: Path) -> None:
+def test_the_folder_of_a_run_stands_for_its_best_checkpoint(tmp_path: Path) -> None:
     for name, mark in (("last", 1), ("best", 2), ("clip", 3)):
         write(tmp_path / name, mark)
         assert read_checkpoint(tmp_path)[0] == {"mark": mark}
     assert read_checkpoint(tmp_path / "last")[0] == {"mark": 1}
 
 
-def test_an_optimizer_goes_on_from_its_tensors(tmp_path: Path) -> None:
+def test_an_optimizer_resumes_from_its_tensors(tmp_path: Path) -> None:
     def begin() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
         torch.manual_seed(0)
         layer = torch.nn.Linear(3, 2)
@@ -169,12 +169,12 @@ def test_an_optimizer_goes_on_from_its_tensors(tmp_path: Path) -> None:
 
 
 class Killed(BaseException):
-    """What no `except` of the code under test may see."""
+    """An error that no `except` of the code under test catches."""
 
 
 @contextmanager
 def killed_at(moment: int) -> Iterator[Callable[[], int]]:
-    """End at the given file operation, half done where it can be; counts the operations."""
+    """Stop at the given file operation, half done if possible; counts the operations."""
     count = 0
 
     def operation(really: Callable[..., Any], halfway: Callable[..., None]) -> Callable[..., Any]:
@@ -209,7 +209,7 @@ def killed_at(moment: int) -> Iterator[Callable[[], int]]:
 
 
 def write_and_be_killed(folder: Path, mark: int, moment: int) -> bool:
-    """Whether the write came to its end before the kill."""
+    """Return whether the write ended before the kill."""
     with killed_at(moment):
         try:
             write(folder, mark)
@@ -255,7 +255,7 @@ def test_a_kill_during_the_first_write_leaves_none_or_all_of_it(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("place", ["save_file", "fsync", "write_text"])
-def test_a_full_disk_leaves_the_one_before(
+def test_a_full_disk_leaves_the_previous_checkpoint(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "last", 1)
@@ -277,8 +277,10 @@ def test_a_full_disk_leaves_the_one_before(
     assert mark_of(tmp_path / "last") == 3
 
 
-def test_a_disk_that_fills_up_within_the_tensors(tmp_path: Path) -> None:
-    """The system itself refuses to write on, as it does where the disk is full."""
+def test_a_disk_that_fills_up_while_tensors_are_written_leaves_the_previous_checkpoint(
+    tmp_path: Path,
+) -> None:
+    """The system itself refuses to write, as it does if the disk is full."""
     resource = pytest.importorskip("resource", reason="Windows has no limit of a file's size")
     write(tmp_path / "last", 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -295,7 +297,7 @@ def test_a_disk_that_fills_up_within_the_tensors(tmp_path: Path) -> None:
 # --- damage -------------------------------------------------------------------------------------
 
 
-def test_no_checkpoint(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"is not a checkpoint, because it holds no config\.json"
     ):
@@ -320,7 +322,9 @@ def test_a_run_without_a_checkpoint_is_to_be_resumed(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(["config.json", "model.safetensors"]), st.floats(0, 0.999))
-def test_files_cut_short(tmp_path_factory: pytest.TempPathFactory, file: str, share: float) -> None:
+def test_truncated_files_are_reported_as_damaged(
+    tmp_path_factory: pytest.TempPathFactory, file: str, share: float
+) -> None:
     folder = tmp_path_factory.mktemp("cut") / "last"
     write(folder, 1)
     whole = (folder / file).read_bytes().rstrip()
@@ -330,7 +334,7 @@ def test_files_cut_short(tmp_path_factory: pytest.TempPathFactory, file: str, sh
 
 
 @pytest.mark.parametrize("content", [b"\xff" * 40, b"", b"\x00" * 40, b"not a tensor file at all"])
-def test_a_file_that_holds_something_else(content: bytes, tmp_path: Path) -> None:
+def test_files_with_other_content_are_reported_as_damaged(content: bytes, tmp_path: Path) -> None:
     write(tmp_path / "last", 1)
     (tmp_path / "last" / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match="it is damaged"):
@@ -362,7 +366,7 @@ def test_a_model_comes_back_as_it_was(model: ComposedModel, tmp_path: Path) -> N
     assert_equal_tensors({"all": read.state_dict()}, {"all": model.state_dict()})
 
 
-def test_weights_of_a_checkpoint_are_not_called_random(
+def test_no_warning_calls_the_weights_of_a_checkpoint_random(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     load_backbone(str(write_backbone(tmp_path)))
@@ -390,7 +394,7 @@ def test_a_backbone_comes_from_a_folder_or_by_name(model: ComposedModel, tmp_pat
         (None, None, "None checkpoint"),
     ],
 )
-def test_a_checkpoint_of_another_kind(
+def test_a_checkpoint_of_another_kind_is_refused(
     kind: str | None, need: str | None, known: str, model: ComposedModel, tmp_path: Path
 ) -> None:
     write_model(tmp_path / "last", model, kind=kind)
@@ -424,14 +428,14 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["model", "backbone"])
-def test_lost_weights_are_not_made_up(file: str, model: ComposedModel, tmp_path: Path) -> None:
+def test_missing_weights_are_refused(file: str, model: ComposedModel, tmp_path: Path) -> None:
     write_model(tmp_path / "last", model)
     (tmp_path / "last" / f"{file}.safetensors").unlink()
     with pytest.raises(CheckpointError, match="does not fit its own configuration"):
         load_model(tmp_path)
 
 
-def test_weights_of_another_shape_or_name(model: ComposedModel, tmp_path: Path) -> None:
+def test_weights_of_another_shape_or_name_are_refused(model: ComposedModel, tmp_path: Path) -> None:
     write_model(tmp_path / "a", model, model={**describe_model(model, "map")["model"], "tokens": 2})
     with pytest.raises(CheckpointError, match=r"1 weights differ, such as token_learner\.queries"):
         load_model(tmp_path / "a")
@@ -444,7 +448,7 @@ def test_weights_of_another_shape_or_name(model: ComposedModel, tmp_path: Path) 
         load_model(tmp_path / "c")
 
 
-def test_an_unfinished_backbone_run_is_no_backbone(tmp_path: Path) -> None:
+def test_an_unfinished_backbone_run_is_refused(tmp_path: Path) -> None:
     write_checkpoint(
         tmp_path / "best", {"kind": "backbone", "backbone": VIT}, {"model": {"w": ROW}}
     )

@@ -1,4 +1,4 @@
-"""Recipes of train/configs: each names a backbone that there is, and trains on it as it stands."""
+"""Recipes of train/configs: each names an existing backbone and can train on it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TOWERS = {
     "mobileclip2-b": (True, "eot", None, 196, 768),
     "siglip2-b-32": (False, "last", 64, 64, 768),
 }
-"""causal, pool, pad_to, patches and their width, as the models were published."""
+"""causal, pool, pad_to, number and width of patches, as published."""
 TEXTS = ("make it red", "blue", "a dress", "for men")
 
 
@@ -45,7 +45,7 @@ def test_the_recipes_are_these() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_makes_all_configurations(name: str) -> None:
+def test_a_recipe_makes_all_settings(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.about.endswith(".")
     assert recipe.parts(tokens=2).tokens == 2
@@ -57,7 +57,7 @@ def test_a_recipe_makes_all_configurations(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
-def test_the_weights_exist_and_want_the_activation_that_the_model_has(name: str) -> None:
+def test_the_weights_exist_and_need_the_activation_of_the_model(name: str) -> None:
     model, _, tag = str(load_recipe(name).backbone).partition(":")
     weights = open_clip.get_pretrained_cfg(model, tag)
     assert weights, f"{model} has no weights {tag}"
@@ -70,7 +70,7 @@ def test_the_weights_exist_and_want_the_activation_that_the_model_has(name: str)
     ("model", "tag", "forced"),
     [("ViT-B-32", "openai", True), ("ViT-B-32", "laion2b_s34b_b79k", False)],
 )
-def test_weights_bring_their_activation_whatever_the_model_is_called(
+def test_a_model_gets_the_activation_of_its_weights_whatever_its_name(
     monkeypatch: pytest.MonkeyPatch, model: str, tag: str, forced: bool
 ) -> None:
     create = open_clip.create_model
@@ -88,7 +88,7 @@ def test_weights_bring_their_activation_whatever_the_model_is_called(
 def test_both_stages_take_a_step_at_full_size(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Random weights and a few drawings; the text may be any, so any vocabulary will do."""
+    """Random weights and a few drawings; the texts do not matter, nor does the vocabulary."""
     write_vocabulary(tmp_path / "vocabulary", "gemma")
     read_tower = read_text_tower
 
@@ -119,7 +119,7 @@ def test_both_stages_take_a_step_at_full_size(
     composed = fit_compose(tmp_path / "map", training, triplets, composing, settings)
     assert moved_parts(start, mapped) == {"token_learner", "vsi"}
     assert moved_parts(mapped, composed) == {"adapters"}
-    for stage in ("map", "compose"):  # gigabytes, of which nothing is to be learnt afterwards
+    for stage in ("map", "compose"):  # gigabytes
         shutil.rmtree(tmp_path / stage)
 
 
@@ -133,7 +133,7 @@ def triplets_of(images: Sequence[TrainingImage]) -> list[Triplet]:
 
 
 def moved_parts(before: ComposedModel, after: ComposedModel) -> set[str]:
-    """Which of a model's parts have a weight or a buffer with other bits."""
+    """Return the parts of a model whose weights or buffers have changed."""
     kept, state = before.state_dict(), after.state_dict()
     assert kept.keys() == state.keys()
     assert all(bool(value.isfinite().all()) for value in state.values())
@@ -145,7 +145,7 @@ def moved_parts(before: ComposedModel, after: ComposedModel) -> set[str]:
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What `ztcir train map` calls the training with, which is not run."""
+    """The arguments of the training that `ztcir train map` would run."""
     seen: dict[str, Any] = {}
 
     def fit_map(backbone: str, *given: Any, **options: Any) -> None:
@@ -161,7 +161,7 @@ def invoke(*arguments: str) -> Any:
     return CliRunner().invoke(train_command, ["map", "--data", "x.tar", *arguments])
 
 
-def test_a_recipe_is_what_the_options_default_to(called: dict[str, Any]) -> None:
+def test_a_recipe_sets_the_defaults_of_the_options(called: dict[str, Any]) -> None:
     result = invoke("--config", "vit-b-32-openai", "--lr", "0.25", "--no-vsi")
     assert result.exit_code == 0, result.output
     recipe = load_recipe("vit-b-32-openai")
@@ -170,7 +170,7 @@ def test_a_recipe_is_what_the_options_default_to(called: dict[str, Any]) -> None
     assert called["parts"] == recipe.parts(vsi_layers=())
 
 
-def test_without_a_recipe_the_defaults_are_the_options_own(called: dict[str, Any]) -> None:
+def test_without_a_recipe_options_have_their_own_defaults(called: dict[str, Any]) -> None:
     result = invoke("--backbone", "ViT-B-32", "--precision", "fp32", "--micro-batches", "4")
     assert result.exit_code == 0, result.output
     assert called["compute"].precision == "fp32"
@@ -191,7 +191,7 @@ def test_without_a_recipe_the_defaults_are_the_options_own(called: dict[str, Any
         ('{"stage": {}}', "stage is no known entry"),
     ],
 )
-def test_a_wrong_recipe_is_named(tmp_path: Path, content: str | None, sentence: str) -> None:
+def test_an_error_in_a_recipe_is_named(tmp_path: Path, content: str | None, sentence: str) -> None:
     path = tmp_path / "recipe.json"
     if content is not None:
         path.write_text(content, encoding="utf-8")
@@ -199,7 +199,7 @@ def test_a_wrong_recipe_is_named(tmp_path: Path, content: str | None, sentence: 
         load_recipe(str(path))
 
 
-def test_a_file_is_a_recipe_too(tmp_path: Path) -> None:
+def test_a_recipe_can_be_a_file(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     values = {"backbone": "ViT-B-16:openai", "model": {"vsi_layers": [1, 3]}}
     path.write_text(json.dumps(values), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""However a step is computed, it must be the same step: in pieces, again, or by two processes."""
+"""Steps are the same in micro-batches, with recomputing, and in two processes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def launch(folder: Path, compute: dict[str, Any], *, processes: int) -> None:
     torchrun(SCRIPT, folder, json.dumps(compute), folder=ROOT, processes=processes)
 
 
-def test_two_processes_make_the_run_of_one(workplace: Path) -> None:
+def test_two_processes_train_like_one(workplace: Path) -> None:
     compute = {"precision": "fp32", "device": "cpu"}
     one, two = workplace / "one", workplace / "two"
     both_stages(one, Compute(precision="fp32", device="cpu"))
@@ -170,14 +170,14 @@ def whole(workplace: Path) -> Path:
         pytest.param({"compile": True}, marks=pytest.mark.slow),
     ],
 )
-def test_pieces_and_recomputing_change_nothing(
+def test_micro_batches_and_checkpointing_change_nothing(
     workplace: Path, whole: Path, compute: dict[str, Any]
 ) -> None:
     other = train(workplace, "-".join(compute), precision="fp32", **compute)
     assert_same_run(whole, other, within=2e-5)
 
 
-def test_micro_batches_never_remember_more_than_their_own(workplace: Path) -> None:
+def test_micro_batches_are_recomputed_one_by_one_in_the_backward_pass(workplace: Path) -> None:
     seen: list[int] = []
 
     def encode(rows: np.ndarray) -> torch.Tensor:
@@ -195,7 +195,7 @@ def test_micro_batches_never_remember_more_than_their_own(workplace: Path) -> No
 
 # the loss scale of fp16 starts so large that the first step overflows and is left out
 @pytest.mark.parametrize(("precision", "within"), [("bf16", 0.02), ("fp16", 0.06)])
-def test_half_precision_trains_on_the_same_course(
+def test_half_precision_gives_similar_losses(
     workplace: Path, whole: Path, precision: str, within: float
 ) -> None:
     other = train(workplace, precision, precision=precision)
@@ -210,7 +210,7 @@ def test_fp16_resumes_with_its_loss_scale(workplace: Path) -> None:
 
 
 @given(total=st.integers(1, 50), count=st.integers(1, 7))
-def test_shares_put_together_are_the_batch(total: int, count: int) -> None:
+def test_the_shares_of_all_processes_make_up_the_batch(total: int, count: int) -> None:
     batch = np.arange(100, 100 + total)
     shares = []
     for rank in range(count):
@@ -230,6 +230,6 @@ def test_shares_put_together_are_the_batch(total: int, count: int) -> None:
         lambda: Engine(Compute(device="cuda:99")),
     ],
 )
-def test_impossible_computing_is_refused_with_a_way_out(wrong: Callable[[], Any]) -> None:
+def test_impossible_settings_are_refused_with_a_way_out(wrong: Callable[[], Any]) -> None:
     with pytest.raises(UsageError, match=r"(choose from|must be at least) "):
         wrong()

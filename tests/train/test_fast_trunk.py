@@ -1,4 +1,4 @@
-"""The upper trunk as matrix products gives what timm gives, and the same gradients."""
+"""The upper trunk as matrix products has the outputs and gradients of timm's."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("first_stage", "batch", "size", "training"), CASES)
-def test_values_gradients_and_statistics_are_timms(
+def test_values_gradients_and_statistics_equal_timms(
     trunk: Any, first_stage: int, batch: int, size: tuple[int, int], training: bool
 ) -> None:
     generator = torch.Generator().manual_seed(1)

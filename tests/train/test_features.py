@@ -40,7 +40,7 @@ def backbone(checkpoint: Path) -> Backbone:
 
 
 class Counted:
-    """A picture that counts how often it is read, and may break off like a killed process."""
+    """An image that counts how often it is read, and can stop like a killed process."""
 
     reads = 0
     until = 1_000_000
@@ -64,7 +64,7 @@ def images(monkeypatch: pytest.MonkeyPatch) -> list[TrainingImage]:
     return [dataclasses.replace(image, load=Counted(image)) for image in some]
 
 
-def test_live_patches_are_the_kept_ones(
+def test_live_patches_equal_cached_ones(
     backbone: Backbone, images: list[TrainingImage], tmp_path: Path
 ) -> None:
     kept = image_features(backbone, images, tmp_path / "a", batch=16, patches=True)
@@ -78,10 +78,10 @@ def test_live_patches_are_the_kept_ones(
     assert kept.rows(rows)[1].std() > 0.1
 
 
-def test_live_pictures_are_decoded_side_by_side(
+def test_live_images_are_decoded_in_parallel(
     backbone: Backbone, images: list[TrainingImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A GPU would wait for them; a thread alone at the barrier breaks it."""
+    """Otherwise a GPU would wait. A single thread breaks the barrier."""
     monkeypatch.setattr(module, "available_cores", lambda: 2)
     barrier = threading.Barrier(2)
 
@@ -95,10 +95,10 @@ def test_live_pictures_are_decoded_side_by_side(
     assert len(module.LivePatches(backbone, some)(np.arange(4))) == 4
 
 
-def test_announced_pictures_are_decoded_before_they_are_asked_for(
+def test_announced_images_are_decoded_in_advance(
     backbone: Backbone, images: list[TrainingImage]
 ) -> None:
-    """So that a GPU that computes one batch does not wait for the next one's pictures."""
+    """So that a GPU does not wait for the images of the next batch."""
     live, read = module.LivePatches(backbone, images), threading.Event()
 
     def load(image: TrainingImage) -> Image.Image:
@@ -116,7 +116,7 @@ def test_announced_pictures_are_decoded_before_they_are_asked_for(
     assert Counted.reads == before + 1  # of the one that was not announced
 
 
-def test_what_is_complete_is_never_computed_again(
+def test_complete_features_are_never_computed_again(
     backbone: Backbone, images: list[TrainingImage], tmp_path: Path
 ) -> None:
     first = image_features(backbone, images, tmp_path)
@@ -130,7 +130,7 @@ def test_what_is_complete_is_never_computed_again(
 
 
 @pytest.mark.parametrize("patches", [True, False])
-def test_a_killed_computation_goes_on_where_it_was(
+def test_a_killed_computation_resumes_where_it_was(
     backbone: Backbone,
     images: list[TrainingImage],
     tmp_path: Path,
@@ -152,7 +152,7 @@ def test_a_killed_computation_goes_on_where_it_was(
         np.testing.assert_array_equal(found.patches, whole.patches)
 
 
-def test_patches_that_were_left_out_can_be_had_later(
+def test_patches_can_be_cached_later(
     backbone: Backbone, images: list[TrainingImage], tmp_path: Path
 ) -> None:
     without = image_features(backbone, images, tmp_path, patches=False)
@@ -165,7 +165,7 @@ def disk(free: int) -> Any:
     return lambda folder: Usage(10**12, 10**12 - free, free)
 
 
-def test_room_is_measured(
+def test_patches_are_cached_only_if_the_disk_has_room(
     backbone: Backbone,
     images: list[TrainingImage],
     tmp_path: Path,
@@ -182,7 +182,7 @@ def test_room_is_measured(
     assert image_features(backbone, images, tmp_path / "c").patches is not None
 
 
-def test_a_disk_that_fills_up_is_told_before_anything_is_computed(
+def test_a_full_disk_is_reported_before_anything_is_computed(
     backbone: Backbone,
     images: list[TrainingImage],
     tmp_path: Path,
@@ -199,7 +199,9 @@ def test_a_disk_that_fills_up_is_told_before_anything_is_computed(
     assert image_features(backbone, images, tmp_path).patches is not None
 
 
-def test_training_is_the_same_with_patches_kept_and_live(checkpoint: Path, tmp_path: Path) -> None:
+def test_training_is_the_same_with_cached_and_live_patches(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     some, development = drawings(44)
     losses = []
     for name, patches in (("kept", True), ("live", False)):
@@ -238,7 +240,7 @@ def test_texts_are_embedded_once_for_the_same_tower_and_the_same_texts(
     assert len(calls) == 3
 
 
-def test_a_disk_that_fills_up_within_texts_is_told(
+def test_a_disk_that_fills_up_while_texts_are_cached_is_reported(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(stream: IO[bytes], array: np.ndarray) -> None:

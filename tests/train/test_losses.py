@@ -1,4 +1,4 @@
-"""Losses and hard negatives against cases worked by hand and plain loops."""
+"""Losses and hard negatives against hand-computed cases and plain loops."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ many = settings(max_examples=40, deadline=None)
 
 
 def random_case(seed: int, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, positives (at least one a row) and exclusions, in float64."""
+    """Return logits, positives (at least one per row) and exclusions, in float64."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(rows, columns, generator=generator, dtype=torch.float64) * 5
     positive = torch.rand(rows, columns, generator=generator) < 0.3
@@ -35,7 +35,7 @@ def unit(seed: int, *shape: int) -> Tensor:
 
 
 def probabilities(row: Tensor, left_out: Tensor) -> dict[int, float]:
-    """Softmax over the columns that are not left out, one number at a time."""
+    """Return the softmax over the columns that are not left out."""
     weights = {
         column: math.exp(value) for column, value in enumerate(row.tolist()) if not left_out[column]
     }
@@ -123,9 +123,7 @@ def test_rows_and_columns_may_come_in_any_order(seed: int, rows: int, columns: i
 
 @many
 @given(seeds, sizes, sizes)
-def test_excluded_columns_count_as_if_they_were_not_there(
-    seed: int, rows: int, columns: int
-) -> None:
+def test_excluded_columns_are_left_out(seed: int, rows: int, columns: int) -> None:
     logits, positive, excluded = random_case(seed, rows, columns)
     gone = excluded & ~positive
     leaf = logits.clone().requires_grad_()
@@ -202,7 +200,7 @@ def test_soft_alignment_is_the_mean_divergence_from_the_target(
 
 @many
 @given(seeds, sizes, sizes)
-def test_soft_alignment_vanishes_where_query_and_target_say_the_same(
+def test_soft_alignment_vanishes_if_query_and_target_are_equal(
     seed: int, rows: int, columns: int
 ) -> None:
     queries, texts = unit(seed, rows, 4), unit(seed + 1, columns, 4)
@@ -254,7 +252,7 @@ def answers_of(
 
 @many
 @given(seeds, sizes, st.integers(1, 12), st.floats(-0.5, 1), st.data())
-def test_ignored_is_known_or_nearly_the_target_and_never_the_reference(
+def test_right_answers_and_near_duplicates_are_ignored_but_never_the_reference(
     seed: int, rows: int, gallery_size: int, threshold: float, data: st.DataObject
 ) -> None:
     gallery = unit(seed, gallery_size, 3)
@@ -285,7 +283,7 @@ def test_mine_gives_the_nearest_wrong_images_whatever_the_chunk(
         assert mined[row, : len(wrong)].tolist() == wrong[:count]
 
 
-def test_mining_leaves_no_trace_in_the_gradient() -> None:
+def test_mining_has_no_gradient() -> None:
     queries = unit(0, 2, 3).requires_grad_()
     gallery = unit(1, 5, 3)
     nothing = torch.zeros(0, dtype=torch.int64)

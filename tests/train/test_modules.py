@@ -122,10 +122,10 @@ def plain_query(
     length = model.backbone.context_length
     ids = torch.nn.functional.pad(ids, (0, length - ids.shape[1]))
     at = (ids < 0).numpy()
-    said, seen = v.double().numpy()[index], patches.double().numpy()[index]
+    embeds, seen = v.double().numpy()[index], patches.double().numpy()[index]
     token_heads, vsi_heads = model.config.token_learner_heads, model.config.vsi_heads
     words = plain_token(
-        w.below("token_learner"), said, seen, model.config.token_learner_depth, token_heads
+        w.below("token_learner"), embeds, seen, model.config.token_learner_depth, token_heads
     )
     x = text.token_embedding(ids.clamp(min=0)).double().numpy()
     for row, column in zip(*np.nonzero(at), strict=True):
@@ -165,13 +165,13 @@ def images(model: ComposedModel, count: int, seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def encode(
-    model: ComposedModel, ids: Tensor, index: Tensor, scale: Tensor, said: tuple[Tensor, ...]
+    model: ComposedModel, ids: Tensor, index: Tensor, scale: Tensor, reference: tuple[Tensor, ...]
 ) -> Tensor:
-    return model.encode_query(ids, index, scale, *said)
+    return model.encode_query(ids, index, scale, *reference)
 
 
 def bare(model: ComposedModel) -> tuple[Tensor, Tensor, Tensor]:
-    """A reference that nothing asks about."""
+    """The tensors of a reference, for texts without a placeholder."""
     with torch.no_grad():
         return model.learn_token(*model.encode_image(images(model, 1)))
 
@@ -283,7 +283,7 @@ def test_a_new_adapter_changes_nothing() -> None:
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 8))
-def test_texts_of_like_length_are_encoded_together_and_come_back_in_order(
+def test_texts_of_similar_length_are_encoded_together_and_returned_in_order(
     lengths: list[int], most: int
 ) -> None:
     seen: list[list[int]] = []
@@ -302,15 +302,15 @@ def test_texts_of_like_length_are_encoded_together_and_come_back_in_order(
 
 @pytest.mark.parametrize("tokens", [1, 3])
 @pytest.mark.parametrize("tower", TOWERS)
-def test_queries_are_what_the_method_says(tower: str, tokens: int) -> None:
+def test_queries_equal_the_method_in_numpy(tower: str, tokens: int) -> None:
     model = tiny_model(tower, dataclasses.replace(PARTS, tokens=tokens))
     ids = prompt_ids(TEXTS, tokens=tokens)
     index = torch.tensor([1, 0, 1, 2])  # references shared, out of order
     scale = torch.tensor([1.0, 0.0, 0.4, 1.0])
     with torch.no_grad():
         v, patches = model.encode_image(images(model, 3))
-        said = model.learn_token(v, patches)
-    found = encode(model, ids, index, scale, said).numpy()
+        reference = model.learn_token(v, patches)
+    found = encode(model, ids, index, scale, reference).numpy()
     expected = plain_query(model, ids, index, scale, v, patches)
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-6)
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -322,7 +322,7 @@ def test_without_placeholder_and_adapters_it_is_open_clips_text_encoder(
     model: ComposedModel,
 ) -> None:
     clip = model.backbone.clip
-    texts = [*TEXTS, "a very long wish " * 40, "<end_of_text> in red"]
+    texts = [*TEXTS, "a very long text " * 40, "<end_of_text> in red"]
     with pytest.warns(TextTruncatedWarning):
         ids = text_ids(texts)
     zeros = torch.zeros(len(texts))
@@ -335,7 +335,7 @@ def test_without_placeholder_and_adapters_it_is_open_clips_text_encoder(
 
 
 @torch.no_grad()
-def test_images_are_open_clips(model: ComposedModel) -> None:
+def test_image_embeddings_equal_open_clips(model: ComposedModel) -> None:
     pixels = images(model, 3)
     visual = model.backbone.clip.visual
     v, patches = model.encode_image(pixels)
@@ -363,61 +363,63 @@ def test_before_training_adapters_leave_stage_1_exactly_as_it_is(tower: str) -> 
     without.load_state_dict(fresh.state_dict(), strict=False)
     ids, index = prompt_ids(TEXTS), torch.tensor([0, 1, 1, 0])
     with torch.no_grad():
-        said = fresh.learn_token(*fresh.encode_image(images(fresh, 2)))
-    off, on = (encode(fresh, ids, index, torch.full((4,), a), said) for a in (0.0, 1.0))
+        reference = fresh.learn_token(*fresh.encode_image(images(fresh, 2)))
+    off, on = (encode(fresh, ids, index, torch.full((4,), a), reference) for a in (0.0, 1.0))
     assert torch.equal(off, on)
-    assert torch.equal(off, encode(without, ids, index, torch.ones(4), said))
+    assert torch.equal(off, encode(without, ids, index, torch.ones(4), reference))
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
-def test_a_strength_can_be_worked_into_the_adapters(strength: float) -> None:
+def test_a_strength_can_be_multiplied_into_the_adapters(strength: float) -> None:
     model, weaker = tiny_model(), tiny_model()
     weaker.load_state_dict(model.parts(strength=strength), strict=False)
     ids, index = prompt_ids(TEXTS), torch.tensor([0, 1, 1, 0])
     with torch.no_grad():
-        said = model.learn_token(*model.encode_image(images(model, 2)))
+        reference = model.learn_token(*model.encode_image(images(model, 2)))
     for scale in (1.0, 0.3):
-        expected = encode(model, ids, index, torch.full((4,), scale * strength), said)
-        found = encode(weaker, ids, index, torch.full((4,), scale), said)
+        expected = encode(model, ids, index, torch.full((4,), scale * strength), reference)
+        found = encode(weaker, ids, index, torch.full((4,), scale), reference)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
-def test_a_prompt_cut_after_its_end_is_the_padded_one(model: ComposedModel) -> None:
-    said = bare(model)
+def test_a_prompt_cut_after_its_end_is_encoded_like_the_padded_one(model: ComposedModel) -> None:
+    reference = bare(model)
     for text in TEXTS:
         ids = prompt_ids([text])
         padded = torch.nn.functional.pad(ids, (0, 77 - ids.shape[1]))
         one, zero = torch.ones(1), torch.zeros(1).long()
-        cut = encode(model, ids, zero, one, said)
-        torch.testing.assert_close(encode(model, padded, zero, one, said), cut, atol=1e-6, rtol=0)
+        cut = encode(model, ids, zero, one, reference)
+        torch.testing.assert_close(
+            encode(model, padded, zero, one, reference), cut, atol=1e-6, rtol=0
+        )
 
 
-def test_what_a_batch_holds_besides_does_not_matter(vit: ComposedModel) -> None:
+def test_queries_do_not_depend_on_the_rest_of_the_batch(vit: ComposedModel) -> None:
     with torch.no_grad():
-        said = vit.learn_token(*vit.encode_image(images(vit, 3)))
+        reference = vit.learn_token(*vit.encode_image(images(vit, 3)))
     ids, index, scale = prompt_ids(TEXTS), torch.tensor([2, 0, 2, 1]), torch.rand(4)
-    together = encode(vit, ids, index, scale, said)
+    together = encode(vit, ids, index, scale, reference)
     for row in range(4):
         alone = encode(
             vit,
             prompt_ids([TEXTS[row]]),
             torch.zeros(1).long(),
             scale[row : row + 1],
-            tuple(part[index[row]][None] for part in said),
+            tuple(part[index[row]][None] for part in reference),
         )
         torch.testing.assert_close(alone[0], together[row], atol=1e-6, rtol=0)
 
 
-def test_everything_that_is_said_of_an_image_matters(model: ComposedModel) -> None:
-    said = bare(model)
+def test_every_tensor_of_a_reference_matters(model: ComposedModel) -> None:
+    reference = bare(model)
     ids, zero = prompt_ids(["make it red"]), torch.zeros(1).long()
-    before = encode(model, ids, zero, torch.ones(1), said)
+    before = encode(model, ids, zero, torch.ones(1), reference)
 
     def moved(*parts: Tensor, scale: float = 1.0) -> float:
         after = encode(model, ids, zero, torch.tensor([scale]), parts)
         return (after - before).abs().max().item()
 
-    words, keys, values = said
+    words, keys, values = reference
     assert keys.shape[1] == 2
     assert moved(words, keys, values) == 0
     assert moved(words + torch.randn(words.shape), keys, values) > 1e-3
@@ -448,10 +450,10 @@ def test_each_pseudo_word_stands_at_its_own_place() -> None:
 def test_a_text_without_placeholder_does_not_see_the_image(model: ComposedModel) -> None:
     ids = text_ids(TEXTS)
     zeros, ones = torch.zeros(len(TEXTS)).long(), torch.ones(len(TEXTS))
-    said = bare(model)
-    other = tuple(part + 1 for part in said)
+    reference = bare(model)
+    other = tuple(part + 1 for part in reference)
     assert torch.equal(
-        encode(model, ids, zeros, ones, said), encode(model, ids, zeros, ones, other)
+        encode(model, ids, zeros, ones, reference), encode(model, ids, zeros, ones, other)
     )
 
 
@@ -460,15 +462,15 @@ def test_parts_can_be_left_out() -> None:
     model = tiny_model(VIT, nothing)
     with torch.no_grad():
         v, patches = model.encode_image(images(model, 2))
-        said = model.learn_token(v, patches)
+        reference = model.learn_token(v, patches)
         again = model.learn_token(v, patches + torch.randn(patches.shape))
-    assert said[0].shape == (2, 1, 32)
-    assert said[1].shape[:2] == said[2].shape[:2] == (2, 0)
-    assert torch.equal(said[0], again[0])
+    assert reference[0].shape == (2, 1, 32)
+    assert reference[1].shape[:2] == reference[2].shape[:2] == (2, 0)
+    assert torch.equal(reference[0], again[0])
     assert {name.split(".")[0] for name in model.parts()} == {"token_learner"}
     ids, index = prompt_ids(TEXTS), torch.tensor([0, 1, 0, 1])
-    found = encode(model, ids, index, torch.zeros(4), said)
-    assert torch.equal(found, encode(model, ids, index, torch.ones(4), said))
+    found = encode(model, ids, index, torch.zeros(4), reference)
+    assert torch.equal(found, encode(model, ids, index, torch.ones(4), reference))
     expected = plain_query(model, ids, index, torch.zeros(4), v, patches)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
@@ -487,9 +489,9 @@ def test_injection_needs_a_block_to_inject_into(layers: tuple[int, ...]) -> None
 
 def test_the_backbone_is_frozen_and_all_the_rest_learns(model: ComposedModel) -> None:
     v, patches = model.encode_image(images(model, 2))
-    said = model.learn_token(v, patches)
+    reference = model.learn_token(v, patches)
     queries = model.encode_query(
-        prompt_ids(["red", "blue"]), torch.tensor([0, 1]), torch.ones(2), *said
+        prompt_ids(["red", "blue"]), torch.tensor([0, 1]), torch.ones(2), *reference
     )
     model.zero_grad()
     queries[:, 0].sum().backward()
@@ -505,13 +507,13 @@ def test_the_backbone_is_frozen_and_all_the_rest_learns(model: ComposedModel) ->
 # --- backbones ----------------------------------------------------------------------------------
 
 
-def test_the_activation_is_told() -> None:
+def test_the_activation_is_detected() -> None:
     assert tiny_model(QUICK).backbone.quick_gelu
     assert not tiny_model(VIT).backbone.quick_gelu
 
 
 @pytest.mark.parametrize(
-    ("vision", "text", "said"),
+    ("vision", "text", "sentence"),
     [
         ({}, {"pool_type": "eos"}, "pools by 'eos'"),
         ({}, {"qk_norm": True}, "not open_clip's standard transformer"),
@@ -520,8 +522,8 @@ def test_the_activation_is_told() -> None:
         ({"layers": [1, 1, 1, 1], "image_size": 64}, {}, "image tower ModifiedResNet"),
     ],
 )
-def test_what_the_graphs_cannot_be_cut_from_is_refused(
-    vision: dict[str, object], text: dict[str, object], said: str, tmp_path: Path
+def test_unsupported_towers_are_refused(
+    vision: dict[str, object], text: dict[str, object], sentence: str, tmp_path: Path
 ) -> None:
     tower = {"image_size": 32, "layers": 1, "width": 32, "head_width": 8, "patch_size": 8}
     words = {"context_length": 77, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
@@ -537,7 +539,7 @@ def test_what_the_graphs_cannot_be_cut_from_is_refused(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.model.backbone.CONFIGS", tmp_path)
-        with pytest.raises(UnsupportedBackboneError, match=said):
+        with pytest.raises(UnsupportedBackboneError, match=sentence):
             create_backbone(BackboneConfig("strange"))
 
 

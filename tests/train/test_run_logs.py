@@ -1,4 +1,4 @@
-"""What a run tells of itself: one run.json, a log and TensorBoard curves with each step once."""
+"""What a run records: one run.json, a log, and TensorBoard curves with each step once."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def summary(folder: Path) -> dict[str, Any]:
     return read
 
 
-def test_run_json_is_there_from_the_start_and_whole_at_the_end(tmp_path: Path) -> None:
+def test_run_json_is_written_at_the_start_and_completed_at_the_end(tmp_path: Path) -> None:
     data = {"training": data_fingerprint(drawings(5)[0])}
     run(tmp_path, stop_after=3, data=data)
     begun = summary(tmp_path)
@@ -88,14 +88,14 @@ def test_run_json_is_there_from_the_start_and_whole_at_the_end(tmp_path: Path) -
     }
 
 
-def test_a_finished_run_keeps_what_it_told(tmp_path: Path) -> None:
+def test_a_finished_run_keeps_its_summary(tmp_path: Path) -> None:
     run(tmp_path)
     ended = summary(tmp_path)
     assert run(tmp_path) == ended["figures"]
     assert summary(tmp_path) == ended
 
 
-def test_a_fingerprint_tells_collections_apart() -> None:
+def test_different_collections_have_different_fingerprints() -> None:
     images, _ = drawings(5)
     changed = dataclasses.replace(
         images[2], item=dataclasses.replace(images[2].item, caption="another one")
@@ -108,7 +108,7 @@ def test_a_fingerprint_tells_collections_apart() -> None:
     assert data_fingerprint(drawings(5)[0]) == data_fingerprint(images)
 
 
-def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_other_data(tmp_path: Path) -> None:
     images, _ = drawings(5)
     data = {"training": data_fingerprint(images)}
     others = {"training": data_fingerprint(images[::-1])}  # as many of them
@@ -124,7 +124,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
         run(tmp_path, data=others)
 
 
-def test_a_run_does_not_go_on_with_features_of_a_retrained_backbone(tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_features_of_a_retrained_backbone(tmp_path: Path) -> None:
     data = {"training": {**data_fingerprint(drawings(5)[0]), "features": {"key": "ab"}}}
     run(tmp_path, stop_after=5, data=data)
     elsewhere = {"key": "ab", "patches": "live"}
@@ -134,16 +134,16 @@ def test_a_run_does_not_go_on_with_features_of_a_retrained_backbone(tmp_path: Pa
     run(tmp_path, data={"training": data_fingerprint(drawings(5)[0])})  # as an earlier version
 
 
-@pytest.mark.parametrize("told", [None, "{}", "not JSON"])
-def test_a_run_that_did_not_say_its_data_goes_on(tmp_path: Path, told: str | None) -> None:
+@pytest.mark.parametrize("content", [None, "{}", "not JSON"])
+def test_a_run_without_recorded_data_is_resumed(tmp_path: Path, content: str | None) -> None:
     run(tmp_path, stop_after=5)
     (tmp_path / "run.json").unlink()
-    if told is not None:
-        (tmp_path / "run.json").write_text(told)
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
     assert run(tmp_path, data={"training": {"sha256": "ab"}})
 
 
-def test_no_stage_goes_on_with_another_collection_of_the_same_size(
+def test_no_stage_is_resumed_with_another_collection_of_the_same_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renamed = [{**fields, "caption": f"Other {fields['id']}"} for fields in catalogue()]
@@ -200,7 +200,7 @@ def test_tensorboard_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         run(tmp_path / "asked", tensorboard=True)
 
 
-def test_the_cost_is_told_while_there_is_time(
+def test_the_cost_is_printed_during_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path)

@@ -1,4 +1,4 @@
-"""Text towers unlike CLIP's: without a causal mask, pooled elsewhere, of another vocabulary."""
+"""Text towers unlike CLIP's: without a causal mask, with another pooling and vocabulary."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def both_tokenizers(folder: Path) -> tuple[SDKTokenizer, Any]:
 
 @settings(max_examples=150, deadline=None)
 @given(text=st.text(max_size=80) | st.lists(st.sampled_from(WORDS.split())).map(" ".join))
-def test_ids_are_open_clips(siglip_folder: Path, text: str) -> None:
+def test_token_ids_equal_open_clips(siglip_folder: Path, text: str) -> None:
     tokenizer, reference = both_tokenizers(siglip_folder)
     expected = reference([text])[0].tolist()
     try:
@@ -164,10 +164,10 @@ def test_a_bundle_answers_as_the_model_does(siglip: Backbone, tmp_path: Path) ->
         got = encoder.encode_queries(questions, references, [0, 1, 1])
         pixels = torch.from_numpy(bundle.manifest.preprocessing(pictures))
         with torch.no_grad():
-            said = model.learn_token(*model.encode_image(pixels))
+            reference = model.learn_token(*model.encode_image(pixels))
             index, ones = torch.tensor([0, 1, 1]), torch.ones(3)
             ids = prompt_ids(TEXTS, tower=siglip.tower)
-            expected = model.encode_query(ids, index, ones, *said)
+            expected = model.encode_query(ids, index, ones, *reference)
     torch.testing.assert_close(torch.from_numpy(got), expected, atol=1e-4, rtol=0)
     layout = bundle.manifest.text
     assert (layout.causal, layout.pool, layout.pad_to) == (False, "last", LENGTH)
@@ -183,7 +183,7 @@ def test_a_bundle_answers_as_the_model_does(siglip: Backbone, tmp_path: Path) ->
         ({"embed_cls": True}, "class token"),
     ],
 )
-def test_towers_that_cannot_be_used_are_refused(
+def test_unsupported_text_towers_are_refused(
     tmp_path: Path, text: dict[str, Any], sentence: str
 ) -> None:
     folder = write_configuration(tmp_path, text=text, custom_text=True)
@@ -199,7 +199,7 @@ def test_a_tower_that_masks_its_padding_is_refused() -> None:
         read_text_tower(tower, {})
 
 
-def test_a_vocabulary_that_cannot_be_had_is_named(
+def test_a_vocabulary_that_cannot_be_loaded_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

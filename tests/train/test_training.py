@@ -129,7 +129,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_leaves_a_line_a_step_and_two_checkpoints(unbroken: Path) -> None:
+def test_a_run_logs_each_step_and_writes_two_checkpoints(unbroken: Path) -> None:
     log = log_of(unbroken)
     assert [record["step"] for record in log] == list(range(1, STEPS + 1))
     assert all(math.isfinite(record["loss"]) for record in log)
@@ -157,7 +157,7 @@ def test_a_run_leaves_a_line_a_step_and_two_checkpoints(unbroken: Path) -> None:
 
 @settings(max_examples=25)
 @given(st.lists(st.integers(1, STEPS + 3), min_size=1, max_size=4))
-def test_however_often_it_is_stopped_a_run_ends_as_if_it_never_was(
+def test_a_run_stopped_any_number_of_times_ends_like_an_unbroken_one(
     unbroken: Path, tmp_path_factory: pytest.TempPathFactory, stops: list[int]
 ) -> None:
     folder = tmp_path_factory.mktemp("stopped")
@@ -165,8 +165,10 @@ def test_however_often_it_is_stopped_a_run_ends_as_if_it_never_was(
         toy(folder, stop_after=stop)
     toy(folder)
     assert_equal_runs(folder, unbroken)
-    told, whole = (json.loads((one / "run.json").read_text()) for one in (folder, unbroken))
-    assert [told[key] for key in ("figures", "best")] == [whole[key] for key in ("figures", "best")]
+    found, whole = (json.loads((run / "run.json").read_text()) for run in (folder, unbroken))
+    assert [found[key] for key in ("figures", "best")] == [
+        whole[key] for key in ("figures", "best")
+    ]
 
 
 @pytest.mark.parametrize("moment", range(1, 8))
@@ -194,7 +196,9 @@ def test_a_full_disk_stops_a_run_and_loses_no_checkpoint(
     assert_equal_runs(tmp_path, unbroken)
 
 
-def test_another_configuration_is_refused_by_its_name(unbroken: Path, tmp_path: Path) -> None:
+def test_a_changed_configuration_is_refused_and_the_change_named(
+    unbroken: Path, tmp_path: Path
+) -> None:
     toy(tmp_path, stop_after=5)
     before = read_checkpoint(tmp_path / "last")
     with pytest.raises(CheckpointError, match=r"another configuration \(different: seed\)"):
@@ -211,7 +215,7 @@ def test_another_configuration_is_refused_by_its_name(unbroken: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("file", ["model", "optimizer"])
-def test_a_checkpoint_that_lost_a_file_is_not_gone_on_from(file: str, tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_missing_file_is_not_resumed(file: str, tmp_path: Path) -> None:
     toy(tmp_path, stop_after=5)
     (tmp_path / "last" / f"{file}.safetensors").unlink()
     with pytest.raises(CheckpointError, match=rf"lacks {file}\.safetensors"):
@@ -219,7 +223,7 @@ def test_a_checkpoint_that_lost_a_file_is_not_gone_on_from(file: str, tmp_path: 
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_ends_the_run_before_it_does_harm(
+def test_a_loss_that_is_not_finite_ends_the_run_and_harms_no_checkpoint(
     bad: float, unbroken: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError, match=r"The loss became (nan|inf) at step 7; lower the"):
@@ -228,7 +232,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_does_harm(
     assert_equal_runs(tmp_path, unbroken)
 
 
-def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_finished_run_is_left_unchanged(tmp_path: Path) -> None:
     figures = toy(tmp_path)
     kept = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
     assert toy(tmp_path) == figures
@@ -254,7 +258,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert factors[4:] == sorted(factors[4:], reverse=True)
 
 
-def test_steps_follow_the_schedule_and_are_no_longer_than_the_gradient_is_allowed(
+def test_steps_follow_the_schedule_and_gradients_are_clipped(
     tmp_path: Path,
 ) -> None:
     weight = nn.Parameter(torch.zeros(2))
@@ -327,7 +331,7 @@ def stages(
         ("compose", ("step", 1), None),
     ],
 )
-def test_a_stage_killed_at_any_moment_goes_on_as_if_it_never_was(
+def test_a_stage_killed_at_any_moment_resumes_exactly(
     stage: str,
     dies: tuple[str, int],
     resumed_from: int | None,
@@ -364,7 +368,7 @@ def test_another_seed_gives_another_run(
     assert log_of(tmp_path / "run")[0]["loss"] != log_of(whole)[0]["loss"]
 
 
-def test_a_stage_is_not_resumed_under_other_numbers(data: list[str], tmp_path: Path) -> None:
+def test_a_stage_is_not_resumed_with_other_hyperparameters(data: list[str], tmp_path: Path) -> None:
     with saved_every(3):
         fit("map", tmp_path / "run", data, VIT)
         with pytest.raises(CheckpointError, match=r"\(different: training\); choose another --out"):
@@ -404,7 +408,7 @@ def tensors_of(folder: Path) -> dict[str, dict[str, Tensor]]:
     return read_checkpoint(folder)[1]
 
 
-def test_each_stage_trains_its_own_parts_and_leaves_the_rest(line: Path) -> None:
+def test_each_stage_trains_its_own_parts_and_no_others(line: Path) -> None:
     clip = tensors_of(line / "backbone" / "clip")["backbone"]
     mapped, composed = (tensors_of(line / stage / "last") for stage in ("map", "compose"))
     for tensors in (mapped, composed):
@@ -423,7 +427,7 @@ def test_each_stage_trains_its_own_parts_and_leaves_the_rest(line: Path) -> None
     )
 
 
-def test_stage_1_stays_the_best_where_no_step_of_stage_2_is_better(
+def test_stage_1_is_the_best_checkpoint_if_no_step_of_stage_2_is_better(
     stages: Callable[[str], tuple[Path, str]],
     data: list[str],
     tmp_path: Path,
@@ -445,14 +449,14 @@ def test_stage_1_stays_the_best_where_no_step_of_stage_2_is_better(
 
 
 @pytest.mark.parametrize("wanted", [1.0, 0.75, 0.25])
-def test_the_adapters_are_kept_as_strong_as_is_best(
+def test_the_best_checkpoint_has_adapters_of_the_best_strength(
     stages: Callable[[str], tuple[Path, str]],
     data: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     wanted: float,
 ) -> None:
-    """And go on training as strong as they were."""
+    """Training continues with the adapters at full strength."""
     later = itertools.count(0.0, 1e-3)
 
     def peak(model: Any, *_: object, scale: float, **__: object) -> float:
@@ -471,7 +475,7 @@ def test_the_adapters_are_kept_as_strong_as_is_best(
 
 
 @given(st.data())
-def test_triplets_are_asked_about_their_own_targets(drawn: st.DataObject) -> None:
+def test_some_references_are_replaced_by_one_of_their_targets(drawn: st.DataObject) -> None:
     ids = [str(number) for number in range(12)]
     names = st.lists(st.sampled_from(ids), min_size=1, max_size=5, unique=True)
     triplets = [
@@ -496,7 +500,7 @@ def test_triplets_are_asked_about_their_own_targets(drawn: st.DataObject) -> Non
     assert [own.tolist() for own in rows.targets] == before
 
 
-def test_triplets_are_asked_as_they_are_given_at_first(
+def test_references_are_replaced_only_after_the_first_epochs(
     stages: Callable[[str], tuple[Path, str]],
     data: list[str],
     tmp_path: Path,
@@ -529,7 +533,7 @@ def test_triplets_are_asked_as_they_are_given_at_first(
     assert 0.2 < sum(others) / len(others) < 0.8
 
 
-def test_checkpoints_say_what_they_are_and_come_from(line: Path) -> None:
+def test_checkpoints_record_their_stage_and_origin(line: Path) -> None:
     for stage in ("map", "compose"):
         model, config = load_model(line / stage, need=stage)
         assert config["kind"] == stage
@@ -552,9 +556,7 @@ def _small_fashion_lite() -> Iterator[None]:
         yield
 
 
-def test_an_image_of_a_triplet_that_is_not_there_is_named(
-    line: Path, data: list[str], tmp_path: Path
-) -> None:
+def test_a_missing_image_of_a_triplet_is_named(line: Path, data: list[str], tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
     row = {"id": "a", "kind": "colour", "reference": 1000, "text": "in red", "targets": [1001]}
     gone = {**row, "id": "b", "targets": [1001, 999999]}
@@ -569,7 +571,7 @@ def test_an_image_of_a_triplet_that_is_not_there_is_named(
 
 
 @pytest.mark.parametrize(
-    ("stage", "options", "said"),
+    ("stage", "options", "sentence"),
     [
         (
             "compose",
@@ -588,13 +590,13 @@ def test_an_image_of_a_triplet_that_is_not_there_is_named(
         ("backbone", ["--start", "{line}/nothing"], "There is no folder {line}/nothing;"),
     ],
 )
-def test_what_a_stage_cannot_start_from(
-    stage: str, options: list[str], said: str, line: Path, data: list[str], tmp_path: Path
+def test_a_stage_refuses_what_it_cannot_start_from(
+    stage: str, options: list[str], sentence: str, line: Path, data: list[str], tmp_path: Path
 ) -> None:
     filled = [option.format(line=line) for option in options]
     result = ztcir("train", stage, "--data", data[0], "--data", data[1], *filled, "--out", tmp_path)
     assert result.exit_code == 1, result.output
-    assert said.format(line=line) in result.stderr
+    assert sentence.format(line=line) in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -623,7 +625,7 @@ def test_a_folder_named_like_a_model_is_not_taken_for_a_checkpoint(
         ("words.txt", b"hello world"),  # KeyError
     ],
 )
-def test_a_file_that_holds_no_weights_is_named(
+def test_a_file_without_weights_is_named(
     name: str, content: bytes, data: list[str], tmp_path: Path
 ) -> None:
     path = tmp_path / name
@@ -657,7 +659,7 @@ def test_a_file_that_holds_no_weights_is_named(
         ("compose", "--mined", -1),
     ],
 )
-def test_numbers_that_make_no_run_are_refused(stage: str, option: str, value: float) -> None:
+def test_numbers_out_of_range_are_refused(stage: str, option: str, value: float) -> None:
     result = ztcir("train", stage, "--data", "x.tar", option, value)
     assert result.exit_code == 2, (result.output, result.exception)
     assert f"'{option}'" in result.stderr
@@ -675,7 +677,7 @@ def test_a_folder_below_a_file_is_refused_before_anything_is_read(
     assert f"because {tmp_path / 'file'} is a file; choose another" in result.stderr
 
 
-def test_adapters_are_needed_for_stage_2(data: list[str], tmp_path: Path) -> None:
+def test_stage_2_needs_adapters(data: list[str], tmp_path: Path) -> None:
     shards = ("--data", data[0], "--data", data[1], "--epochs", 1, "--batch-size", 16)
     parts = ("--adapter", 0, "--no-vsi", "--depth", 0, "--tokens", 2, "--alignment", 0)
     result = ztcir("train", "map", *shards, "--backbone", VIT, *parts, "--out", tmp_path / "map")
@@ -688,7 +690,7 @@ def test_adapters_are_needed_for_stage_2(data: list[str], tmp_path: Path) -> Non
     assert "has no adapters; train it with --adapter above 0" in result.stderr
 
 
-def test_the_lower_stages_of_other_images_are_not_taken_for_these(
+def test_cached_lower_stages_are_not_reused_for_other_images(
     data: list[str], tmp_path: Path
 ) -> None:
     images, _ = read_collection(data)
@@ -706,7 +708,9 @@ def test_the_lower_stages_of_other_images_are_not_taken_for_these(
     assert not np.array_equal(other, kept)
 
 
-def test_a_backbone_goes_on_from_another(line: Path, data: list[str], tmp_path: Path) -> None:
+def test_a_backbone_run_can_start_from_another_backbone(
+    line: Path, data: list[str], tmp_path: Path
+) -> None:
     cache = line / "backbone" / "cache"
     written = (cache / "lower.npy").stat().st_mtime_ns
     shards = ("--data", data[0], "--data", data[1], "--drawings", 20, "--cache", cache)
@@ -723,10 +727,8 @@ def test_a_backbone_goes_on_from_another(line: Path, data: list[str], tmp_path: 
     assert not {"visual.head.proj.weight", "text_projection", "logit_scale"} & still
 
 
-def test_instances_tell_two_views_of_a_photo_from_other_photos(
-    data: list[str], tmp_path: Path
-) -> None:
-    """Without them nothing of a photo is kept but what its texts say."""
+def test_the_instance_loss_separates_photos(data: list[str], tmp_path: Path) -> None:
+    """Without it, an embedding keeps only what the texts of a photo describe."""
     images, development = read_collection(data)
     apart = {}
     for weight in (0.0, 3.0):
@@ -799,7 +801,7 @@ def plain_queries(model: ComposedModel, v: Tensor, patches: Tensor, ids: Tensor)
         return model.encode_query(ids, torch.arange(count), torch.zeros(count), *reference).float()
 
 
-def test_stage_2_is_judged_by_what_it_finds(
+def test_stage_2_is_evaluated_by_mean_average_precision_without_the_reference(
     trained: ComposedModel, data: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By queries that lie between reference and target, so that the reference would come first."""
@@ -834,7 +836,7 @@ def test_stage_2_is_judged_by_what_it_finds(
     assert found == pytest.approx(expected, abs=1e-6)
 
 
-def test_stage_1_is_judged_by_the_image_itself(
+def test_stage_1_is_evaluated_by_how_often_an_image_is_retrieved(
     trained: ComposedModel, data: list[str], tmp_path: Path
 ) -> None:
     images, _ = read_collection(data)
@@ -846,7 +848,7 @@ def test_stage_1_is_judged_by_the_image_itself(
     assert evaluate_mapped(trained, features)["dev_self_R@1"] == pytest.approx(expected)
 
 
-def test_token_rows_of_words_that_are_never_seen_follow_the_map() -> None:
+def test_token_rows_of_unseen_words_are_changed_by_the_map_alone() -> None:
     rows = torch.randn(10, 4)
     table = SemanticTokenEmbedding(rows, torch.tensor([2, 5]))
     assert torch.equal(table.materialise(), rows)
@@ -866,5 +868,5 @@ def test_token_rows_of_words_that_are_never_seen_follow_the_map() -> None:
     assert gradient[:2].abs().min() > 0
 
 
-def test_parts_are_of_the_sizes_asked_for(trained: ComposedModel) -> None:
+def test_parts_have_the_configured_sizes(trained: ComposedModel) -> None:
     assert trained.config == PARTS

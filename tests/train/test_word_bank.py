@@ -1,4 +1,4 @@
-"""Images without captions learn from a word bank: the nearest words, softly."""
+"""Images without captions are aligned with the nearest words of a word bank."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_divergence_is_from_the_nearest_words_alone(nearest: int, seed: int)
 
 
 @pytest.mark.parametrize("captioned", [[True] * 4, [False] * 4, [True, False, False, True]])
-def test_each_image_is_aligned_with_what_it_has(captioned: list[bool]) -> None:
+def test_each_image_is_aligned_with_its_caption_or_with_words(captioned: list[bool]) -> None:
     words = unit(7, 8, seed=5)
     queries, images = unit(4, 8, seed=6), unit(4, 8, seed=7)
     alignment = TextAlignment(words, nearest=2, word_temperature=0.02, **TAU)
@@ -63,7 +63,7 @@ def test_each_image_is_aligned_with_what_it_has(captioned: list[bool]) -> None:
     assert float(loss) == pytest.approx(expected / 4, rel=1e-5)
 
 
-def test_captions_are_found_behind_images_that_have_none() -> None:
+def test_captions_are_found_after_images_without_one() -> None:
     embeds = unit(3, 8, seed=4).numpy()
     captions = Captions(embeds, np.array([False, True, False, True, True]))
     captioned, found = captions.rows(np.array([4, 0, 3]))
@@ -79,7 +79,7 @@ def test_the_default_words_are_the_datas_own_and_common_ones() -> None:
     assert len(words) == len(set(words)) > 1000
 
 
-def test_a_file_gives_its_words_once(tmp_path: Path) -> None:
+def test_each_word_of_a_file_is_read_once(tmp_path: Path) -> None:
     path = tmp_path / "words.txt"
     path.write_text("red\n  blue   car \n\nred\n", encoding="utf-8")
     assert read_words(path) == ("red", "blue car")
@@ -136,7 +136,7 @@ def test_stage_i_trains_without_captions(workplace: Path, every: int) -> None:
     assert log[0]["alignment"] != log_of_others[0]["alignment"]
 
 
-def test_a_bank_is_made_where_none_is_given_and_not_where_none_is_needed(workplace: Path) -> None:
+def test_a_default_bank_is_made_only_if_it_is_needed(workplace: Path) -> None:
     config, _ = train(workplace, "default", 1, None)
     assert config["word_bank"]["words"] > 1000
     config, _ = train(workplace, "captioned", 1000, WordBank(("red", "blue")))
