@@ -238,7 +238,7 @@ def test_the_command_trains_on_a_stream(workplace: Path, tmp_path: Path) -> None
     options = (*common, "--data", data, "--out", tmp_path / "map", "--device", "cpu")
     refused = ztcir(*options)
     assert refused.exit_code == 2
-    assert "give --steps" in refused.stderr
+    assert "--stream needs --steps" in refused.stderr
     done = ztcir(*options, "--word-bank", words, "--steps", 10)  # more than an epoch
     assert done.exit_code == 0, (done.output, done.exception)
     skipped = [line for line in done.stderr.splitlines() if "Skipped a broken sample" in line]
