@@ -113,9 +113,6 @@ _compute = _in_section("Compute")
 _record = _in_section("Cache and log")
 
 
-# --- the collection -----------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Collection:
     """The training data that is named on the command line.
@@ -197,23 +194,29 @@ def collection_options(*, stream: bool = False) -> Decorator:
     return _pass_as(lambda **values: {"collection": Collection(**values)}, *options)
 
 
-# --- hyperparameters ----------------------------------------------------------------------------
-
-
 def _number(
-    name: str, kind: click.IntRange | click.FloatRange, default: float, text: str
+    settings: type[Any],
+    field: str,
+    kind: click.IntRange | click.FloatRange,
+    text: str,
+    option: Callable[..., Decorator] = _training,
 ) -> Decorator:
-    metavar = "N" if isinstance(kind, click.IntRange) else "X"
-    return _training(name, type=kind, default=default, metavar=metavar, help=text)
+    """Return the option of a field, with the field's default."""
+    return option(
+        f"--{field.replace('_', '-')}",
+        type=kind,
+        default=getattr(settings, field),
+        metavar="N" if isinstance(kind, click.IntRange) else "X",
+        help=text,
+    )
 
 
-def _schedule(training: type[BackboneTraining | MapTraining | ComposeTraining]) -> list[Decorator]:
+def _schedule(training: type[Any], samples: str) -> list[Decorator]:
     """Return the options that all stages have."""
-    what = "triplets" if training is ComposeTraining else "images"
     return [
-        _number("--epochs", COUNT, training.epochs, f"Passes over the {what}."),
-        _number("--batch-size", COUNT, training.batch_size, f"Number of {what} per step."),
-        _number("--seed", NATURAL, training.seed, "Random seed."),
+        _number(training, "epochs", COUNT, f"Passes over the {samples}."),
+        _number(training, "batch_size", COUNT, f"Number of {samples} per step."),
+        _number(training, "seed", NATURAL, "Random seed."),
     ]
 
 
@@ -224,31 +227,17 @@ backbone_training = _pass_as(
         metavar="CHECKPOINT",
         help="Backbone to continue from, such as runs/backbone/clip; default: ImageNet's weights.",
     ),
-    *_schedule(BackboneTraining),
+    *_schedule(BackboneTraining, "images"),
+    _number(BackboneTraining, "image_lr", POSITIVE, "Peak learning rate of the image tower."),
+    _number(BackboneTraining, "text_lr", POSITIVE, "Peak learning rate of all other weights."),
     _number(
-        "--image-lr", POSITIVE, BackboneTraining.image_lr, "Peak learning rate of the image tower."
-    ),
-    _number(
-        "--text-lr", POSITIVE, BackboneTraining.text_lr, "Peak learning rate of all other weights."
-    ),
-    _number(
-        "--caption-share",
+        BackboneTraining,
+        "caption_share",
         SHARE,
-        BackboneTraining.caption_share,
         "Share of texts that are captions; the others describe attributes.",
     ),
-    _number(
-        "--instances",
-        WEIGHT,
-        BackboneTraining.instances,
-        "Weight of the instance-discrimination loss.",
-    ),
-    _number(
-        "--instance-temperature",
-        POSITIVE,
-        BackboneTraining.instance_temperature,
-        "Temperature of the instance-discrimination loss.",
-    ),
+    _number(BackboneTraining, "instances", WEIGHT, "Weight of the instance-discrimination loss."),
+    _number(BackboneTraining, "instance_temperature", POSITIVE, "Temperature of that loss."),
     _training(
         "--word-vectors",
         type=click.Choice(["minilm", "none"]),
@@ -306,21 +295,10 @@ def _map_arguments(
 map_training = _pass_as(
     _map_arguments,
     _recipe_option("map"),
-    *_schedule(MapTraining),
-    _number("--lr", POSITIVE, MapTraining.lr, "Peak learning rate."),
-    _number(
-        "--alignment",
-        WEIGHT,
-        MapTraining.alignment,
-        "Weight of the soft text alignment loss; 0 turns it off.",
-    ),
-    _model(
-        "--tokens",
-        type=COUNT,
-        default=ModelConfig.tokens,
-        metavar="N",
-        help="Number of pseudo-words per image.",
-    ),
+    *_schedule(MapTraining, "images"),
+    _number(MapTraining, "lr", POSITIVE, "Peak learning rate."),
+    _number(MapTraining, "alignment", WEIGHT, "Weight of the soft text alignment loss; 0: none."),
+    _number(ModelConfig, "tokens", COUNT, "Number of pseudo-words per image.", _model),
     _model(
         "--depth",
         type=NATURAL,
@@ -344,15 +322,10 @@ compose_training = _pass_as(
         "recipe_backbone": recipe.backbone,
     },
     _recipe_option("compose"),
-    *_schedule(ComposeTraining),
-    _number("--lr", POSITIVE, ComposeTraining.lr, "Peak learning rate."),
-    _number(
-        "--mined", NATURAL, ComposeTraining.mined, "Number of hard negatives per query; 0: none."
-    ),
+    *_schedule(ComposeTraining, "triplets"),
+    _number(ComposeTraining, "lr", POSITIVE, "Peak learning rate."),
+    _number(ComposeTraining, "mined", NATURAL, "Number of hard negatives per query; 0: none."),
 )
-
-
-# --- triplets -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -427,9 +400,6 @@ triplet_options = _pass_as(
 )
 
 
-# --- the run ------------------------------------------------------------------------------------
-
-
 def _out_option(out: str) -> Decorator:
     return output_option(
         "--out",
@@ -492,13 +462,12 @@ def stage_settings(out: str) -> Decorator:
             default=Compute.precision,
             help="Mixed-precision type; weights stay fp32.",
         ),
-        _compute(
-            "--micro-batches",
-            type=COUNT,
-            default=Compute.micro_batches,
-            metavar="N",
-            help="Pieces in which a batch is encoded, to save memory; the loss stays that of the "
-            "whole batch.",
+        _number(
+            Compute,
+            "micro_batches",
+            COUNT,
+            "Pieces in which a batch is encoded, to save memory; the loss is the whole batch's.",
+            _compute,
         ),
         _compute(
             "--checkpointing/--no-checkpointing",
