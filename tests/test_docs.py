@@ -19,9 +19,10 @@ from PIL import Image
 from tiny_bundle import TinyModel, write_tiny_bundle
 
 from benchmarks.readme import REGIONS
-from cli.main import EXTRAS, main
+from cli.main import main
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.errors import EXTRAS
 from ztcir_sdk.names import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]

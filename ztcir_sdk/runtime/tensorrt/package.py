@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ztcir_sdk.errors import MissingDependencyError, UsageError, first_line, install_hint
+from ztcir_sdk.errors import EXTRAS, MissingDependencyError, UsageError, first_line, install_hint
 
 __all__ = ["PACKAGES", "TensorRt", "import_tensorrt", "installed_packages"]
 
 PACKAGES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 """Package -> product name. If both are installed, the first is preferred."""
-_EXTRAS = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
 
 
 class TensorRt:
@@ -98,7 +97,7 @@ def import_tensorrt(package: str | None = None) -> TensorRt:
         reasons.append(f"{name} is an empty package")
     product = "TensorRT" if package is None else PACKAGES[package]
     problem = f"cannot be used ({'; '.join(reasons)})" if reasons else "is not installed"
-    fix = install_hint("trt" if package is None else _EXTRAS[package])
+    fix = install_hint("trt" if package is None else EXTRAS[package])
     if package is None:
         fix += f" for an NVIDIA GPU, or {install_hint('trt-rtx')} for GeForce and RTX GPUs"
     raise MissingDependencyError(f"{product} {problem}: {fix}.")
