@@ -44,7 +44,7 @@ def train() -> None:
     \b
     Examples:
       ztcir train map --backbone ViT-B-32:openai --data "cc3m/*.tar"
-      ztcir train compose --map runs/map --data "cc3m/*.tar" --triplets triplets.jsonl
+      ztcir train compose --map runs/map --data photos/ --triplets triplets.jsonl
     """
 
 
@@ -60,7 +60,7 @@ def backbone(collection: Collection, config: BackboneTraining, settings: RunSett
     \b
     Examples:
       ztcir train backbone --data "catalogue/*.tar" --drawings 6000
-      ztcir train backbone --data "catalogue/*.tar" --start runs/backbone/clip --instances 3
+      ztcir train backbone --data photos/ --start runs/backbone/clip --instances 3
     """
     from train.model import check_stage
     from train.stages.fit_backbone import fit_backbone
