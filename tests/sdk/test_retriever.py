@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import typing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +38,7 @@ from ztcir_sdk.errors import (
 from ztcir_sdk.index import Index
 from ztcir_sdk.index.default import default_index_path
 from ztcir_sdk.names import METHODS, PROMPTS
+from ztcir_sdk.settings import RetrieverOptions, RetrieverSettings
 from ztcir_sdk.sources import read_image
 from ztcir_sdk.tokenizer import TextTruncatedWarning
 
@@ -673,6 +676,16 @@ def in_a_fresh_interpreter(script: str, *arguments: str | os.PathLike[str]) -> A
     )
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
+
+
+def test_editors_know_every_keyword_of_the_settings() -> None:
+    known = typing.get_type_hints(RetrieverOptions)
+    assert set(known) == {field.name for field in dataclasses.fields(RetrieverSettings)}
+
+
+def test_an_unknown_keyword_is_refused(retriever: Retriever) -> None:
+    with pytest.raises(TypeError, match="treads"):
+        Retriever(retriever.bundle, treads=1)  # type: ignore[call-arg]
 
 
 def test_importing_the_package_costs_nothing() -> None:
