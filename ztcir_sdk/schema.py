@@ -134,12 +134,12 @@ def _container(kind: Any) -> str:
 
 
 def _children(value: Any, kind: Any, entry: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield place, value and type of what an object or a list holds."""
+    """Yield the place, value and type of each entry of an object or a list."""
     if isinstance(value, dict):
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             inner = {one.encode_name: one.type for one in msgspec.structs.fields(kind)}
         else:
-            inner = dict.fromkeys(value, get_args(kind)[1])
+            inner = dict.fromkeys(value, get_args(kind)[1]) if get_args(kind) else {}
         for name, one in value.items():
             if name in inner:
                 yield _join(entry, name), one, inner[name]

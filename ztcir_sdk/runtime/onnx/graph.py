@@ -56,6 +56,9 @@ class OnnxGraph:
         name: file name without suffix, for messages.
         path: the ``.onnx`` file.
         threads: CPU threads that work on one call.
+        provider: name of the execution provider in use.
+        inputs: its inputs; `run` needs all of them.
+        outputs: its outputs.
         limits: symbolic axis -> its maximum size, if it has one.
         nodes: execution provider -> number of its nodes, on a GPU, if ONNX Runtime reports it.
     """
@@ -123,12 +126,12 @@ class OnnxGraph:
             raise provider_error(
                 settings, f"it supports no node of {self.name}, and {others} would run"
             )
-        self._provider = used[0]
-        self._inputs = tuple(map(_spec, self._session.get_inputs()))
-        self._outputs = tuple(map(_spec, self._session.get_outputs()))
+        self.provider = used[0]
+        self.inputs = tuple(map(_spec, self._session.get_inputs()))
+        self.outputs = tuple(map(_spec, self._session.get_outputs()))
         self.limits: Mapping[str, int] = (
             {edge: sizes.most for edge, sizes in source().ranges.items()}
-            if self._provider == TENSORRT
+            if self.provider == TENSORRT
             else {}
         )
         self._run_options = None
@@ -154,28 +157,13 @@ class OnnxGraph:
             options.enable_cpu_mem_arena = False
         return options
 
-    @property
-    def provider(self) -> str:
-        """Name of the execution provider in use."""
-        return self._provider
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """Its inputs; `run` needs all of them."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """Its outputs."""
-        return self._outputs
-
     def run(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
     ) -> dict[str, NDArray[Any]]:
         """Compute outputs by name; see `ztcir_sdk.runtime.protocol.Graph`."""
         names = check_call(self, inputs, outputs)
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        results = self._empty_outputs(names, axis_sizes(self._inputs, inputs))
+        results = self._empty_outputs(names, axis_sizes(self.inputs, inputs))
         binding = self._session.io_binding()
         try:
             for name, array in arrays.items():
@@ -200,7 +188,7 @@ class OnnxGraph:
     ) -> dict[str, NDArray[Any]] | None:
         """Return empty arrays for the outputs; None if a shape is not known before the run."""
         arrays: dict[str, NDArray[Any]] = {}
-        for spec in self._outputs:
+        for spec in self.outputs:
             if spec.name in names:
                 shape = [
                     sizes.get(edge, 0) if isinstance(edge, str) else edge for edge in spec.shape
@@ -213,12 +201,12 @@ class OnnxGraph:
     def _run_error(self, why: str) -> ZtcirError:
         if _is_out_of_memory(why):
             return ZtcirError(
-                f"There is not enough memory to run the graph {self.name} on {self._provider} "
+                f"There is not enough memory to run the graph {self.name} on {self.provider} "
                 f"({why}): use smaller batches, close other programs that use it, or set "
                 "low_memory."
             )
         return ZtcirError(
-            f"The graph {self.name} failed on {self._provider} ({why}): check its inputs, or "
+            f"The graph {self.name} failed on {self.provider} ({why}): check its inputs, or "
             "choose another backend or device."
         )
 

@@ -31,6 +31,9 @@ class TensorRtGraph:
 
     Attributes:
         name: name of the graph.
+        provider: TensorRT and its version.
+        inputs: its inputs; `run` needs all of them.
+        outputs: its outputs.
         limits: symbolic axis -> the maximum size that the engine accepts.
     """
 
@@ -45,29 +48,14 @@ class TensorRtGraph:
         """
         self.name = stored.key.graph
         self.limits: Mapping[str, int] = {edge: sizes.most for edge, sizes in stored.ranges.items()}
-        self._inputs, self._outputs = stored.inputs, stored.outputs
-        self._provider = str(trt)
+        self.inputs, self.outputs = stored.inputs, stored.outputs
+        self.provider = str(trt)
         self._ranges = stored.ranges
         self._lock = threading.Lock()
         self._engine = LoadedEngine(stored, trt, gpu, settings)
         self._low_memory = settings.low_memory
         # Last, since the lines above may fail; it also runs when the interpreter exits.
         self._close = weakref.finalize(self, self._engine.free)
-
-    @property
-    def provider(self) -> str:
-        """TensorRT and its version."""
-        return self._provider
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """Its inputs; `run` needs all of them."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """Its outputs."""
-        return self._outputs
 
     def run(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
@@ -95,7 +83,7 @@ class TensorRtGraph:
             self._close()
 
     def _check_sizes(self, inputs: Mapping[str, NDArray[Any]]) -> None:
-        for spec in self._inputs:
+        for spec in self.inputs:
             for edge, size in zip(spec.shape, inputs[spec.name].shape, strict=True):
                 if isinstance(edge, str):
                     sizes = self._ranges[edge]
@@ -108,9 +96,9 @@ class TensorRtGraph:
 
     def _run(self, inputs: Mapping[str, NDArray[Any]], names: list[str]) -> dict[str, NDArray[Any]]:
         engine = self._engine
-        key = (tuple(inputs[spec.name].shape for spec in self._inputs), tuple(names))
+        key = (tuple(inputs[spec.name].shape for spec in self.inputs), tuple(names))
         plan = self._plan(key)
-        for spec in self._inputs:
+        for spec in self.inputs:
             buffer = engine.buffers[spec.name].view(spec.dtype, plan.shapes[spec.name])
             np.copyto(buffer, inputs[spec.name])
         if plan.runs == 1 and plan.may_record:
@@ -127,7 +115,7 @@ class TensorRtGraph:
         engine.gpu.wait(engine.stream)
         plan.runs += 1
         results = {}
-        for spec in self._outputs:
+        for spec in self.outputs:
             if spec.name in names:
                 view = engine.buffers[spec.name].view(spec.dtype, plan.shapes[spec.name])
                 results[spec.name] = view.copy()
@@ -145,15 +133,15 @@ class TensorRtGraph:
             return engine.plans[key]
         context = engine.create_context()
         shapes: dict[str, tuple[int, ...]] = {}
-        for spec, shape in zip(self._inputs, key[0], strict=True):
+        for spec, shape in zip(self.inputs, key[0], strict=True):
             if not context.set_input_shape(spec.name, shape):
                 raise engine.failed(f"refused {spec.name} of shape {shape}")
             shapes[spec.name] = shape
         if missing := context.infer_shapes():
             raise engine.failed(f"cannot infer the shape of {', '.join(missing)}")
-        for spec in self._outputs:
+        for spec in self.outputs:
             shapes[spec.name] = tuple(context.get_tensor_shape(spec.name))
-        everything = (*self._inputs, *self._outputs)
+        everything = (*self.inputs, *self.outputs)
         sizes = (
             (spec.name, np.dtype(spec.dtype).itemsize * prod(shapes[spec.name]))
             for spec in everything
@@ -171,13 +159,13 @@ class TensorRtGraph:
     def _enqueue(self, plan: Plan, names: list[str]) -> None:
         """Enqueue the copies and the work."""
         engine, stream = self._engine, self._engine.stream
-        for spec in self._inputs:
+        for spec in self.inputs:
             buffer = engine.buffers[spec.name]
             engine.gpu.upload(buffer.device, buffer.host, self._bytes(spec, plan), stream)
         with engine.trt.listening() as messages:
             if not plan.context.execute_async_v3(int(stream)):
                 raise engine.failed("failed", list(messages))
-        for spec in self._outputs:
+        for spec in self.outputs:
             if spec.name in names:
                 buffer = engine.buffers[spec.name]
                 engine.gpu.download(buffer.host, buffer.device, self._bytes(spec, plan), stream)
