@@ -27,6 +27,7 @@ class Finding:
     def to_dict(self) -> dict[str, str]:
         """Return JSON values."""
         values = {"name": self.name, "status": self.status, "detail": self.detail}
+        # The key "cure" is part of the format of `ztcir doctor --json`.
         return {**values, "cure": self.fix} if self.fix else values
 
 

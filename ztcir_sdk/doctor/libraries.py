@@ -14,9 +14,16 @@ import numpy as np
 
 from ztcir_sdk.errors import MissingDependencyError, ZtcirError
 from ztcir_sdk.runtime.onnx.preload import preload
+from ztcir_sdk.runtime.onnx.providers import CUDA_LIBRARIES_FIX
 from ztcir_sdk.runtime.onnx.trial import TINY_GRAPH, TINY_INPUT
 from ztcir_sdk.runtime.source import GraphSource
-from ztcir_sdk.runtime.tensorrt.cuda import Gpu, driver_version, import_cuda
+from ztcir_sdk.runtime.tensorrt.cuda import (
+    DRIVER_FIX,
+    Gpu,
+    dotted_version,
+    driver_version,
+    import_cuda,
+)
 from ztcir_sdk.runtime.tensorrt.package import PACKAGES, import_tensorrt, installed_packages
 
 __all__ = ["Library", "TensorRtTrial", "cuda_libraries", "tensorrt_libraries", "try_tensorrt"]
@@ -52,13 +59,12 @@ class TensorRtTrial:
 def cuda_libraries(ort: Any | None) -> list[Library]:
     """Return the driver, and CUDA and cuDNN in the major versions that ONNX Runtime needs."""
     newest = driver_version()
-    fix = "" if newest else "install NVIDIA's driver, or start the container with --gpus all"
-    libraries = [Library("CUDA driver", newest, fix=fix)]
+    libraries = [Library("CUDA driver", newest, fix="" if newest else DRIVER_FIX)]
     if ort is not None:
         preload(ort)
     major = str(getattr(ort, "cuda_version", "") or "").partition(".")[0] or "12"
     cudart = _load("libcudart.so." + major, f"cudart64_{major}.dll", "cudaRuntimeGetVersion")
-    libraries.append(_library("CUDA", cudart, lambda v: f"{v // 1000}.{v % 1000 // 10}"))
+    libraries.append(_library("CUDA", cudart, dotted_version))
     cudnn = _load("libcudnn.so.9", "cudnn64_9.dll", "cudnnGetVersion")
     libraries.append(
         _library("cuDNN", cudnn, lambda v: f"{v // 10000}.{v % 10000 // 100}.{v % 100}")
@@ -144,5 +150,5 @@ def _load(linux: str, windows: str, function: str) -> int | str:
 
 def _library(name: str, found: int | str, dotted: Callable[[int], str]) -> Library:
     if isinstance(found, str):
-        return Library(name, None, found, "pip install 'onnxruntime-gpu[cuda,cudnn]'")
+        return Library(name, None, found, CUDA_LIBRARIES_FIX)
     return Library(name, dotted(found))

@@ -73,10 +73,10 @@ def check_runtime(diagnosis: Diagnosis, *, gpus: bool) -> None:
 def _add_provider(diagnosis: Diagnosis, run: ProviderRun) -> None:
     name = f"provider {run.provider.removesuffix('ExecutionProvider')}"
     if run.ran:
-        nodes = ", including all of its nodes" if list(run.nodes) == [run.provider] else ""
-        diagnosis.add(name, "ok", f"ran a graph{nodes}")
+        nodes = "all nodes of " if list(run.nodes) == [run.provider] else ""
+        diagnosis.add(name, "ok", f"ran {nodes}a test graph")
         return
-    problem = f"is available, but did not run a graph: {run.why_not}"
+    problem = f"is available, but did not run a test graph: {run.why_not}"
     if run.provider == CPU:
         diagnosis.add(name, "problem", problem, install_hint("cpu", reinstall=True))
     else:

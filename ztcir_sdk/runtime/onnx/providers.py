@@ -12,14 +12,24 @@ from ztcir_sdk.runtime.onnx.preload import preload
 from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.runtime.settings import RuntimeSettings
 from ztcir_sdk.runtime.source import GraphSource
+from ztcir_sdk.runtime.tensorrt.cuda import DRIVER_FIX
 
-__all__ = ["CPU", "CUDA", "TENSORRT", "choose_providers", "import_onnxruntime", "provider_error"]
+__all__ = [
+    "CPU",
+    "CUDA",
+    "CUDA_LIBRARIES_FIX",
+    "TENSORRT",
+    "choose_providers",
+    "import_onnxruntime",
+    "provider_error",
+]
 
 TENSORRT, CUDA, CPU = (
     "TensorrtExecutionProvider",
     "CUDAExecutionProvider",
     "CPUExecutionProvider",
 )
+CUDA_LIBRARIES_FIX = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
 def import_onnxruntime() -> Any:
@@ -87,11 +97,11 @@ def provider_error(settings: RuntimeSettings, why: str) -> ZtcirError:
     if settings.backend == "onnx-tensorrt":
         provider, other = f"ONNX Runtime's TensorRT on {provider}", "backend onnx"
     if "libcuda.so" in why or "nvcuda" in why:
-        fix = "install NVIDIA's driver, or start the container with --gpus all"
+        fix = DRIVER_FIX
     elif match := re.search(r"libnv(?:infer|onnxparser)\w*\.so\.(\d+)", why):
         fix = f"pip install 'tensorrt=={match[1]}.*'"  # ONNX Runtime needs this major version
     elif "cannot open shared object" in why:
-        fix = "pip install 'onnxruntime-gpu[cuda,cudnn]', or install that CUDA and cuDNN"
+        fix = f"{CUDA_LIBRARIES_FIX}, or install that CUDA and cuDNN"
     return ZtcirError(f"{provider} cannot be used ({why}): {fix}, or choose {other}.")
 
 

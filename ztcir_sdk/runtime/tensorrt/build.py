@@ -12,7 +12,7 @@ from typing import Any
 from ztcir_sdk.errors import ZtcirError, install_hint
 from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.runtime.source import GraphSource, ShapeRange, missing_graph
-from ztcir_sdk.runtime.tensorrt.package import TensorRt
+from ztcir_sdk.runtime.tensorrt.package import TensorRt, last_message, one_line
 from ztcir_sdk.runtime.tensorrt.widen import onnx_installed, widen_stored_weights
 
 __all__ = ["BuiltEngine", "EngineBuildError", "UnsupportedGraphError", "build_engine"]
@@ -92,8 +92,8 @@ def build_engine(
             if not onnx_installed():
                 fix = "pip install onnx, which is needed to widen weights stored in int8"
             raise EngineBuildError(
-                f"{trt} could not build {source.name} ({_last(messages)}): {fix}, or use backend "
-                "onnx."
+                f"{trt} could not build {source.name} ({last_message(messages)}): {fix}, or use "
+                "backend onnx."
             )
         return BuiltEngine(
             plan=bytes(plan),
@@ -135,11 +135,11 @@ def _unsupported(
     error = parser.get_error(0) if parser.num_errors else None
     operator = error.node_operator() if error is not None else ""
     if error is None or not operator:
-        why = _last(messages) if error is None else _one_line(error.desc())
+        why = last_message(messages) if error is None else one_line(error.desc())
         return EngineBuildError(
             f"{trt} cannot read {source.path} ({why}): export or copy the bundle again."
         )
-    description = _one_line(error.desc())
+    description = one_line(error.desc())
     why = f" ({description})" if " " in description else ""  # some are only "false"
     fix = "choose another precision of the bundle"
     if source.precision == "int8":
@@ -233,11 +233,3 @@ def read_timing_cache(file: Path) -> bytes:
         return file.read_bytes()
     except OSError:
         return b""
-
-
-def _last(messages: Any) -> str:
-    return _one_line(messages[-1]) if messages else "without a reason"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300].rstrip(". ")

@@ -11,14 +11,18 @@ from typing import Any
 from ztcir_sdk.errors import MissingDependencyError, UsageError, ZtcirError, install_hint
 
 __all__ = [
+    "DRIVER_FIX",
     "CudaError",
     "Gpu",
     "OutOfGpuMemoryError",
     "count_gpus",
+    "dotted_version",
     "driver_version",
     "gpu_names",
     "import_cuda",
 ]
+
+DRIVER_FIX = "install NVIDIA's driver, or start the container with --gpus all"
 
 _RESTART = (
     "cudaErrorIllegalAddress",
@@ -87,7 +91,7 @@ def driver_version() -> str | None:
     driver, version = _driver(), ctypes.c_int(0)
     if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
         return None
-    return _dotted(version.value)
+    return dotted_version(version.value)
 
 
 def _driver() -> Any:
@@ -98,7 +102,8 @@ def _driver() -> Any:
         return None
 
 
-def _dotted(version: int) -> str:
+def dotted_version(version: int) -> str:
+    """Return a version of CUDA as text: "12.6" for 12060."""
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
@@ -268,12 +273,9 @@ class Gpu:
     def _driver_problem(self) -> str:
         newest = driver_version()
         if newest is None:
-            return (
-                "There is no NVIDIA driver on this machine: install one, start the container with "
-                "--gpus all, or use device cpu."
-            )
+            return f"There is no NVIDIA driver on this machine: {DRIVER_FIX}, or use device cpu."
         _, version = self._api.cudaRuntimeGetVersion()
-        needed = _dotted(int(version))
+        needed = dotted_version(int(version))
         return (
             f"The NVIDIA driver supports CUDA up to {newest}, but cuda-python needs {needed}: "
             f"update the driver, or pip install 'cuda-python<{needed.partition('.')[0]}'."

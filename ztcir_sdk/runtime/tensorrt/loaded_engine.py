@@ -13,7 +13,7 @@ from ztcir_sdk.runtime.tensorrt.build import tensor_types
 from ztcir_sdk.runtime.tensorrt.cache import EngineError, StoredEngine
 from ztcir_sdk.runtime.tensorrt.cuda import CudaError, Gpu, OutOfGpuMemoryError
 from ztcir_sdk.runtime.tensorrt.gpu_buffers import Buffers
-from ztcir_sdk.runtime.tensorrt.package import TensorRt
+from ztcir_sdk.runtime.tensorrt.package import TensorRt, last_message
 
 __all__ = ["Key", "LoadedEngine", "Plan"]
 
@@ -83,7 +83,7 @@ class LoadedEngine:
 
     def failed(self, what: str, messages: list[str] | None = None) -> CudaError:
         """Return an error with TensorRT's last message."""
-        why = f" ({' '.join(messages[-1].split())[:300]})" if messages else ""
+        why = f" ({last_message(messages)})" if messages else ""
         return CudaError(
             f"{self.trt} {what} in {self.name} on {self.gpu}{why}: try again, or use backend onnx."
         )
@@ -145,7 +145,7 @@ class LoadedEngine:
 
 
 def _load_error(stored: StoredEngine, gpu: Gpu, messages: list[str]) -> EngineError | CudaError:
-    why = " ".join(messages[-1].split())[:300] if messages else "without a reason"
+    why = last_message(messages)
     if "memory" in why.lower() and gpu.memory()[0] < 2 * len(stored.plan):
         return OutOfGpuMemoryError(
             f"{gpu} does not have enough memory for the engine of {stored.key.graph} "

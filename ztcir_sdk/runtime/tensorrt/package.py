@@ -6,13 +6,20 @@ import functools
 import importlib
 import importlib.util
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from ztcir_sdk.errors import EXTRAS, MissingDependencyError, UsageError, first_line, install_hint
 
-__all__ = ["PACKAGES", "TensorRt", "import_tensorrt", "installed_packages"]
+__all__ = [
+    "PACKAGES",
+    "TensorRt",
+    "import_tensorrt",
+    "installed_packages",
+    "last_message",
+    "one_line",
+]
 
 PACKAGES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 """Package -> product name. If both are installed, the first is preferred."""
@@ -101,6 +108,16 @@ def import_tensorrt(package: str | None = None) -> TensorRt:
     if package is None:
         fix += f" for an NVIDIA GPU, or {install_hint('trt-rtx')} for GeForce and RTX GPUs"
     raise MissingDependencyError(f"{product} {problem}: {fix}.")
+
+
+def last_message(messages: Sequence[str]) -> str:
+    """Return the last of the messages that TensorRT logged, as one line."""
+    return one_line(messages[-1]) if messages else "without a reason"
+
+
+def one_line(message: str) -> str:
+    """Return a message as one line of at most 300 characters, without a full stop."""
+    return " ".join(message.split())[:300].rstrip(". ")
 
 
 def _make_logger(module: Any, listeners: list[deque[str]]) -> Any:
