@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -130,7 +131,7 @@ def test_a_corrupt_cache_is_refused(tmp_path: Path) -> None:
     with open_cache(tmp_path) as cache:
         cache.put(["a"], np.ones((1, 3), dtype=np.float32))
         file = cache.file
-    with sqlite3.connect(file) as connection:
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("UPDATE vectors SET vector = x'00'")
     with open_cache(tmp_path) as cache, pytest.raises(ZtcirError, match=r"is corrupt .* delete it"):
         cache.read(["a"])

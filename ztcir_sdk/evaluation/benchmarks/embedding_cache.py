@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +67,7 @@ class EmbeddingCache:
         with self._errors_as_sentences():
             folder.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self.file, timeout=WAIT_SECONDS)
+            weakref.finalize(self, self._connection.close)
             try:
                 self._connection.executescript(_SCHEMA)
                 self._connection.executemany(
