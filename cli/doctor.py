@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cli.options import Command, as_json, bundle_option
-from cli.output import emit_json
+from cli.output import emit_json, print_line
 
 __all__ = ["doctor"]
 
@@ -42,8 +42,8 @@ def doctor(context: click.Context, bundle: Path | None, index: Path | None, as_j
     else:
         width = max(len(finding.name) for finding in diagnosis.findings)
         for finding in diagnosis.findings:
-            click.echo(f"[{MARKS[finding.status]}] {finding.name:{width}}  {finding.detail}")
+            print_line(f"[{MARKS[finding.status]}] {finding.name:{width}}  {finding.detail}")
             if finding.fix:
-                click.echo(f"{'':{width + 5}}  -> {finding.fix}")
+                print_line(f"{'':{width + 5}}  -> {finding.fix}")
         click.echo("A search can run." if diagnosis.can_search else "A search cannot run yet.")
     context.exit(0 if diagnosis.can_search else 1)

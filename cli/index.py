@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cli.options import Command, Engine, as_json, output_option, with_engine
-from cli.output import emit_json, note, progress_bar
+from cli.output import emit_json, note, print_line, progress_bar
 from ztcir_sdk.path_patterns import expand_paths
 
 __all__ = ["index"]
@@ -140,7 +140,7 @@ def index(
         if count or name in ("added", "unchanged")
     )
     pace = f" ({speed:.0f} images/s)" if speed else ""
-    click.echo(f"{target}: {report.total} images; {counts}; {report.seconds:.1f} s{pace}")
+    print_line(f"{target}: {report.total} images; {counts}; {report.seconds:.1f} s{pace}")
     for _, sentence in report.failed:
         note(f"failed: {sentence}")
     if report.excluded:

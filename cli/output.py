@@ -37,6 +37,7 @@ __all__ = [
     "emit_json",
     "measured_with",
     "note",
+    "print_line",
     "progress_bar",
     "progress_bars",
     "relative_to_here",
@@ -79,7 +80,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, header: bool
     cells = [[_printable(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in [list(columns), *cells] if header else cells:
-            _print_line("\t".join(row))
+            print_line("\t".join(row))
         return
     drawn = Table(box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
@@ -149,7 +150,7 @@ def relative_to_here(path: str | os.PathLike[str]) -> Path:
     return Path(path).relative_to(here) if Path(path).is_relative_to(here) else Path(path)
 
 
-def _print_line(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line; what standard output cannot encode is escaped."""
     encoding = sys.stdout.encoding or "utf-8"
     click.echo(line.encode(encoding, "backslashreplace").decode(encoding))

@@ -78,6 +78,11 @@ def ztcir(*arguments: object, code: int | None = 0) -> tuple[str, str]:
     return result.stdout, result.stderr
 
 
+def printed_bytes(*arguments: object) -> bytes:
+    """Run a command; return the bytes that it prints."""
+    return CliRunner().invoke(main, list(map(str, arguments))).stdout_bytes
+
+
 # --- everything at once --------------------------------------------------------------------------
 
 
@@ -229,6 +234,29 @@ def test_a_frame_is_a_reference_and_is_left_out_of_its_hits(
     assert str(frame) not in hits
     assert str(photos / "clip.mp4@2.0s") in hits
     assert "not found" not in page.read_text(encoding="utf-8")
+
+
+def test_a_video_with_too_many_frames_is_named(
+    photos: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(photos / "clip.mp4")
+    monkeypatch.setattr("ztcir_sdk.sources.videos.MOST_FRAMES", 5)
+    report = build_index(photos, index, QuartersEncoder(), video_every=0.5)
+    assert report.total == 4
+    [(path, sentence)] = report.failed
+    assert path == "clip.mp4"
+    assert "would give 6 frames: give more seconds with --video-every" in sentence
+
+
+def test_archives_in_a_folder_are_counted_and_the_way_to_read_them_is_said(
+    photos: Path, index: Path
+) -> None:
+    shard = write_archive(photos / "s.tar", [("a.png", picture(9))])
+    report = build_index(photos, index, QuartersEncoder())
+    assert report.skipped == {".tar": 1}
+    assert "name them, too" in report.notes[0]
+    report = build_index([photos, shard], index, QuartersEncoder())
+    assert (report.total, report.skipped, report.notes) == (5, {}, [])
 
 
 def test_videos_need_their_reader(
@@ -620,6 +648,31 @@ def test_a_share_that_cannot_flush_folders_holds_an_index(
     assert refused or sys.platform != "linux"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any name")
+def test_a_root_that_is_no_unicode_works_in_every_command(
+    photos: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    photos.rename(root)
+    monkeypatch.chdir(tmp_path)
+    own = ("--bundle", bundle)
+    assert ztcir("index", root.name, *own)[0].startswith("caf\\udce9.ztcir: 4 images; 4 added")
+    index = f"{root.name}.ztcir"
+    assert json.loads(ztcir("index", root, *own, "--json")[0])["unchanged"] == 4
+    query = ("search", root / "sub" / "0.png", "red", *own)
+    assert len(ztcir(*query)[0].splitlines()) == 3
+    for hit in json.loads(ztcir(*query, "--json")[0])["hits"]:
+        assert Path(hit["path"]).is_file()
+    assert "4 images of" in ztcir("doctor", *own)[0]
+    assert json.loads(ztcir("doctor", *own, "--json")[0])["can_search"]
+    root.rename(tmp_path / "moved")
+    assert "3 of 3 hits are missing" in ztcir("search", "moved/sub/0.png", "red", *own)[1]
+    assert "which does not exist" in ztcir("doctor", *own)[0]
+    assert "4 of 4 images" in ztcir("index", "--root", "moved", "--to", index)[1]
+    archive = write_archive(root.with_suffix(".tar"), [("a.png", picture(1))])
+    assert "is not Unicode: rename" in ztcir("index", archive, *own, code=1)[1]
+
+
 # --- any names, metadata and bytes ---------------------------------------------------------------
 
 TEXTS = st.text(max_size=12)
@@ -677,11 +730,13 @@ def test_no_name_metadata_or_content_ends_in_a_traceback(
         found = json.loads(printed, parse_constant=pytest.fail)
         assert found["missing"] == []
         for hit in found["hits"]:
-            root, path = here, os.path.relpath(hit["path"], here)
-            assert read_image(root, path)
+            assert read_image(here, os.path.relpath(hit["path"], here))
+        paths = [os.fsencode(hit["path"]) for hit in found["hits"]]
+        assert printed_bytes(*query, "-0") == b"".join(path + b"\0" for path in paths)
     else:
         assert not text.strip() or not text.isprintable()
-    ztcir(*query, code=None)
+    ztcir(*query, "--html", here / "hits.html", "--grid", here / "hits.png", code=None)
+    json.loads(ztcir("doctor", "--index", index, *own, "--json", code=None)[0])
     listing = list_images([folder, shard])
     total = len(listing.files) + len(listing.failed) + sum(listing.skipped.values())
     assert total + len(listing.excluded) == sum(1 for one in folder.rglob("*")) + 1
