@@ -683,7 +683,7 @@ VALUES = st.recursive(
 )
 FILE_NAMES = st.builds(
     "{}{}".format,
-    st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=20),
+    st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20),
     st.sampled_from([".png", ".JPG", ".heic", ".tif", ".mov", ".json", "", ".jpe"]),
 ).filter(lambda name: name not in (".", "..") and len(os.fsencode(name)) < 200)
 CONTENTS = st.one_of(
