@@ -695,7 +695,10 @@ CONTENTS = st.one_of(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any name")
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     files=st.dictionaries(FILE_NAMES, CONTENTS, max_size=5),
@@ -724,18 +727,22 @@ def test_no_name_metadata_or_content_ends_in_a_traceback(
     report = json.loads(ztcir("index", folder, shard, "--to", index, *own, "--json")[0])
     ztcir("index", folder, shard, "--to", index, *own)
     assert len(items(index)) == report["total"]
-    query = ("search", folder / "known.png", text, "-k", 99, "--index", index, *own)
-    printed, _ = ztcir(*query, "--json", code=None)
+
+    def query(*options: object) -> tuple[object, ...]:
+        named = ("-k", 99, "--index", index, *own, *options)
+        return ("search", *named, "--", folder / "known.png", text)  # a text may start with -
+
+    printed, _ = ztcir(*query("--json"), code=None)
     if printed:
         found = json.loads(printed, parse_constant=pytest.fail)
         assert found["missing"] == []
         for hit in found["hits"]:
             assert read_image(here, os.path.relpath(hit["path"], here))
         paths = [os.fsencode(hit["path"]) for hit in found["hits"]]
-        assert printed_bytes(*query, "-0") == b"".join(path + b"\0" for path in paths)
+        assert printed_bytes(*query("-0")) == b"".join(path + b"\0" for path in paths)
     else:
         assert not text.strip() or not text.isprintable()
-    ztcir(*query, "--html", here / "hits.html", "--grid", here / "hits.png", code=None)
+    ztcir(*query("--html", here / "hits.html", "--grid", here / "hits.png"), code=None)
     json.loads(ztcir("doctor", "--index", index, *own, "--json", code=None)[0])
     listing = list_images([folder, shard])
     total = len(listing.files) + len(listing.failed) + sum(listing.skipped.values())
