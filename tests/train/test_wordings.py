@@ -13,7 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.wordings import KINDS, attribute_families, attribute_wording, product_caption
+from train.wordings import (
+    CHANGES,
+    KINDS,
+    SHAPES,
+    attribute_families,
+    attribute_wording,
+    phrase_families,
+    product_caption,
+)
 from train.wordings.attribute_wordings import HELD_OUT_FAMILIES, readings, skeleton
 from train.wordings.frames import (
     FILLERS,
@@ -82,6 +90,21 @@ def test_there_are_many_families_and_templates(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_held_out_template_equals_a_training_template(kind: str) -> None:
     assert not keys(kind, held_out=True) & keys(kind, held_out=False)
+
+
+def test_no_template_nests_choices() -> None:
+    """Choices are drawn from the innermost brackets only: the others would end up in a text."""
+    attributes = (attribute_families(kind, held_out=out) for kind in KINDS for out in (False, True))
+    phrases = (
+        {family.name: family.templates for family in phrase_families(change, shape, held_out=out)}
+        for change in CHANGES
+        for shape in SHAPES
+        for out in (False, True)
+    )
+    templates = [t for some in (*attributes, *phrases) for family in some.values() for t in family]
+    assert sum("(" in template for template in templates) > 50
+    for reading in (reading for template in templates for reading in readings(template)):
+        assert not set("()|") & set(reading), reading
 
 
 @pytest.mark.parametrize("kind", DEMO_KINDS)

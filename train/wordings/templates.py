@@ -45,7 +45,8 @@ _COLOUR: tuple[Family, ...] = (
         "make {it} {new}",
         "make {it} {new}, not {old}",
         "make {it} in {new}",
-        "make the (colour|whole thing|{item}) {new}",
+        "make the (colour|colour|whole thing|item|one|piece|product|thing|model|style|design)"
+        " {new}",
         "make {it} {new_a} one",
         "make {it} {new} coloured",
         "make {it} {new} instead of {old}",
