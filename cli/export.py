@@ -181,9 +181,10 @@ class _Subject:
 
 def _load(checkpoint: Path | None, backbone: str | None, pretrained: str | None) -> _Subject:
     if backbone is not None:
-        from export.pretrained import bare_card, load_pretrained
+        from export.pretrained import bare_card
+        from train.model import BackboneConfig, create_backbone
 
-        bare = load_pretrained(backbone, pretrained)
+        bare = create_backbone(BackboneConfig(backbone, pretrained))
         return _Subject(bare, bare_card(bare), pretrained is not None, None)
     assert checkpoint is not None
     from export.card import model_card

@@ -24,7 +24,6 @@ from export import agreement
 from export.bundle import export_bundle, image_tower_fingerprint
 from export.graphs import export_graph, graph_modules, sample_inputs
 from export.parity import check_frozen_text, check_parity
-from export.pretrained import load_pretrained
 from train.model import (
     Backbone,
     BackboneConfig,
@@ -167,13 +166,13 @@ def test_it_searches_and_says_what_it_cannot(
 def test_an_index_stays_when_the_trained_parts_are_added(weights: Path, bundle: Bundle) -> None:
     model = tiny_model(VIT)
     assert image_tower_fingerprint(model) == bundle.manifest.image_tower
-    other = load_pretrained(VIT, None)
+    other = create_backbone(BackboneConfig(VIT, None))
     assert image_tower_fingerprint(other) != bundle.manifest.image_tower
 
 
 @pytest.mark.parametrize("name", [QUICK, CONVNET])
 def test_other_towers_are_cut_too(name: str, tmp_path: Path) -> None:
-    backbone = load_pretrained(name, None)
+    backbone = create_backbone(BackboneConfig(name, None))
     assert check_frozen_text(backbone) <= 1e-5
     for graph in graph_modules(backbone):
         path = tmp_path / f"{graph.name}.onnx"
@@ -266,9 +265,9 @@ def test_a_bundle_answers_by_what_was_trained(
     ("arguments", "code", "sentence"),
     [
         (["--backbone", VIT, "--pretrained", "no-such-tag"], 1, "'no-such-tag' of tiny-vit cannot"),
-        (["--backbone", VIT, "--pretrained", "DAMAGED"], 1, "damaged.safetensors' of tiny-vit can"),
-        (["--backbone", VIT, "--pretrained", "PICKLE"], 1, "odd.pt' of tiny-vit cannot be loaded"),
-        (["--backbone", QUICK, "--pretrained", "OTHER"], 1, "cannot be loaded"),
+        (["--backbone", VIT, "--pretrained", "DAMAGED"], 1, "damaged.safetensors is not a weights"),
+        (["--backbone", VIT, "--pretrained", "PICKLE"], 1, "odd.pt is not a weights file"),
+        (["--backbone", QUICK, "--pretrained", "OTHER"], 1, "are of another model"),
         (["--backbone", "ViT-Z-99"], 1, "ViT-Z-99 is neither an open_clip model"),
         (["--backbone", VIT, "FOLDER"], 2, "not both"),
         (["--pretrained", "openai"], 2, "--pretrained names the weights of --backbone"),
@@ -309,7 +308,7 @@ def test_what_is_wrong_is_a_sentence(
 def test_random_weights_are_told_in_the_card() -> None:
     from export.pretrained import bare_card
 
-    card = bare_card(load_pretrained(VIT, None))
+    card = bare_card(create_backbone(BackboneConfig(VIT, None)))
     assert card["backbone"]["pretrained"] is None
     assert any("weights are random" in limit for limit in card["limits"])
 
@@ -319,15 +318,14 @@ def test_a_configuration_of_our_own_takes_weights_from_a_file(
 ) -> None:
     configs = SUPPORT / "tiny_configs"
     monkeypatch.setattr("train.model.backbone.CONFIGS", configs)
-    monkeypatch.setattr("export.pretrained.CONFIGS", configs)
     torch.manual_seed(8)
     original = create_backbone(BackboneConfig("fashion-lite"))
     path = tmp_path / "weights.safetensors"
     state = original.clip.state_dict()
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
     torch.manual_seed(9)
-    loaded = load_pretrained("fashion-lite", str(path))
+    loaded = create_backbone(BackboneConfig("fashion-lite", str(path)))
     assert image_tower_fingerprint(loaded) == image_tower_fingerprint(original)
     assert loaded.config == BackboneConfig("fashion-lite", str(path))
-    with pytest.raises(UnsupportedBackboneError, match=r"absent\.pt' of fashion-lite cannot"):
-        load_pretrained("fashion-lite", str(tmp_path / "absent.pt"))
+    with pytest.raises(UnsupportedBackboneError, match=r"absent\.pt is not a weights file"):
+        create_backbone(BackboneConfig("fashion-lite", str(tmp_path / "absent.pt")))

@@ -19,6 +19,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from train.model.text_tower import TextTower, UnsupportedBackboneError, read_text_tower
+from train.model.weights import load_adapter, load_weights, needs_quick_gelu, weights_source
 from train.settings import CONFIGS
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 OWN_CONFIG = "open_clip_config.json"
+BIG_VISION = (".npz", ".npy")  # open_clip converts them itself
 
 # Large enough that exp(-x) is exactly zero in float32 and float16, small enough to be finite in
 # both: an infinite mask turns into NaN in half precision (TensorRT #2564).
@@ -42,8 +44,9 @@ class BackboneConfig:
 
     Attributes:
         model: an open_clip model name, or the name of a folder in ``train/configs``.
-        pretrained: an open_clip tag or a weights file; ``None``: random weights, which a checkpoint
-            with weights of its own replaces.
+        pretrained: an open_clip tag; a file or folder of weights or of a LoRA adapter; or
+            ``BASE+ADAPTER``. ``None`` leaves random weights, to be replaced by a checkpoint that
+            carries its own.
     """
 
     model: str = "fashion-lite"
@@ -252,6 +255,8 @@ def create_backbone(config: BackboneConfig) -> Backbone:
         vocabulary = own / str(fields["text_cfg"].get("hf_tokenizer_name"))
         if vocabulary.is_dir():  # a tokenizer beside the configuration
             fields["text_cfg"]["hf_tokenizer_name"] = str(vocabulary)
+        if config.pretrained is not None:
+            load_weights(clip, Path(config.pretrained))
     else:
         clip = _open_clip_model(config)
         fields = open_clip.get_model_config(config.model)
@@ -261,7 +266,7 @@ def create_backbone(config: BackboneConfig) -> Backbone:
 
 @contextlib.contextmanager
 def _without_random_weights_warning() -> Iterator[None]:
-    """Hide open_clip's warning about random weights, because a checkpoint replaces them."""
+    """Hide open_clip's warning about random weights, because others replace them."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(max(level, logging.ERROR))
@@ -274,25 +279,39 @@ def _without_random_weights_warning() -> Iterator[None]:
 def _open_clip_model(config: BackboneConfig) -> Any:
     """Build an open_clip model with the activation that its weights were trained with.
 
-    Only the tag tells whether weights need QuickGELU. With the other activation they would run
-    without an error and give wrong results (open_clip #441, #771).
+    Only a tag, or the config.json beside weights of Transformers, tells whether they need
+    QuickGELU. With the other activation they would run without an error and give wrong results
+    (open_clip #441, #771).
     """
-    tag = config.pretrained
-    weights = {} if tag is None else open_clip.get_pretrained_cfg(config.model, tag) or {}
+    source = weights_source(config.model, config.pretrained)
+    file = Path(source.base) if source.base and Path(source.base).exists() else None
+    if file is None or file.suffix in BIG_VISION:
+        clip = _tagged_model(config.model, source.base)
+    else:
+        quick = needs_quick_gelu(file)
+        with _without_random_weights_warning():
+            clip = open_clip.create_model(config.model, force_quick_gelu=bool(quick))
+        if quick is False and open_clip.get_model_config(config.model).get("quick_gelu"):
+            raise UnsupportedBackboneError(
+                f"The weights {file} were trained with GELU, and {config.model} uses QuickGELU; "
+                f"name the model {config.model.removesuffix('-quickgelu')}."
+            )
+        load_weights(clip, file)
+    if source.adapter is not None:
+        load_adapter(clip, source.adapter)
+    return clip
+
+
+def _tagged_model(model: str, tag: str | None) -> Any:
+    weights = {} if tag is None else open_clip.get_pretrained_cfg(model, tag) or {}
     quick = bool(weights.get("quick_gelu", False))
     try:
-        return open_clip.create_model(config.model, pretrained=tag, force_quick_gelu=quick)
+        return open_clip.create_model(model, pretrained=tag, force_quick_gelu=quick)
     except ModuleNotFoundError:
         raise
-    except Exception as error:  # a file without weights raises nearly anything, even KeyError
+    except Exception as error:  # a download or a file raises nearly anything
         why = textwrap.shorten(str(error) or type(error).__name__, 300)
-        if (
-            tag is not None
-            and Path(tag).is_file()
-            and not isinstance(error, (RuntimeError, OSError))
-        ):
-            why = f"it is not a weights file, or is damaged: {type(error).__name__}"
         raise UnsupportedBackboneError(
-            f"The weights {tag!r} of {config.model} cannot be loaded ({why}); "
-            "`open_clip.list_pretrained()` lists the tags of each model."
+            f"The weights {tag!r} of {model} cannot be loaded ({why}); name a weights file, or one "
+            f"of open_clip's tags: {', '.join(open_clip.list_pretrained_tags_by_model(model))}."
         ) from error
