@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["parse_columns", "triplets"]
 
-SHEET_TRIPLETS = 20
-
 
 def parse_columns(
     context: click.Context, parameter: click.Parameter, value: str | None
@@ -114,7 +112,7 @@ def parse_columns(
 @click.option(
     "--sheet",
     type=click.Path(path_type=Path, dir_okay=False),
-    help=f"PNG file that shows {SHEET_TRIPLETS} of the triplets; needs --data.",
+    help="PNG file that shows some of the triplets; needs --data.",
 )
 @json_option
 def triplets(
@@ -177,10 +175,10 @@ def triplets(
         encoded = io.BytesIO()
         found = made[0][1]
         title = f"{output.name}: {source}"
-        drawn = triplet_sheet(found, pictures, captions, title=title, count=SHEET_TRIPLETS)
+        drawn = triplet_sheet(found, pictures, captions, title=title)
         drawn.save(encoded, "PNG")
         write_file(sheet, encoded.getvalue())
-        note(f"drew {min(SHEET_TRIPLETS, len(found))} of the triplets into {sheet}")
+        note(f"drew some of the triplets into {sheet}")
     if as_json:
         summary = {name: report.to_dict() for name, report in reports.items()}
         emit_json({"source": source, "seed": seed, "noise": noise, "files": summary})

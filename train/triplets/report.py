@@ -19,6 +19,9 @@ from ztcir_sdk.schema import to_json
 __all__ = ["TripletReport", "triplet_sheet"]
 
 _SHEET_TARGETS = 5
+_SHEET_TRIPLETS = 12  # most in a sheet
+_SHEET_HEIGHT = 1600  # pixels, of a screen
+_CELL = (84, 112)
 
 
 @dataclass(frozen=True)
@@ -122,16 +125,16 @@ def triplet_sheet(
     captions: Mapping[str, str],
     *,
     title: str = "",
-    count: int = 20,
 ) -> Image.Image:
     """Draw a contact sheet: the reference, the text and some targets of evenly spaced triplets.
+
+    It has two columns, and as many triplets as fit the height of a screen.
 
     Args:
         triplets: the triplets.
         pictures: id -> function that loads the image. A missing or broken image is shown as such.
         captions: id -> text below a target.
         title: title of the sheet.
-        count: maximum number of triplets.
     """
 
     def picture(name: str) -> Picture:
@@ -149,6 +152,25 @@ def triplet_sheet(
                 for name in triplet.targets[:_SHEET_TARGETS]
             ],
         )
-        for triplet in _evenly(triplets, count)
+        for triplet in _evenly(triplets, _SHEET_TRIPLETS)
     ]
-    return contact_sheet(rows, title=title, per_line=_SHEET_TARGETS)
+    for count in range(len(rows), 2, -1):
+        sheet = _in_two_columns(rows[:count], title)
+        if sheet.height <= _SHEET_HEIGHT:
+            return sheet
+    return _in_two_columns(rows[:2], title)
+
+
+def _in_two_columns(rows: Sequence[SheetRow], title: str) -> Image.Image:
+    half = -(-len(rows) // 2)
+    head = contact_sheet([], title=title)
+    columns = [
+        contact_sheet(some, per_line=_SHEET_TARGETS, cell=_CELL)
+        for some in (rows[:half], rows[half:])
+    ]
+    width = max(head.width, sum(column.width for column in columns))
+    sheet = Image.new("RGB", (width, head.height + columns[0].height), head.getpixel((0, 0)))
+    sheet.paste(head)
+    for number, column in enumerate(columns):
+        sheet.paste(column, (number * columns[0].width, head.height))
+    return sheet
