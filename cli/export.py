@@ -44,9 +44,10 @@ __all__ = ["export"]
 )
 @click.option(
     "--pretrained",
-    metavar="TAG_OR_FILE",
-    help="Weights of --backbone: a tag of open_clip's, such as openai, or a file (of OpenAI's own "
-    "weights for a model with -quickgelu in its name); default: random ones.",
+    metavar="WEIGHTS",
+    help="Weights of --backbone: a tag of open_clip, such as openai; a file or folder of "
+    "open_clip, Transformers, Lightning or a training script; or a LoRA adapter, also as "
+    "WEIGHTS+ADAPTER; default: random ones.",
 )
 @output_option(
     "--to",
