@@ -115,14 +115,7 @@ _record = _in_section("Cache and log")
 
 @dataclass(frozen=True)
 class Collection:
-    """The training data that is named on the command line.
-
-    Attributes:
-        data: shards, folders and tables.
-        columns: field -> column of a table.
-        drawings: number of code-drawn images to add.
-        stream: read shards as a stream.
-    """
+    """The training data that is named on the command line."""
 
     data: tuple[str, ...]
     columns: dict[str, str] | None
@@ -130,11 +123,7 @@ class Collection:
     stream: bool = False
 
     def read(self, *, streamed: bool = False) -> tuple[list[TrainingImage], list[TrainingImage]]:
-        """List the training and the development images.
-
-        Args:
-            streamed: hold out the same images as `read_stream`.
-        """
+        """List training and development images; ``streamed`` holds out those of `read_stream`."""
         from train.data import read_collection
 
         return read_collection(
@@ -185,11 +174,7 @@ _STREAM = click.option(
 
 
 def collection_options(*, stream: bool = False) -> Decorator:
-    """Add the options for the training data; pass them as `collection`.
-
-    Args:
-        stream: also add --stream.
-    """
+    """Add the options for the training data; pass them as `collection`."""
     options = (*_COLLECTION, _STREAM) if stream else _COLLECTION
     return _pass_as(lambda **values: {"collection": Collection(**values)}, *options)
 
@@ -248,11 +233,7 @@ backbone_training = _pass_as(
 
 
 def _recipe_option(stage: str) -> Decorator:
-    """Return --config, whose recipe replaces the defaults of the other options.
-
-    Args:
-        stage: "map" or "compose", the section of the recipe.
-    """
+    """Return --config, whose recipe for a stage replaces the defaults of the other options."""
 
     def read(ctx: click.Context, parameter: click.Parameter, name: str | None) -> Recipe:
         from train.stages.recipes import Recipe, load_recipe
@@ -330,15 +311,7 @@ compose_training = _pass_as(
 
 @dataclass(frozen=True)
 class TripletOptions:
-    """The triplets of Stage II that are named on the command line.
-
-    Attributes:
-        triplets: files; if there are none, triplets are made from attributes.
-        triplet_columns: field -> field or column of a file.
-        skip_missing: leave out triplets whose images are not in the data.
-        count: number of triplets to make.
-        noise: share of made triplets with a wrong target.
-    """
+    """The triplets of Stage II that are named on the command line, or how to make some."""
 
     triplets: tuple[Path, ...]
     triplet_columns: dict[str, str] | None

@@ -32,14 +32,10 @@ class ModelConfig:
 
     Attributes:
         tokens: n, pseudo-words per image.
-        token_learner_width: width of the token learner's blocks.
-        token_learner_depth: number of the token learner's blocks; 0 makes it a projection of the
-            pooled embedding.
-        token_learner_heads: attention heads of the token learner.
+        token_learner_depth: number of blocks; 0: a projection of the pooled embedding.
         vsi_layers: text blocks before which VSI injects; ``None``: every second block from the
             second on; empty: no VSI.
         vsi_width: width of VSI's keys and values.
-        vsi_heads: attention heads of VSI.
         adapter_bottleneck: inner width of the composing adapters; 0: no adapters.
     """
 
@@ -65,21 +61,15 @@ class BackboneTraining:
 
     Attributes:
         backbone: a folder of ``train/configs`` whose image tower is a timm EfficientNet-Lite.
-        epochs: passes over the images.
-        batch_size: images per step.
-        image_lr: peak learning rate of the image trunk.
-        text_lr: peak learning rate of all other weights.
-        weight_decay: of AdamW.
+        image_lr: peak learning rate of the image trunk; ``text_lr`` is that of all other weights.
         first_stage: stages of the trunk before this one stay frozen; their output is cached.
         views: cached views of each photo: the photo, its mirror image, then random crops.
         descriptions: attribute descriptions drawn for each image.
         caption_share: share of texts that are the product's own caption.
         word_vectors: "minilm" initialises token rows from a sentence encoder, "none" at random.
         instances: weight of InfoNCE between two views of a photo (SLIP, Mu et al. 2022, sec. 3.1).
-        instance_temperature: temperature of that loss.
         start: checkpoint of a backbone to continue from, in place of ImageNet's weights; its token
             rows stay unchanged.
-        seed: random seed.
     """
 
     backbone: str = "fashion-lite"
@@ -104,14 +94,9 @@ class MapTraining:
     """Hyperparameters of Stage I.
 
     Attributes:
-        epochs: passes over the images.
-        batch_size: images per step.
-        lr: peak learning rate.
-        weight_decay: of AdamW.
         alignment: weight of the soft text alignment loss; 0 turns it off.
         temperature: tau, of InfoNCE and of the queries' distribution over texts.
         target_temperature: tau_t, of the soft target.
-        seed: random seed.
     """
 
     epochs: int = 4
@@ -129,15 +114,10 @@ class ComposeTraining:
     """Hyperparameters of Stage II.
 
     Attributes:
-        epochs: passes over the triplets.
-        batch_size: triplets per step.
-        lr: peak learning rate.
-        weight_decay: of AdamW.
         mined: hard negatives per query, the nearest wrong images under the current model; 0 leaves
             the targets and references of the batch as the only negatives.
         targets: most positives per query in one step.
         near_duplicate: cosine similarity to the target above which an image is not a negative.
-        temperature: of the contrastive loss.
         as_given: epochs in which every triplet keeps its reference. In later epochs, which would
             memorise the triplets, some references are replaced by one of their own targets; this
             also teaches the model to keep an image that already matches the text.
@@ -147,7 +127,6 @@ class ComposeTraining:
             taken as long as it is better, and multiplied into the weights that are saved as
             ``best/``. This interpolates between Stage I and the trained adapters (WiSE-FT,
             Wortsman et al., CVPR 2022, sec. 3), which helps where triplets are few or noisy.
-        seed: random seed.
     """
 
     epochs: int = 3

@@ -152,15 +152,15 @@ def test_no_stage_is_resumed_with_another_collection_of_the_same_size(
     data = write_collection(tmp_path)
     with tiny_fashion_lite():
         for stage, start in (("backbone", ""), ("map", VIT), ("compose", str(tmp_path / "map"))):
-            fit(stage, tmp_path / stage, data, start)
+            fit(stage, tmp_path / stage, data, start, epochs=1)
             with pytest.raises(CheckpointError, match=r"other data \(different: .*training"):
-                fit(stage, tmp_path / stage, other, start)
+                fit(stage, tmp_path / stage, other, start, epochs=1)
         monkeypatch.setattr(
             "tiny_training.collection_triplets",
             lambda images, **how: collection_triplets(images, **{**how, "seed": 7}),
         )
         with pytest.raises(CheckpointError, match=r"different: development_triplets, triplets\)"):
-            fit("compose", tmp_path / "compose", data, start)
+            fit("compose", tmp_path / "compose", data, start, epochs=1)
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:

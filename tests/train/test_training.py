@@ -733,7 +733,7 @@ def test_the_instance_loss_separates_photos(data: list[str], tmp_path: Path) -> 
     apart = {}
     for weight in (0.0, 3.0):
         config = BackboneTraining(
-            epochs=6, batch_size=16, image_lr=3e-3, word_vectors="none", instances=weight
+            epochs=3, batch_size=16, image_lr=3e-3, word_vectors="none", instances=weight
         )
         backbone = fit_backbone(images, development, config, RunSettings(tmp_path / str(weight)))
         preprocess = Preprocessing.from_open_clip(backbone.preprocess_cfg)

@@ -56,9 +56,7 @@ class Workers:
     """The processes that ``accelerate launch`` or ``torchrun`` started, or this process alone.
 
     Attributes:
-        count: number of processes.
-        rank: this process's number, from 0.
-        device: this process's device.
+        count: number of processes; ``rank`` is this one's number, and ``device`` its device.
     """
 
     def __init__(self, device: str = "auto") -> None:

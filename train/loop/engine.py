@@ -30,14 +30,7 @@ Encode = Callable[[NDArray[np.int64]], Tensor]
 
 
 class Engine:
-    """Computes steps of a model, in one process or several.
-
-    Attributes:
-        compute: device, precision and memory.
-        workers: the processes.
-        device: this process's device.
-        scaler: scales the loss in fp16, and is disabled otherwise.
-    """
+    """Computes steps of a model, in one process or several."""
 
     def __init__(self, compute: Compute | None = None) -> None:
         self.compute = compute or Compute()
@@ -68,10 +61,7 @@ class Engine:
 
         Args:
             encode: encodes some of the rows, with no module but the prepared model.
-            rows: (B,), the same in every process.
-
-        Returns:
-            (B, D), the same in every process.
+            rows: (B,), the same in every process, as is the result (B, D).
         """
         return self.encode_share(encode, self.workers.share(rows), len(rows))
 
@@ -81,10 +71,7 @@ class Engine:
         Args:
             encode: encodes some rows of this process.
             share: this process's rows; every process has the same number.
-            total: number of rows in the whole batch.
-
-        Returns:
-            (total, D), the same in every process.
+            total: number of rows in the whole batch, all of which are returned: (total, D).
         """
         encoded = self._forward(encode, share, self.compute.micro_batches)
         return self.workers.gather(encoded, total)

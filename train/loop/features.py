@@ -53,13 +53,9 @@ class DiskFullError(ZtcirError):
 
 
 class LivePatches:
-    """Computes patch features on demand, equal to cached ones.
+    """Computes patch features of images on demand, equal to cached ones.
 
     Announced images are decoded in background threads; the others on demand, in several threads.
-
-    Args:
-        backbone: computes the features.
-        images: the collection.
     """
 
     def __init__(self, backbone: Backbone, images: Sequence[TrainingImage]) -> None:
@@ -180,10 +176,9 @@ def text_features(
     """Return the frozen embeddings (M, D) of texts, computed or cached by an earlier run.
 
     Args:
-        backbone: its text tower computes them.
+        backbone: its text tower computes them, by ``encode``.
         texts: in the order of the rows.
         cache: folder.
-        encode: computes the embeddings.
 
     Raises:
         DiskFullError: the disk has no room for them.

@@ -21,14 +21,7 @@ from ztcir_sdk.errors import MissingDependencyError, install_hint
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.files import write_whole
 
-__all__ = [
-    "Cost",
-    "Log",
-    "Record",
-    "data_fingerprint",
-    "triplets_fingerprint",
-    "versions",
-]
+__all__ = ["Cost", "Log", "Record", "data_fingerprint", "triplets_fingerprint", "versions"]
 
 LOG = "log.jsonl"
 SUMMARY = "run.json"
@@ -84,12 +77,9 @@ class Cost:
     """Measures a run's speed, expected end and peak memory.
 
     Args:
-        steps: number of steps that this process will take.
+        steps: number of steps that this process will take; the caller counts them in ``done``.
         samples: samples per step, over all processes.
         device: if it is a GPU, its peak memory is measured too.
-
-    Attributes:
-        done: number of steps taken; the caller counts.
     """
 
     def __init__(self, steps: int, samples: int, device: torch.device) -> None:
@@ -198,14 +188,7 @@ def _events(folder: Path, step: int, wanted: bool | None) -> Any:
 
 
 class Record:
-    """``run.json``: written when a run begins, and again when it ends.
-
-    Args:
-        folder: the run's folder.
-        config: the run's whole configuration, including ``seed``.
-        compute: how the run is computed; see `Engine.describe`.
-        data: fingerprints of the data, by purpose.
-    """
+    """``run.json``: written when a run begins, and again when it ends; see `Run`."""
 
     def __init__(
         self,

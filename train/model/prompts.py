@@ -15,12 +15,7 @@ from train.model.vocabulary import tower_tokenizer
 from ztcir_sdk.names import COMPOSED_PROMPT, MAPPED_PROMPT
 from ztcir_sdk.tokenizer import Tokenizer
 
-__all__ = [
-    "encode_by_length",
-    "mapped_ids",
-    "prompt_ids",
-    "text_ids",
-]
+__all__ = ["encode_by_length", "mapped_ids", "prompt_ids", "text_ids"]
 
 
 @cache
@@ -54,9 +49,7 @@ def text_ids(texts: Sequence[str], *, tower: TextTower = CLIP_TOWER) -> Tensor:
 
 
 def encode_by_length(
-    lengths: Sequence[int],
-    encode: Callable[[NDArray[np.int64]], Tensor],
-    most: int = 64,
+    lengths: Sequence[int], encode: Callable[[NDArray[np.int64]], Tensor], most: int = 64
 ) -> Tensor:
     """Encode texts in groups of similar length, so that little padding is computed.
 

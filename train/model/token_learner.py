@@ -42,12 +42,9 @@ class TokenLearner(nn.Module):
 
     Args:
         embed_dim: D, size of the pooled embedding.
-        patch_dim: d_v, width of the patch features.
-        text_width: d_t, width of the text tower.
+        patch_dim: d_v, width of the patch features; ``text_width``: d_t.
         tokens: n, pseudo-words per image.
-        width: width of the blocks.
-        depth: number of cross-attention blocks; 0 makes it a projection of ``v`` alone.
-        heads: attention heads.
+        depth: number of cross-attention blocks of ``width``; 0: a projection of ``v`` alone.
     """
 
     def __init__(

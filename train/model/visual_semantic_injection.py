@@ -19,11 +19,9 @@ class VisualSemanticInjection(nn.Module):
     `inject` uses them for every text.
 
     Args:
-        patch_dim: d_v, width of the patch features.
-        text_width: d_t, width of the text tower.
+        patch_dim: d_v, width of the patch features; ``text_width``: d_t.
         layers: indices of the text blocks before which VSI injects.
         width: d_vsi, width of keys and values.
-        heads: attention heads.
         gate: initial value of every g_l, near 0.
     """
 

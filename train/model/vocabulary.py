@@ -60,11 +60,7 @@ def text_layout(tower: TextTower) -> TextLayout:
         return TextLayout(**shape)
     source = _hugging_face(tower.vocabulary)
     return TextLayout(
-        **shape,
-        pad_id=source.pad_token_id,
-        clean=SIGLIP_CLEANING,
-        start=None,
-        end=source.eos_token,
+        **shape, pad_id=source.pad_token_id, clean=SIGLIP_CLEANING, start=None, end=source.eos_token
     )
 
 

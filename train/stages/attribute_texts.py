@@ -36,10 +36,6 @@ def tokenize(texts: Sequence[str]) -> Tensor:
 class Texts:
     """Captions and attribute descriptions of every image, tokenized once.
 
-    Args:
-        images: the collection.
-        config: number of descriptions, and seed.
-
     Attributes:
         ids: (M, 1 + descriptions, T) int64; the caption is first.
         named: (M, 1 + descriptions, attributes) bool, the attributes that each text names; none
@@ -71,11 +67,9 @@ class Texts:
         self.ids = tokenize(texts).reshape(len(images), 1 + config.descriptions, LONGEST)
 
     def positives(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
-        """Return which images of a batch each of its texts is true of: (B, B) bool.
+        """Return which images (columns) each text (rows) of a batch is true of: (B, B) bool.
 
-        Args:
-            rows: (B,) images of the batch.
-            columns: (B,) the text of each image; the rows of the result are these texts.
+        The batch has the images ``rows`` (B,), and of each the text ``columns`` (B,).
         """
         named = self.named[rows, columns]  # (B, A)
         values = self.values[rows]

@@ -147,10 +147,7 @@ def fit_backbone(
         _optimizer(trained, trunk, config),
         Schedule(steps, warmup=min(100, steps // 10 + 1)),
         save_every=50,
-        data={
-            "training": data_fingerprint(images),
-            "development": data_fingerprint(development),
-        },
+        data={"training": data_fingerprint(images), "development": data_fingerprint(development)},
     )
     run.train(
         step,

@@ -164,10 +164,8 @@ def contrastive_loss(
     """Return the loss of a batch against its targets, references and hard negatives.
 
     Args:
-        queries: (B, D) composed queries, L2-normalised.
+        queries: (B, D) composed queries of the triplets in ``batch``, L2-normalised.
         gallery: (M, D) embeddings of all images.
-        batch: the queries' triplets.
-        config: number of positives and of hard negatives, near-duplicates, temperature.
         rng: chooses among the targets of each triplet.
 
     Returns:
@@ -194,13 +192,10 @@ def encode_composed(
     scale: float,
     precision: str = "bf16",
 ) -> Tensor:
-    """Return composed queries (B, D) float32 of the triplets at some positions (B,).
+    """Return composed queries (B, D) float32 of the triplets at the positions ``batch`` (B,).
 
     Args:
-        model: on its device.
         features: of the references.
-        rows: triplets.
-        batch: positions of the triplets to encode.
         scale: strength of the adapters.
         precision: of `TRAINING_PRECISIONS`.
     """
@@ -239,12 +234,7 @@ def evaluate_composed(
 ) -> float:
     """Return mAP@10 of triplets over a collection; each ranking leaves out its reference.
 
-    Args:
-        model: on its device.
-        features: of the collection.
-        rows: triplets.
-        scale: strength of the adapters.
-        precision: of `TRAINING_PRECISIONS`.
+    Args: see `encode_composed`.
     """
     queries = [
         encode_composed(model, features, rows, batch, scale=scale, precision=precision)

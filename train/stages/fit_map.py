@@ -196,11 +196,7 @@ def _text_alignment(
 def encode_mapped(model: ComposedModel, v: Tensor, patches: Tensor, ids: Tensor) -> Tensor:
     """Return ``f_t("a photo of $")`` (R, D) of some images, adapters off, on the model's device.
 
-    Args:
-        model: on its device.
-        v: (R, D).
-        patches: (R, N, d_v).
-        ids: (R or more, T), the prompt in every row.
+    ``v`` is (R, D), ``patches`` (R, N, d_v), and ``ids`` (R or more, T), the prompt in every row.
     """
     count, device = len(v), model.backbone.device
     return model.encode_query(

@@ -6,12 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = [
-    "info_nce",
-    "multi_positive_nce",
-    "nearest_word_alignment",
-    "soft_text_alignment",
-]
+__all__ = ["info_nce", "multi_positive_nce", "nearest_word_alignment", "soft_text_alignment"]
 
 EXCLUDED = -1.0e4  # a logit of probability 0; finite, so that half precision stays finite
 

@@ -92,12 +92,9 @@ def cache_lower_stages(
     The output of an earlier run is reused if its images, weights and views are the same.
 
     Args:
-        backbone: its trunk computes the output.
-        images: the collection.
+        backbone: its trunk computes the output for ``images``.
         config: number of frozen stages, and seed of the views.
         path: the ``.npy`` file to write or to reuse.
-        views: number of views.
-        batch: images per forward pass.
     """
     preprocess = Preprocessing.from_open_clip(backbone.preprocess_cfg)
     trunk, first_stage = backbone.clip.visual.trunk, config.first_stage

@@ -72,11 +72,8 @@ class ListedBatches:
 
     Args:
         engine: its processes share each batch.
-        images: the list.
-        features: features of the images.
         captions: captions of the images; ``None`` if they are not needed.
         order: the images of each step.
-        epochs: length of the run.
         steps: length of the run in place of ``epochs``, if not ``None``.
 
     Attributes:
@@ -134,10 +131,7 @@ class StreamedBatches:
 
     Args:
         engine: its processes share each batch; its model is on the device of ``backbone``.
-        backbone: encodes the images.
-        stream: the shards.
         size: images per step; rounded up to a multiple of the number of processes.
-        steps: length of the run.
         lengths: folder where each process notes its number of images per epoch; see `endless`.
         embed: returns embeddings (K, D) of captions; ``None`` if captions are not needed.
 

@@ -61,10 +61,7 @@ def _schema(kind: type[Any], **sections: type[msgspec.Struct]) -> type[msgspec.S
 
 
 _RECIPE_SCHEMA = _schema(
-    Recipe,
-    model=_schema(ModelConfig),
-    map=_schema(MapTraining),
-    compose=_schema(ComposeTraining),
+    Recipe, model=_schema(ModelConfig), map=_schema(MapTraining), compose=_schema(ComposeTraining)
 )
 
 

@@ -105,14 +105,9 @@ class TripletRows:
 class TripletBatches:
     """The triplets of each step of Stage II.
 
-    Args:
-        rows: all triplets.
-        config: batch size, epochs, seed, and how many references are replaced, and when.
-        steps: length of the run; ``None``: the epochs of ``config``.
-
     Attributes:
         samples: triplets per step.
-        total: steps of the run.
+        total: steps of the run, either given or from the epochs of the hyperparameters.
         evaluate_every: steps between evaluations.
     """
 
