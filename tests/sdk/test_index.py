@@ -683,12 +683,12 @@ def test_a_killed_creation_can_be_repeated(tmp_path: Path) -> None:
     assert step > 5
 
 
-@pytest.mark.parametrize("function", ["fsync", "replace"])
+@pytest.mark.parametrize(("owner", "function"), [(os, "fsync"), (Path, "replace")])
 def test_a_failing_disk_loses_only_the_uncommitted_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, function: str
 ) -> None:
     new = after(tmp_path / "new.ztcir")
-    true: Callable[..., Any] = getattr(os, function)
+    true: Callable[..., Any] = getattr(owner, function)
     for step in range(1, 100):
         folder = tmp_path / f"{step}.ztcir"
         old = start(folder)
@@ -703,7 +703,7 @@ def test_a_failing_disk_loses_only_the_uncommitted_change(
             return true(*args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, function, failing)
+            patch.setattr(owner, function, failing)
             try:
                 change(index)
             except ZtcirError as error:

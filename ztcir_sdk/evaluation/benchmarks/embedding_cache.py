@@ -66,7 +66,10 @@ class EmbeddingCache:
         }
         with self._errors_as_sentences():
             folder.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self.file, timeout=WAIT_SECONDS)
+            # Any thread may collect an object that was not closed.
+            self._connection = sqlite3.connect(
+                self.file, timeout=WAIT_SECONDS, check_same_thread=False
+            )
             weakref.finalize(self, self._connection.close)
             try:
                 self._connection.executescript(_SCHEMA)
