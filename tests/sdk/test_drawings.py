@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import subprocess
@@ -65,8 +66,12 @@ def pixels(drawing: Drawing) -> npt.NDArray[np.int64]:
 
 def cloth_of(drawing: Drawing) -> npt.NDArray[np.bool_]:
     """Return the mask of the product's material: what is dark when it is drawn in black."""
-    black = Drawing(drawing.type, "black", "plain", drawing.seed)
-    mask: npt.NDArray[np.bool_] = pixels(black).max(axis=-1) < 120  # (H, W)
+    return dark_parts(Drawing(drawing.type, "black", "plain", drawing.seed))
+
+
+@functools.lru_cache(maxsize=128)
+def dark_parts(drawing: Drawing) -> npt.NDArray[np.bool_]:
+    mask: npt.NDArray[np.bool_] = pixels(drawing).max(axis=-1) < 120  # (H, W)
     return mask
 
 
