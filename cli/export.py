@@ -1,16 +1,15 @@
-"""`ztcir export`: a checkpoint, or any CLIP, becomes a bundle."""
+"""`ztcir export`: export a checkpoint, or any CLIP, as a bundle, or build a bundle's engines."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.export_precision import TRIED_ON, PrecisionChoice, precision_options
+from cli.export_precision import IMAGE_OPTIONS, PrecisionChoice, precision_options
 from cli.export_trt import (
     TensorRtChoice,
     engine_precisions,
@@ -18,13 +17,13 @@ from cli.export_trt import (
     show_engines,
     tensorrt_options,
 )
-from cli.options import Command, load_bundle, output_option
-from cli.output import emit_json
+from cli.options import Command, as_json, load_bundle, output_option
+from cli.output import emit_json, note
 from ztcir_sdk.names import METHODS
 
 if TYPE_CHECKING:
     from train.model import Backbone, ComposedModel
-    from ztcir_sdk.bundle.bundle import Bundle
+    from ztcir_sdk.bundle.engines import EngineReport
 
 __all__ = ["export"]
 
@@ -39,39 +38,38 @@ __all__ = ["export"]
 @click.option(
     "--backbone",
     metavar="MODEL",
-    help="In place of a checkpoint: an open_clip model, such as ViT-B-32, as it is. The bundle "
-    "answers by picture, by words, and by their sum.",
+    help="Export an open_clip model, such as ViT-B-32, instead of a checkpoint. The bundle "
+    "answers by image, by text, and by their sum.",
 )
 @click.option(
     "--pretrained",
     metavar="WEIGHTS",
-    help="Weights of --backbone: a tag of open_clip, such as openai; a file or folder of "
-    "open_clip, Transformers, Lightning or a training script; or a LoRA adapter, also as "
-    "WEIGHTS+ADAPTER; default: random ones.",
+    help="Weights of --backbone: an open_clip tag, such as openai; a file or folder of open_clip, "
+    "Transformers, Lightning or a training script; or a LoRA adapter, also as WEIGHTS+ADAPTER; "
+    "default: random weights.",
 )
 @output_option(
     "--to",
-    "folder",
     type=click.Path(file_okay=False, path_type=Path),
-    default=None,
-    help="The bundle to make; NAME in the current folder by default.",
+    metavar="FOLDER",
+    help="Bundle to write; default: NAME in the current folder.",
 )
-@click.option("--name", default=None, help="Its name; the backbone's by default.")
+@click.option("--name", help="Name of the bundle; default: the backbone's name.")
 @click.option(
     "--small/--full",
     default=False,
     show_default=True,
-    help="Store weights in fp16 and int8, rounded before the check against PyTorch.",
+    help="Store weights in fp16 and int8; they are rounded before the check against PyTorch.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the bundle that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @precision_options
 @tensorrt_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@as_json
 def export(
     checkpoint: Path | None,
     backbone: str | None,
     pretrained: str | None,
-    folder: Path | None,
+    output: Path | None,
     name: str | None,
     small: bool,
     overwrite: bool,
@@ -81,130 +79,154 @@ def export(
 ) -> None:
     """Export CHECKPOINT, a folder that `ztcir train` wrote, as a bundle of three ONNX graphs.
 
-    Each graph is compared with PyTorch at several sizes, with gates and adapters at random and as
-    trained; where they differ by more than 1e-4, nothing is left behind. fp16 and int8 graphs are
-    kept where they rank as fp32 does; what was measured is in the manifest. Needs the extra
-    `train`.
+    Each graph is compared with PyTorch at several sizes, with random and with trained weights. If
+    they differ by more than 1e-4, nothing is written. fp16 and int8 graphs are kept if they rank
+    as fp32 does; the manifest records the figures. Needs the extra `train`.
 
-    With --backbone in place of CHECKPOINT, export any CLIP without trained parts.
+    With --trt, build TensorRT engines of the new bundle, or of BUNDLE; without either, of the
+    bundle inside the package. For BUNDLE this needs only the extra `trt` or `trt-rtx`. int8 graphs
+    are for CPUs and get no engines.
 
-    With --trt, build TensorRT engines: of that bundle, or of BUNDLE, by default the one inside the
-    package, which needs only the extra `trt` or `trt-rtx`; of int8 graphs none, they are for
-    processors.
+    \b
+    Examples:
+      ztcir export runs/compose -o my-bundle
+      ztcir export runs/compose -o my-bundle --precision fp32,fp16,int8
+      ztcir export --backbone ViT-B-32 --pretrained openai -o clip
+      ztcir export my-bundle --trt
+      ztcir export --trt --gpu "RTX 3090" --engines engines/
     """
-    _check_call(checkpoint, backbone, pretrained)
+    source = _Source(checkpoint, backbone, pretrained)
     in_engines = () if tensorrt is None else engine_precisions(precisions.precision)
-    if backbone is None and (checkpoint is None or (checkpoint / "bundle.json").is_file()):
+    if not source.is_model:
         if tensorrt is None:
             raise click.UsageError(
-                "Name a checkpoint or --backbone to export, or add --trt to build a bundle's "
-                "engines."
+                "There is nothing to export: name a checkpoint or --backbone, or add --trt to "
+                "build a bundle's engines."
             )
-        others = {"to": folder, "name": name, "small": small, "overwrite": overwrite}
-        others |= {option: getattr(precisions, option) for option in TRIED_ON}
+        others: dict[str, Any] = {"output": output, "name": name, "small": small}
+        others |= {"overwrite": overwrite}
+        others |= {option: getattr(precisions, option) for option in IMAGE_OPTIONS}
         for option, value in others.items():
             if value:
                 raise click.UsageError(
-                    f"--{option} is about exporting a checkpoint or --backbone: leave it out to "
+                    f"--{option} needs a checkpoint or --backbone to export: leave it out to "
                     "build a bundle's engines."
                 )
         bundle = load_bundle(checkpoint)
-        _export_engines(bundle, tensorrt, in_engines, as_json=as_json)
+        engines = export_engines(bundle, tensorrt, precisions=in_engines)
+        _report({"bundle": str(bundle.path), "name": bundle.name}, engines, as_json=as_json)
         return
-    from export.bundle import export_bundle
+    from export.bundle import BundleSettings, export_bundle
 
-    subject = _load(checkpoint, backbone, pretrained)
-    name = name or subject.card["backbone"]["model"]
+    model = source.load()
+    name = name or model.card["backbone"]["model"]
     lines: list[str] = []
 
     def report(line: str) -> None:
         lines.append(line)
-        click.echo(line, err=True)
+        note(line)
 
     bundle = export_bundle(
-        subject.model,
-        folder or Path(name),
-        name=name,
-        model_card=subject.card,
-        methods=subject.methods,
-        small=small,
-        precisions=precisions.precision or ("fp32",),
-        acceptance=precisions.acceptance(trained=subject.trained),
+        model.model,
+        output or Path(name),
+        BundleSettings(
+            name,
+            model.card,
+            methods=model.methods,
+            small=small,
+            precisions=precisions.precision or ("fp32",),
+            acceptance=precisions.acceptance(trained=model.trained),
+        ),
         overwrite=overwrite,
         report=report,
     )
     engines = [] if tensorrt is None else export_engines(bundle, tensorrt, precisions=in_engines)
     size = sum(record.bytes for record in bundle.manifest.files.values())
-    if as_json:
-        result: dict[str, Any] = {
-            "bundle": str(bundle.path),
-            "name": bundle.name,
-            "bytes": size,
-            "image_tower": bundle.manifest.image_tower,
-            "methods": list(bundle.methods),
-            "precisions": {
-                name: {
-                    graph: bundle.variant(graph, name).precision for graph in bundle.manifest.graphs
-                }
-                for name in bundle.precisions
-            },
-            "checks": lines,
-            "engines": [report.to_dict() for report in engines],
-        }
-        click.echo(json.dumps(result))
-    else:
+    if not as_json:
         click.echo(
             f"{bundle.path}: {size / 1e6:.1f} MB, {', '.join(bundle.precisions)}, every fp32 graph "
             f"within 1e-4 of PyTorch, answers by {', '.join(bundle.methods)}"
         )
-        if engines:
-            show_engines(engines)
+    values: dict[str, Any] = {
+        "bundle": str(bundle.path),
+        "name": bundle.name,
+        "bytes": size,
+        "image_tower": bundle.manifest.image_tower,
+        "methods": list(bundle.methods),
+        "precisions": {
+            name: {graph: bundle.variant(graph, name).precision for graph in bundle.manifest.graphs}
+            for name in bundle.precisions
+        },
+        "checks": lines,
+    }
+    _report(values, engines, as_json=as_json)
 
 
-def _check_call(checkpoint: Path | None, backbone: str | None, pretrained: str | None) -> None:
-    if backbone is not None and checkpoint is not None:
-        raise click.UsageError(f"Export {checkpoint} or --backbone {backbone}, not both.")
-    if pretrained is not None and backbone is None:
-        raise click.UsageError("--pretrained names the weights of --backbone: add it.")
+def _report(values: Mapping[str, Any], engines: Sequence[EngineReport], *, as_json: bool) -> None:
+    if as_json:
+        emit_json({**values, "engines": [engine.to_dict() for engine in engines]})
+    elif engines:
+        show_engines(engines)
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """What is exported."""
+class _Model:
+    """A model to export.
+
+    Attributes:
+        model: the model, or a backbone without trained parts.
+        card: its model card.
+        trained: whether its weights are more than random.
+        methods: methods that its bundle answers; None for all that its graphs can.
+    """
 
     model: ComposedModel | Backbone
     card: dict[str, Any]
-    trained: bool
-    """Whether its weights are more than random."""
-    methods: tuple[str, ...] | None
-    """What its bundle answers; None for all that its graphs can."""
+    trained: bool = True
+    methods: tuple[str, ...] | None = None
 
 
-def _load(checkpoint: Path | None, backbone: str | None, pretrained: str | None) -> _Subject:
-    if backbone is not None:
-        from export.pretrained import bare_card
-        from train.model import BackboneConfig, create_backbone
+@dataclass(frozen=True)
+class _Source:
+    """What the command line names: a checkpoint or bundle, or a backbone and its weights.
 
-        bare = create_backbone(BackboneConfig(backbone, pretrained))
-        return _Subject(bare, bare_card(bare), pretrained is not None, None)
-    assert checkpoint is not None
-    from export.card import model_card
-    from train.model import load_model
+    Raises:
+        UsageError: it names both, or weights without a backbone.
+    """
 
-    model, config = load_model(checkpoint)
-    card = model_card(config)
-    if config["kind"] == "backbone":  # the other parts are not there yet
-        return _Subject(model.backbone, card, True, None)
-    untrained = ("composed",) if config["kind"] == "map" else ()
-    return _Subject(model, card, True, tuple(one for one in METHODS if one not in untrained))
+    folder: Path | None
+    backbone: str | None
+    pretrained: str | None
 
+    def __post_init__(self) -> None:
+        if self.backbone is not None and self.folder is not None:
+            raise click.UsageError(
+                f"Name either {self.folder} or --backbone {self.backbone} to export, not both."
+            )
+        if self.pretrained is not None and self.backbone is None:
+            raise click.UsageError("--pretrained names the weights of --backbone: add --backbone.")
 
-def _export_engines(
-    bundle: Bundle, choice: TensorRtChoice, precisions: Sequence[str], *, as_json: bool
-) -> None:
-    reports = export_engines(bundle, choice, precisions=precisions)
-    if as_json:
-        engines = [report.to_dict() for report in reports]
-        emit_json({"bundle": str(bundle.path), "name": bundle.name, "engines": engines})
-    else:
-        show_engines(reports)
+    @property
+    def is_model(self) -> bool:
+        """Whether it is a model to export, not a bundle to build engines of."""
+        is_checkpoint = self.folder is not None and not (self.folder / "bundle.json").is_file()
+        return self.backbone is not None or is_checkpoint
+
+    def load(self) -> _Model:
+        """Load the model."""
+        if self.backbone is not None:
+            from export.card import bare_card
+            from train.model import BackboneConfig, create_backbone
+
+            bare = create_backbone(BackboneConfig(self.backbone, self.pretrained))
+            return _Model(bare, bare_card(bare), trained=self.pretrained is not None)
+        assert self.folder is not None
+        from export.card import model_card
+        from train.model import load_model
+
+        model, config = load_model(self.folder)
+        card = model_card(config)
+        if config["kind"] == "backbone":  # the other parts are not trained yet
+            return _Model(model.backbone, card)
+        untrained = ("composed",) if config["kind"] == "map" else ()
+        return _Model(model, card, methods=tuple(one for one in METHODS if one not in untrained))

@@ -1,4 +1,4 @@
-"""Options of `ztcir export`: which precisions a bundle holds, and what they are tried on."""
+"""Options of `ztcir export` for precisions, and for the images that they are measured on."""
 
 from __future__ import annotations
 
@@ -6,41 +6,48 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.options import SectionOption, add_options
 from ztcir_sdk.names import PRECISIONS
 from ztcir_sdk.path_patterns import expand_paths
 
 if TYPE_CHECKING:
     from export.precision import Acceptance
 
-__all__ = ["PrecisionChoice", "precision_options"]
+__all__ = ["IMAGE_OPTIONS", "PrecisionChoice", "precision_options"]
 
-"""As in `export.precision`, which --help does without."""
-
-TRIED_ON = {"calibration": ("int8",), "gallery": ("fp16", "int8"), "triplets": ("fp16", "int8")}
-"""Option -> the precisions that it is about."""
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+IMAGE_OPTIONS = {
+    "calibration": ("int8",),
+    "gallery": ("fp16", "int8"),
+    "triplets": ("fp16", "int8"),
+}
+"""Option that names images or queries -> the precisions that use it."""
 
 
 @dataclass(frozen=True)
 class PrecisionChoice:
-    """The values of the options of `precision_options`."""
+    """The values of the options of `precision_options`.
+
+    Attributes:
+        precision: requested precisions, in order; empty for the default.
+        calibration: folder of images that int8 measures its ranges on.
+        gallery: folders or archives of images to rank.
+        triplets: file of queries about the gallery.
+    """
 
     precision: tuple[str, ...]
-    """What was asked for, in order; empty for the default."""
     calibration: Path | None
     gallery: tuple[str, ...]
     triplets: Path | None
 
     def acceptance(self, *, trained: bool) -> Acceptance:
-        """What fp16 and int8 are measured on.
+        """Return what fp16 and int8 are measured on.
 
         Raises:
-            UsageError: triplets without a gallery.
+            UsageError: there are triplets but no gallery.
         """
         from export.precision import Acceptance
 
@@ -52,53 +59,54 @@ class PrecisionChoice:
         )
 
 
-def precision_options(command: Command) -> Callable[..., Any]:
-    """Add --precision and what belongs to it; hand them over as `precisions`."""
+_option = functools.partial(click.option, cls=SectionOption, section="Precision options")
+
+
+def precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --precision and its options; pass them as `precisions`."""
 
     @functools.wraps(command)
     def called(*args: Any, precision: tuple[str, ...], **others: Any) -> Any:
-        named = tuple(dict.fromkeys(name for value in precision for name in value.split(",")))
-        for name in named:
+        names = tuple(dict.fromkeys(name for value in precision for name in value.split(",")))
+        for name in names:
             if name not in PRECISIONS:
                 raise click.UsageError(
                     f"There is no precision {name!r}: choose from {', '.join(PRECISIONS)}."
                 )
-        given = {option: others.pop(option) for option in TRIED_ON}
-        for option, about in TRIED_ON.items():
-            if given[option] and not set(about) & set(named):
+        images = {option: others.pop(option) for option in IMAGE_OPTIONS}
+        for option, users in IMAGE_OPTIONS.items():
+            if images[option] and not set(users) & set(names):
                 raise click.UsageError(
-                    f"--{option} is about {' and '.join(about)}: add --precision {about[0]}."
+                    f"--{option} is only used for {' and '.join(users)}: add --precision "
+                    f"{users[0]}."
                 )
-        choice = PrecisionChoice(named, **given)
-        return command(*args, precisions=choice, **others)
+        return command(*args, precisions=PrecisionChoice(names, **images), **others)
 
-    decorated: Callable[..., Any] = called
-    for option in (
-        click.option(
-            "--triplets",
-            type=click.Path(path_type=Path, exists=True, dir_okay=False),
-            help="Queries with known answers about --gallery, by which fp16 and int8 may lose at "
-            "most half a point of mAP@10.",
-        ),
-        click.option(
-            "--gallery",
+    return add_options(
+        _option(
+            "--precision",
             multiple=True,
-            metavar="FOLDER_OR_TARS",
-            help="Pictures on which fp16 and int8 must rank as fp32 does; default: drawings.",
+            metavar="|".join(PRECISIONS),
+            help="Precisions of the bundle, separated by commas or repeated; default: fp32. With "
+            "--trt and BUNDLE, precisions to build engines of; default: all except int8.",
         ),
-        click.option(
+        _option(
             "--calibration",
             type=click.Path(path_type=Path, exists=True),
             metavar="FOLDER",
-            help="Pictures that int8 takes its ranges from; default: drawings.",
+            help="Images that int8 measures its ranges on; default: drawings.",
         ),
-        click.option(
-            "--precision",
+        _option(
+            "--gallery",
             multiple=True,
-            metavar="fp32|fp16|int8",
-            help="What the bundle holds, several with commas or repeated; default: fp32. With "
-            "--trt of a BUNDLE, which of its graphs engines are built of; default: all but int8.",
+            metavar="FOLDER_OR_TARS",
+            help="Images on which fp16 and int8 must rank as fp32 does; default: drawings.",
         ),
-    ):
-        decorated = option(decorated)
-    return decorated
+        _option(
+            "--triplets",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            metavar="FILE",
+            help="Queries with known targets in --gallery; fp16 and int8 may lose at most half a "
+            "point of their mAP@10.",
+        ),
+    )(called)

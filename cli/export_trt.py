@@ -1,16 +1,18 @@
-"""`ztcir export --trt`: TensorRT engines of a bundle's graphs. Needs no torch."""
+"""`ztcir export --trt`: build TensorRT engines of a bundle's graphs. Needs no torch."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.options import SectionOption, add_options
 from cli.output import note, table
+from ztcir_sdk.names import TENSORRT_PACKAGES
 
 if TYPE_CHECKING:
     from ztcir_sdk.bundle.bundle import Bundle
@@ -23,11 +25,6 @@ __all__ = [
     "show_engines",
     "tensorrt_options",
 ]
-
-PACKAGES = ("tensorrt", "tensorrt_rtx")
-"""As in `ztcir_sdk.runtime`, which --help does without."""
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -44,104 +41,98 @@ class TensorRtChoice:
     rebuild: bool
 
 
-def tensorrt_options(command: Command) -> Callable[..., Any]:
-    """Add --trt and what belongs to it; hand them over as `tensorrt`, which is None without it."""
+_option = functools.partial(click.option, cls=SectionOption, section="TensorRT options")
+_number = functools.partial(_option, type=click.IntRange(min=1))
+
+
+def tensorrt_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --trt and its options; pass them as `tensorrt`, which is None without --trt."""
 
     @functools.wraps(command)
     def called(*args: Any, trt: bool, **others: Any) -> Any:
-        given = {name: others.pop(name) for name in TensorRtChoice.__dataclass_fields__}
-        if not trt and (named := [name for name, value in given.items() if value]):
-            option = f"--{named[0].replace('_', '-')}"
-            raise click.UsageError(f"{option} is about engines: add --trt.")
-        return command(*args, tensorrt=TensorRtChoice(**given) if trt else None, **others)
+        values = {field.name: others.pop(field.name) for field in fields(TensorRtChoice)}
+        if not trt and (given := [name for name, value in values.items() if value]):
+            option = f"--{given[0].replace('_', '-')}"
+            raise click.UsageError(f"{option} is an option for engines: add --trt.")
+        return command(*args, tensorrt=TensorRtChoice(**values) if trt else None, **others)
 
-    most = click.IntRange(min=1)
-    decorated: Callable[..., Any] = called
-    for option in (
-        click.option("--rebuild", is_flag=True, help="Build engines also where there are some."),
-        click.option(
-            "--engines",
-            type=click.Path(path_type=Path, file_okay=False),
-            metavar="FOLDER",
-            help="Where engines go; default: $ZTCIR_ENGINES, else the user's cache.",
-        ),
-        click.option(
-            "--max-tokens", type=most, help="Most tokens of a text; default: as the bundle has it."
-        ),
-        click.option("--max-texts", type=most, help="Most texts at once; default: 64."),
-        click.option("--max-images", type=most, help="Most pictures at once; default: 32."),
-        click.option(
-            "--workspace",
-            type=most,
-            metavar="MB",
-            help="Most scratch memory of a layer, in MiB; default: all of the GPU's.",
-        ),
-        click.option(
-            "--trt-package",
-            type=click.Choice(PACKAGES),
-            help="What builds; default: the one that is installed and can do it.",
-        ),
-        click.option(
-            "--gpu",
-            metavar="NAME",
-            help='Compile for this GPU, as "RTX 3090" or sm_86, which need not be here '
-            "(tensorrt_rtx only); default: the one that is.",
-        ),
-        click.option(
+    return add_options(
+        _option(
             "--trt",
             is_flag=True,
             help="Build TensorRT engines of the bundle's graphs, for this GPU or --gpu.",
         ),
-    ):
-        decorated = option(decorated)
-    return decorated
+        _option(
+            "--gpu",
+            metavar="NAME",
+            help='GPU to compile for, such as "RTX 3090" or sm_86; default: the one in this '
+            "machine. Only tensorrt_rtx compiles for other GPUs.",
+        ),
+        _option(
+            "--trt-package",
+            type=click.Choice(tuple(TENSORRT_PACKAGES)),
+            help="TensorRT package to build with; default: an installed one that supports the "
+            "target.",
+        ),
+        _number(
+            "--workspace",
+            metavar="MB",
+            help="Scratch memory limit of each layer, in MiB; default: the GPU's memory.",
+        ),
+        _number("--max-images", metavar="N", help="Largest batch of images; default: 32."),
+        _number("--max-texts", metavar="N", help="Largest batch of texts; default: 64."),
+        _number(
+            "--max-tokens", metavar="N", help="Tokens of the longest text; default: the bundle's."
+        ),
+        _option(
+            "--engines",
+            type=click.Path(path_type=Path, file_okay=False),
+            metavar="FOLDER",
+            help="Folder of engines; default: $ZTCIR_ENGINES, else the user's cache.",
+        ),
+        _option("--rebuild", is_flag=True, help="Build engines even if they exist."),
+    )(called)
 
 
-def engine_precisions(asked: Sequence[str]) -> tuple[str, ...]:
-    """Return those of the precisions asked for that TensorRT runs, and tell of the others.
+def engine_precisions(requested: Sequence[str]) -> tuple[str, ...]:
+    """Return the requested precisions that TensorRT runs, and note the others.
 
     Raises:
         UsageError: it runs none of them.
     """
     from ztcir_sdk.bundle.graph_source import FOR_PROCESSORS
 
-    left_out = [name for name in asked if name in FOR_PROCESSORS]
+    left_out = [name for name in requested if name in FOR_PROCESSORS]
     if not left_out:
-        return tuple(asked)
-    said = f"{' and '.join(left_out)} graphs are for processors"
-    if len(left_out) == len(asked):
-        raise click.UsageError(f"{said}: ask for fp32 or fp16 too, or leave out --trt.")
-    note(f"{said}: no engines are built of them.")
-    return tuple(name for name in asked if name not in left_out)
+        return tuple(requested)
+    reason = f"{' and '.join(left_out)} graphs are for processors"
+    if len(left_out) == len(requested):
+        raise click.UsageError(f"{reason}: add fp32 or fp16, or leave out --trt.")
+    note(f"{reason}: no engines are built of them.")
+    return tuple(name for name in requested if name not in left_out)
 
 
 def export_engines(
     bundle: Bundle, choice: TensorRtChoice, *, precisions: Sequence[str] = ()
 ) -> list[EngineReport]:
-    """Build a bundle's engines, by default in all precisions that TensorRT runs; tell of each."""
+    """Build a bundle's engines and note each; default: in all precisions that TensorRT runs."""
     from ztcir_sdk.bundle.engines import build_engines
-    from ztcir_sdk.bundle.graph_source import IMAGES_AT_ONCE, TEXTS_AT_ONCE, BatchSizes
+    from ztcir_sdk.bundle.graph_source import BatchSizes
 
-    chosen = (choice.max_images, choice.max_texts, choice.max_tokens)
-    sizes = None
-    if any(number is not None for number in chosen):
-        sizes = BatchSizes(
-            images=choice.max_images or IMAGES_AT_ONCE,
-            texts=choice.max_texts or TEXTS_AT_ONCE,
-            tokens=choice.max_tokens,
-        )
+    largest = {"images": choice.max_images, "texts": choice.max_texts, "tokens": choice.max_tokens}
+    sizes = {name: number for name, number in largest.items() if number is not None}
     return build_engines(
         bundle,
         precisions=precisions or None,
         gpu=choice.gpu,
         package=choice.trt_package,
-        sizes=sizes,
+        sizes=BatchSizes(**sizes) if sizes else None,
         workspace_mb=choice.workspace,
         folder=choice.engines,
         rebuild=choice.rebuild,
         progress=lambda report: note(
             f"{report.graph} ({report.precision}) for {report.architecture}: "
-            + (f"built in {report.seconds:.1f} s" if report.built else "was there already")
+            + (f"built in {report.seconds:.1f} s" if report.built else "exists already")
         ),
     )
 

@@ -1,7 +1,7 @@
-"""How far a bundle's answers move when its graphs run in another precision.
+"""Compares the answers of a bundle's graphs in two precisions.
 
-The same pictures and the same questions go through two choices of variants, by the very encoder
-that a search uses. What counts is what a user sees: the first ten of each ranking.
+The same images and queries run through two selections of graph variants, with the encoder that a
+search uses. The comparison is about what a user sees: the first ten hits of each ranking.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from export.parity import cosine_distances, three_digits
 from ztcir_sdk.bundle import Bundle, Precision
 from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries, draw, training_drawings
 from ztcir_sdk.encoder import EncodedImage, Encoder
@@ -23,46 +24,56 @@ from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime import RuntimeSettings
 from ztcir_sdk.sources import Source, SourceReader, list_images
 
-__all__ = ["Agreement", "Judge", "Probe", "calibration_pictures", "drawn_probe", "folder_probe"]
+__all__ = [
+    "Agreement",
+    "Embeddings",
+    "QuerySet",
+    "VariantRunner",
+    "calibration_images",
+    "drawn_queries",
+    "folder_queries",
+]
 
-CHOICE = "under test"  # name of the precision that a choice of variants gets while it is measured
+Array = NDArray[np.float32]
+
+SELECTED = "under test"  # name of the precision that stands for a selection of variants
 DEPTH = 10
-FEWEST = 50  # pictures of a gallery; the first ten of far fewer would agree by themselves
-MOST = 400
+LEAST_IMAGES = 50  # with far fewer, the first ten of two rankings agree by chance
+MOST_IMAGES = 400
 QUERIES = 200
-CALIBRATED_BY = 96  # pictures
-AT_ONCE = 16
-EACH_COMBINATION = 5  # drawings of each kind of product in the drawn gallery: 200 in all
+CALIBRATION_IMAGES = 96
+BATCH = 16
+DRAWINGS_PER_COMBINATION = 5  # of product, colour and pattern: 200 drawings in all
 
-WISHES = (
+GENERAL_TEXTS = (
     *("make it red", "in blue instead", "the same but black", "with stripes", "without any print"),
     *("for a child", "a longer one", "at night", "seen from the side", "with two of them"),
 )
-"""Asked of a gallery whose pictures nothing is known of."""
+"""Modification texts for images of unknown content."""
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Pictures and questions that two precisions are compared on.
+class QuerySet:
+    """Images and queries on which two precisions are compared.
 
     Attributes:
         pixel_values: the gallery, (P, 3, H, W) float32.
-        references: the picture of each question.
-        texts: what is asked of it.
-        description: of the pictures, for the manifest.
+        references: row of the reference image, one per query.
+        texts: modification text, one per query.
+        description: description of the images, for the manifest.
     """
 
-    pixel_values: NDArray[np.float32]
+    pixel_values: Array
     references: Sequence[int]
     texts: Sequence[str]
     description: str
 
 
-def drawn_probe(preprocessing: Preprocessing) -> Probe:
-    """The demo's drawings and wishes, which no training has seen."""
-    gallery = demo_gallery(EACH_COMBINATION)
+def drawn_queries(preprocessing: Preprocessing) -> QuerySet:
+    """Return the demo's drawings and queries, which no training uses."""
+    gallery = demo_gallery(DRAWINGS_PER_COMBINATION)
     queries = demo_queries(gallery, QUERIES)
-    return Probe(
+    return QuerySet(
         preprocessing([draw(drawing) for drawing in gallery]),
         [query.reference for query in queries],
         [query.text for query in queries],
@@ -70,144 +81,158 @@ def drawn_probe(preprocessing: Preprocessing) -> Probe:
     )
 
 
-def folder_probe(source: Source, preprocessing: Preprocessing) -> Probe:
-    """Pictures of a folder or archive, asked for changes in general words.
+def folder_queries(source: Source, preprocessing: Preprocessing) -> QuerySet:
+    """Return images of a folder or archive, with general modification texts.
 
     Raises:
-        ZtcirError: fewer than 50 of its pictures can be used.
+        ZtcirError: it has fewer than 50 readable images.
     """
-    pixels = _pictures(source, preprocessing, MOST)
-    if len(pixels) < FEWEST:
+    pixels = _read_images(source, preprocessing, MOST_IMAGES)
+    if len(pixels) < LEAST_IMAGES:
         raise ZtcirError(
-            f"The gallery holds {len(pixels)} pictures that can be used, too few to compare "
-            f"rankings: name a folder of at least {FEWEST}, or leave it out for drawings."
+            f"The gallery has only {len(pixels)} readable images, too few to compare rankings: "
+            f"name a folder of at least {LEAST_IMAGES}, or leave it out to use drawings."
         )
-    return Probe(
+    return QuerySet(
         pixels,
         [number % len(pixels) for number in range(QUERIES)],
-        [WISHES[number % len(WISHES)] for number in range(QUERIES)],
+        [GENERAL_TEXTS[number % len(GENERAL_TEXTS)] for number in range(QUERIES)],
         f"{len(pixels)} pictures",
     )
 
 
-def calibration_pictures(
-    source: Source | None, preprocessing: Preprocessing
-) -> NDArray[np.float32]:
-    """What activations are measured on: pictures of a source, or drawings; (P, 3, H, W) float32.
+def calibration_images(source: Source | None, preprocessing: Preprocessing) -> Array:
+    """Return the images that activations are measured on, (P, 3, H, W) float32.
+
+    Args:
+        source: their folder or archive; default: drawings.
+        preprocessing: the model's preprocessing.
 
     Raises:
-        ZtcirError: none of the source's pictures can be used.
+        ZtcirError: the source has no readable image.
     """
     if source is None:
-        drawings = training_drawings(CALIBRATED_BY, seed=0)
+        drawings = training_drawings(CALIBRATION_IMAGES, seed=0)
         return preprocessing([draw(drawing) for drawing in drawings])
-    pixels = _pictures(source, preprocessing, CALIBRATED_BY)
+    pixels = _read_images(source, preprocessing, CALIBRATION_IMAGES)
     if not len(pixels):
         raise ZtcirError(
-            "The calibration folder holds no picture that can be used: name one that does, or "
-            "leave it out for drawings."
+            "The calibration folder has no readable image: name another folder, or leave it out "
+            "to use drawings."
         )
     return pixels
 
 
-def _pictures(source: Source, preprocessing: Preprocessing, most: int) -> NDArray[np.float32]:
-    """Up to `most` pictures of a source, evenly spread over it; those that are damaged left out."""
+def _read_images(source: Source, preprocessing: Preprocessing, most: int) -> Array:
+    """Return up to `most` images, evenly spread over a source, without unreadable ones."""
     files = list_images(source).files
-    places: list[int] = (
-        np.unique(np.linspace(0, len(files) - 1, most).astype(int)).tolist() if files else []
-    )
+    rows = np.unique(np.linspace(0, len(files) - 1, most).astype(int)).tolist() if files else []
     reader = SourceReader()
-    rows: list[NDArray[np.float32]] = []
-    for place in places:
+    images: list[Array] = []
+    for row in rows:
         try:
-            rows.append(preprocessing.one(reader.read(files[place]), name=files[place].path))
-        except (ImageError, OSError):  # an export does not stop for one damaged file
+            images.append(preprocessing.one(reader.read(files[row]), name=files[row].path))
+        except (ImageError, OSError):  # one unreadable file must not stop an export
             continue
     reader.close()
-    return np.stack(rows) if rows else np.empty((0, 3, *preprocessing.image_size), np.float32)
+    return np.stack(images) if images else np.empty((0, 3, *preprocessing.image_size), np.float32)
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Vectors of a probe: the gallery's (P, D), and the queries' (Q, D) by method."""
+class Embeddings:
+    """Embeddings of a query set.
 
-    gallery: NDArray[np.float32]
-    queries: Mapping[str, NDArray[np.float32]]
+    Attributes:
+        gallery: (P, D).
+        queries: method -> (Q, D).
+    """
+
+    gallery: Array
+    queries: Mapping[str, Array]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near two choices of variants are to each other.
+    """How close two selections of variants are.
 
     Attributes:
-        cosine_distance: of the gallery's vectors ("gallery"), and of each method's queries: the
-            largest, in float64.
-        overlap: of each method, the mean fraction of the first ten that both have.
+        cosine_distance: largest cosine distance of the gallery ("gallery") and of each method's
+            queries.
+        overlap: method -> mean fraction of the first ten hits that both find.
     """
 
     cosine_distance: Mapping[str, float]
     overlap: Mapping[str, float]
 
     def to_dict(self, *, rankings: bool) -> dict[str, Any]:
-        """JSON values; of rankings only where they mean something."""
-        values: dict[str, Any] = {
-            "cosine_distance": {
-                name: float(f"{value:.2e}") for name, value in self.cosine_distance.items()
-            }
-        }
+        """Return JSON values, with `overlap` if rankings are meaningful."""
+        distances = {name: three_digits(value) for name, value in self.cosine_distance.items()}
+        values: dict[str, Any] = {"cosine_distance": distances}
         if rankings:
             values["top10_overlap"] = {name: round(v, 4) for name, v in self.overlap.items()}
         return values
 
 
-class Judge:
-    """Answers a probe with any choice of a bundle's variants; pictures are seen once a variant."""
+class VariantRunner:
+    """Encodes a query set with any selection of a bundle's variants.
 
-    def __init__(self, bundle: Bundle, probe: Probe) -> None:
-        """Take a bundle that holds every variant, and what to ask it."""
+    Each variant of the image encoder sees the images once.
+
+    Args:
+        bundle: a bundle that holds all variants.
+        query_set: the images and queries.
+
+    Attributes:
+        methods: the methods that are compared: image only, text only, and the most complete one.
+    """
+
+    def __init__(self, bundle: Bundle, query_set: QuerySet) -> None:
         self.bundle = bundle
-        self.probe = probe
-        self._seen: dict[str, tuple[NDArray[np.float32], dict[int, NDArray[np.float32]]]] = {}
+        self.query_set = query_set
+        self._encoded: dict[str, tuple[Array, dict[int, Array]]] = {}
         main = next(method for method in ("composed", "stage1", "sum") if method in bundle.methods)
         texts = ("text",) if "text" in bundle.methods else ()
         self.methods = ("image", *texts, main)
-        """The picture alone, the text alone, and the most that the bundle can do."""
 
-    def chosen(self, choice: Mapping[str, str]) -> Bundle:
-        """The bundle, with a precision `CHOICE` that runs these variants."""
-        precisions = {CHOICE: Precision(dict(choice))}
-        return Bundle(self.bundle.path, replace(self.bundle.manifest, precisions=precisions))
-
-    def answers(self, choice: Mapping[str, str]) -> Answers:
-        """Answer the probe.
+    def select(self, selection: Mapping[str, str]) -> Bundle:
+        """Return the bundle with one precision, `SELECTED`, that runs the given variants.
 
         Args:
-            choice: graph -> key of its variant.
+            selection: graph -> key of its variant.
+        """
+        precisions = {SELECTED: Precision(dict(selection))}
+        return Bundle(self.bundle.path, replace(self.bundle.manifest, precisions=precisions))
+
+    def encode(self, selection: Mapping[str, str]) -> Embeddings:
+        """Encode the query set.
+
+        Args:
+            selection: graph -> key of its variant.
 
         Raises:
-            ZtcirError: a graph cannot run, or gives numbers that are not finite.
+            ZtcirError: a graph cannot run, or returns numbers that are not finite.
         """
         settings = RuntimeSettings(backend="onnx", device="cpu")
-        encoder = Encoder(self.chosen(choice), precision=CHOICE, settings=settings)
-        gallery, patches = self._see(choice["image_encoder"], encoder)
-        asked = sorted(set(self.probe.references))
-        references = [EncodedImage(gallery[place], patches.get(place)) for place in asked]
-        index = np.searchsorted(asked, self.probe.references)
+        encoder = Encoder(self.select(selection), precision=SELECTED, settings=settings)
+        gallery, patches = self._encode_images(selection["image_encoder"], encoder)
+        rows = sorted(set(self.query_set.references))
+        references = [EncodedImage(gallery[row], patches.get(row)) for row in rows]
+        index = np.searchsorted(rows, self.query_set.references)
         queries = {
             method: encoder.encode_queries(
-                encoder.questions(method, self.probe.texts), references, index
+                encoder.questions(method, self.query_set.texts), references, index
             )
             for method in self.methods
         }
-        return Answers(gallery, queries)
+        return Embeddings(gallery, queries)
 
-    def agreement(self, one: Answers, other: Answers) -> Agreement:
-        """Compare two answers to the probe."""
-        excluded = [{place} for place in self.probe.references]
-        distances = {"gallery": _distance(one.gallery, other.gallery)}
+    def compare(self, one: Embeddings, other: Embeddings) -> Agreement:
+        """Compare two encodings of the query set; references are excluded from the rankings."""
+        excluded = [{row} for row in self.query_set.references]
+        distances = {"gallery": _largest_distance(one.gallery, other.gallery)}
         overlaps: dict[str, float] = {}
         for method in self.methods:
-            distances[method] = _distance(one.queries[method], other.queries[method])
+            distances[method] = _largest_distance(one.queries[method], other.queries[method])
             first, second = (
                 rank(each.queries[method], each.gallery, DEPTH, excluded=excluded)
                 for each in (one, other)
@@ -216,35 +241,30 @@ class Judge:
             overlaps[method] = float(np.mean(shared)) / DEPTH
         return Agreement(distances, overlaps)
 
-    def _see(
-        self, variant: str, encoder: Encoder
-    ) -> tuple[NDArray[np.float32], dict[int, NDArray[np.float32]]]:
-        """The gallery's vectors, and the patches of the pictures that are asked about."""
-        if variant in self._seen:
-            return self._seen[variant]
+    def _encode_images(self, variant: str, encoder: Encoder) -> tuple[Array, dict[int, Array]]:
+        """Return the gallery's embeddings, and the patch features of the reference images."""
+        if variant in self._encoded:
+            return self._encoded[variant]
         graph = encoder.graph("image_encoder")
-        learns = "token_learner" in self.bundle.manifest.graphs
-        asked = set(self.probe.references)
-        patches: dict[int, NDArray[np.float32]] = {}
-        rows: list[NDArray[np.float32]] = []
-        pixels = self.probe.pixel_values
-        for start in range(0, len(pixels), AT_ONCE):
-            outputs = ["image_embeds", *(["patch_features"] if learns else [])]
-            seen = graph.run({"pixel_values": pixels[start : start + AT_ONCE]}, outputs)
-            rows.append(seen["image_embeds"])
-            for place, features in enumerate(seen.get("patch_features", ()), start=start):
-                if place in asked:
-                    patches[place] = features
+        outputs = ["image_embeds"]
+        outputs += ["patch_features"] if "token_learner" in self.bundle.manifest.graphs else []
+        references = set(self.query_set.references)
+        patches: dict[int, Array] = {}
+        rows: list[Array] = []
+        pixels = self.query_set.pixel_values
+        for start in range(0, len(pixels), BATCH):
+            found = graph.run({"pixel_values": pixels[start : start + BATCH]}, outputs)
+            rows.append(found["image_embeds"])
+            for row, features in enumerate(found.get("patch_features", ()), start=start):
+                if row in references:
+                    patches[row] = features
         vectors = np.concatenate(rows)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not (np.isfinite(norms) & (norms > 0)).all():
-            raise ZtcirError("the image_encoder gives vectors that are zero or not finite")
-        self._seen[variant] = ((vectors / norms).astype(np.float32), patches)
-        return self._seen[variant]
+            raise ZtcirError("the image_encoder returns vectors that are zero or not finite")
+        self._encoded[variant] = ((vectors / norms).astype(np.float32), patches)
+        return self._encoded[variant]
 
 
-def _distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Largest 1 - cosine of two arrays' rows, which are of length 1 but for rounding."""
-    a, b = one.astype(np.float64), other.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float((1 - (a * b).sum(axis=1) / norms).max())
+def _largest_distance(one: Array, other: Array) -> float:
+    return float(cosine_distances(one, other).max())

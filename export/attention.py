@@ -1,4 +1,4 @@
-"""Attention written out for the graphs: fewer nodes than the exporter's own, softmax in float32."""
+"""Attention as plain operators: fewer nodes than the exporter's own, with softmax in float32."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["attend", "written_out_attention"]
+from train.model.backbone import MASKED
 
-MASKED = -1.0e4  # as in `train.model.backbone`: finite in half precision too
+__all__ = ["attend", "plain_attention"]
 
 
 def attend(
@@ -25,20 +25,28 @@ def attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """``F.scaled_dot_product_attention`` of a model in evaluation mode, softmax in float32.
+    """Compute ``F.scaled_dot_product_attention`` in evaluation mode, with softmax in float32.
 
     Args:
-        query: (..., T, d); key: (..., S, d); value: (..., S, d_v); all of one dtype.
-        attn_mask: added to the logits, or bool, true where to look; (..., T, S).
-        scale: of the logits; 1 / sqrt(d) by default.
+        query: (..., T, d).
+        key: (..., S, d), of the same dtype.
+        value: (..., S, d_v), of the same dtype.
+        attn_mask: (..., T, S), added to the logits; or bool, where true is attended to.
+        dropout_p: ignored.
+        is_causal: mask later positions.
+        scale: factor of the logits; default: 1 / sqrt(d).
+        enable_gqa: must be false.
 
     Returns:
         (..., T, d_v) in the dtype of ``value``.
+
+    Raises:
+        NotImplementedError: grouped queries are requested.
     """
     if enable_gqa:
-        raise NotImplementedError("grouped queries are not written out")
+        raise NotImplementedError("grouped queries are not supported")
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    # scaled before the product, which would otherwise be the largest number of a half tower
+    # Scale before the product: its values would otherwise be the largest of an fp16 tower.
     logits = torch.matmul(query * scale, key.transpose(-2, -1)).float()
     if is_causal:
         positions = torch.arange(query.shape[-2], device=query.device)
@@ -51,7 +59,7 @@ def attend(
 
 
 @contextmanager
-def written_out_attention() -> Iterator[None]:
-    """Let every model that asks torch for attention get `attend`'s."""
+def plain_attention() -> Iterator[None]:
+    """Replace torch's attention by `attend` in every model."""
     with mock.patch.object(F, "scaled_dot_product_attention", attend):
         yield

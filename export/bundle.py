@@ -1,23 +1,24 @@
-"""Checkpoint to bundle: its graphs, checked against PyTorch, written whole or not at all."""
+"""Exports a model as a bundle: its graphs, checked against PyTorch, written whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from msgspec.structs import replace
 
-from export.agreement import Judge, calibration_pictures, drawn_probe, folder_probe
+from export.agreement import VariantRunner, calibration_images, drawn_queries, folder_queries
 from export.graphs import backbone_of, graph_modules
 from export.parity import check_frozen_text, check_parity, randomised
-from export.precision import Acceptance, accept
+from export.precision import Acceptance, choose_variants
 from export.storage import round_weights
-from export.variants import Variants, export_fp32, write_variants
+from export.variants import Report, Variants, export_fp32, precision_of, write_variants
 from train.model import Backbone, ComposedModel, hash_tensors, text_layout, write_tokenizer
 from ztcir_sdk.bundle import (
     FORMAT,
@@ -35,100 +36,116 @@ from ztcir_sdk.files import hash_file
 from ztcir_sdk.names import METHODS, PLACEHOLDER_ID, PRECISIONS, PROMPTS
 from ztcir_sdk.preprocess import Preprocessing
 
-__all__ = ["export_bundle", "image_tower_fingerprint"]
+__all__ = ["BundleSettings", "export_bundle", "image_tower_fingerprint"]
 
-BARE_METHODS = ("image", "text", "sum")
-"""What a backbone answers without trained parts."""
+BARE_METHODS = tuple(name for name, graphs in METHODS.items() if "token_learner" not in graphs)
+"""Methods of a backbone without trained parts."""
 TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class BundleSettings:
+    """What a bundle is called and contains.
+
+    Attributes:
+        name: name of the bundle.
+        model_card: backbone, stages, data and licences, measured quality, limits.
+        methods: methods that the bundle answers; default: all that its graphs can.
+        small: store weights in fp16 and int8 where the rounding allows it. The graphs still compute
+            in float32, and are compared with the same rounded weights.
+        precisions: some of `ztcir_sdk.names.PRECISIONS`. A graph that is not accurate enough in
+            one of them stays in float32.
+        acceptance: what fp16 and int8 are measured on; default: drawings, as trained weights.
+
+    Raises:
+        UsageError: a precision is unknown, or there is none.
+    """
+
+    name: str
+    model_card: Mapping[str, Any] = field(default_factory=dict)
+    methods: Sequence[str] | None = None
+    small: bool = False
+    precisions: Sequence[str] = ("fp32",)
+    acceptance: Acceptance = field(default_factory=Acceptance)
+
+    def __post_init__(self) -> None:
+        known = ", ".join(PRECISIONS)
+        for precision in self.precisions:
+            if precision not in PRECISIONS:
+                raise UsageError(f"There is no precision {precision!r}: choose from {known}.")
+        if not self.precisions:
+            raise UsageError(f"There is no precision to export: choose from {known}.")
 
 
 def export_bundle(
     model: ComposedModel | Backbone,
     folder: Path,
+    settings: BundleSettings,
     *,
-    name: str,
-    model_card: Mapping[str, Any],
-    methods: Sequence[str] | None = None,
-    small: bool = False,
-    precisions: Sequence[str] = ("fp32",),
-    acceptance: Acceptance | None = None,
     overwrite: bool = False,
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = lambda line: None,
 ) -> Bundle:
-    """Export a model and prove it, with gates, adapters and biases at random, then as trained.
+    """Export a model and check it: with random gates, adapters and biases, then as trained.
 
     Args:
-        model: in evaluation mode; with ``small``, its weights are rounded in place. A backbone
-            alone gives a bundle that answers by image, text and sum.
-        folder: the bundle to make.
-        name: of the bundle.
-        model_card: backbone, stages, data and licences, measured quality, limits.
-        methods: what the bundle answers; by default all that its graphs can.
-        small: store weights in fp16 and int8 where the rounding allows it; the graphs still
-            compute in float32, and parity is against the same rounded weights.
-        precisions: of `PRECISIONS`; the bundle holds these, and float32 graphs where another
-            precision was not good enough.
-        acceptance: how fp16 and int8 are measured; by default as trained weights, on drawings.
-        overwrite: replace the bundle that is there.
-        report: gets a line for each thing that was checked.
+        model: the model, in evaluation mode; `small` rounds its weights in place. A backbone alone
+            gives a bundle that answers by image, text and sum.
+        folder: folder of the bundle.
+        settings: name and contents of the bundle.
+        overwrite: replace an existing bundle.
+        report: receives one line for each check.
 
     Raises:
-        ParityError: a float32 graph differs from PyTorch by more than 1e-4; nothing is left behind.
-        PrecisionError: a precision is not good enough in any graph.
-        UsageError: ``folder`` is there already, or a precision is unknown or none.
-        ZtcirError: a graph cannot be exported, or pictures to measure on cannot be used.
+        ParityError: a float32 graph differs from PyTorch by more than 1e-4; nothing is written.
+        PrecisionError: no graph is accurate enough in a precision.
+        UsageError: ``folder`` exists.
+        ZtcirError: a graph cannot be exported, or the images to measure on cannot be used.
     """
-    acceptance = acceptance or Acceptance()
-    _check_precisions(precisions)
-    check_target(folder, overwrite=overwrite)  # before minutes of work, not after
+    check_target(folder, overwrite=overwrite)  # before minutes of work
     torch.manual_seed(0)
     model = model.eval()
-    if small:
+    if settings.small:
         model = round_weights(model)
     report(f"text without adapters against encode_text: {check_frozen_text(model):.1e}")
     with tempfile.TemporaryDirectory(prefix="ztcir-export-") as scratch:
         work = Path(scratch)
         if isinstance(model, ComposedModel):
             _check_randomised(model, work / "randomised.onnx", report)
-        entries = _entries(model, name, model_card, methods)
-        preprocessing = entries["preprocessing"]
+        entries = _manifest_entries(model, settings)
+        calibration = settings.acceptance.calibration
         variants = write_variants(
             model,
             work,
-            precisions,
-            small=small,
-            calibration=lambda: calibration_pictures(acceptance.calibration, preprocessing),
+            settings.precisions,
+            small=settings.small,
+            calibration=lambda: calibration_images(calibration, entries["preprocessing"]),
             report=report,
         )
         write_tokenizer(backbone_of(model).tower, work / TOKENIZER)
         chosen: dict[str, Precision] = {}
-        if set(precisions) - {"fp32"}:
-            chosen = _choose(variants, entries, precisions, acceptance, report)
-        graphs, files = _kept(variants, chosen)
+        if set(settings.precisions) - {"fp32"}:
+            chosen = _choose_precisions(variants, entries, settings, report)
+        graphs, files = _final_names(variants, chosen)
         return Bundle.write(
             folder,
             **entries,
             files={**files, TOKENIZER: work / TOKENIZER},
             graphs=graphs,
-            precisions=_renamed(chosen),
+            precisions={
+                name: replace(
+                    precision,
+                    graphs={graph: precision_of(key) for graph, key in precision.graphs.items()},
+                )
+                for name, precision in chosen.items()
+            },
             overwrite=overwrite,
         )
 
 
-def _check_precisions(precisions: Sequence[str]) -> None:
-    for precision in precisions:
-        if precision not in PRECISIONS:
-            raise UsageError(
-                f"There is no precision {precision!r}: choose from {', '.join(PRECISIONS)}."
-            )
-    if not precisions:
-        raise UsageError(f"Name a precision or more: {', '.join(PRECISIONS)}.")
-
-
 @torch.no_grad()
-def _check_randomised(model: ComposedModel, path: Path, report: Callable[[str], None]) -> None:
+def _check_randomised(model: ComposedModel, path: Path, report: Report) -> None:
     with randomised(model):
-        for graph in graph_modules(model)[1:]:  # the image encoder has no such parts
+        for graph in graph_modules(model)[1:]:  # the image encoder has no trained parts
             export_fp32(model, graph, path)
             for result in check_parity(model, graph, path):
                 report(
@@ -137,20 +154,14 @@ def _check_randomised(model: ComposedModel, path: Path, report: Callable[[str], 
                 )
 
 
-def _entries(
-    model: ComposedModel | Backbone,
-    name: str,
-    model_card: Mapping[str, Any],
-    methods: Sequence[str] | None,
-) -> dict[str, Any]:
-    """What the manifest says of the model, whatever the precision."""
+def _manifest_entries(model: ComposedModel | Backbone, settings: BundleSettings) -> dict[str, Any]:
+    """Return the manifest's entries that do not depend on the precision."""
     backbone = backbone_of(model)
     vsi = None if isinstance(model, Backbone) else model.vsi
-    if methods is None:
-        methods = BARE_METHODS if isinstance(model, Backbone) else tuple(METHODS)
+    methods = settings.methods or (BARE_METHODS if isinstance(model, Backbone) else METHODS)
     return {
-        "name": name,
-        "model_card": model_card,
+        "name": settings.name,
+        "model_card": settings.model_card,
         "methods": tuple(methods),
         "prompts": {method: PROMPTS[method] for method in methods if method in PROMPTS},
         "text": text_layout(backbone.tower),
@@ -171,15 +182,12 @@ def _entries(
     }
 
 
-def _choose(
-    variants: Variants,
-    entries: Mapping[str, Any],
-    precisions: Sequence[str],
-    acceptance: Acceptance,
-    report: Callable[[str], None],
+def _choose_precisions(
+    variants: Variants, entries: Mapping[str, Any], settings: BundleSettings, report: Report
 ) -> dict[str, Precision]:
-    """Measure the variants as a bundle runs them; their checks are noted in `variants`."""
+    """Measure the variants in a draft bundle; record their figures in `variants`."""
     files = [variant.file for own in variants.graphs.values() for variant in own.values()]
+    paths = {file: variants.folder / file for file in (*files, TOKENIZER)}
     draft = Bundle(
         variants.folder,
         Manifest(
@@ -188,72 +196,61 @@ def _choose(
             ztcir="draft",
             created="2000-01-01T00:00:00+00:00",
             graphs=variants.graphs,
-            files={file: _record(variants.folder / file) for file in (*files, TOKENIZER)},
+            files={
+                file: FileRecord(hash_file(path), path.stat().st_size)
+                for file, path in paths.items()
+            },
         ),
     )
-    preprocessing = entries["preprocessing"]
+    preprocessing, acceptance = entries["preprocessing"], settings.acceptance
     if acceptance.gallery is None:
-        probe = drawn_probe(preprocessing)
+        query_set = drawn_queries(preprocessing)
     else:
-        probe = folder_probe(acceptance.gallery, preprocessing)
-    judge = Judge(draft, probe)
+        query_set = folder_queries(acceptance.gallery, preprocessing)
+    runner = VariantRunner(draft, query_set)
     chosen: dict[str, Precision] = {}
-    for precision in precisions:
+    for precision in settings.precisions:
         if precision == "fp32":
             chosen[precision] = Precision(dict.fromkeys(variants.graphs, "fp32"))
             continue
-        chosen[precision], checks = accept(
-            judge,
+        chosen[precision], checks = choose_variants(
+            runner,
             precision,
             variants.candidates(precision),
             acceptance,
             refused=variants.refused.get(precision),
             report=report,
         )
-        for graph, measured in checks.items():
+        for graph, figures in checks.items():
             key = chosen[precision].graphs[graph]
             variant = variants.graphs[graph][key]
-            check = {**(variant.check or {}), **measured}
+            check = {**(variant.check or {}), **figures}
             variants.graphs[graph][key] = replace(variant, check=check)
     return chosen
 
 
-def _kept(
+def _final_names(
     variants: Variants, chosen: Mapping[str, Precision]
 ) -> tuple[dict[str, dict[str, GraphVariant]], dict[str, Path]]:
-    """The variants that a bundle holds, under their final names, and their files."""
+    """Return the chosen variants under their names in the bundle, and their files."""
     wanted = chosen.values() or [Precision(dict.fromkeys(variants.graphs, "fp32"))]
     graphs: dict[str, dict[str, GraphVariant]] = {graph: {} for graph in variants.graphs}
     files: dict[str, Path] = {}
     for precision in wanted:
         for graph, key in precision.graphs.items():
-            variant, kind = variants.graphs[graph][key], _precision(key)
-            file = f"{graph}.onnx" if kind == "fp32" else f"{kind}/{graph}.onnx"
-            graphs[graph][kind] = replace(variant, file=file, precision=kind)
+            variant, name = variants.graphs[graph][key], precision_of(key)
+            file = f"{graph}.onnx" if name == "fp32" else f"{name}/{graph}.onnx"
+            graphs[graph][name] = replace(variant, file=file, precision=name)
             files[file] = variants.folder / variant.file
     return graphs, files
 
 
-def _renamed(chosen: Mapping[str, Precision]) -> dict[str, Precision]:
-    return {
-        name: replace(
-            precision, graphs={graph: _precision(key) for graph, key in precision.graphs.items()}
-        )
-        for name, precision in chosen.items()
-    }
-
-
-def _precision(key: str) -> str:
-    """ "int8" of the variant "int8-static-7"."""
-    return key.split("-")[0]
-
-
-def _record(path: Path) -> FileRecord:
-    return FileRecord(hash_file(path), path.stat().st_size)
-
-
 def image_tower_fingerprint(model: ComposedModel | Backbone) -> str:
-    """What makes a gallery's vectors: image-tower weights and preprocessing, as 32 hex digits."""
+    """Return the fingerprint of a gallery's vectors: image-tower weights and preprocessing.
+
+    Returns:
+        32 hexadecimal digits.
+    """
     backbone = backbone_of(model)
     digest = hashlib.sha256()
     hash_tensors(digest, sorted(backbone.clip.visual.state_dict().items()))

@@ -1,20 +1,22 @@
-"""The model card: what a bundle's weights come from, what was measured, where its limits are."""
+"""The model card: where a bundle's weights come from, their measured quality and their limits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from train.loop.record import versions
+from train.model import Backbone
 
-__all__ = ["model_card"]
+__all__ = ["bare_card", "model_card"]
 
 
 def model_card(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """A card from a checkpoint's configuration.
+    """Return the card of a checkpoint.
 
     Args:
-        config: what `train.model.composed_model.load_model` gave beside the model.
+        config: configuration that `train.model.composed_model.load_model` returns.
         more: further entries, such as data, licences, quality and limits.
     """
     card: dict[str, Any] = {
@@ -33,3 +35,28 @@ def model_card(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         "versions": versions(),
     }
     return card | more
+
+
+def bare_card(backbone: Backbone) -> dict[str, Any]:
+    """Return the model card of a backbone without trained parts."""
+    pretrained = backbone.config.pretrained
+    # Keep only a file's name: its path means nothing on another machine.
+    weights = Path(pretrained).name if pretrained and Path(pretrained).exists() else pretrained
+    return {
+        "backbone": {
+            "model": backbone.config.model,
+            "pretrained": weights,
+            "quick_gelu": backbone.quick_gelu,
+        },
+        "method": "backbone only: image, text, and their weighted sum",
+        "stages": {},
+        "limits": [
+            *(
+                ["The weights are random: use this bundle to test a machine, not to search."]
+                if pretrained is None
+                else []
+            ),
+            "Nothing was trained to compose image and text: method sum only adds the two.",
+        ],
+        "versions": versions(),
+    }

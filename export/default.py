@@ -1,11 +1,11 @@
-"""Rebuild the default bundle from the catalogue, with one command.
+"""Rebuild the default bundle from the catalogue with one command.
 
     python -m export.default --data 'catalogue/train-{0000..0007}.tar' \
         --validation-images 'catalogue/val-{0000..0001}.tar' \
         --validation-triplets catalogue/val-triplets.jsonl
 
-Backbone in two steps, Stage I, Stage II, export, and a measurement that only measures. Each step
-goes on where it was killed, and a step that is done is not done again.
+It trains the backbone in two steps, then Stage I and Stage II, exports, and measures the bundle. An
+interrupted build resumes when the command runs again.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from webdataset.shardlists import expand_urls
+from msgspec.structs import asdict
 
-from export.bundle import export_bundle
+from export.bundle import BundleSettings, export_bundle
 from export.card import model_card
 from train.data.collection import read_collection
 from train.data.image import TrainingImage
@@ -44,12 +44,13 @@ from ztcir_sdk.evaluation.triplet_evaluation import (
     TripletEvaluation,
     evaluate_triplets,
 )
+from ztcir_sdk.path_patterns import expand_paths
 from ztcir_sdk.retriever import Retriever
 
 __all__ = ["Recipe", "build_default"]
 
 NAME = "fashion-lite"
-LIMIT = 32_000_000  # bytes; the bundle travels inside the wheel
+LIMIT = 32_000_000  # bytes: the bundle is part of the wheel
 
 SOURCES = {
     "data": [
@@ -82,8 +83,8 @@ SOURCES = {
 LIMITS = [
     "Trained on catalogue photos of garments, bags, shoes and accessories on plain backgrounds, "
     "and on drawings of such; other pictures are out of its reach.",
-    "Trained for changes of colour, type, gender and pattern, in English; other wishes may be "
-    "ignored.",
+    "Trained for changes of colour, type, gender and pattern, in English; other modifications may "
+    "be ignored.",
     "Photos enter at 160x120 pixels, so that small prints and logos are not seen.",
     "Colour names, product types and genders are the catalogue's, with its biases and its errors.",
 ]
@@ -91,17 +92,18 @@ LIMITS = [
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the default bundle is made of.
+    """How the default bundle is trained.
 
     Attributes:
-        drawings: code-drawn pictures beside the photos.
-        triplets: synthetic triplets of Stage II.
+        drawings: number of drawings beside the photos.
+        triplets: number of synthetic triplets for Stage II.
         parts: sizes of the trained parts.
-        backbone: from ImageNet's weights to a small CLIP.
-        instances: from there on with photos told apart, so that an embedding is not only the sum
-            of what texts name. A sum of picture and words then finds less, a composed query does
-            not: it holds nothing of the reference but what it was taught to keep.
-        mapping, composing: Stages I and II.
+        backbone: training of the backbone from ImageNet's weights.
+        instances: further training with instance discrimination, so that an embedding holds more
+            than texts name. It lowers the scores of method sum, not those of composed queries,
+            which keep only what they were trained to keep.
+        mapping: training of Stage I.
+        composing: training of Stage II.
     """
 
     drawings: int = 6000
@@ -130,16 +132,17 @@ def build_default(
     """Train, export and measure the default bundle.
 
     Args:
-        data: webdataset shards of the training split, brace patterns allowed.
-        validation_images: the gallery of the validation queries.
-        validation_triplets: those queries; they measure, and nothing is chosen by them.
-        runs: folder of the three runs and their caches.
-        out: the bundle to make; recipe: of what.
-        overwrite: replace the bundle that is there.
+        data: webdataset shards of the training split; brace patterns are allowed.
+        validation_images: shards of the validation gallery.
+        validation_triplets: validation queries; they select nothing.
+        runs: folder of training runs and caches.
+        out: folder of the bundle.
+        recipe: how to train.
+        overwrite: replace an existing bundle.
 
     Raises:
-        UsageError: there is one, and it is not to be replaced.
-        ClickException: it became too large to travel in the wheel.
+        UsageError: the bundle exists, and `overwrite` is false.
+        ZtcirError: the bundle is too large for the wheel.
     """
     check_target(out, overwrite=overwrite)
     images, development = read_collection(data, drawings=recipe.drawings)
@@ -166,15 +169,16 @@ def build_default(
     draft = export_bundle(
         model,
         runs / "bundle",
-        name=NAME,
-        model_card=card,
-        small=True,
+        BundleSettings(NAME, card, small=True),
         overwrite=True,
         report=lambda line: click.echo(line, err=True),
     )
     size = sum(record.bytes for record in draft.manifest.files.values())
     if size > LIMIT:
-        raise click.ClickException(f"The bundle has {size / 1e6:.1f} MB, over {LIMIT / 1e6:.0f}.")
+        raise ZtcirError(
+            f"The bundle has {size / 1e6:.1f} MB, more than the {LIMIT / 1e6:.0f} MB that fit in "
+            "the wheel: use smaller parts."
+        )
     measured = evaluate_triplets(
         Retriever(draft),
         validation_images,
@@ -215,14 +219,14 @@ def _quality(measured: TripletEvaluation, development: Mapping[str, float]) -> d
 
 
 def _log(run: Path) -> dict[str, Any]:
-    """A finished run's ``run.json``, with its number of steps."""
+    """Return ``run.json`` of a finished run, with its number of steps."""
     log: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
     steps = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
     return log | {"steps": json.loads(steps[-1])["step"]}
 
 
 def _cost(logs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """How long both stages took; nothing of a stage that was killed and went on."""
+    """Return the duration of both stages, without stages that were resumed."""
     seconds = {
         f"{stage}_seconds": log["seconds"]
         for stage, log in logs.items()
@@ -236,40 +240,40 @@ def _cost(logs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _with_card(bundle: Bundle, folder: Path, card: dict[str, Any], *, overwrite: bool) -> Bundle:
-    """Write the same bundle with another model card."""
-    kept = {
-        name: getattr(bundle.manifest, name)
-        for name in bundle.manifest.__struct_fields__
-        if name not in {"format", "ztcir", "created", "model_card", "files"}
-    }
+    """Write a copy of a bundle with another model card."""
+    kept = asdict(bundle.manifest)
+    for name in ("format", "ztcir", "created", "model_card", "files"):
+        del kept[name]
     files = {file: bundle.path / file for file in bundle.manifest.files}
     return Bundle.write(folder, files=files, model_card=card, overwrite=overwrite, **kept)
 
 
 @click.command()
 @click.option("--data", required=True, multiple=True, help="Shards of the training split.")
-@click.option("--validation-images", required=True, multiple=True, help="The queries' gallery.")
+@click.option(
+    "--validation-images", required=True, multiple=True, help="Shards of the validation gallery."
+)
 @click.option(
     "--validation-triplets",
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Queries to measure with.",
+    help="Validation queries.",
 )
 @click.option(
     "--runs",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("runs"),
     show_default=True,
-    help="Folder of checkpoints and caches; about 6 GB.",
+    help="Folder for checkpoints and caches, about 6 GB.",
 )
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("ztcir_sdk") / "bundles" / NAME,
     show_default=True,
-    help="The bundle to make.",
+    help="Folder of the bundle.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the bundle that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def main(
     data: tuple[str, ...],
     validation_images: tuple[str, ...],
@@ -278,9 +282,9 @@ def main(
     out: Path,
     overwrite: bool,
 ) -> None:
-    """Train, export and measure the default bundle; about two hours on two CPU cores."""
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that weights are random: so here
-    gallery = [Path(path) for pattern in validation_images for path in expand_urls(pattern)]
+    """Train, export and measure the default bundle; takes about two hours on two CPU cores."""
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that weights are random
+    gallery = expand_paths(validation_images)
     try:
         with disk_full_as_error():
             bundle, measured = build_default(

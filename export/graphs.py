@@ -1,16 +1,18 @@
-"""The graphs: thin modules around the model, so that the training code stays clean of ONNX.
+"""The graphs: thin modules around the model, so that the training code knows nothing of ONNX.
 
-Each is exported with torch's dynamo exporter, traced with a batch of 2 or more (a dimension traced
-at 1 becomes a constant), and has dynamic references, texts and, where the text tower is causal,
-text length. A model gives three graphs; a backbone without trained parts two, the same image
-encoder without patches and a text encoder of bare texts.
+torch's dynamo exporter traces each with a batch of 2 or more, because a dimension traced at 1
+becomes a constant. References, texts and, in a causal text tower, text length are dynamic. A model
+gives three graphs. A backbone without trained parts gives two: an image encoder without patches and
+a text encoder without references.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,65 +21,67 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from export.attention import written_out_attention
-from export.half import HalfGraph, halved
+from export.attention import plain_attention
+from export.half import HalfGraph, to_half
 from train.model import Backbone, ComposedModel
+from ztcir_sdk.bundle import REFERENCE_TENSORS
+from ztcir_sdk.names import PLACEHOLDER_ID
 
 __all__ = [
     "OPSET",
+    "BareTextEncoder",
     "GraphModule",
     "backbone_of",
     "export_graph",
     "graph_modules",
     "half_graphs",
     "sample_inputs",
+    "silence",
 ]
 
-OPSET = 18  # what TensorRT 10.3 (JetPack 6) documents in full
+OPSET = 18  # the highest that TensorRT 10.3 (JetPack 6) documents
 
 
-class ImageEncoder(nn.Module):
-    """pixel_values -> image_embeds, patch_features."""
+class _ModelGraph(nn.Module):
+    """A graph of a whole model."""
 
     def __init__(self, model: ComposedModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.encode_image(pixel_values)
 
-
-class BareImageEncoder(nn.Module):
-    """pixel_values -> image_embeds, of a backbone without trained parts."""
+class _BackboneGraph(nn.Module):
+    """A graph of a backbone without trained parts."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 
+
+class ImageEncoder(_ModelGraph):
+    """pixel_values -> image_embeds, patch_features."""
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.encode_image(pixel_values)
+
+
+class BareImageEncoder(_BackboneGraph):
+    """pixel_values -> image_embeds."""
+
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self.backbone.encode_image(pixel_values)[0]
 
 
-class TokenLearnerGraph(nn.Module):
+class TokenLearnerGraph(_ModelGraph):
     """image_embeds, patch_features -> pseudo_tokens[, vsi_keys, vsi_values]."""
 
-    def __init__(self, model: ComposedModel) -> None:
-        super().__init__()
-        self.model = model
-
     def forward(self, image_embeds: Tensor, patch_features: Tensor) -> tuple[Tensor, ...]:
-        pseudo_tokens, keys, values = self.model.learn_token(image_embeds, patch_features)
-        if self.model.vsi is None:
-            return (pseudo_tokens,)
-        return pseudo_tokens, keys, values
+        outputs = self.model.learn_token(image_embeds, patch_features)
+        return outputs[: len(_reference_tensors(self.model))]
 
 
-class TextEncoder(nn.Module):
-    """Ids, which reference, how much adapter, and what the references say -> query_embeds."""
-
-    def __init__(self, model: ComposedModel) -> None:
-        super().__init__()
-        self.model = model
+class TextEncoder(_ModelGraph):
+    """input_ids, reference_index, adapter_scale, the token learner's outputs -> query_embeds."""
 
     def forward(
         self,
@@ -93,12 +97,8 @@ class TextEncoder(nn.Module):
         )
 
 
-class TextEncoderWithoutInjection(nn.Module):
-    """The text encoder of a model that has no VSI."""
-
-    def __init__(self, model: ComposedModel) -> None:
-        super().__init__()
-        self.model = model
+class TextEncoderWithoutInjection(_ModelGraph):
+    """The text encoder of a model without VSI."""
 
     def forward(
         self,
@@ -113,12 +113,8 @@ class TextEncoderWithoutInjection(nn.Module):
         )
 
 
-class BareTextEncoder(nn.Module):
-    """input_ids -> query_embeds, of a backbone without trained parts: its ``encode_text``."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = backbone
+class BareTextEncoder(_BackboneGraph):
+    """input_ids -> query_embeds: the backbone's ``encode_text``."""
 
     def forward(self, input_ids: Tensor) -> Tensor:
         backbone = self.backbone
@@ -134,11 +130,12 @@ class GraphModule:
     """A graph before its export.
 
     Attributes:
-        name: one of `GRAPHS`.
-        module: what is traced.
-        inputs, outputs: names, in order.
+        name: one of `ztcir_sdk.names.GRAPHS`.
+        module: the module that is traced.
+        inputs: names of its inputs, in order.
+        outputs: names of its outputs, in order.
         dynamic: for each input, the symbolic names of its dynamic dimensions.
-        longest: T at most.
+        longest: largest T.
     """
 
     name: str
@@ -150,70 +147,65 @@ class GraphModule:
 
 
 def backbone_of(model: ComposedModel | Backbone) -> Backbone:
-    """The backbone of a model, or what is one itself."""
+    """Return the backbone of a model; a backbone is its own."""
     return model if isinstance(model, Backbone) else model.backbone
 
 
 def graph_modules(model: ComposedModel | Backbone) -> tuple[GraphModule, ...]:
-    """The graphs of a model or of a backbone alone, by the method's contract, in order."""
+    """Return the graphs of a model, or of a backbone alone, in the order of a query."""
     tower = backbone_of(model).tower
-    longest = tower.context_length
-    # prompts of a fixed length are part of what a tower without causal mask computes
+    # Prompts of a fixed length are part of what a tower without causal mask computes.
     texts = {0: "B"} if tower.pad_to is not None else {0: "B", 1: "T"}
+    per_reference = {0: "R"}
+
+    def graph(
+        name: str, module: nn.Module, inputs: Mapping[str, dict[int, str]], outputs: Sequence[str]
+    ) -> GraphModule:
+        dynamic = tuple(inputs.values())
+        return GraphModule(
+            name, module, tuple(inputs), tuple(outputs), dynamic, tower.context_length
+        )
+
+    pixels = {"pixel_values": per_reference}
     if isinstance(model, Backbone):
         return (
-            GraphModule(
-                "image_encoder",
-                BareImageEncoder(model),
-                ("pixel_values",),
-                ("image_embeds",),
-                ({0: "R"},),
-                longest,
-            ),
-            GraphModule(
-                "text_encoder",
-                BareTextEncoder(model),
-                ("input_ids",),
-                ("query_embeds",),
-                (texts,),
-                longest,
-            ),
+            graph("image_encoder", BareImageEncoder(model), pixels, ["image_embeds"]),
+            graph("text_encoder", BareTextEncoder(model), {"input_ids": texts}, ["query_embeds"]),
         )
-    vsi = ("vsi_keys", "vsi_values") if model.vsi is not None else ()
-    said = ("pseudo_tokens", *vsi)
+    image_features = ("image_embeds", "patch_features")
+    reference_tensors = _reference_tensors(model)
     return (
-        GraphModule(
-            "image_encoder",
-            ImageEncoder(model),
-            ("pixel_values",),
-            ("image_embeds", "patch_features"),
-            ({0: "R"},),
-            longest,
-        ),
-        GraphModule(
+        graph("image_encoder", ImageEncoder(model), pixels, image_features),
+        graph(
             "token_learner",
             TokenLearnerGraph(model),
-            ("image_embeds", "patch_features"),
-            said,
-            ({0: "R"}, {0: "R"}),
-            longest,
+            dict.fromkeys(image_features, per_reference),
+            reference_tensors,
         ),
-        GraphModule(
+        graph(
             "text_encoder",
-            TextEncoder(model) if vsi else TextEncoderWithoutInjection(model),
-            ("input_ids", "reference_index", "adapter_scale", *said),
-            ("query_embeds",),
-            (texts, {0: "B"}, {0: "B"}, *({0: "R"} for _ in said)),
-            longest,
+            TextEncoderWithoutInjection(model) if model.vsi is None else TextEncoder(model),
+            {
+                "input_ids": texts,
+                "reference_index": {0: "B"},
+                "adapter_scale": {0: "B"},
+                **dict.fromkeys(reference_tensors, per_reference),
+            },
+            ["query_embeds"],
         ),
     )
 
 
+def _reference_tensors(model: ComposedModel) -> tuple[str, ...]:
+    """Return the names of the token learner's outputs."""
+    return REFERENCE_TENSORS[:1] if model.vsi is None else REFERENCE_TENSORS
+
+
 def half_graphs(model: ComposedModel | Backbone) -> tuple[GraphModule, ...]:
-    """The same graphs of a copy of the model in fp16; see `export.half`."""
+    """Return the same graphs of an fp16 copy of the model; see `export.half`."""
     return tuple(
         replace(graph, module=HalfGraph(graph.module, graph.outputs))
-        for graph in graph_modules(halved(model))
+        for graph in graph_modules(to_half(model))
     )
 
 
@@ -227,11 +219,17 @@ def sample_inputs(
     length: int,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Random inputs of a graph: R references, B texts of T tokens, each with its ``$``.
+    """Return random inputs of a graph.
 
-    Images and texts are noise, the pseudo-words what the model makes of it. T is ``length``, kept
-    between what the ``$`` needs and what the text tower can take, or what it is padded to. For a
-    backbone alone the texts hold no ``$``.
+    Images and texts are noise; the pseudo-words are what the model computes from the images.
+
+    Args:
+        model: the model, or a backbone alone, whose texts get no placeholder.
+        name: graph, one of `ztcir_sdk.names.GRAPHS`.
+        references: R, number of images.
+        texts: B, number of texts, each with its placeholder.
+        length: T, number of tokens, limited to what the placeholder needs and the text tower takes.
+        seed: random seed.
     """
     backbone = backbone_of(model)
     generator = torch.Generator().manual_seed(seed)
@@ -243,7 +241,7 @@ def sample_inputs(
     length = backbone.tower.pad_to or min(max(length, slots + 2), backbone.context_length)
     ids = torch.randint(1, end - 1, (texts, length), generator=generator)
     ids[:, 0] = end - 1
-    ids[:, 1 : 1 + slots] = -1
+    ids[:, 1 : 1 + slots] = PLACEHOLDER_ID
     ends = torch.randint(1 + slots, length, (texts,), generator=generator)
     ends[0] = length - 1
     for row, stop in enumerate(ends.tolist()):
@@ -252,25 +250,22 @@ def sample_inputs(
     if isinstance(model, Backbone):
         return {"input_ids": ids}
     v, patches = model.encode_image(pixels)
-    said = model.learn_token(v, patches)
     if name == "token_learner":
         return {"image_embeds": v, "patch_features": patches}
-    inputs = {
+    learned = dict(zip(REFERENCE_TENSORS, model.learn_token(v, patches), strict=True))
+    return {
         "input_ids": ids,
         "reference_index": torch.randint(0, references, (texts,), generator=generator),
         "adapter_scale": torch.rand(texts, generator=generator),
-        "pseudo_tokens": said[0],
+        **{name: learned[name] for name in _reference_tensors(model)},
     }
-    if model.vsi is not None:
-        inputs |= {"vsi_keys": said[1], "vsi_values": said[2]}
-    return inputs
 
 
 def export_graph(graph: GraphModule, inputs: dict[str, Tensor], path: Path) -> onnx.ModelProto:
-    """Write one graph as ONNX; the weights go into the file.
+    """Write one graph as an ONNX file with its weights inside, and return it.
 
     Args:
-        graph: what to export.
+        graph: the graph.
         inputs: sample inputs with at least 2 references, 2 texts and 3 tokens.
         path: the ``.onnx`` file.
     """
@@ -281,8 +276,7 @@ def export_graph(graph: GraphModule, inputs: dict[str, Tensor], path: Path) -> o
     shapes: Any = tuple({axis: dims[name] for axis, name in axes.items()} for axes in graph.dynamic)
     if isinstance(graph.module, HalfGraph):
         shapes = (shapes,)  # its inputs are one variadic argument
-    with warnings.catch_warnings(), _quiet(), written_out_attention():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+    with silence(), plain_attention():
         program = torch.onnx.export(
             graph.module.eval(),
             tuple(inputs[name] for name in graph.inputs),
@@ -296,20 +290,18 @@ def export_graph(graph: GraphModule, inputs: dict[str, Tensor], path: Path) -> o
         )
     assert program is not None
     program.save(str(path), external_data=False)
-    del program  # which holds its own copies of weights
+    del program  # it holds copies of the weights
     return onnx.load(str(path))
 
 
-class _quiet:  # noqa: N801  (used like a function)
-    """Silence the exporter's loggers: what matters is checked on the graph it wrote."""
-
-    names: Sequence[str] = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
-
-    def __enter__(self) -> None:
-        self.levels = [logging.getLogger(name).level for name in self.names]
-        for name in self.names:
-            logging.getLogger(name).setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        for name, level in zip(self.names, self.levels, strict=True):
-            logging.getLogger(name).setLevel(level)
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Silence exporters and quantizers, which log, warn and print: their files are checked."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,10 +1,10 @@
-"""fp16 as a strongly typed graph: the model itself in half precision, but for what would suffer.
+"""fp16 as a strongly typed graph: the model itself in half precision, without what would overflow.
 
-TensorRT has no switch for fp16 any more, precision is what the graph says; and converters that
-rewrite a float32 graph have written invalid ones. So a copy of the model is cast before it is
-traced. What sums many squares or exponentials overflows in half precision, where 65504 is the end:
-norms, softmax and means compute in float32 between two casts, their weights stay float32. Inputs
-and outputs are float32 in every precision.
+TensorRT has no fp16 switch any more: the graph states the precision. Converters that rewrite a
+float32 graph have written invalid ones. So a copy of the model is cast before it is traced. Sums of
+many squares or exponentials overflow in half precision, whose largest number is 65504: norms,
+softmax and means compute in float32 between two casts, and their weights stay float32. Inputs and
+outputs are float32 in every precision.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from export.storage import Int8Embedding
 
-__all__ = ["HalfGraph", "halved"]
+__all__ = ["HalfGraph", "to_half"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -35,7 +35,7 @@ _IN_FLOAT32 = {
 
 
 class _Float32Where(TorchFunctionMode):
-    """Computes the functions of `_IN_FLOAT32` on half tensors in float32, and halves the result."""
+    """Compute the functions of `_IN_FLOAT32` on half tensors in float32, and cast the result."""
 
     def __torch_function__(
         self,
@@ -47,7 +47,7 @@ class _Float32Where(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in _IN_FLOAT32 or not _is_half(args[0]):
             return func(*args, **kwargs)
-        result = func(*map(_widened, args), **{key: _widened(v) for key, v in kwargs.items()})
+        result = func(*map(_widen, args), **{key: _widen(v) for key, v in kwargs.items()})
         return result.half()
 
 
@@ -55,8 +55,8 @@ class HalfGraph(nn.Module):
     """A graph's module in half precision, with float32 inputs and outputs.
 
     Args:
-        module: what computes, on a model that `halved` made.
-        outputs: their names; embeddings are normalised once more, in float32.
+        module: the module of a model from `to_half`.
+        outputs: names of its outputs; embeddings are normalised again in float32.
     """
 
     def __init__(self, module: nn.Module, outputs: Sequence[str]) -> None:
@@ -74,9 +74,9 @@ class HalfGraph(nn.Module):
         )
 
 
-def halved(module: Module) -> Module:
-    """A copy of a model with its weights in fp16, but for those of its norms."""
-    halves: dict[int, Any] = {}  # what the copy takes in place of a float32 one, made nowhere
+def to_half(module: Module) -> Module:
+    """Return a copy of a model with its weights in fp16, except those of its norms."""
+    halves: dict[int, Any] = {}  # by id: deepcopy takes these instead of copying in float32
     for part in module.modules():
         if isinstance(part, (*_NORMS, Int8Embedding)):
             continue
@@ -96,5 +96,5 @@ def _is_half(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.float16
 
 
-def _widened(value: Any) -> Any:
+def _widen(value: Any) -> Any:
     return value.float() if _is_half(value) else value

@@ -1,27 +1,23 @@
-"""int8 for CPUs, by ONNX Runtime's quantization: weights a channel, activations by one of two ways.
+"""int8 for CPUs with ONNX Runtime's quantization: weights per channel, activations in two ways.
 
-*Static*, for the image encoder: the range of every activation is measured on calibration pictures
-and kept, so that convolutions too run on integers (QDQ nodes). The first layers and the last stay
-in float32: they cost little and lose most. *Dynamic*, for texts and for vision transformers: the
-range is taken anew at each run, and only matrix products are quantized.
+*Static*, for the image encoder: the range of every activation is measured on calibration images and
+stored, so that convolutions also compute in integers (QDQ nodes). The first layers and the last
+stay in float32: they cost little time and lose most accuracy. *Dynamic*, for texts and vision
+transformers: each run computes its own ranges, and only matrix products are quantized.
 
-Where a processor cannot multiply bytes (no VNNI, no ARM dot product), pairs of products of unsigned
+On CPUs without 8-bit dot products (no VNNI, no ARM dot product), pairs of products of unsigned
 activations and signed 8-bit weights overflow 16 bits
-(https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). What is measured
-where a bundle is made must hold wherever it runs, so weights are signed with 7 bits, or, more exact
-and slower, unsigned with 8 around a zero point in the middle; never signed with 8, but in depthwise
-convolutions, which do not add in pairs.
+(https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). A bundle must run
+alike everywhere, so weights are signed with 7 bits, or unsigned with 8 bits around a zero point in
+the middle, which is more exact and slower. They are signed with 8 bits only in depthwise
+convolutions, which do not add pairs.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,34 +35,35 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.optimizer import optimize_model
 
+from export.graphs import silence
 from export.storage import SMALL, row_scales
 
-__all__ = ["fuse", "narrow_tables", "quantize_by_pictures", "quantize_by_run"]
+__all__ = ["PRODUCTS", "fuse", "narrow_tables", "quantize_dynamic_int8", "quantize_static_int8"]
 
 PRODUCTS = ("MatMul", "Gemm")
 FIRST, LAST = 3, 1
-"""Convolutions and products of the image encoder that stay in float32."""
-QUANTIZED_BY_PICTURES = ("Conv", *PRODUCTS, "Add", "Clip", "Relu", "GlobalAveragePool")
-"""What stands between two convolutions is quantized with them, so that numbers stay bytes."""
-PICTURES_AT_ONCE = 1
-"""Calibrating keeps every activation until a run ends: 1.3 GB a picture of a ViT-L-14."""
+"""Number of convolutions and products at both ends of the image encoder that stay in float32."""
+STATIC_OPERATORS = ("Conv", *PRODUCTS, "Add", "Clip", "Relu", "GlobalAveragePool")
+"""Includes operators between two convolutions, so that values stay in bytes."""
+CALIBRATION_BATCH = 1
+"""Calibration keeps every activation until a run ends: 1.3 GB per image for a ViT-L-14."""
 
 
-def quantize_by_run(source: Path, target: Path, *, bits: int) -> dict[str, Any]:
-    """Quantize matrix products dynamically, after fusing, and token rows to bytes.
+def quantize_dynamic_int8(source: Path, target: Path, *, bits: int) -> dict[str, Any]:
+    """Fuse a graph, then quantize its matrix products dynamically and its token rows to bytes.
 
     Args:
         source: a float32 graph.
         target: the file to write.
-        bits: of a weight, 7 or 8.
+        bits: bits of a weight, 7 or 8.
 
     Returns:
-        What was done, for the manifest: the way, and nodes before and after.
+        The manifest's entries: kind of quantization, bits, and numbers of nodes.
     """
     with tempfile.TemporaryDirectory(prefix="ztcir-int8-") as scratch:
         fused = Path(scratch) / "fused.onnx"
         nodes = fuse(source, fused)
-        with _quiet():
+        with silence():
             quantize_dynamic(
                 fused,
                 target,
@@ -74,7 +71,7 @@ def quantize_by_run(source: Path, target: Path, *, bits: int) -> dict[str, Any]:
                 per_channel=True,
                 reduce_range=bits == 7,
                 weight_type=QuantType.QInt8 if bits == 7 else QuantType.QUInt8,
-                # what stands behind a fused node is of no known type, but all is float32 here
+                # The type after a fused node is unknown; here all are float32.
                 extra_options={"WeightSymmetric": True, "DefaultTensorType": TensorProto.FLOAT},
             )
     proto = narrow_tables(onnx.load(str(target)))
@@ -83,37 +80,37 @@ def quantize_by_run(source: Path, target: Path, *, bits: int) -> dict[str, Any]:
     return {"quantization": "dynamic", "weight_bits": bits, "nodes": nodes}
 
 
-def quantize_by_pictures(
+def quantize_static_int8(
     source: Path, target: Path, pixel_values: NDArray[np.float32], *, bits: int
 ) -> dict[str, Any]:
-    """Quantize the image encoder statically, by the ranges that pictures lead to.
+    """Quantize the image encoder statically, with ranges measured on calibration images.
 
     Args:
         source: a float32 graph.
         target: the file to write.
-        pixel_values: the calibration pictures, (P, 3, H, W).
-        bits: of a weight, 7 or 8; in depthwise convolutions always 8.
+        pixel_values: calibration images, (P, 3, H, W).
+        bits: bits of a weight, 7 or 8; depthwise convolutions always use 8.
 
     Returns:
-        What was done, for the manifest.
+        The manifest's entries: kind of quantization, bits, images, and numbers of nodes.
     """
-    with tempfile.TemporaryDirectory(prefix="ztcir-int8-") as scratch, _quiet():
+    with tempfile.TemporaryDirectory(prefix="ztcir-int8-") as scratch, silence():
         prepared = Path(scratch) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         graph = onnx.load(str(prepared)).graph
-        weighty = [node for node in graph.node if node.op_type in ("Conv", *PRODUCTS)]
+        weighted = [node for node in graph.node if node.op_type in ("Conv", *PRODUCTS)]
         quantize_static(
             prepared,
             target,
             _Calibration(pixel_values),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(QUANTIZED_BY_PICTURES),
-            nodes_to_exclude=[node.name for node in (*weighty[:FIRST], *weighty[-LAST:])],
+            op_types_to_quantize=list(STATIC_OPERATORS),
+            nodes_to_exclude=[node.name for node in (*weighted[:FIRST], *weighted[-LAST:])],
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             reduce_range=bits == 7,
-            extra_options={"TensorQuantOverrides": _weights(weighty, graph, bits)},
+            extra_options={"TensorQuantOverrides": _weight_overrides(weighted, graph, bits)},
         )
         nodes = {
             "exported": len(onnx.load(str(source)).graph.node),
@@ -127,10 +124,10 @@ def quantize_by_pictures(
     }
 
 
-def _weights(
+def _weight_overrides(
     nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, bits: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """How weights deviate from signed ones of these bits: depthwise 8, others unsigned if 8."""
+    """Return exceptions to signed weights of these bits: depthwise 8-bit, others unsigned 8-bit."""
     stored = {tensor.name for tensor in graph.initializer}
     overrides: dict[str, list[dict[str, Any]]] = {}
     for node in nodes:
@@ -142,7 +139,7 @@ def _weights(
         overrides[node.input[1]] = [
             {
                 "quant_type": QuantType.QInt8 if depthwise else QuantType.QUInt8,
-                "axis": 0 if out_first else 1,  # of the channels that come out
+                "axis": 0 if out_first else 1,  # axis of output channels
                 "symmetric": True,
                 "reduce_range": False,
             }
@@ -151,15 +148,15 @@ def _weights(
 
 
 def fuse(source: Path, target: Path) -> dict[str, Any]:
-    """Let ONNX Runtime's transformer optimizer fuse what it can; its nodes run nowhere else.
+    """Fuse nodes with ONNX Runtime's transformer optimizer; only ONNX Runtime runs the result.
 
     Returns:
-        ``exported`` and ``fused``, numbers of nodes, and ``fusions``, how many of each kind.
+        ``exported`` and ``fused``, numbers of nodes, and ``fusions``, their number by kind.
     """
     before = len(onnx.load(str(source)).graph.node)
-    with _quiet():
-        # Without sizes it finds the heads by itself; without `opt_level` no session rewrites
-        # the graph for this very processor.
+    with silence():
+        # With sizes of 0 it detects the heads; with `opt_level` 0 no session rewrites the graph
+        # for the CPU of this machine.
         optimized = optimize_model(
             str(source), model_type="bert", num_heads=0, hidden_size=0, opt_level=0
         )
@@ -173,7 +170,7 @@ def fuse(source: Path, target: Path) -> dict[str, Any]:
 
 
 def narrow_tables(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Keep tables that rows are looked up in (token embeddings) as bytes with a scale a row."""
+    """Store lookup tables (token embeddings) in int8 with one scale per row."""
     graph = proto.graph
     looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
     used = Counter(name for node in graph.node for name in node.input)
@@ -196,12 +193,10 @@ def narrow_tables(proto: onnx.ModelProto) -> onnx.ModelProto:
         graph.initializer.remove(table)
         graph.initializer.append(numpy_helper.from_array(rows, f"{table.name}.int8"))
         graph.initializer.append(numpy_helper.from_array(scales, f"{table.name}.scale"))
-        looked, wide, scale = (f"{table.name}.{what}" for what in ("row", "wide", "row_scale"))
+        row, wide, scale = (f"{table.name}.{part}" for part in ("row", "wide", "row_scale"))
         nodes += [
-            helper.make_node(
-                "Gather", [f"{table.name}.int8", node.input[1]], [looked], name=looked
-            ),
-            helper.make_node("Cast", [looked], [wide], name=wide, to=TensorProto.FLOAT),
+            helper.make_node("Gather", [f"{table.name}.int8", node.input[1]], [row], name=row),
+            helper.make_node("Cast", [row], [wide], name=wide, to=TensorProto.FLOAT),
             helper.make_node("Gather", [f"{table.name}.scale", node.input[1]], [scale], name=scale),
             helper.make_node("Mul", [wide, scale], list(node.output), name=f"{table.name}.widen"),
         ]
@@ -211,27 +206,14 @@ def narrow_tables(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime is not typed
-    """Hands the pictures over, some at once."""
+    """Feeds the calibration images in batches."""
 
     def __init__(self, pixel_values: NDArray[np.float32]) -> None:
         self._batches = iter(
-            pixel_values[start : start + PICTURES_AT_ONCE]
-            for start in range(0, len(pixel_values), PICTURES_AT_ONCE)
+            pixel_values[start : start + CALIBRATION_BATCH]
+            for start in range(0, len(pixel_values), CALIBRATION_BATCH)
         )
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         batch = next(self._batches, None)
         return None if batch is None else {"pixel_values": batch}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the tools, which log and print: what matters is measured on what they wrote."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -1,10 +1,10 @@
-"""Small files, same answers: weights rounded before the export, and stored as they were rounded.
+"""Small files with the same answers: weights are rounded before the export, and stored as rounded.
 
-The default bundle travels inside a wheel. Its token rows are kept in int8 with a scale a row, the
-matrices of the text blocks' MLPs in int8 with a scale an output, all other matrices in fp16. The
-model is rounded first, in PyTorch; the graph holds those very numbers and widens them to float32,
-once, when it is loaded. So PyTorch and graph agree to rounding error, and everything that is
-measured is measured on the rounded weights.
+The default bundle is part of a wheel. Its token rows are stored in int8 with one scale per row, the
+matrices of the text blocks' MLPs in int8 with one scale per output, and all other matrices in fp16.
+The model is rounded first, in PyTorch. The graph stores exactly these numbers and widens them to
+float32 once, when it is loaded. So PyTorch and graph agree up to floating-point error, and every
+measurement uses the rounded weights.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = ["Int8Embedding", "compress", "fold_norms", "round_weights", "row_scal
 
 Model = TypeVar("Model", bound="ComposedModel | Backbone")
 
-SMALL = 4096  # entries; below, the Cast node is worth more than the bytes
+SMALL = 4096  # entries; below, the saved bytes do not pay for the Cast node
 
 
 class Int8Embedding(nn.Module):
-    """Token rows in int8; a row is widened, to `dtype`, after it has been looked up."""
+    """A token table in int8; a row is widened to `dtype` after its lookup."""
 
     rows: Tensor
     scales: Tensor
@@ -42,7 +42,7 @@ class Int8Embedding(nn.Module):
         rows, scales = _to_int8(weight)
         self.register_buffer("rows", rows)
         self.register_buffer("scales", scales)
-        # what stands for the table elsewhere, for example its shape
+        # Read elsewhere in place of the table, for example for its shape.
         self.register_buffer("weight", rows.float() * scales, persistent=False)
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -52,16 +52,16 @@ class Int8Embedding(nn.Module):
 
 
 def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (V, d) int8 and scales (V, 1) float32 of a matrix; see `row_scales`."""
+    """Return a matrix as rows (V, d) int8 and scales (V, 1) float32; see `row_scales`."""
     rows, scales = row_scales(weight.detach().float().numpy())
     return torch.from_numpy(rows), torch.from_numpy(scales)
 
 
 def row_scales(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Rows (V, d) int8 and scales (V, 1) float32 that are exact in fp16.
+    """Return a matrix as rows (V, d) int8 and scales (V, 1) float32 that are exact in fp16.
 
-    A scale with 11 bits times an integer with 7 is exact in float32, so `compress` can read both
-    back from the product.
+    An 11-bit scale times a 7-bit integer is exact in float32, so `compress` can recover both from
+    the product.
     """
     largest = np.abs(matrix).max(axis=1, keepdims=True).clip(min=np.float32(1e-6))
     exact = (largest / np.float32(127)).astype(np.float16)
@@ -72,10 +72,10 @@ def row_scales(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[n
 
 @torch.no_grad()
 def fold_norms(module: nn.Module) -> None:
-    """Fold batch norms into the convolutions before them, as the exporter would do after rounding.
+    """Fold batch norms into their convolutions before rounding; the exporter would do it after.
 
-    Only a norm registered right after its convolution is folded, which is how timm builds its
-    convnets; its activation stays.
+    A norm is folded if it is registered right after its convolution, as in timm's convnets. Its
+    activation stays.
     """
     children = list(module.named_children())
     for (name, conv), (norm_name, norm) in itertools.pairwise(children):
@@ -88,7 +88,7 @@ def fold_norms(module: nn.Module) -> None:
 
 @torch.no_grad()
 def round_weights(model: Model) -> Model:
-    """Round a model's weights in place to what the small bundle stores; gives the same model."""
+    """Round a model's weights in place to what a small bundle stores; return the same model."""
     backbone = model if isinstance(model, Backbone) else model.backbone
     fold_norms(backbone.clip.visual)
     text = backbone.text
@@ -108,10 +108,10 @@ def round_weights(model: Model) -> Model:
 
 
 def compress(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Store float32 matrices that `round_weights` rounded in the fewest bytes that are exact.
+    """Store float32 matrices from `round_weights` in the fewest bytes that keep them exact.
 
-    Matrices that are neither exact in fp16 nor in int8 with a scale a row or column stay as they
-    are, so that no graph is changed by being compressed.
+    A matrix that is exact neither in fp16 nor in int8 with one scale per row or column stays in
+    float32, so compression changes no result.
     """
     nodes: list[onnx.NodeProto] = []
     kept: list[onnx.TensorProto] = []
@@ -155,7 +155,7 @@ def compress(graph: onnx.ModelProto) -> onnx.ModelProto:
 def _exact_int8(
     values: NDArray[np.float32],
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
-    """Integers and scales whose product is ``values`` exactly, by row or by column."""
+    """Return integers and scales by row or column whose product is exactly ``values``, if any."""
     if values.ndim != 2:
         return None
     for axis in (1, 0):

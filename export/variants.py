@@ -1,10 +1,9 @@
-"""One graph in several precisions, as files that are still to be judged."""
+"""One graph in several precisions: files that `export.precision` then accepts or refuses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,34 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from export.graphs import GraphModule, export_graph, graph_modules, half_graphs, sample_inputs
-from export.int8 import PRODUCTS, quantize_by_pictures, quantize_by_run
-from export.parity import HALF_TOLERANCE, ParityResult, check_half, check_parity
+from export.int8 import PRODUCTS, quantize_dynamic_int8, quantize_static_int8
+from export.parity import HALF_TOLERANCE, ParityResult, check_half, check_parity, three_digits
 from export.storage import compress
 from train.model import Backbone, ComposedModel
 from ztcir_sdk.bundle import GraphVariant
-from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.errors import ZtcirError, first_line
 from ztcir_sdk.runtime import TensorSpec
 
-__all__ = ["Variants", "export_fp32", "write_variants"]
+__all__ = ["Report", "Variants", "export_fp32", "precision_of", "write_variants"]
 
-TRACED = {"references": 3, "texts": 4, "length": 9}  # no dimension 1: it would be a constant
+TRACED = {"references": 3, "texts": 4, "length": 9, "seed": 0}  # no 1: it would be a constant
 MOST_BYTES = (1 << 31) - 1
-"""Of one ONNX file: protobuf takes no more."""
+"""Largest ONNX file that protobuf can read."""
 WEIGHT_BITS = (7, 8)
-"""Of int8, the faster first."""
+"""Bits of int8 weights, the faster first."""
+
+Report = Callable[[str], None]
+"""Receives one line for each completed check."""
 
 
 @dataclass
 class Variants:
-    """What was written of a model: files in a folder, by graph and key.
+    """Exported files of a model, by graph and key.
 
     Attributes:
-        folder: where the files are.
-        graphs: graph -> key -> variant. Keys are "fp32", "fp16", "int8-static-7" and the like.
-        refused: precision -> graph -> why there is no variant of it.
+        folder: folder of the files.
+        graphs: graph -> key -> variant. Keys are "fp32", "fp16", "int8-static-7" and so on.
+        refused: precision -> graph -> why it has no variant in that precision.
     """
 
     folder: Path
@@ -47,11 +49,16 @@ class Variants:
     refused: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def candidates(self, precision: str) -> dict[str, list[str]]:
-        """Graph -> keys of its variants in a precision, the preferred first."""
+        """Return graph -> keys of its variants in a precision, the preferred first."""
         return {
-            graph: [key for key in variants if key.split("-")[0] == precision]
+            graph: [key for key in variants if precision_of(key) == precision]
             for graph, variants in self.graphs.items()
         }
+
+
+def precision_of(key: str) -> str:
+    """Return the precision of a variant's key: "int8" for "int8-static-7"."""
+    return key.split("-")[0]
 
 
 def write_variants(
@@ -61,17 +68,17 @@ def write_variants(
     *,
     small: bool = False,
     calibration: Callable[[], NDArray[np.float32]],
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = lambda line: None,
 ) -> Variants:
-    """Export every graph in float32 and in the precisions that are asked for.
+    """Export every graph in float32 and in the requested precisions.
 
     Args:
-        model: in evaluation mode.
-        folder: an empty one.
-        precisions: of `export.precision.PRECISIONS`.
-        small: store float32 weights in the fewest bytes that are exact.
-        calibration: gives the pictures for static int8, (P, 3, H, W) float32.
-        report: gets a line for each thing that was checked.
+        model: the model, in evaluation mode.
+        folder: an empty folder for the files.
+        precisions: some of `ztcir_sdk.names.PRECISIONS`.
+        small: store float32 weights in the fewest bytes that keep them exact.
+        calibration: returns the images for static int8, (P, 3, H, W) float32.
+        report: receives one line for each check.
 
     Raises:
         ParityError: a float32 graph differs from PyTorch by more than 1e-4.
@@ -80,14 +87,13 @@ def write_variants(
     variants = Variants(folder)
     graphs, raw = graph_modules(model), folder / "raw.onnx"
     for graph in graphs:
-        own = variants.graphs.setdefault(graph.name, {})
-        own["fp32"] = _fp32(model, graph, raw, folder, small, report)
+        _add_fp32(model, graph, raw, variants, small=small, report=report)
         if "int8" in precisions:
-            _quantized(graph.name, raw, variants, calibration, report)
+            _add_int8(graph.name, raw, variants, calibration, report)
     raw.unlink()
-    if "fp16" in precisions:  # a second model, for no longer than it is needed
+    if "fp16" in precisions:  # needs a copy of the model, freed when the loop ends
         for graph, half in zip(graphs, half_graphs(model), strict=True):
-            _half(model, graph, half, variants, report)
+            _add_fp16(model, graph, half, variants, report)
     return variants
 
 
@@ -98,113 +104,116 @@ def export_fp32(model: ComposedModel | Backbone, graph: GraphModule, path: Path)
         ZtcirError: the exporter cannot express it.
     """
     try:
-        return export_graph(graph, sample_inputs(model, graph.name, **TRACED, seed=0), path)
+        return export_graph(graph, sample_inputs(model, graph.name, **TRACED), path)
     except torch.onnx.OnnxExporterError as error:
         raise ZtcirError(
-            f"The {graph.name} graph cannot be exported ({_cause(error)}): take another backbone, "
+            f"The {graph.name} graph cannot be exported ({_cause(error)}): use another backbone, "
             "or another version of torch."
         ) from error
 
 
-def _fp32(
+def _add_fp32(
     model: ComposedModel | Backbone,
     graph: GraphModule,
     raw: Path,
-    folder: Path,
+    variants: Variants,
+    *,
     small: bool,
-    report: Callable[[str], None],
-) -> GraphVariant:
+    report: Report,
+) -> None:
+    """Write and check the fp32 variant, and the file `raw` that int8 variants are made from."""
     proto = export_fp32(model, graph, raw)
     if small:
         proto = compress(proto)
-    path = folder / f"{graph.name}.onnx"
+    path = variants.folder / f"{graph.name}.onnx"
     _save(proto, path)
-    del proto  # of a large model as many bytes as its weights
+    del proto  # as large as the model's weights
     results = check_parity(model, graph, path)
     for result in results:
         report(f"{graph.name}: {result.output} within {result.difference:.1e} of PyTorch")
-    return _variant(path, folder, "fp32", {"largest_difference": _figures(results)})
+    check = {"largest_difference": _differences(results)}
+    variants.graphs[graph.name] = {"fp32": _variant(path, "fp32", check)}
 
 
-def _half(
+def _add_fp16(
     model: ComposedModel | Backbone,
     graph: GraphModule,
     half: GraphModule,
     variants: Variants,
-    report: Callable[[str], None],
+    report: Report,
 ) -> None:
-    """Write the fp16 variant, or note why there is none."""
+    """Write and check the fp16 variant, or record why there is none."""
     path = variants.folder / f"fp16-{graph.name}.onnx"
-    reason: str | None = None
+    results: list[ParityResult] = []
     try:
-        proto = export_graph(half, sample_inputs(model, graph.name, **TRACED, seed=0), path)
+        proto = export_graph(half, sample_inputs(model, graph.name, **TRACED), path)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:  # such as two dtypes in one sum
-        reason = f"it cannot be traced in half precision ({_cause(error)})"
+        reasons = [f"it cannot be traced in half precision ({_cause(error)})"]
     else:
         _save(proto, path)
         del proto
         results = check_half(model, graph, half, path)
-        for result in results:
-            if not result.difference <= HALF_TOLERANCE:  # NaN too
-                reason = (
-                    f"{result.output} is {result.difference:.1e} from float32 in cosine distance, "
-                    f"over {HALF_TOLERANCE:.0e}"
-                )
-    if reason is not None:
-        variants.refused.setdefault("fp16", {})[graph.name] = reason
-        report(f"fp16 {graph.name}: {reason}")
+        reasons = [
+            f"{result.output} is {result.difference:.1e} from float32 in cosine distance, "
+            f"over {HALF_TOLERANCE:.0e}"
+            for result in results
+            if not result.difference <= HALF_TOLERANCE  # NaN too
+        ]
+    if reasons:
+        variants.refused.setdefault("fp16", {})[graph.name] = reasons[-1]
+        report(f"fp16 {graph.name}: {reasons[-1]}")
         return
-    check = {"cosine_distance_from_pytorch": _figures(results)}
-    variants.graphs[graph.name]["fp16"] = _variant(path, variants.folder, "fp16", check)
-    worst = max(result.difference for result in results)
-    report(f"fp16 {graph.name}: within {worst:.1e} of float32 in cosine distance")
+    check = {"cosine_distance_from_pytorch": _differences(results)}
+    variants.graphs[graph.name]["fp16"] = _variant(path, "fp16", check)
+    largest = max(result.difference for result in results)
+    report(f"fp16 {graph.name}: within {largest:.1e} of float32 in cosine distance")
 
 
-def _quantized(
+def _add_int8(
     graph: str,
     raw: Path,
     variants: Variants,
     calibration: Callable[[], NDArray[np.float32]],
-    report: Callable[[str], None],
+    report: Report,
 ) -> None:
-    """Write the int8 variants, which are judged later, in the order in which they are preferred."""
-    ways: dict[str, Callable[[Path], dict[str, Any]]] = {}
+    """Write the int8 variants, the preferred first; they are checked later."""
     pixel_values = calibration() if graph == "image_encoder" else None
-    by_run = pixel_values is None or _mostly_products(raw)
-    # The fastest first (results/precision.json): fewer bits, and of a transformer's pictures the
-    # ranges of each run, which are the more exact as well.
-    for bits in WEIGHT_BITS:
-        if by_run:
-            ways[f"dynamic-{bits}"] = partial(quantize_by_run, raw, bits=bits)
+    dynamic = pixel_values is None or _mostly_products(raw)
+
+    def quantizations(bits: int) -> Iterator[tuple[str, Callable[[Path], dict[str, Any]]]]:
+        if dynamic:
+            yield "dynamic", lambda path: quantize_dynamic_int8(raw, path, bits=bits)
         if pixel_values is not None:
-            ways[f"static-{bits}"] = partial(
-                quantize_by_pictures, raw, pixel_values=pixel_values, bits=bits
-            )
-    for way, quantize in ways.items():
-        key = f"int8-{way}"
-        path = variants.folder / f"{key}-{graph}.onnx"
-        done = quantize(path)
-        _save(onnx.load(str(path)), path)
-        variants.graphs[graph][key] = _variant(path, variants.folder, key, done)
-        report(f"{key} {graph}: {_nodes_in_words(done['nodes'])}")
+            yield "static", lambda path: quantize_static_int8(raw, path, pixel_values, bits=bits)
+
+    # The fastest first (benchmarks/results/precision.json): fewer bits, and for a vision
+    # transformer the ranges of each run, which are also more exact.
+    for bits in WEIGHT_BITS:
+        for name, quantize in quantizations(bits):
+            key = f"int8-{name}-{bits}"
+            path = variants.folder / f"{key}-{graph}.onnx"
+            check = quantize(path)
+            _save(onnx.load(str(path)), path)
+            variants.graphs[graph][key] = _variant(path, key, check)
+            report(f"{key} {graph}: {_describe_nodes(check['nodes'])}")
 
 
 def _save(proto: onnx.ModelProto, path: Path) -> None:
     size = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     if size > MOST_BYTES:
         raise ZtcirError(
-            f"The graph {path.stem} has {size / 1e9:.1f} GB of weights, more than the 2 GB that "
-            "one ONNX file holds, so nothing was exported: take a smaller backbone."
+            f"The graph {path.stem} has {size / 1e9:.1f} GB of weights, but an ONNX file holds at "
+            "most 2 GB, so nothing was exported: use a smaller backbone."
         )
     _strip(proto)
     onnx.checker.check_model(proto)
     onnx.save(proto, str(path))
 
 
-def _variant(path: Path, folder: Path, key: str, check: Mapping[str, Any]) -> GraphVariant:
+def _variant(path: Path, key: str, check: Mapping[str, Any]) -> GraphVariant:
     proto = onnx.load(str(path))
     return GraphVariant(
-        file=path.relative_to(folder).as_posix(),
+        file=path.name,
         precision=key,
         inputs=tuple(_spec(value) for value in proto.graph.input),
         outputs=tuple(_spec(value) for value in proto.graph.output),
@@ -221,23 +230,22 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 def _strip(proto: onnx.ModelProto) -> None:
-    """Drop what the exporter noted of itself: stack traces name paths of this machine."""
-    del proto.metadata_props[:]
+    """Remove the exporter's metadata: its stack traces contain paths of this machine."""
     proto.doc_string = ""
     for node in proto.graph.node:
-        del node.metadata_props[:]
         node.doc_string = ""
-    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
-        del value.metadata_props[:]
-    for tensor in proto.graph.initializer:
-        del tensor.metadata_props[:]
+    for part in (
+        *(proto, proto.graph),
+        *(*proto.graph.node, *proto.graph.initializer),
+        *(*proto.graph.value_info, *proto.graph.input, *proto.graph.output),
+    ):
+        del part.metadata_props[:]
     del proto.functions[:]
-    del proto.graph.metadata_props[:]
     del proto.graph.value_info[:]
 
 
 def _mostly_products(path: Path) -> bool:
-    """Whether most weights of a graph stand in matrix products, as in a transformer."""
+    """Whether most weights of a graph are in matrix products, as in a transformer."""
     graph = onnx.load(str(path)).graph
     sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
     share = sum(
@@ -246,7 +254,7 @@ def _mostly_products(path: Path) -> bool:
     return 2 * share > sum(sizes.values())
 
 
-def _nodes_in_words(nodes: Mapping[str, Any]) -> str:
+def _describe_nodes(nodes: Mapping[str, Any]) -> str:
     fused = ""
     if "fused" in nodes:
         kinds = ", ".join(f"{count} {kind}" for kind, count in nodes["fusions"].items())
@@ -254,12 +262,12 @@ def _nodes_in_words(nodes: Mapping[str, Any]) -> str:
     return f"{nodes['exported']} nodes exported{fused}, {nodes['quantized']} quantized"
 
 
-def _figures(results: Sequence[ParityResult]) -> dict[str, float]:
-    return {result.output: float(f"{result.difference:.2e}") for result in results}
+def _differences(results: Sequence[ParityResult]) -> dict[str, float]:
+    return {result.output: three_digits(result.difference) for result in results}
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what an error began with."""
+    """Return the first line of the error that caused this one."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)

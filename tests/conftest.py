@@ -13,6 +13,8 @@ import pytest
 from hypothesis import settings
 from places import DATA, DATA_VARIABLE
 
+pytest_plugins = ["export_fixtures"]
+
 # pytest-xdist runs a process per core: more threads than that would wait for each other, and
 # training takes eight times as long. PyTorch reads the variable when it is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -19,6 +19,7 @@ __all__ = [
     "PROMPTED_METHODS",
     "PROMPTS",
     "TAR_SUFFIXES",
+    "TENSORRT_PACKAGES",
     "TEXT_SLOT",
     "TRAINING_PRECISIONS",
     "UNKNOWN_VALUE",
@@ -49,6 +50,11 @@ ORACLE = "oracle"
 
 BACKENDS = ("auto", "onnx", "onnx-tensorrt", "tensorrt")
 """Automatic choice, ONNX Runtime, ONNX Runtime's TensorRT provider, TensorRT itself."""
+
+TENSORRT_PACKAGES: Mapping[str, str] = MappingProxyType(
+    {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+)
+"""Import name of a package with TensorRT's API -> its product name."""
 
 PRECISIONS = ("fp32", "fp16", "int8")
 """Precisions of exported graphs."""

@@ -1,4 +1,4 @@
-"""`python -m export.default`: from shards to a measured bundle, and on from where it was killed."""
+"""`python -m export.default`: from shards to a measured bundle, resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -20,7 +21,9 @@ from ztcir_sdk import Retriever
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.evaluation.triplet_evaluation import ALL_METHODS, evaluate_triplets
 
-SHORT = {"epochs": 1, "batch_size": 16}
+pytestmark = pytest.mark.usefixtures("export_cache")
+
+SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 16}
 BACKBONE = BackboneTraining(**SHORT, word_vectors="none", views=2, descriptions=2)
 
 
@@ -37,6 +40,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     monkeypatch.setattr(export.default, "Recipe", lambda: recipe)
     monkeypatch.setattr("train.triplets.stage_two.DEVELOPMENT_TRIPLETS", 8)
+    # `test_export` tests this check, which exports two graphs more
+    monkeypatch.setattr("export.bundle._check_randomised", lambda *_: None)
     with tiny_fashion_lite(), unflushed():
         yield
 
@@ -53,7 +58,7 @@ def build(folder: Path, *options: str) -> Result:
     )
 
 
-def test_one_command_makes_the_bundle_and_goes_on_where_it_was(
+def test_one_command_makes_the_bundle_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_collection(tmp_path)
@@ -88,14 +93,14 @@ def test_one_command_makes_the_bundle_and_goes_on_where_it_was(
     for stage in ("map", "compose"):
         run = json.loads((runs / stage / "run.json").read_text())
         assert cost[f"{stage}_seconds"] == run["seconds"]
-    told = bundle.manifest.model_card["quality"]["methods"]
-    assert told.keys() == {*ALL_METHODS, "sum_best"}
+    quality = bundle.manifest.model_card["quality"]["methods"]
+    assert quality.keys() == {*ALL_METHODS, "sum_best"}
     for name, scores in measured.methods.items():
-        assert told[name] == json.loads(json.dumps(scores.to_dict()))
+        assert quality[name] == json.loads(json.dumps(scores.to_dict()))
         assert f"{name}: mAP@10 {scores.overall['mAP@10']:.4f}" in result.stdout
 
 
-def test_a_bundle_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path: Path) -> None:
+def test_an_existing_bundle_is_kept_without_overwrite(tmp_path: Path) -> None:
     write_collection(tmp_path)
     write_validation(tmp_path)
     (tmp_path / "bundle").mkdir()
@@ -103,10 +108,12 @@ def test_a_bundle_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path: Path
     result = build(tmp_path)
     assert result.exit_code == 1
     assert "is already a bundle" in result.stderr
-    assert not (tmp_path / "runs").exists()  # told before an hour of training
+    assert not (tmp_path / "runs").exists()  # refused before an hour of training
 
 
-def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_with_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_collection(tmp_path)
     write_validation(tmp_path)
 

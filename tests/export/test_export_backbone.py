@@ -1,4 +1,4 @@
-"""Any CLIP as it is: a bundle that answers by picture, by words, and by their sum."""
+"""Any CLIP without training: a bundle that answers by image, by text, and by their sum."""
 
 from __future__ import annotations
 
@@ -12,43 +12,30 @@ import onnx
 import open_clip
 import pytest
 import torch
-from click.testing import CliRunner, Result
-from numpy.typing import NDArray
+from exported import few_images, write_run, ztcir
 from PIL import Image
 from places import SUPPORT
 from safetensors.torch import save_file
 from tiny_training import CONVNET, PARTS, QUICK, VIT, tiny_model
 
-from cli.main import main
-from export import agreement
-from export.bundle import export_bundle, image_tower_fingerprint
+from export.bundle import BundleSettings, export_bundle, image_tower_fingerprint
+from export.card import bare_card
 from export.graphs import export_graph, graph_modules, sample_inputs
 from export.parity import check_frozen_text, check_parity
-from train.model import (
-    Backbone,
-    BackboneConfig,
-    UnsupportedBackboneError,
-    create_backbone,
-    describe_model,
-    own_weights,
-    write_checkpoint,
-)
+from train.model import Backbone, BackboneConfig, UnsupportedBackboneError, create_backbone
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.drawings.drawings import demo_gallery, draw
 from ztcir_sdk.errors import ZtcirError
 
-Array = NDArray[np.float32]
+pytestmark = pytest.mark.usefixtures("export_cache")
+
 TEXTS = ("make it red", "a bag", "a much longer text with more words than the others have", "x")
-
-
-def ztcir(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Somebody's weights of the tiny CLIP, as a file."""
+    """A weights file of the tiny CLIP."""
     path = tmp_path_factory.mktemp("weights") / "open_clip_model.safetensors"
     state = tiny_model(VIT).backbone.clip.state_dict()
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
@@ -57,7 +44,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(weights: Path) -> Any:
-    """The same, as open_clip loads it."""
+    """The same CLIP, loaded by open_clip."""
     return open_clip.create_model(VIT, pretrained=str(weights)).eval()
 
 
@@ -73,14 +60,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the command line said of the bundle that it made."""
+    """The command line's report on its bundle."""
     folder = tmp_path_factory.mktemp("bare") / "b"
     result = ztcir(
         *("export", "--backbone", VIT, "--pretrained", weights, "--to", folder, "--json")
     )
     assert result.exit_code == 0, (result.output, result.exception)
-    said: dict[str, Any] = json.loads(result.stdout)
-    return said
+    report: dict[str, Any] = json.loads(result.stdout)
+    return report
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +85,7 @@ def test_a_bundle_is_made_without_a_checkpoint(exported: Mapping[str, Any], bund
     card = bundle.manifest.model_card
     assert card["backbone"] == {
         "model": VIT,
-        "pretrained": "open_clip_model.safetensors",  # not where it lay
+        "pretrained": "open_clip_model.safetensors",  # without its folder
         "quick_gelu": False,
     }
     assert not any("random" in limit for limit in card["limits"])
@@ -108,28 +95,28 @@ def test_a_bundle_is_made_without_a_checkpoint(exported: Mapping[str, Any], bund
         assert {own.domain for own in proto.opset_import} == {""}
 
 
-def test_engines_are_built_of_what_was_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_engines_are_built_of_the_requested_precisions(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'ztcir[trt-rtx]'")
-    for name, few in (("EACH_COMBINATION", 2), ("QUERIES", 20), ("CALIBRATED_BY", 4)):
-        monkeypatch.setattr(agreement, name, few)
+    few_images(monkeypatch)
     engines = ("--trt", "--gpu", "sm_86", "--engines", tmp_path / "engines")
-    call = ("export", "--backbone", VIT, "--to", tmp_path / "b", *engines, "--json")
+    backbone = ("--backbone", VIT, "--pretrained", weights)
+    call = ("export", *backbone, "--to", tmp_path / "b", *engines, "--json")
     refused = ztcir(*call, "--precision", "int8")
     assert (refused.exit_code, refused.stdout) == (2, "")
-    assert not (tmp_path / "b").exists()  # told before any work
+    assert not (tmp_path / "b").exists()  # refused before any work
     result = ztcir(*call, "--precision", "fp16,int8")
     assert result.exit_code == 0, (result.output, result.exception)
-    said = json.loads(result.stdout)
-    assert list(said["precisions"]) == ["fp16", "int8"]
-    built = [(one["graph"], one["precision"]) for one in said["engines"]]
+    report = json.loads(result.stdout)
+    assert list(report["precisions"]) == ["fp16", "int8"]
+    built = [(one["graph"], one["precision"]) for one in report["engines"]]
     assert built == [("image_encoder", "fp16"), ("text_encoder", "fp16")]
     assert "int8 graphs are for processors: no engines are built of them." in result.stderr
 
 
 @torch.no_grad()
-def test_it_says_what_open_clip_says(bundle: Bundle, clip: Any, photos: list[Path]) -> None:
+def test_embeddings_equal_open_clips(bundle: Bundle, clip: Any, photos: list[Path]) -> None:
     retriever = Retriever(bundle, device="cpu", threads=1)
     transform = open_clip.transform.image_transform_v2(
         open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip)),
@@ -147,7 +134,7 @@ def test_it_says_what_open_clip_says(bundle: Bundle, clip: Any, photos: list[Pat
     np.testing.assert_allclose(both, expected, atol=1e-4)
 
 
-def test_it_searches_and_says_what_it_cannot(
+def test_it_searches_by_its_methods_and_refuses_others(
     bundle: Bundle, photos: list[Path], tmp_path: Path
 ) -> None:
     retriever = Retriever(bundle, device="cpu", threads=1)
@@ -163,7 +150,7 @@ def test_it_searches_and_says_what_it_cannot(
         retriever.search(photos[3], "in blue")
 
 
-def test_an_index_stays_when_the_trained_parts_are_added(weights: Path, bundle: Bundle) -> None:
+def test_an_index_stays_valid_when_trained_parts_are_added(weights: Path, bundle: Bundle) -> None:
     model = tiny_model(VIT)
     assert image_tower_fingerprint(model) == bundle.manifest.image_tower
     other = create_backbone(BackboneConfig(VIT, None))
@@ -171,8 +158,8 @@ def test_an_index_stays_when_the_trained_parts_are_added(weights: Path, bundle: 
 
 
 @pytest.mark.parametrize("name", [QUICK, CONVNET])
-def test_other_towers_are_cut_too(name: str, tmp_path: Path) -> None:
-    backbone = create_backbone(BackboneConfig(name, None))
+def test_other_towers_are_exported_too(name: str, tmp_path: Path) -> None:
+    backbone = tiny_model(name).backbone
     assert check_frozen_text(backbone) <= 1e-5
     for graph in graph_modules(backbone):
         path = tmp_path / f"{graph.name}.onnx"
@@ -207,7 +194,7 @@ def padded(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 @torch.no_grad()
 def test_texts_of_a_tower_that_is_not_causal_are_padded(padded: Backbone, tmp_path: Path) -> None:
-    bundle = export_bundle(padded, tmp_path / "b", name="padded", model_card={})
+    bundle = export_bundle(padded, tmp_path / "b", BundleSettings("padded"))
     layout = bundle.manifest.text
     assert (layout.causal, layout.context_length, layout.pad_to) == (False, 20, 20)
     [ids] = bundle.variant("text_encoder").inputs
@@ -221,7 +208,7 @@ def test_texts_of_a_tower_that_is_not_causal_are_padded(padded: Backbone, tmp_pa
     np.testing.assert_allclose(one_by_one, expected, atol=1e-5)
 
 
-# --- checkpoints say how far they were trained ---------------------------------------------------
+# --- checkpoints of each stage --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -232,30 +219,27 @@ def test_texts_of_a_tower_that_is_not_causal_are_padded(padded: Backbone, tmp_pa
         ("compose", ("composed", "mapped", "stage1", "image", "text", "sum")),
     ],
 )
-def test_a_bundle_answers_by_what_was_trained(
+def test_a_bundle_answers_by_the_trained_methods(
     kind: str, methods: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = tiny_model(VIT, PARTS)
-    groups = {"model": model.parts()}
-    groups |= {name: module.state_dict() for name, module in own_weights(model).items()}
-    write_checkpoint(tmp_path / "run" / "last", describe_model(model, kind), groups)
+    write_run(tmp_path / "run", tiny_model(VIT, PARTS), kind)
     asked: dict[str, Any] = {}
 
     class CalledError(Exception):
         pass
 
-    def export(subject: Any, folder: Path, **options: Any) -> Bundle:
-        asked.update(options, subject=subject)
+    def export(model: Any, folder: Path, settings: BundleSettings, **options: Any) -> Bundle:
+        asked.update(model=model, settings=settings)
         raise CalledError
 
     monkeypatch.setattr("export.bundle.export_bundle", export)
     result = ztcir("export", tmp_path / "run", "--to", tmp_path / "b", "--precision", "fp16,int8")
     assert isinstance(result.exception, CalledError), result.output
-    bare = isinstance(asked["subject"], Backbone)
-    assert bare == (kind == "backbone")
-    assert (asked["methods"] or ("image", "text", "sum")) == methods
-    assert asked["precisions"] == ("fp16", "int8")
-    assert asked["acceptance"].trained
+    assert isinstance(asked["model"], Backbone) == (kind == "backbone")
+    settings: BundleSettings = asked["settings"]
+    assert (settings.methods or ("image", "text", "sum")) == methods
+    assert settings.precisions == ("fp16", "int8")
+    assert settings.acceptance.trained
 
 
 # --- calls that are wrong ------------------------------------------------------------------------
@@ -271,18 +255,18 @@ def test_a_bundle_answers_by_what_was_trained(
         (["--backbone", "ViT-Z-99"], 1, "ViT-Z-99 is neither an open_clip model"),
         (["--backbone", VIT, "FOLDER"], 2, "not both"),
         (["--pretrained", "openai"], 2, "--pretrained names the weights of --backbone"),
-        ([], 2, "Name a checkpoint or --backbone"),
+        ([], 2, "name a checkpoint or --backbone"),
         (["--backbone", VIT, "--precision", "fp64"], 2, "There is no precision 'fp64'"),
         (["--backbone", VIT, "--precision", "fp16", "--triplets", "FILE"], 2, "need the gallery"),
         (["--backbone", VIT, "--gallery", "FOLDER"], 2, "fp16 and int8: add --precision fp16"),
         (
             *(["--backbone", VIT, "--precision", "fp16", "--calibration", "FOLDER"], 2),
-            "--calibration is about int8: add --precision int8",
+            "--calibration is only used for int8: add --precision int8",
         ),
-        (["--trt", "--gpu", "sm_86"], 2, "--to is about exporting a checkpoint or --backbone"),
+        (["--trt", "--gpu", "sm_86"], 2, "--output needs a checkpoint or --backbone to export"),
     ],
 )
-def test_what_is_wrong_is_a_sentence(
+def test_wrong_calls_end_with_one_sentence(
     arguments: list[str], code: int, sentence: str, weights: Path, tmp_path: Path
 ) -> None:
     damaged, odd, other = (
@@ -305,15 +289,13 @@ def test_what_is_wrong_is_a_sentence(
     assert not (tmp_path / "b").exists()
 
 
-def test_random_weights_are_told_in_the_card() -> None:
-    from export.pretrained import bare_card
-
+def test_the_model_card_names_random_weights() -> None:
     card = bare_card(create_backbone(BackboneConfig(VIT, None)))
     assert card["backbone"]["pretrained"] is None
     assert any("weights are random" in limit for limit in card["limits"])
 
 
-def test_a_configuration_of_our_own_takes_weights_from_a_file(
+def test_a_configuration_in_train_configs_loads_weights_from_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs = SUPPORT / "tiny_configs"

@@ -77,6 +77,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str
                 if precision != "int8"
             }
         pytest.importorskip("torch", reason="PyTorch is not installed (extra train)")
+        from export_cache import cached_exports
         from tiny_siglip import write_siglip
         from tiny_training import tiny_model
 
@@ -86,15 +87,16 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str
         name, _, way = name.partition(", ")
         small = way == "small"
         folder = tmp_path_factory.mktemp(name)
-        model = tiny_model(str(write_siglip(folder, "t5")) if name == "tiny-siglip" else name)
+        model = tiny_model(str(write_siglip(folder, "gemma")) if name == "tiny-siglip" else name)
         model = round_weights(model) if small else model
         exported = {}
-        for graph in half_graphs(model) if way == "fp16" else graph_modules(model):
-            inputs = sample_inputs(model, graph.name, references=3, texts=4, length=9, seed=0)
-            exported[graph.name] = file = folder / f"{graph.name}.onnx"
-            proto = export_graph(graph, inputs, file)
-            if small:  # weights are stored in fp16 and int8, as in the embedded bundle
-                onnx.save(compress(proto), file)
+        with cached_exports(tmp_path_factory):
+            for graph in half_graphs(model) if way == "fp16" else graph_modules(model):
+                inputs = sample_inputs(model, graph.name, references=3, texts=4, length=9, seed=0)
+                exported[graph.name] = file = folder / f"{graph.name}.onnx"
+                proto = export_graph(graph, inputs, file)
+                if small:  # weights are stored in fp16 and int8, as in the embedded bundle
+                    onnx.save(compress(proto), file)
         return exported
 
     return files
@@ -327,8 +329,8 @@ def test_a_machine_without_a_gpu_needs_the_name_of_one(tiny: Bundle) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["--gpu", "sm_86"], 2, "--gpu is about engines: add --trt."),
-        (["--max-texts", "4"], 2, "--max-texts is about engines: add --trt."),
+        (["--gpu", "sm_86"], 2, "--gpu is an option for engines: add --trt."),
+        (["--max-texts", "4"], 2, "--max-texts is an option for engines: add --trt."),
         ([], 2, "or add --trt"),
         (["BUNDLE"], 2, "or add --trt"),
         (["BUNDLE", "--trt", "--gpu", "potato"], 2, "The GPU 'potato' is unknown"),

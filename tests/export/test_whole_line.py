@@ -1,7 +1,7 @@
-"""The whole line: PyTorch against the bundle, from the picture's file to the first ten hits.
+"""Bundles against PyTorch, from the image file to the first ten hits.
 
-For each configuration, precision and backend that this machine can run. PyTorch goes its own way:
-open_clip's transform and text encoder, the modules that were trained, and a plain matrix product.
+Runs each configuration, precision and backend that this machine supports. PyTorch uses open_clip's
+own transform and text encoder, the trained modules, and a plain matrix product.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from tiny_siglip import write_siglip, write_vocabulary
 from tiny_training import CONVNET, PARTS, VIT, tiny_model, unflushed
 
 from export import agreement
-from export.bundle import export_bundle
+from export.bundle import BundleSettings, export_bundle
 from export.parity import randomised
 from export.precision import Acceptance
 from train.model import (
     BackboneConfig,
     ComposedModel,
     TextTower,
+    VocabularyError,
     create_backbone,
     mapped_ids,
     prompt_ids,
@@ -43,7 +44,6 @@ from train.model import (
     tower_tokenizer,
 )
 from train.model import vocabulary as tokenizer
-from train.model.vocabulary import VocabularyError
 from train.stages.recipes import load_recipe, recipe_names
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle.bundle import Bundle
@@ -51,17 +51,19 @@ from ztcir_sdk.drawings.drawings import DEMO_WORDINGS, demo_gallery, demo_querie
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.names import METHODS
 
+pytestmark = pytest.mark.usefixtures("export_cache")
+
 Array = NDArray[np.float32]
 PRECISIONS = ("fp32", "fp16", "int8")
 BACKENDS = (("onnx", "cpu"), ("onnx", "cuda"), ("onnx-tensorrt", "cuda"), ("tensorrt", "cuda"))
 COSINE = {"fp16": 1e-3, "int8": 2e-2}
-"""Largest cosine distance from PyTorch; fp32 is held to 1e-4 in each number instead."""
+"""Largest cosine distance from PyTorch; in fp32, each number may differ by 1e-4."""
 PICTURES, QUERIES, DEPTH = 30, 12, 10
 SIGLIP = "tiny-siglip"
 
 
 class Words(dict[str, str]):
-    """Fills every slot of a template with one word."""
+    """Fills every slot of a template with the same word."""
 
     def __init__(self, word: str) -> None:
         super().__init__()
@@ -71,14 +73,14 @@ class Words(dict[str, str]):
         return self._word
 
 
-def within_a_look(scores: Array, ranking: list[int], found: list[int], slack: float) -> bool:
-    """Whether two rankings differ only where the scores do not tell pictures apart."""
+def same_up_to_ties(scores: Array, ranking: list[int], found: list[int], slack: float) -> bool:
+    """Whether two rankings differ only where scores are equal up to `slack`."""
     return all(abs(scores[a] - scores[b]) <= slack for a, b in zip(ranking, found, strict=True))
 
 
 @dataclass
 class Line:
-    """A model, its bundle, and what PyTorch says of some pictures and questions."""
+    """A model, its bundle, and PyTorch's embeddings of some images and queries."""
 
     model: ComposedModel
     bundle: Bundle
@@ -98,16 +100,16 @@ class Line:
         self.gallery = torch.cat([v for v, _ in seen]).numpy()
         asked = [seen[place] for place in self.references]
         v, patches = (torch.cat(parts) for parts in zip(*asked, strict=True))
-        said = self.model.learn_token(v, patches)
+        learned = self.model.learn_token(v, patches)
         tower, count = backbone.tower, len(self.texts)
         index = torch.arange(count)
 
         def ask(ids: torch.Tensor, scale: float) -> Array:
             scales = torch.full((count,), scale)
-            return self.model.encode_query(ids, index, scales, *said).numpy()
+            return self.model.encode_query(ids, index, scales, *learned).numpy()
 
         composed = prompt_ids(self.texts, tokens=slots, tower=tower)
-        # open_clip's own text encoder, of texts padded to the whole context
+        # open_clip's own text encoder, on texts padded to the whole context
         ids = text_ids(self.texts, tower=tower)
         padded = torch.zeros(count, backbone.context_length, dtype=torch.long)
         padded[:, : ids.shape[1]] = ids
@@ -122,8 +124,8 @@ class Line:
             "sum": both.numpy(),
         }
 
-    def holds(self, precision: str, backend: str, device: str, index: Path) -> None:
-        """Compare embeddings, and the hits of a search."""
+    def check(self, precision: str, backend: str, device: str, index: Path) -> None:
+        """Compare embeddings and the hits of a search."""
         try:
             retriever = Retriever(
                 self.bundle, precision=precision, backend=backend, device=device, threads=1
@@ -155,15 +157,15 @@ class Line:
             for row, own in enumerate(hits):
                 scores = self.gallery @ self.queries[method][row]
                 left = [p for p in range(len(self.photos)) if p != self.references[row]]
-                if method == "mapped":  # there the picture itself is what is sought
+                if method == "mapped":  # its target is the reference itself
                     left = list(range(len(self.photos)))
                 ranking = sorted(left, key=lambda place: -scores[place])[:DEPTH]
                 places = [self.photos.index(Path(hit.path)) for hit in own]
-                assert within_a_look(scores, ranking, places, slack[method]), (method, row)
+                assert same_up_to_ties(scores, ranking, places, slack[method]), (method, row)
 
 
 def compare(found: Array, expected: Array, precision: str) -> float:
-    """Hold vectors to PyTorch's; gives how far the furthest lies from its own."""
+    """Compare vectors with PyTorch's; return the largest distance."""
     assert found.shape == expected.shape
     assert found.dtype == np.float32
     if precision == "fp32":
@@ -175,19 +177,15 @@ def compare(found: Array, expected: Array, precision: str) -> float:
 
 
 def make_line(model: ComposedModel, folder: Path) -> Line:
-    """Export a model in every precision, and let PyTorch answer."""
+    """Export a model in every precision, and compute PyTorch's answers."""
+    settings = BundleSettings("line", precisions=PRECISIONS, acceptance=Acceptance(trained=False))
     with pytest.MonkeyPatch.context() as patch, unflushed():
-        patch.setattr(agreement, "EACH_COMBINATION", 1)
+        patch.setattr(agreement, "DRAWINGS_PER_COMBINATION", 1)
         patch.setattr(agreement, "QUERIES", 40)
-        patch.setattr(agreement, "CALIBRATED_BY", 16)
-        bundle = export_bundle(
-            model,
-            folder / "bundle",
-            name="line",
-            model_card={},
-            precisions=PRECISIONS,
-            acceptance=Acceptance(trained=False),
-        )
+        patch.setattr(agreement, "CALIBRATION_IMAGES", 16)
+        # All parts of these models are random already, and `test_export` tests this check.
+        patch.setattr("export.bundle._check_randomised", lambda *_: None)
+        bundle = export_bundle(model, folder / "bundle", settings)
     gallery = demo_gallery(1)[:PICTURES]
     photos = folder / "photos"
     photos.mkdir()
@@ -209,10 +207,10 @@ def line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_bundle_answers_as_pytorch_does(
+def test_a_bundle_returns_the_hits_that_pytorch_returns(
     line: Line, precision: str, backend: str, device: str, tmp_path: Path
 ) -> None:
-    line.holds(precision, backend, device, tmp_path / "photos.ztcir")
+    line.check(precision, backend, device, tmp_path / "photos.ztcir")
 
 
 def test_every_graph_has_every_precision(line: Line) -> None:
@@ -224,16 +222,16 @@ def test_every_graph_has_every_precision(line: Line) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_configuration_answers_as_pytorch_does(
+def test_every_configuration_returns_the_hits_that_pytorch_returns(
     name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str
 ) -> None:
     shared = tmp_path_factory.getbasetemp()
     shared = shared if worker_id == "master" else shared.parent
     with FileLock(shared / "large-models.lock"):  # the largest take gigabytes: one at a time
-        _hold_configuration(name, tmp_path)
+        _check_configuration(name, tmp_path)
 
 
-def _hold_configuration(name: str, tmp_path: Path) -> None:
+def _check_configuration(name: str, tmp_path: Path) -> None:
     configuration = load_recipe(name)
     # a recipe whose backbone is trained first has the configuration of its own name
     backbone = (configuration.backbone or name).partition(":")[0]
@@ -250,12 +248,12 @@ def _hold_configuration(name: str, tmp_path: Path) -> None:
             itertools.product(PRECISIONS, BACKENDS)
         ):
             with contextlib.suppress(pytest.skip.Exception):  # no such device here
-                made.holds(precision, backend, device, tmp_path / f"{number}.ztcir")
+                made.check(precision, backend, device, tmp_path / f"{number}.ztcir")
 
 
 @contextlib.contextmanager
 def some_vocabulary(tower: TextTower, folder: Path) -> Iterator[None]:
-    """Let one made here stand in for a vocabulary that cannot be had: random weights know none."""
+    """Replace a vocabulary that is not available here: random weights work with any."""
     try:
         tower_tokenizer(tower)
     except VocabularyError:
@@ -273,7 +271,7 @@ def some_vocabulary(tower: TextTower, folder: Path) -> Iterator[None]:
 
 
 def many_texts() -> Iterator[str]:
-    """Thousands of texts, from one letter to more than the context holds, and real ones."""
+    """Yield thousands of texts: real ones, and others from one letter to more than the context."""
     words = (
         "red",
         "a much longer",
@@ -299,9 +297,9 @@ def many_texts() -> Iterator[str]:
 
 
 @pytest.mark.filterwarnings("ignore::ztcir_sdk.tokenizer.TextTruncatedWarning")
-def test_a_text_that_is_cut_is_read_as_a_padded_one(line: Line) -> None:
+def test_a_cut_prompt_has_the_embedding_of_the_padded_one(line: Line) -> None:
     if line.bundle.manifest.text.pad_to is not None:
-        pytest.skip("there every text is padded")
+        pytest.skip("this tower pads every text")
     texts = list(dict.fromkeys(many_texts()))
     assert len(texts) >= 2000
     encoder = Retriever(line.bundle, device="cpu", threads=1).encoder
@@ -319,7 +317,7 @@ def test_a_text_that_is_cut_is_read_as_a_padded_one(line: Line) -> None:
             "input_ids": padded,
             "reference_index": np.zeros(len(rows), dtype=np.int64),
             "adapter_scale": np.zeros(len(rows), dtype=np.float32),
-            **encoder._nothing,
+            **encoder._empty_reference,
         }
         whole = graph.run({spec.name: given[spec.name] for spec in graph.inputs})["query_embeds"]
         worst = max(worst, float(np.abs(found[start : start + 64] - whole).max()))

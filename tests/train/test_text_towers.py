@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tiny_runs import PARTS, drawings, write_configuration
 from tiny_siglip import LENGTH, SIGLIP, WORDS, write_siglip
 
-from export.bundle import export_bundle
+from export.bundle import BundleSettings, export_bundle
 from export.parity import randomised
 from train.model import (
     Backbone,
@@ -155,7 +155,7 @@ def test_a_bundle_answers_as_the_model_does(siglip: Backbone, tmp_path: Path) ->
     """Export, then the SDK alone: tokenizer, padding and graphs of a tower that is not causal."""
     model = ComposedModel(siglip, PARTS).eval()
     with randomised(model):
-        bundle = export_bundle(model, tmp_path / "bundle", name="tiny-siglip", model_card={})
+        bundle = export_bundle(model, tmp_path / "bundle", BundleSettings("tiny-siglip"))
         images, _ = drawings(2)
         pictures = [image.load() for image in images]
         encoder = Encoder(bundle, settings=RuntimeSettings(device="cpu"))

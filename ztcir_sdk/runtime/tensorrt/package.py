@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ztcir_sdk.errors import EXTRAS, MissingDependencyError, UsageError, first_line, install_hint
+from ztcir_sdk.names import TENSORRT_PACKAGES
 
 __all__ = [
     "PACKAGES",
@@ -21,8 +22,8 @@ __all__ = [
     "one_line",
 ]
 
-PACKAGES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-"""Package -> product name. If both are installed, the first is preferred."""
+PACKAGES = TENSORRT_PACKAGES
+"""If both are installed, the first is preferred."""
 
 
 class TensorRt:

@@ -1,0 +1,114 @@
+"""Fixtures of the tests of export/ and benchmarks/, a plugin of `tests/conftest.py`.
+
+Imports are inside the fixtures, because the tests of the SDK run without PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from export_cache import ExportCache
+    from exported import Exported
+
+
+@pytest.fixture(scope="session")
+def torch() -> Any:
+    pytest.importorskip("open_clip", reason="PyTorch's side needs the train extra")
+    return pytest.importorskip("torch", reason="PyTorch's side needs the train extra")
+
+
+@pytest.fixture(scope="session")
+def export_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExportCache]:
+    """Export each graph once for all tests and workers."""
+    from export_cache import cached_exports
+
+    with cached_exports(tmp_path_factory) as cache:
+        yield cache
+
+
+@pytest.fixture(scope="session")
+def vit(export_cache: ExportCache, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A transformer with random trained parts."""
+    from exported import Exported
+    from tiny_training import PARTS, VIT, tiny_model
+
+    from export.bundle import BundleSettings, export_bundle
+
+    model, lines = tiny_model(VIT, PARTS), list[str]()
+    settings = BundleSettings("tiny", {"backbone": "tiny"})
+    folder = tmp_path_factory.mktemp("vit") / "bundle"
+    return Exported(model, export_bundle(model, folder, settings, report=lines.append), lines)
+
+
+@pytest.fixture(scope="session")
+def small_convnet(export_cache: ExportCache, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A convnet, exported from a checkpoint by the command line with --small; not rounded."""
+    from exported import Exported, shallow_model, write_run, ztcir
+    from tiny_training import SHALLOW
+
+    from ztcir_sdk.bundle import Bundle
+
+    folder = tmp_path_factory.mktemp("convnet")
+    model = shallow_model()
+    write_run(folder / "run", model, "compose")
+    result = ztcir("export", folder / "run", "-o", folder / "b", "--small", "--json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    report = json.loads(result.stdout)
+    assert report["bundle"] == str(folder / "b")
+    assert report["name"] == SHALLOW
+    assert report["bytes"] == sum(
+        path.stat().st_size for path in (folder / "b").iterdir() if path.name != "bundle.json"
+    )
+    assert all(line in result.stderr for line in report["checks"])
+    return Exported(model, Bundle.load(folder / "b"), report["checks"])
+
+
+@pytest.fixture(scope="session")
+def three_precisions(
+    export_cache: ExportCache, tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
+    """A transformer without trained parts, at random weights, in all three precisions."""
+    from exported import Exported, few_images
+    from tiny_training import VIT, tiny_model
+
+    from export.bundle import BundleSettings, export_bundle
+    from export.precision import Acceptance
+
+    backbone, lines = tiny_model(VIT).backbone, list[str]()
+    settings = BundleSettings(
+        "tiny", precisions=("fp16", "fp32", "int8"), acceptance=Acceptance(trained=False)
+    )
+    folder = tmp_path_factory.mktemp("precisions") / "bundle"
+    with pytest.MonkeyPatch.context() as patch:
+        few_images(patch)
+        bundle = export_bundle(backbone, folder, settings, report=lines.append)
+    return Exported(backbone, bundle, lines)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three pictures of several sizes and formats."""
+    from ztcir_sdk.drawings.drawings import draw, training_drawings
+
+    folder = tmp_path_factory.mktemp("pictures")
+    sizes = ((48, 64), (64, 48), (33, 90))
+    paths = [folder / f"{number}.{kind}" for number, kind in enumerate(("png", "jpg", "png"))]
+    for drawing, size, path in zip(training_drawings(3, 0), sizes, paths, strict=True):
+        draw(drawing, size).save(path)
+    return paths
+
+
+@pytest.fixture(scope="session")
+def ablation_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone, a training split and a validation split with queries."""
+    from tiny_ablation import write_ablation_data
+
+    folder = tmp_path_factory.mktemp("data")
+    write_ablation_data(folder)
+    return folder
