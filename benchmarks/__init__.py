@@ -1,1 +1,1 @@
-"""What is claimed about speed, runnable. Only in a checkout: it is in no wheel."""
+"""Measurements of speed and of the method. Part of a checkout only, not of the wheel."""

@@ -1,8 +1,8 @@
-"""Operations timed side by side, and what a ratio of their times can be trusted to say.
+"""Times operations side by side and returns ratios of their times.
 
-A shared machine runs at a speed that changes by the minute. Times of two runs cannot be compared
-there, but times of one round can: each round times every operation in turn and gives one ratio.
-The median of the rounds' ratios is the result, their spread is its uncertainty.
+The speed of a shared machine changes by the minute. Times of two runs cannot be compared there, but
+times of one round can: each round times every operation in turn and gives one ratio per operation.
+The result is the median of these ratios; their spread is its uncertainty.
 """
 
 from __future__ import annotations
@@ -15,21 +15,30 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command import positive
 from ztcir_sdk.benchmark import Timing
 
-__all__ = ["Comparison", "Ratio", "Rounds", "add_round_options", "compare", "positive"]
+__all__ = ["Comparison", "Ratio", "Rounds", "add_round_options", "compare"]
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """How long to measure."""
+    """Length of a comparison.
+
+    Attributes:
+        rounds: number of rounds.
+        runs: timed runs of each operation in a round.
+        seconds: start no further round after this time, except to reach `LEAST_ROUNDS`.
+    """
 
     rounds: int = 40
-    """Rounds of a comparison,"""
     runs: int = 5
-    """and timed runs of each operation in a round."""
     seconds: float = 180.0
-    """Start no round after so long, but make `LEAST_ROUNDS` (or `rounds`, if that is fewer)."""
+
+    @classmethod
+    def from_options(cls, options: argparse.Namespace) -> Rounds:
+        """Return the values of the options of `add_round_options`."""
+        return cls(options.rounds, options.runs, options.seconds)
 
 
 LEAST_ROUNDS = 5
@@ -38,26 +47,14 @@ LEAST_ROUNDS = 5
 def add_round_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--rounds``, ``--runs`` and ``--seconds``: the fields of `Rounds`."""
     add = parser.add_argument
-    add("--rounds", type=positive, default=Rounds.rounds, help="of a comparison")
-    add("--runs", type=positive, default=Rounds.runs, help="timed, of one side in a round")
-    add("--seconds", type=float, default=Rounds.seconds, help="of a comparison, about, at most")
-
-
-def positive(text: str) -> int:
-    """Read an option that is a whole number of at least 1.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return number
+    add("--rounds", type=positive, default=Rounds.rounds, help="rounds of a comparison")
+    add("--runs", type=positive, default=Rounds.runs, help="timed runs of one side in a round")
+    add("--seconds", type=float, default=Rounds.seconds, help="approximate limit of a comparison")
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast as the baseline an operation is, over several rounds."""
+    """Speed of an operation relative to the baseline, over several rounds."""
 
     median: float
     p25: float
@@ -68,7 +65,7 @@ class Ratio:
 
     @classmethod
     def of(cls, ratios: Sequence[float]) -> Ratio:
-        """Sum up one ratio a round, of which there must be one or more."""
+        """Summarise the ratios of one or more rounds."""
         least, p25, median, p75, most = (
             float(value) for value in np.percentile(ratios, (0, 25, 50, 75, 100))
         )
@@ -88,13 +85,17 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several operations with the same purpose, timed in one run."""
+    """Several operations with the same purpose, timed in one run.
+
+    Attributes:
+        baseline: the operation that the others are compared with.
+        timings: operation -> its times over all rounds.
+        ratios: other operation -> the baseline's time divided by its own.
+    """
 
     baseline: str
     timings: Mapping[str, Timing]
-    """Operation -> its times over all rounds."""
     ratios: Mapping[str, Ratio]
-    """Operation other than the baseline -> the baseline's time divided by its own."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -109,36 +110,35 @@ def compare(
     operations: Mapping[str, Callable[[], object]],
     *,
     baseline: str,
-    how: Rounds,
+    length: Rounds,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> Comparison:
     """Time operations in interleaved rounds.
 
-    In a round every operation has a turn, first an untimed run and then the timed ones: the
-    untimed run fills caches, and outlasts the idle threads of the turn before, which spin for a
-    while. Who has the first turn moves on from round to round. A round's ratio is that of the
-    medians of its turns.
+    In each round every operation has a turn: an untimed run, then the timed ones. The untimed run
+    fills caches and outlasts the previous operation's idle threads, which spin for a while. Each
+    round starts with the next operation. A round's ratio is the ratio of the turns' medians.
 
     Args:
-        operations: what to time, by name; called without arguments.
-        baseline: the operation that the others are compared with.
-        how: how often.
-        clock: nanoseconds, monotonic.
+        operations: name -> the operation, called without arguments.
+        baseline: name of the operation that the others are compared with.
+        length: length of the comparison.
+        clock: returns monotonic nanoseconds.
     """
     names = list(operations)
     others = [name for name in names if name != baseline]
     durations: dict[str, list[int]] = {name: [] for name in names}
     ratios: dict[str, list[float]] = {name: [] for name in others}
     for operation in operations.values():
-        operation()  # engines choose their kernels, and memory is first touched
+        operation()  # engines choose kernels, and memory is allocated
     start, number = clock(), 0
-    while number < how.rounds:
-        late = clock() - start > how.seconds * 1e9
+    while number < length.rounds:
+        late = clock() - start > length.seconds * 1e9
         if late and number >= LEAST_ROUNDS:
             break
         first = number % len(names)
         turns = {
-            name: _turn(operations[name], how.runs, clock)
+            name: _turn(operations[name], length.runs, clock)
             for name in (*names[first:], *names[:first])
         }
         medians = {name: float(np.median(turn)) for name, turn in turns.items()}

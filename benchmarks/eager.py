@@ -1,4 +1,4 @@
-"""A composed search in PyTorch, as research code runs it, and where its model comes from."""
+"""A composed search in PyTorch, as in research code, and the models that it runs."""
 
 from __future__ import annotations
 
@@ -32,34 +32,36 @@ __all__ = [
     "TorchSearch",
     "checkpoint_model",
     "exact_float32",
-    "nothing_is_compiled",
+    "fail_on_recompile",
     "random_model",
     "stand_in_model",
     "torch_failures",
     "torch_threads",
 ]
 
-Said = tuple[Tensor, Tensor, Tensor]
+ReferenceTensors = tuple[Tensor, Tensor, Tensor]
 """``pseudo_tokens`` (1, n, d_t), ``vsi_keys`` and ``vsi_values`` (1, Lv, N, d_vsi)."""
 
 
 class TorchSearch:
-    """JPEG and text in, nearest rows of a gallery out: the modules that the graphs are cut from.
+    """A search from JPEG and text to the nearest rows of a gallery, in the modules of the graphs.
 
-    Pictures go through open_clip's own transform, prompts are padded to the whole context, and the
-    gallery is one matrix. Methods run without gradients. On a GPU the model, the gallery and what
-    was said of a picture stay there; every answer is on the host when a method returns.
+    Images go through open_clip's own transform, prompts are padded to the whole context, and the
+    gallery is one matrix. Methods run without gradients. On a GPU, the model, the gallery and the
+    reference tensors stay there; answers are on the host when a method returns.
 
     Args:
-        model: in evaluation mode, on the device.
+        model: the model in evaluation mode, on the device.
         prompt: modification text -> token ids of its prompt.
         gallery: (N, D) float32, L2-normalised.
-        k: how many rows are asked for.
+        k: number of rows to return.
         device: "cpu" or "cuda:N".
-        compiled: run what `torch.compile` makes of the modules; it does so at their first calls.
+        compiled: run the modules with `torch.compile`, which compiles them in their first calls.
 
     Attributes:
-        encode_image, learn_token, encode_query: those of `ComposedModel`, on the device.
+        encode_image: `ComposedModel.encode_image` on the device.
+        learn_token: `ComposedModel.learn_token` on the device.
+        encode_query: `ComposedModel.encode_query` on the device.
     """
 
     def __init__(
@@ -75,10 +77,10 @@ class TorchSearch:
         self.context_length = int(model.backbone.context_length)
         self.prompt = prompt
         self.encode_image: Callable[..., tuple[Tensor, Tensor]] = model.encode_image
-        self.learn_token: Callable[..., Said] = model.learn_token
+        self.learn_token: Callable[..., ReferenceTensors] = model.learn_token
         self.encode_query: Callable[..., Tensor] = model.encode_query
         if compiled:
-            # Whole graphs: what cannot be compiled is an error, and never runs eagerly in silence.
+            # Whole graphs: code that cannot be compiled is an error and does not run eagerly.
             self.encode_image = torch.compile(model.encode_image, fullgraph=True, dynamic=False)
             self.learn_token = torch.compile(model.learn_token, fullgraph=True, dynamic=False)
             self.encode_query = torch.compile(model.encode_query, fullgraph=True, dynamic=True)
@@ -90,14 +92,14 @@ class TorchSearch:
         )
 
     def on_host(self, function: Callable[..., Any], *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Run a function on the device, from the host's tensors to the host's tensors.
+        """Run a function on the device with inputs and outputs on the host.
 
         Args:
             function: `encode_image`, `learn_token` or `encode_query`.
-            inputs: of that, on the host.
+            inputs: its inputs, on the host.
 
         Returns:
-            Its outputs, one or more, when they are there.
+            Its outputs, after the device has finished.
         """
         outputs = function(*(each.to(self._device) for each in inputs))
         several = (outputs,) if isinstance(outputs, Tensor) else outputs
@@ -106,53 +108,53 @@ class TorchSearch:
         return results
 
     def pixels(self, file: Path) -> Tensor:
-        """Decode and transform a picture: ``pixel_values`` (1, 3, H, W), on the host."""
+        """Decode and transform an image: ``pixel_values`` (1, 3, H, W), on the host."""
         with Image.open(file) as image:
             pixel_values: Tensor = self._transform(image)
         return pixel_values[None]
 
     @torch.inference_mode()
-    def reference(self, file: Path) -> Said:
-        """Run the image encoder and the token learner on a picture; both stay on the device."""
+    def reference(self, file: Path) -> ReferenceTensors:
+        """Run the image encoder and the token learner on an image; the result is on the device."""
         return self.learn_token(*self.encode_image(self.pixels(file).to(self._device)))
 
     @torch.inference_mode()
-    def query(self, text: str, said: Said) -> Tensor:
-        """Run the text encoder with adapters on: (1, D), L2-normalised, on the device."""
+    def query(self, text: str, reference: ReferenceTensors) -> Tensor:
+        """Run the text encoder with adapters: (1, D), L2-normalised, on the device."""
         ids = torch.zeros(1, self.context_length, dtype=torch.long)
         prompt = self.prompt(text)
         ids[0, : len(prompt)] = torch.tensor(prompt)
         first, scale = torch.zeros(1, dtype=torch.long), torch.ones(1)
         inputs = (each.to(self._device) for each in (ids, first, scale))
-        return self.encode_query(*inputs, *said)
+        return self.encode_query(*inputs, *reference)
 
     @torch.inference_mode()
-    def second_text(self, text: str, said: Said) -> list[int]:
-        """Ask about a picture that has been encoded; rows of the gallery, nearest first."""
-        scores = self.query(text, said) @ self._gallery.T
+    def second_text(self, text: str, reference: ReferenceTensors) -> list[int]:
+        """Search with an encoded image; return rows of the gallery, nearest first."""
+        scores = self.query(text, reference) @ self._gallery.T
         rows: list[int] = scores[0].topk(self._k).indices.tolist()
         self._synchronise()
         return rows
 
     def first_text(self, file: Path, text: str) -> list[int]:
-        """Encode a picture, and ask about it."""
+        """Encode an image and search with it."""
         return self.second_text(text, self.reference(file))
 
     def _synchronise(self) -> None:
-        """Wait for the GPU: its work is only put on a stream when a call returns."""
+        """Wait for the GPU: a call returns when its work is queued, not when it is done."""
         if self._device != "cpu":
             torch.cuda.synchronize(self._device)
 
 
 @contextlib.contextmanager
 def random_model(name: str) -> Iterator[ComposedModel]:
-    """A model over an untrained backbone, the same one at every call; gates are open.
+    """Yield a model with an untrained backbone and open gates; its weights are always the same.
 
     Args:
-        name: of an open_clip model, or of a folder in ``train/configs``.
+        name: an open_clip model, or a folder in ``train/configs``.
 
     Raises:
-        UnsupportedBackboneError: there is none, or the method cannot be applied to it.
+        UnsupportedBackboneError: there is no such model, or it is not supported.
     """
     torch.manual_seed(0)
     model = ComposedModel(create_backbone(BackboneConfig(name)), ModelConfig()).eval()
@@ -161,10 +163,10 @@ def random_model(name: str) -> Iterator[ComposedModel]:
 
 
 def checkpoint_model(folder: Path, bundle: Bundle) -> ComposedModel:
-    """The model that a bundle was exported from, its weights rounded if the bundle's are.
+    """Return the model that a bundle was exported from, rounded if the bundle is.
 
     Raises:
-        CheckpointError: there is no checkpoint, or a damaged one.
+        CheckpointError: there is no checkpoint, or it is corrupt.
         UsageError: the bundle has another image tower.
     """
     model, _ = load_model(folder)
@@ -173,24 +175,24 @@ def checkpoint_model(folder: Path, bundle: Bundle) -> ComposedModel:
         if image_tower_fingerprint(model) != bundle.manifest.image_tower:
             raise UsageError(
                 f"The bundle {bundle.path} was not exported from {folder}: their image towers "
-                "differ; name the checkpoint that it was made from."
+                "differ; name the checkpoint that it was exported from."
             )
     return model
 
 
 def stand_in_model(bundle: Bundle) -> ComposedModel:
-    """A model of a bundle's architecture with random weights, as fast as the one it came from.
+    """Return a model of a bundle's architecture with random weights, which is as fast.
 
-    Norms are folded into convolutions, as they are in the bundle.
+    Norms are folded into convolutions, as in the bundle.
 
     Raises:
-        BundleError: the model card does not say the architecture.
+        BundleError: the model card does not contain the architecture.
     """
     card = bundle.manifest.model_card
     if not card.get("backbone") or not card.get("parts"):
         raise BundleError(
-            f"The model card of {bundle.path} says no architecture: name its checkpoint with "
-            "--checkpoint, or measure it alone with `ztcir bench`."
+            f"The model card of {bundle.path} does not contain the architecture: name the "
+            "checkpoint with --checkpoint, or measure the bundle alone with `ztcir bench`."
         )
     torch.manual_seed(0)
     backbone = create_backbone(BackboneConfig(card["backbone"]["model"]))
@@ -199,7 +201,7 @@ def stand_in_model(bundle: Bundle) -> ComposedModel:
 
 @contextlib.contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
-    """Let PyTorch use so many threads for one operation."""
+    """Set the number of PyTorch's threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -210,7 +212,7 @@ def torch_threads(threads: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exact_float32() -> Iterator[None]:
-    """Let PyTorch use no TF32 on a GPU, as the SDK uses none: it keeps 10 of float32's 23 bits."""
+    """Disable TF32 in PyTorch, as in the SDK: it keeps 10 of float32's 23 mantissa bits."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = False
@@ -221,28 +223,28 @@ def exact_float32() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def nothing_is_compiled() -> Iterator[None]:
-    """Let what `torch.compile` would compile again, inside of what is timed, fail instead."""
+def fail_on_recompile() -> Iterator[None]:
+    """Raise an error where `torch.compile` would compile again, so that no timing includes it."""
     with torch.compiler.set_stance("fail_on_recompile"):
         yield
 
 
 @contextlib.contextmanager
 def torch_failures() -> Iterator[None]:
-    """Tell in a sentence what a machine may lack to run PyTorch's sides.
+    """Turn PyTorch's errors about this machine into a `ZtcirError`.
 
     Raises:
-        ZtcirError: a compiler is missing or fails, or the GPU's memory is full.
+        ZtcirError: a compiler is missing or fails, or the GPU is out of memory.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise ZtcirError(
-            "The GPU has no memory left for PyTorch: close what else uses it, or measure smaller "
-            "--models."
+            "The GPU has no memory left for PyTorch: close other programs that use it, or measure "
+            "smaller --models."
         ) from error
     except torch._dynamo.exc.TorchDynamoException as error:
         raise ZtcirError(
-            f"torch.compile failed ({first_line(error)}): install what it asks for, which is a "
-            "C++ compiler for a processor and Triton for a GPU, or leave out --compile."
+            f"torch.compile failed ({first_line(error)}): install a C++ compiler for a CPU, or "
+            "Triton for a GPU, or leave out --compile."
         ) from error

@@ -1,4 +1,4 @@
-"""Whether a GPU can be measured: PyTorch and ONNX Runtime must both run on it."""
+"""Checks that a GPU can be measured: PyTorch and ONNX Runtime must both run on it."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ __all__ = ["check_gpu", "slug"]
 
 
 def check_gpu(device: str) -> str:
-    """Try a GPU in both; return its name, as "NVIDIA GeForce RTX 3090".
+    """Run PyTorch and ONNX Runtime on a GPU; return its name, such as "NVIDIA GeForce RTX 3090".
 
     Args:
         device: "cuda:N".
 
     Raises:
-        UsageError: there is no GPU of this number.
+        UsageError: there is no GPU with this number.
         ZtcirError: PyTorch or ONNX Runtime does not run on it.
     """
     if torch.version.cuda is None:
         raise ZtcirError(
-            f"{device} cannot be measured, since this PyTorch was built without CUDA: install one "
-            "with CUDA from https://pytorch.org, or use --device cpu."
+            f"{device} cannot be measured: this PyTorch was built without CUDA; install one with "
+            "CUDA from https://pytorch.org, or use --device cpu."
         )
     if not torch.cuda.is_available():
         raise ZtcirError(
-            f"{device} cannot be measured, since PyTorch sees no NVIDIA GPU: look at nvidia-smi, "
-            "at CUDA_VISIBLE_DEVICES and at the container's --gpus, or use --device cpu."
+            f"{device} cannot be measured: PyTorch finds no NVIDIA GPU; check nvidia-smi, "
+            "CUDA_VISIBLE_DEVICES and the container's --gpus, or use --device cpu."
         )
     count = torch.cuda.device_count()
     if int(device.partition(":")[2]) >= count:
         raise UsageError(
-            f"There is no {device}: PyTorch sees {count} GPUs; choose another, or look at "
+            f"There is no {device}: PyTorch finds {count} GPUs; choose another, or check "
             "CUDA_VISIBLE_DEVICES."
         )
     with tempfile.TemporaryDirectory(prefix="ztcir-gpu-") as scratch:
@@ -49,5 +49,5 @@ def check_gpu(device: str) -> str:
 
 
 def slug(gpu: str) -> str:
-    """Return a GPU's name as part of a file's: "nvidia-geforce-rtx-3090"."""
+    """Return a GPU's name for use in a file name: "nvidia-geforce-rtx-3090"."""
     return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")

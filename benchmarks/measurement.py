@@ -1,14 +1,12 @@
-"""One model's graphs and whole queries through the SDK, beside the same modules in PyTorch eager.
+"""Measures one model's graphs and whole queries in the SDK and in PyTorch eager.
 
-The functions that load a model are meant for a process of their own: two copies of a large model
-are in memory then, and what an export leaves behind must not be.
+Functions that load a model run in a process of their own: it holds two copies of a large model, and
+must hold nothing that an export leaves behind.
 """
 
 from __future__ import annotations
 
 import contextlib
-import resource
-import sys
 import tempfile
 import warnings
 from dataclasses import dataclass, field
@@ -22,7 +20,7 @@ from benchmarks.eager import (
     TorchSearch,
     checkpoint_model,
     exact_float32,
-    nothing_is_compiled,
+    fail_on_recompile,
     random_model,
     stand_in_model,
     torch_failures,
@@ -30,8 +28,9 @@ from benchmarks.eager import (
 )
 from benchmarks.sides import COMPILED, EAGER, SDK, TENSORRT, Sides
 from cli.output import note
-from export.bundle import export_bundle
-from export.parity import TOLERANCE
+from export.bundle import BundleSettings, export_bundle
+from export.parity import TOLERANCE, three_digits
+from train.loop.record import peak_memory_mib
 from train.model import ComposedModel
 from ztcir_sdk.benchmark import draw_photos, random_index
 from ztcir_sdk.bundle.bundle import Bundle
@@ -44,70 +43,77 @@ __all__ = ["LatencySettings", "export_random", "measure", "measure_random", "mea
 
 @dataclass(frozen=True)
 class LatencySettings:
-    """What is measured."""
+    """What is measured.
+
+    Attributes:
+        threads: CPU threads of one operation, on all sides.
+        length: length of each comparison.
+        gallery: number of random vectors that whole queries search.
+        pictures: number of drawn JPEGs that whole queries start from.
+        k: number of hits.
+        device: "cpu" or "cuda:N", for all sides.
+        compiled: whether `torch.compile` is a side too.
+    """
 
     threads: int
-    """Processor threads of one operation, on all sides."""
-    how: Rounds = field(default_factory=Rounds)
+    length: Rounds = field(default_factory=Rounds)
     gallery: int = 10_000
-    """Random vectors that whole queries search."""
     pictures: int = 50
-    """Drawn JPEGs that whole queries start from."""
     k: int = 10
     device: str = "cpu"
-    """"cpu" or "cuda:N", of all sides."""
     compiled: bool = False
-    """Whether `torch.compile` is a side, too."""
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """Who is to be measured; on a GPU, TensorRT where it works."""
+        """Return the sides to measure; on a GPU also TensorRT, where it works."""
         sdk = (SDK,) if self.device == "cpu" else (SDK, TENSORRT)
         return (*sdk, EAGER, *((COMPILED,) if self.compiled else ()))
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is the SDK and PyTorch eager on the processor, and nothing else."""
+        """Whether the sides are the SDK and PyTorch eager on the CPU, and no others."""
         return self.sides == (SDK, EAGER)
 
     def describe_sides(self) -> dict[str, Any]:
-        """Return what a result says of the sides, as JSON values; nothing of the plain ones."""
+        """Return the result file's entries about the sides; there are none for plain sides."""
         if self.is_plain:
             return {}
-        said: dict[str, Any] = {"device": self.device, "sides": list(self.sides)}
+        values: dict[str, Any] = {"device": self.device, "sides": list(self.sides)}
         if self.device != "cpu":
-            said["tf32"] = False
+            values["tf32"] = False
         if self.compiled:
-            said["compile"] = {"mode": "default", "dynamic": ["text_encoder"]}
-        return said
+            values["compile"] = {"mode": "default", "dynamic": ["text_encoder"]}
+        return values
 
 
 def export_random(name: str, folder: Path) -> None:
-    """Export a backbone at random weights with open gates.
+    """Export a backbone with random weights and open gates.
 
     Raises:
         ParityError: a graph differs from PyTorch.
-        UnsupportedBackboneError: there is no such backbone, or the method cannot be applied to it.
+        UnsupportedBackboneError: there is no such backbone, or it is not supported.
     """
     with random_model(name) as model:
         card = {"backbone": {"model": name}, "limits": ["weights are random: to measure speed"]}
-        export_bundle(model, folder, name=name, model_card=card)
+        export_bundle(model, folder, BundleSettings(name, card))
 
 
 def measure_random(name: str, folder: Path, settings: LatencySettings) -> dict[str, Any]:
     """Measure the bundle of `export_random`; see `measure`."""
     with random_model(name) as model:
         values = measure(model, Bundle.load(folder), settings, same_weights=True)
-    return {"name": name, "weights": "random", **values, "peak_memory_gb": _peak_memory()}
+    return {"name": name, "weights": "random", **values, "peak_memory_gb": _peak_memory_gb()}
 
 
 def measure_trained(
     folder: Path, checkpoint: Path | None, settings: LatencySettings
 ) -> dict[str, Any]:
-    """Measure a bundle beside its checkpoint, or beside the same architecture at random weights.
+    """Measure a bundle and its checkpoint, or the same architecture with random weights.
 
     Raises:
-        BundleError, CheckpointError, UsageError: one of them cannot be used, or they do not fit.
+        BundleError: the bundle cannot be used.
+        CheckpointError: the checkpoint cannot be used.
+        UsageError: the bundle was not exported from the checkpoint.
     """
     bundle = Bundle.load(folder)
     same = checkpoint is not None
@@ -117,7 +123,7 @@ def measure_trained(
         "name": bundle.name,
         "weights": "trained" if same else "trained, random in PyTorch",
         **values,
-        "peak_memory_gb": _peak_memory(),
+        "peak_memory_gb": _peak_memory_gb(),
     }
 
 
@@ -127,19 +133,19 @@ def measure(
     """Time a bundle's three graphs and whole queries, each beside PyTorch in one run.
 
     Args:
-        model: what the bundle was exported from, or one of its architecture; moved to the device.
-        bundle: what the SDK runs, in its default precision.
-        settings: how, and on what.
-        same_weights: whether both must give the same query embeddings.
+        model: the bundle's model, or one of the same architecture; moved to the device.
+        bundle: the bundle that the SDK runs, in its default precision.
+        settings: what is measured.
+        same_weights: whether both must return the same query embeddings.
 
     Returns:
-        JSON values. A query starts from a JPEG file and ends with hits of `settings.gallery`
-        vectors: ``first_text`` on a new picture, ``second_text`` on one that has been encoded. In
-        PyTorch, prompts are padded to the whole context; ``pytorch_cut`` and ``sdk_padded`` show
-        the text encoder at the other length.
+        JSON values. A query starts from a JPEG file and ends with hits among `settings.gallery`
+        vectors: ``first_text`` with a new image, ``second_text`` with an encoded one. In PyTorch,
+        prompts are padded to the whole context; ``pytorch_cut`` and ``sdk_padded`` are the text
+        encoder at the other length.
 
     Raises:
-        ZtcirError: two sides give different answers, or one does not run.
+        ZtcirError: two sides return different answers, or one does not run.
     """
     with (
         tempfile.TemporaryDirectory(prefix="ztcir-latency-") as scratch,
@@ -159,17 +165,13 @@ def measure(
 
         if settings.device != "cpu":
             model.to(settings.device)
-        vectors, device = index.vectors(), settings.device
-        searches = {EAGER: TorchSearch(model, prompt, vectors, settings.k, device=device)}
+        inputs = (model, prompt, index.vectors(), settings.k)
+        searches = {EAGER: TorchSearch(*inputs, device=settings.device)}
         if settings.compiled:
-            searches[COMPILED] = TorchSearch(
-                model, prompt, vectors, settings.k, device=device, compiled=True
-            )
+            searches[COMPILED] = TorchSearch(*inputs, device=settings.device, compiled=True)
         retrievers, not_measured = {SDK: retriever}, {}
         if TENSORRT in settings.sides:
-            note(
-                f"{bundle.name}: loading TensorRT's engines, or building them, which takes minutes"
-            )
+            note(f"{bundle.name}: loading TensorRT engines (building them takes minutes)")
             try:
                 retrievers[TENSORRT] = _tensorrt(bundle, settings, index.path, files[0], texts[0])
             except ZtcirError as error:
@@ -185,10 +187,11 @@ def measure(
         if not settings.is_plain:
             sides.warm_up(operations, files[0], texts)
         comparisons = {}
-        with nothing_is_compiled() if settings.compiled else contextlib.nullcontext():
+        with fail_on_recompile() if settings.compiled else contextlib.nullcontext():
             for what, each in operations.items():
                 note(f"{bundle.name}: {what.replace('_', ' ')}")
-                comparisons[what] = compare(each, baseline=EAGER, how=settings.how).to_dict()
+                comparison = compare(each, baseline=EAGER, length=settings.length)
+                comparisons[what] = comparison.to_dict()
     values = {
         "bundle": {
             "fingerprint": bundle.fingerprint,
@@ -196,7 +199,7 @@ def measure(
             "bytes": sum(record.bytes for record in bundle.manifest.files.values()),
         },
         "tokens": {"cut": len(prompt(middle)), "padded": searches[EAGER].context_length},
-        "largest_difference": _rounded(differences[SDK]) if same_weights else None,
+        "largest_difference": three_digits(differences[SDK]) if same_weights else None,
         "comparisons": comparisons,
     }
     if settings.is_plain:
@@ -204,7 +207,7 @@ def measure(
     return {
         **values,
         "differences": {
-            side: _rounded(difference) if same_weights or side == COMPILED else None
+            side: three_digits(difference) if same_weights or side == COMPILED else None
             for side, difference in differences.items()
         },
         "providers": {
@@ -220,22 +223,22 @@ def _retriever(bundle: Bundle, settings: LatencySettings, backend: str) -> Retri
         backend=backend,
         device=settings.device,
         threads=settings.threads,
-        reference_cache_mb=0,  # a first text is on a picture that is not known
+        reference_cache_mb=0,  # a first text must encode its image
     )
 
 
 def _tensorrt(
     bundle: Bundle, settings: LatencySettings, index: Path, file: Path, text: str
 ) -> Retriever:
-    """Return a retriever whose engines are built, loaded, and have answered once.
+    """Return a retriever with built and loaded engines that has answered one query.
 
     Raises:
-        ZtcirError: TensorRT is not installed, or does not build or run a graph.
+        ZtcirError: TensorRT is not installed, or cannot build or run a graph.
     """
     retriever = _retriever(bundle, settings, "tensorrt")
     retriever.open_index(index)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it tells of each engine that it builds
+        warnings.simplefilter("ignore")  # there is one for each engine that is built
         for graph in bundle.manifest.graphs:
             retriever.encoder.graph(graph)
         retriever.reference(file).encode(text)
@@ -243,13 +246,13 @@ def _tensorrt(
 
 
 def _check_agreement(bundle: Bundle, differences: dict[str, float], *, same_weights: bool) -> None:
-    """Refuse to time sides that answer differently.
+    """Refuse to time sides with different answers.
 
     Raises:
-        ZtcirError: a side of the same weights as the eager one differs from it by too much.
+        ZtcirError: a side with the same weights as the eager one differs too much from it.
     """
-    told = {
-        SDK: (f"The bundle {bundle.path}", "export it from this very model"),
+    names_and_fixes = {
+        SDK: (f"The bundle {bundle.path}", "export it from this model"),
         TENSORRT: (
             f"TensorRT's engines of {bundle.path}",
             "empty the folder of engines ($ZTCIR_ENGINES) and measure again",
@@ -258,18 +261,14 @@ def _check_agreement(bundle: Bundle, differences: dict[str, float], *, same_weig
     }
     for side, difference in differences.items():
         if (same_weights or side == COMPILED) and not difference <= TOLERANCE:  # also refuses NaN
-            who, cure = told[side]
+            name, fix = names_and_fixes[side]
             raise ZtcirError(
-                f"{who} and PyTorch differ by {difference:.1e} in a query embedding, so their "
-                f"times cannot be compared: {cure}."
+                f"{name} and PyTorch differ by {difference:.1e} in a query embedding, so their "
+                f"times cannot be compared: {fix}."
             )
 
 
-def _rounded(difference: float) -> float:
-    return float(f"{difference:.2e}")
-
-
-def _peak_memory() -> float:
-    """Return the most memory this process has had, in GB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
+def _peak_memory_gb() -> float | None:
+    """Return the largest memory that this process has had, in GB; None where it is unknown."""
+    peak = peak_memory_mib()
+    return None if peak is None else round(peak * 2**20 / 1e9, 2)

@@ -1,10 +1,10 @@
-"""What int8 gains on a processor, graph by graph, beside float32 in the same run.
+"""Speed of int8 on a CPU, graph by graph, as ratios to float32 in the same run.
 
     python -m benchmarks.precision --models fashion-lite ViT-B-32
 
-Every way of quantizing is timed that an export tries, at random weights, which are as fast as
-trained ones; how far each moves the vectors is told beside it. Where a graph gains less than
-matrix products alone would, the share of its time that they take says why.
+Every quantization that an export tries is timed with random weights, which are as fast as trained
+ones. The result also holds each variant's cosine similarity to float32, and the share of float32's
+time that matrix products take, which limits what int8 can gain.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.comparison import Rounds, add_round_options, compare, positive
+from benchmarks.command import RESULTS, command_parser, positive, run_command, write_result
+from benchmarks.comparison import Rounds, add_round_options, compare
 from benchmarks.eager import random_model, torch_threads
-from benchmarks.surroundings import ROOT, load_average, surroundings
-from cli.output import note, table, write_file
-from export.agreement import calibration_pictures
+from benchmarks.provenance import load_average, provenance
+from cli.output import note, table
+from export.agreement import calibration_images
 from export.graphs import graph_modules
 from export.int8 import fuse
+from export.parity import cosine_distances
 from export.variants import Variants, write_variants
 from train.model import ComposedModel, prompt_ids
+from ztcir_sdk.bundle import REFERENCE_TENSORS
 from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries, draw
 from ztcir_sdk.environment import now
-from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime import OnnxGraph, RuntimeSettings
 from ztcir_sdk.runtime.cores import available_cores
@@ -41,14 +44,13 @@ from ztcir_sdk.runtime.onnx.graph import import_onnxruntime
 
 __all__ = ["main"]
 
-OUT = ROOT / "benchmarks" / "results" / "precision.json"
 MODELS = ("fashion-lite", "ViT-B-32")
 EXACT, FUSED = "fp32", "fp32-fused"
-GRAPHS = {"text_encoder": "query_embeds", "image_encoder": "image_embeds"}
-"""Graph -> the output that is compared."""
-PICTURES = 16
+COMPARED_OUTPUTS = {"text_encoder": "query_embeds", "image_encoder": "image_embeds"}
+"""Graph that is measured -> its output that is compared."""
+IMAGES = 16
 TEXTS = 24
-PROFILED = 20  # runs
+PROFILED_RUNS = 20
 PRODUCTS = ("MatMul", "Gemm", "Conv", "QLinear", "QGemm")
 """Parts of the names of ONNX Runtime's operators that multiply weights."""
 
@@ -56,40 +58,36 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write the JSON file and print the ratios; gives the exit code."""
+    """Measure, write the result file and print the ratios; return the exit code."""
     options = _parser().parse_args(arguments)
     logging.disable(logging.WARNING)  # open_clip warns that weights are random
-    how = Rounds(options.rounds, options.runs, options.seconds)
-    try:
-        result = run(options.models, options.threads, how)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_file(options.out, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
-    except ZtcirError as error:
-        note(f"Error: {error}")
-        return error.exit_code
+    return run_command(lambda: _measure_and_report(options))
+
+
+def _measure_and_report(options: argparse.Namespace) -> None:
+    result = run(options.models, options.threads, Rounds.from_options(options))
     table(("model", "graph", "variant", "fp32 p50 ms", "p50 ms", "times as fast"), _rows(result))
-    note(f"{options.out} is written.")
-    return 0
+    write_result(options.out, result)
 
 
-def run(models: Sequence[str], threads: int, how: Rounds) -> dict[str, Any]:
-    """Measure models; gives the JSON values.
+def run(models: Sequence[str], threads: int, length: Rounds) -> dict[str, Any]:
+    """Measure models and return the values of the result file.
 
     Raises:
         ZtcirError: a model cannot be exported.
     """
     started, before = now(), load_average()
     with torch_threads(threads):
-        measured = [_measure(name, threads, how) for name in models]
+        measured = [_measure(name, threads, length) for name in models]
     return {
-        **surroundings(started, threads, before),
-        "settings": {"rounds": how.rounds, "runs": how.runs, "seconds": how.seconds},
+        **provenance(started, threads, before),
+        "settings": asdict(length),
         "models": measured,
     }
 
 
-def _measure(name: str, threads: int, how: Rounds) -> dict[str, Any]:
-    """Export a model in every way and time each graph at each size."""
+def _measure(name: str, threads: int, length: Rounds) -> dict[str, Any]:
+    """Export a model in every quantization and time each graph at each size."""
     note(f"{name}: exporting")
     settings = RuntimeSettings(backend="onnx", device="cpu", threads=threads)
     with random_model(name) as model, tempfile.TemporaryDirectory(prefix="ztcir-int8-") as scratch:
@@ -98,11 +96,11 @@ def _measure(name: str, threads: int, how: Rounds) -> dict[str, Any]:
             model,
             Path(scratch),
             ("fp32", "int8"),
-            calibration=lambda: calibration_pictures(None, preprocessing),
+            calibration=lambda: calibration_images(None, preprocessing),
             report=note,
         )
         graphs: dict[str, Any] = {}
-        for graph in GRAPHS:
+        for graph in COMPARED_OUTPUTS:
             files = _files(variants, graph)
             sizes = _inputs(model, graph, preprocessing)
             loaded = {key: OnnxGraph(path, settings) for key, path in files.items()}
@@ -113,7 +111,7 @@ def _measure(name: str, threads: int, how: Rounds) -> dict[str, Any]:
                     size: compare(
                         {key: _call(one, given) for key, one in loaded.items()},
                         baseline=EXACT,
-                        how=how,
+                        length=length,
                     ).to_dict()
                     for size, given in sizes.items()
                 },
@@ -126,7 +124,7 @@ def _measure(name: str, threads: int, how: Rounds) -> dict[str, Any]:
 
 
 def _files(variants: Variants, graph: str) -> dict[str, Path]:
-    """The graph's files by key; beside them float32 with what ONNX Runtime's optimizer fuses."""
+    """Return the graph's files by key, and float32 with nodes fused by ONNX Runtime's optimizer."""
     own = variants.graphs[graph]
     files = {key: variants.folder / variant.file for key, variant in own.items()}
     fused = variants.folder / f"fused-{graph}.onnx"
@@ -137,11 +135,8 @@ def _files(variants: Variants, graph: str) -> dict[str, Path]:
 
 @torch.no_grad()
 def _inputs(model: ComposedModel, graph: str, preprocessing: Preprocessing) -> dict[str, Arrays]:
-    """What a graph is given: one picture, one prompt as short as it is, one of the whole context.
-
-    The last is a batch, by which the vectors are compared, too.
-    """
-    drawings = demo_gallery()[:PICTURES]
+    """Return a graph's inputs by size: one image, or one prompt short and padded; and a batch."""
+    drawings = demo_gallery()[:IMAGES]
     pixels = preprocessing([draw(drawing) for drawing in drawings])
     if graph == "image_encoder":
         return {"1 picture": {"pixel_values": pixels[:1]}, "batch": {"pixel_values": pixels}}
@@ -150,11 +145,11 @@ def _inputs(model: ComposedModel, graph: str, preprocessing: Preprocessing) -> d
     prompts = prompt_ids(texts, tokens=model.config.tokens, tower=model.backbone.tower).numpy()
     ends = prompts.argmax(axis=1)
     middle = len(texts) // 2
-    seen = model.learn_token(*model.encode_image(torch.from_numpy(pixels[:1])))
+    learned = model.learn_token(*model.encode_image(torch.from_numpy(pixels[:1])))
     names = graph_modules(model)[-1].inputs
-    said = {
+    reference = {
         name: array.numpy()
-        for name, array in zip(("pseudo_tokens", "vsi_keys", "vsi_values"), seen, strict=True)
+        for name, array in zip(REFERENCE_TENSORS, learned, strict=True)
         if name in names
     }
 
@@ -163,7 +158,7 @@ def _inputs(model: ComposedModel, graph: str, preprocessing: Preprocessing) -> d
             "input_ids": np.ascontiguousarray(ids),
             "reference_index": np.zeros(len(ids), dtype=np.int64),
             "adapter_scale": np.ones(len(ids), dtype=np.float32),
-            **said,
+            **reference,
         }
 
     longest = model.backbone.context_length
@@ -184,33 +179,29 @@ def _call(graph: OnnxGraph, given: Arrays) -> Callable[[], object]:
 def _agreement(
     variants: Variants, graph: str, loaded: Mapping[str, OnnxGraph], sizes: Mapping[str, Arrays]
 ) -> dict[str, Any]:
-    """How each variant was made, and its cosine distance from float32 over the batch."""
-    output = GRAPHS[graph]
-    exact = loaded[EXACT].run(sizes["batch"])[output].astype(np.float64)
-    told: dict[str, Any] = {}
-    for key, one in loaded.items():
+    """Return how each variant was made, its size, and its cosine similarity to float32."""
+    outputs = {key: one.run(sizes["batch"])[COMPARED_OUTPUTS[graph]] for key, one in loaded.items()}
+    result: dict[str, Any] = {}
+    for key, found in outputs.items():
         if key == EXACT:
             continue
-        got = one.run(sizes["batch"])[output].astype(np.float64)
-        norms = np.linalg.norm(got, axis=1) * np.linalg.norm(exact, axis=1)
-        distances = 1 - (got * exact).sum(axis=1) / norms
+        distances = cosine_distances(outputs[EXACT], found)
         variant = variants.graphs[graph].get(key)
-        told[key] = {
+        result[key] = {
             **(dict(variant.check or {}) if variant is not None else {}),
             "cosine": {
                 "mean": round(1 - float(distances.mean()), 6),
                 "least": round(1 - float(distances.max()), 6),
             },
-            "megabytes": round(Path(one.path).stat().st_size / 1e6, 1),
+            "megabytes": round(Path(loaded[key].path).stat().st_size / 1e6, 1),
         }
-    return told
+    return result
 
 
 def _share_of_products(path: Path, given: Arrays, threads: int) -> float:
-    """Which part of a graph's time its matrix products and convolutions take, by the profiler.
+    """Return the share s of a graph's time in matrix products and convolutions, by profiling.
 
-    If they were p times as fast and the rest as it is, the graph would be 1 / (1 - s + s / p)
-    times as fast (Amdahl's law).
+    With products p times as fast, the graph is 1 / (1 - s + s / p) times as fast (Amdahl's law).
     """
     ort = import_onnxruntime()
     with tempfile.TemporaryDirectory(prefix="ztcir-profile-") as folder:
@@ -220,7 +211,7 @@ def _share_of_products(path: Path, given: Arrays, threads: int) -> float:
         options.log_severity_level = 3
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        for _ in range(PROFILED):
+        for _ in range(PROFILED_RUNS):
             session.run(None, dict(given))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     products = total = 0
@@ -251,15 +242,11 @@ def _rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.precision",
-        description="Measure what int8 gains on a processor, beside float32 in the same run.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_parser("precision", "Measure int8 on a CPU, as ratios to float32.")
     add = parser.add_argument
-    add("--models", nargs="+", default=MODELS, help="backbones, measured at random weights")
-    add("--out", type=Path, default=OUT, help="the file to write")
-    add("--threads", type=positive, default=available_cores(), help="of one run of a graph")
+    add("--models", nargs="+", default=MODELS, help="backbones to measure with random weights")
+    add("--out", type=Path, default=RESULTS / "precision.json", help="result file")
+    add("--threads", type=positive, default=available_cores(), help="threads of one graph")
     add_round_options(parser)
     return parser
 

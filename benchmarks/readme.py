@@ -1,10 +1,10 @@
-"""The documents' figures, from the files that commands wrote.
+"""Write the documents' figures from result files.
 
     python -m benchmarks.readme            write them
-    python -m benchmarks.readme --check    exit 1 if the README or docs/method.md says anything else
+    python -m benchmarks.readme --check    exit 1 if README.md or docs/method.md differs
 
-A region of a document stands between two marks, ``<!-- quality -->`` and ``<!-- /quality -->``. The
-plot of docs/method.md is drawn too, where it shows other figures.
+A region is between two marks, ``<!-- quality -->`` and ``<!-- /quality -->``. The plot of
+docs/method.md is drawn too, if it shows other figures.
 """
 
 from __future__ import annotations
@@ -13,51 +13,47 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.ablation import plot
 from benchmarks.ablation.report import FILE as ABLATION
 from benchmarks.ablation.report import REGIONS as METHOD_REGIONS
+from benchmarks.command import RESULTS, command_parser, run_command
+from benchmarks.markdown import format_count, format_table
+from benchmarks.provenance import ROOT
 from cli.output import note, write_file
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.names import METHODS, ORACLE
 
 __all__ = ["DOCUMENTS", "REGIONS", "fill", "main", "region_texts"]
 
-ROOT = Path(__file__).resolve().parents[1]
 SCORES = ("R@1", "R@5", "R@10", "mAP@10")
-METHODS = ("composed", "mapped", "stage1", "image", "text", "sum", "sum_best", "oracle")
 NOT_MEASURED = "Not measured yet."
-"""What may stand in a region whose file is missing."""
+"""Text that a region may have while its file is missing."""
 
 Values = Mapping[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fill the documents, or check them; gives the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.readme",
-        description="Fill the figures of the README and docs/method.md from the result files.",
-    )
+    """Write the documents, or check them; return the exit code."""
+    parser = command_parser("readme", "Write the figures of README.md and docs/method.md.")
     parser.add_argument("--check", action="store_true", help="only compare; exit 1 if they differ")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of the documents")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     options = parser.parse_args(arguments)
-    try:
-        for name, regions in DOCUMENTS.items():
-            _bring_up_to_date(options.root / name, regions, options.results, check=options.check)
-        _draw(options.root / PLOT, options.results / ABLATION, check=options.check)
-    except ZtcirError as error:
-        note(f"Error: {error}")
-        return error.exit_code
-    return 0
+    return run_command(lambda: _update_all(options))
 
 
-def _bring_up_to_date(
-    document: Path, regions: Mapping[str, Region], results: Path, *, check: bool
-) -> None:
-    """Fill a document, or check it."""
+def _update_all(options: argparse.Namespace) -> None:
+    for name, regions in DOCUMENTS.items():
+        _update(options.root / name, regions, options.results, check=options.check)
+    _draw(options.root / PLOT, options.results / ABLATION, check=options.check)
+
+
+def _update(document: Path, regions: Mapping[str, Region], results: Path, *, check: bool) -> None:
+    """Write a document's regions, or check them."""
     before = _read(document)
     texts = region_texts(results, regions)
     after = fill(before, texts, document.name)
@@ -66,14 +62,14 @@ def _bring_up_to_date(
     elif after != before:
         write_file(document, after.encode())
     for name in regions.keys() - texts.keys():
-        note(f"{name} is left as it is: {results / regions[name][0]} is missing.")
+        note(f"Region {name} is unchanged: {results / regions[name][0]} is missing.")
 
 
 def _draw(path: Path, results: Path, *, check: bool) -> None:
-    """Draw the plot of an ablation, or check which figures it shows."""
+    """Draw the plot of the ablation, or check which figures it shows."""
     if not results.is_file():
         if check and path.is_file():
-            raise ZtcirError(f"There is a plot {path} without {results}: make that again.")
+            raise ZtcirError(f"There is a plot {path} but no {results}: measure again.")
         return
     values = json.loads(_read(results))
     if plot.is_current(path, values):
@@ -87,34 +83,39 @@ def _draw(path: Path, results: Path, *, check: bool) -> None:
 
 
 def region_texts(results: Path, regions: Mapping[str, Region]) -> dict[str, str]:
-    """Return what belongs in each region whose file is there.
+    """Return the text of each region whose file exists.
 
     Raises:
-        ZtcirError: a file is not what its command writes.
+        ZtcirError: a file has not the format that its command writes.
     """
     texts: dict[str, str] = {}
-    for name, (file, _, describe) in regions.items():
+    for name, (file, command, describe) in regions.items():
         if (path := results / file).is_file():
             try:
                 texts[name] = describe(json.loads(_read(path)))
             except (ArithmeticError, LookupError, TypeError, ValueError) as error:
                 raise ZtcirError(
-                    f"{path} is not what its command writes ({error!r}): make it again."
+                    f"{path} is not a file of `{command}` ({error!r}): run that command again."
                 ) from error
     return texts
 
 
-def fill(document: str, regions: Mapping[str, str], called: str = "README.md") -> str:
-    """Return a document with other texts in its regions; regions that are not named stay.
+def fill(document: str, regions: Mapping[str, str], file: str = "README.md") -> str:
+    """Return a document with new texts in the given regions.
+
+    Args:
+        document: text of the document.
+        regions: region -> its text.
+        file: name of the document, for messages.
 
     Raises:
-        ZtcirError: the document, which is ``called`` so, has no such region, or has it twice.
+        ZtcirError: a region is missing from the document, or is there twice.
     """
     for name, text in regions.items():
         found = list(_pattern(name).finditer(document))
         if len(found) != 1:
             raise ZtcirError(
-                f"{called} has {len(found)} regions {name!r}, not one: mark its place with "
+                f"{file} has {len(found)} regions {name!r}, not one: mark it with "
                 f"<!-- {name} --> and <!-- /{name} -->."
             )
         start, end = found[0].span()
@@ -131,13 +132,13 @@ def _check(
     regions: Mapping[str, Region],
     texts: Mapping[str, str],
 ) -> None:
-    """Refuse figures that differ from their file, or that have none."""
+    """Refuse figures that differ from their file, or that have no file."""
     for name, (file, command, _) in regions.items():
         inside = [found.strip() for found in _pattern(name).findall(before)]
         if name not in texts and set(inside) - {"", NOT_MEASURED}:
             raise ZtcirError(
-                f"{document} has figures in {name!r} without {results / file}: make it with "
-                f"`{command}`."
+                f"{document} has figures in {name!r} but there is no {results / file}: write it "
+                f"with `{command}`."
             )
         if name in texts and inside != [texts[name]]:
             raise ZtcirError(
@@ -146,7 +147,7 @@ def _check(
             )
     if before != after:
         raise ZtcirError(
-            f"The marks of {document} are out of form: run `python -m benchmarks.readme`."
+            f"The regions of {document} are not formatted: run `python -m benchmarks.readme`."
         )
 
 
@@ -155,11 +156,11 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 
 def _quality(values: Values) -> str:
-    """Scores by method, from `ztcir eval triplets`, and what composing gains."""
+    """Describe scores by method, from `ztcir eval triplets`, and the gain of composing."""
     methods = values["methods"]
-    labels = {name: f"`{name}`" for name in METHODS}
+    overall = {name: methods[name]["overall"] for name in (*METHODS, "sum_best", ORACLE)}
+    labels = {name: f"`{name}`" for name in overall}
     labels["sum_best"] = f"`sum`, best weight of the text ({methods['sum_best']['weight']:g})"
-    overall = {name: methods[name]["overall"] for name in METHODS}
     rows = [
         (labels[name], *(f"{scores[score]:.3f}" for score in SCORES))
         for name, scores in overall.items()
@@ -168,11 +169,12 @@ def _quality(values: Values) -> str:
         name: overall["composed"]["mAP@10"] / overall[name]["mAP@10"]
         for name in ("sum_best", "stage1")
     }
-    # The weights that are tried include 0 and 1, so the best is never below `image` or `text`.
+    # The tried weights include 0 and 1, so the best is never below `image` or `text`.
     return "\n\n".join(
         (
-            _table(("method", *SCORES), rows),
-            f"{_count(values['queries'])} queries over {_count(values['gallery'])} pictures, "
+            format_table(("method", *SCORES), rows),
+            f"{format_count(values['queries'])} queries over "
+            f"{format_count(values['gallery'])} pictures, "
             f"bundle `{values['bundle']['name']}` ({values['bundle']['precision']}), "
             f"{values['date'][:10]}. By mAP@10, `composed` reaches {gains['sum_best']:.2f} times "
             f"the best of `image`, `text` and `sum`, and {gains['stage1']:.2f} times `stage1`.",
@@ -181,14 +183,14 @@ def _quality(values: Values) -> str:
 
 
 def _latency(values: Values) -> str:
-    """Times of graphs and whole queries, from `ztcir bench`."""
+    """Describe times of graphs and whole queries, from `ztcir bench`."""
     rows = [
         (f"{graph.replace('_', ' ')}, {_sizes(timing)}", *_times(timing))
         for graph, timings in values["graphs"].items()
         for timing in timings
     ]
     query = values["query"]
-    gallery = f"{_count(query['index'])} pictures"
+    gallery = f"{format_count(query['index'])} pictures"
     rows.append((f"JPEG and text in, hits of {gallery} out", *_times(query["first_text"])))
     rows.append(
         (f"another text on that JPEG, hits of {gallery} out", *_times(query["second_text"]))
@@ -196,7 +198,7 @@ def _latency(values: Values) -> str:
     speed = values["indexing"]["pictures_per_second"]
     return "\n\n".join(
         (
-            _table(("milliseconds", "p50", "p90", "p99"), rows),
+            format_table(("milliseconds", "p50", "p90", "p99"), rows),
             f"Indexing: {speed:.0f} pictures a second. Bundle `{values['bundle']['name']}` "
             f"({values['precision']}), {_machine(values, 'onnxruntime')}.",
         )
@@ -204,16 +206,16 @@ def _latency(values: Values) -> str:
 
 
 def _ratios(values: Values) -> str:
-    """The SDK beside PyTorch eager, from `benchmarks.latency`."""
+    """Describe the SDK beside PyTorch eager, from `benchmarks.latency`."""
     rows = []
     for model in values["models"]:
-        for what, said, side in _COMPARED:
+        for what, label, side in _COMPARED:
             sides = model["comparisons"][what]
             ratio, timings = sides["ratios"][side], sides["timings"]
             rows.append(
                 (
                     f"{model['name']} ({model['weights']} weights)",
-                    said,
+                    label,
                     _milliseconds(timings[side]["p50_ms"]),
                     _milliseconds(timings["pytorch"]["p50_ms"]),
                     f"{ratio['median']:.2f} ({ratio['p25']:.2f} to {ratio['p75']:.2f})",
@@ -223,7 +225,7 @@ def _ratios(values: Values) -> str:
     tokens = values["models"][0]["tokens"]
     return "\n\n".join(
         (
-            _table(columns, rows, text_columns=2),
+            format_table(columns, rows, text_columns=2),
             f"PyTorch runs the same modules eagerly, prompts padded to {tokens['padded']} tokens; "
             f"the SDK cuts them after their end, here to {tokens['cut']}. Times as fast: the "
             "median of the ratios of interleaved rounds, and their middle half. "
@@ -233,16 +235,16 @@ def _ratios(values: Values) -> str:
 
 
 def _precision(values: Values) -> str:
-    """Every way of quantizing beside float32, from `benchmarks.precision`."""
+    """Describe each quantization beside float32, from `benchmarks.precision`."""
     rows = []
     for model in values["models"]:
         for graph, measured in model["graphs"].items():
             for size, sides in measured["comparisons"].items():
                 for key, ratio in sides["ratios"].items():
-                    kind, _, way = key.partition("-")
+                    kind, _, quantization = key.partition("-")
                     if kind != "int8" or size == "batch":
                         continue
-                    what, bits = way.split("-")
+                    what, bits = quantization.split("-")
                     rows.append(
                         (
                             model["name"],
@@ -258,7 +260,7 @@ def _precision(values: Values) -> str:
     columns = ("model", "graph", "int8", "int8, p50 ms", "fp32, p50 ms", "times as fast")
     return "\n\n".join(
         (
-            _table((*columns, "cosine", "products"), rows, text_columns=3),
+            format_table((*columns, "cosine", "products"), rows, text_columns=3),
             "Cosine: of int8's vectors with fp32's, on average. Products: their share, and that of "
             "convolutions, of fp32's time; the rest gains nothing. "
             f"{_machine(values, 'onnxruntime')}.",
@@ -274,7 +276,7 @@ _COMPARED = (
     ("first_text", "JPEG and text in, hits out", "sdk"),
     ("second_text", "another text on that JPEG, hits out", "sdk"),
 )
-"""Comparison, what the README calls it, and the side that is compared with PyTorch."""
+"""Comparison, its label in the README, and the side that is compared with PyTorch."""
 
 Region = tuple[str, str, Callable[[Values], str]]
 REGIONS: Mapping[str, Region] = {
@@ -283,18 +285,13 @@ REGIONS: Mapping[str, Region] = {
     "ratios": ("latency.json", "python -m benchmarks.latency", _ratios),
     "precision": ("precision.json", "python -m benchmarks.precision", _precision),
 }
-"""Region -> its file, the command that writes that, and the text that it becomes."""
+"""Region -> its file, the command that writes the file, and the function that describes it."""
 
 DOCUMENTS: Mapping[str, Mapping[str, Region]] = {
     "README.md": REGIONS,
     "docs/method.md": METHOD_REGIONS,
 }
 PLOT = "docs/ablation-triplets.png"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
-    marks = ["---" if place < text_columns else "---:" for place in range(len(columns))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, marks, *rows))
 
 
 def _times(timing: Values) -> list[str]:
@@ -315,7 +312,7 @@ def _sizes(timing: Values) -> str:
 
 
 def _machine(values: Values, *packages: str) -> str:
-    """Where, with what and when: "AMD EPYC, 2 threads, onnxruntime 1.32.0, 2026-11-25"."""
+    """Return, for example, "AMD EPYC, 2 threads, onnxruntime 1.32.0, 2026-11-25"."""
     threads = values["threads"]
     return ", ".join(
         (
@@ -327,16 +324,12 @@ def _machine(values: Values, *packages: str) -> str:
     )
 
 
-def _count(number: int) -> str:
-    return f"{number:,}".replace(",", " ")
-
-
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ZtcirError(
-            f"{path} cannot be read ({error.strerror}): run this in a checkout."
+            f"{path} cannot be read ({error.strerror}): run this command in a checkout."
         ) from error
 
 

@@ -1,9 +1,10 @@
-"""The sides of a comparison: backends of the SDK, and PyTorch eager or compiled, by name."""
+"""The sides of a comparison: backends of the SDK, and PyTorch eager or compiled."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +15,28 @@ from torch import Tensor
 
 from benchmarks.eager import TorchSearch
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.names import GRAPHS
 from ztcir_sdk.retriever import Retriever
 
-__all__ = [
-    "COMPILED",
-    "EAGER",
-    "NAMES",
-    "SDK",
-    "TENSORRT",
-    "Operations",
-    "Sides",
-]
+__all__ = ["COMPILED", "EAGER", "LABELS", "SDK", "TENSORRT", "Operations", "Sides"]
 
 SDK, TENSORRT, EAGER, COMPILED = "sdk", "sdk_tensorrt", "pytorch", "pytorch_compiled"
-NAMES = {SDK: "SDK", TENSORRT: "SDK TensorRT", EAGER: "PyTorch", COMPILED: "torch.compile"}
-"""What a person is told."""
+LABELS = {SDK: "SDK", TENSORRT: "SDK TensorRT", EAGER: "PyTorch", COMPILED: "torch.compile"}
 WARM_UP_RUNS = 3
 """TensorRT prepares a shape in its first run and records it in the second."""
 
 Operations = dict[str, dict[str, Callable[[], object]]]
-"""Comparison -> side -> what is timed."""
+"""Comparison -> side -> the operation to time."""
+GraphInputs = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]
+"""One image's pixels, and one prompt's token ids: cut after its end, and padded."""
 
 
 class Sides:
-    """Who answers the same queries on one bundle.
+    """All sides that answer the same queries with one bundle's model.
 
     Attributes:
-        sdk: side -> retriever; `SDK` is there.
-        torch: side -> search in PyTorch; `EAGER` is there, with which all others are compared.
+        sdk: side -> retriever; contains `SDK`.
+        torch: side -> search in PyTorch; contains `EAGER`, which all others are compared with.
     """
 
     def __init__(self, sdk: Mapping[str, Retriever], torch: Mapping[str, TorchSearch]) -> None:
@@ -49,185 +44,160 @@ class Sides:
         self._bundle = self.sdk[SDK].bundle
 
     def largest_differences(self, files: Sequence[Path], texts: Sequence[str]) -> dict[str, float]:
-        """Compare query embeddings with the eager ones, from the file on: side -> difference.
+        """Return side -> largest difference of its query embeddings from the eager ones.
 
         Raises:
-            ZtcirError: a side gives another shape.
+            ZtcirError: a side returns another shape.
         """
-        asked: dict[str, Retriever | TorchSearch] = {**self.sdk, **self.torch}
-        worst = {side: 0.0 for side in asked if side != EAGER}
+        sides: dict[str, Retriever | TorchSearch] = {**self.sdk, **self.torch}
+        largest = {side: 0.0 for side in sides if side != EAGER}
         for file in files:
-            ask = {side: _asking(one, file) for side, one in asked.items()}
+            encoders = {side: _query_encoder(one, file) for side, one in sides.items()}
             for text in texts:
-                expected = ask[EAGER](text)
-                for side in worst:
-                    got = ask[side](text)
-                    self._check_shapes([got], [torch.from_numpy(expected)])
-                    difference = np.abs(got - expected).max()
-                    worst[side] = float(np.maximum(worst[side], difference))  # keeps NaN
-        return worst
+                expected = encoders[EAGER](text)
+                for side in largest:
+                    found = encoders[side](text)
+                    self._check_shapes([found], [torch.from_numpy(expected)])
+                    difference = np.abs(found - expected).max()
+                    largest[side] = float(np.maximum(largest[side], difference))  # keeps NaN
+        return largest
 
     def operations(
         self, files: Sequence[Path], texts: Sequence[str], text: str, k: int
     ) -> Operations:
-        """Return what is timed: each graph alone, then whole queries.
+        """Return the operations to time: each graph alone, then whole queries.
 
         Args:
-            files: pictures of whole queries; the graphs alone are given the first.
-            texts: of whole queries; every run has another one.
-            text: what the text encoder alone is given, also at the other length than a side's own:
-                padded to the whole context by the SDK, cut after its end by PyTorch.
+            files: images of whole queries; graphs alone get the first.
+            texts: texts of whole queries; every run has another one.
+            text: input of the text encoder alone. Each side also runs it at the other length:
+                padded to the whole context in the SDK, cut after its end in PyTorch.
             k: hits of a whole query.
 
         Raises:
-            ZtcirError: PyTorch gives other shapes than the bundle.
+            ZtcirError: PyTorch returns other shapes than the bundle.
         """
         encoder, eager = self.sdk[SDK].encoder, self.torch[EAGER]
         pixels = encoder.bundle.manifest.preprocessing([files[0]])
         cut = encoder.tokenizer.pad(encoder.questions("composed", [text]).prompts or [])
         padded = np.zeros((1, eager.context_length), dtype=np.int64)
         padded[:, : cut.shape[1]] = cut
-        expected = _torch_said(eager, pixels)
+        inputs = (pixels, cut, padded)
+        expected = _encode_reference_torch(eager, pixels)
         result: Operations = {}
+
+        def add(side: str, graphs: Operations, first: Any, second: Any) -> None:
+            queries = zip(itertools.cycle(files), itertools.cycle(texts), strict=False)
+            other_texts = itertools.cycle(texts)
+            whole = {
+                "first_text": {side: lambda: first(*next(queries))},
+                "second_text": {side: lambda: second(next(other_texts))},
+            }
+            for name, operations in {**graphs, **whole}.items():
+                result.setdefault(name, {}).update(operations)
+
         for side, retriever in self.sdk.items():
-            for got, wanted in zip(_sdk_said(retriever, pixels), expected, strict=True):
-                self._check_shapes(list(got.values()), wanted)
-            _add(result, _sdk_graphs(side, retriever, pixels, cut, padded))
-            _add(result, _sdk_queries(side, retriever, files, texts, k))
+            found = _encode_reference_sdk(retriever, pixels)
+            for outputs, tensors in zip(found, expected, strict=True):
+                self._check_shapes(list(outputs.values()), tensors)
+            reference = retriever.reference(files[0])
+            graphs = _sdk_graphs(side, retriever, inputs)
+            add(side, graphs, partial(retriever.search, k=k), partial(reference.search, k=k))
         for side, search in self.torch.items():
-            _add(result, _torch_graphs(side, search, pixels, cut, padded))
-            _add(result, _torch_queries(side, search, files, texts))
+            second = partial(search.second_text, reference=search.reference(files[0]))
+            add(side, _torch_graphs(side, search, inputs), search.first_text, second)
         return result
 
     def warm_up(self, operations: Operations, file: Path, texts: Sequence[str]) -> None:
-        """Let engines meet the length of every text, and everything be compiled that is timed."""
+        """Run every operation and every length of text, so that engines and compilers are ready."""
         lengths = {len(self.torch[EAGER].prompt(text)): text for text in texts}
-        # First, since larger buffers, as a padded text needs, make TensorRT prepare all again.
+        # First: larger buffers, for a padded text, make TensorRT prepare all shapes again.
         for sides in operations.values():
             for operation in sides.values():
                 for _ in range(WARM_UP_RUNS):
                     operation()
         for retriever in self.sdk.values():
-            ask = _asking(retriever, file)
+            encode = _query_encoder(retriever, file)
             for text in lengths.values():
                 for _ in range(WARM_UP_RUNS):
-                    ask(text)
+                    encode(text)
 
-    def _check_shapes(self, got: Sequence[NDArray[Any]], expected: Sequence[Tensor]) -> None:
+    def _check_shapes(self, found: Sequence[NDArray[Any]], expected: Sequence[Tensor]) -> None:
         """Refuse a model of another architecture; without VSI a graph has fewer outputs."""
-        for array, tensor in zip(got, expected, strict=False):
+        for array, tensor in zip(found, expected, strict=False):
             if array.shape != tuple(tensor.shape):
                 raise ZtcirError(
-                    f"The bundle {self._bundle.path} gives {array.shape} where PyTorch gives "
+                    f"The bundle {self._bundle.path} returns shape {array.shape} but PyTorch "
                     f"{tuple(tensor.shape)}: name the checkpoint that it was exported from."
                 )
 
 
-def _add(operations: Operations, more: Operations) -> None:
-    for what, sides in more.items():
-        operations.setdefault(what, {}).update(sides)
-
-
-def _asking(side: Retriever | TorchSearch, file: Path) -> Callable[[str], NDArray[np.float32]]:
-    """Encode a picture; return what turns texts on it into query embeddings (D,)."""
+def _query_encoder(
+    side: Retriever | TorchSearch, file: Path
+) -> Callable[[str], NDArray[np.float32]]:
+    """Encode an image; return a function from a text to the query embedding (D,)."""
     if isinstance(side, Retriever):
         return side.reference(file).encode
-    said = side.reference(file)
-    return lambda text: side.query(text, said)[0].cpu().numpy()
+    reference = side.reference(file)
+    return lambda text: side.query(text, reference)[0].cpu().numpy()
 
 
-Said = tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]
-
-
-def _sdk_said(retriever: Retriever, pixels: NDArray[np.float32]) -> Said:
-    """Run the image encoder and the token learner: the outputs of each, by name."""
+def _encode_reference_sdk(
+    retriever: Retriever, pixels: NDArray[np.float32]
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Return the outputs of the image encoder and of the token learner, by name."""
     learner = retriever.encoder.graph("token_learner")
-    seen = retriever.encoder.graph("image_encoder").run({"pixel_values": pixels})
-    return seen, learner.run({spec.name: seen[spec.name] for spec in learner.inputs})
+    features = retriever.encoder.graph("image_encoder").run({"pixel_values": pixels})
+    return features, learner.run({spec.name: features[spec.name] for spec in learner.inputs})
 
 
-def _torch_said(
+def _encode_reference_torch(
     search: TorchSearch, pixels: NDArray[np.float32]
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    seen = search.on_host(search.encode_image, torch.from_numpy(pixels))
-    return seen, search.on_host(search.learn_token, *seen)
+    features = search.on_host(search.encode_image, torch.from_numpy(pixels))
+    return features, search.on_host(search.learn_token, *features)
 
 
-def _sdk_graphs(
-    side: str,
-    retriever: Retriever,
-    pixels: NDArray[np.float32],
-    cut: NDArray[np.int64],
-    padded: NDArray[np.int64],
-) -> Operations:
-    image_encoder, token_learner, text_encoder = (
-        retriever.encoder.graph(name) for name in ("image_encoder", "token_learner", "text_encoder")
-    )
-    seen, said = _sdk_said(retriever, pixels)
-    shown = {spec.name: seen[spec.name] for spec in token_learner.inputs}
+def _sdk_graphs(side: str, retriever: Retriever, inputs: GraphInputs) -> Operations:
+    """Return the SDK's graphs as operations."""
+    pixels, cut, padded = inputs
+    image_encoder, token_learner, text_encoder = map(retriever.encoder.graph, GRAPHS)
+    features, reference = _encode_reference_sdk(retriever, pixels)
+    shown = {spec.name: features[spec.name] for spec in token_learner.inputs}
 
-    def read(ids: NDArray[np.int64]) -> Callable[[], object]:
+    def run_text_encoder(ids: NDArray[np.int64]) -> Callable[[], object]:
         given: dict[str, NDArray[Any]] = {
             "input_ids": ids,
             "reference_index": np.zeros(1, dtype=np.int64),
             "adapter_scale": np.ones(1, dtype=np.float32),
-            **said,
+            **reference,
         }
-        inputs = {spec.name: given[spec.name] for spec in text_encoder.inputs}
-        return lambda: text_encoder.run(inputs)
+        given = {spec.name: given[spec.name] for spec in text_encoder.inputs}
+        return lambda: text_encoder.run(given)
 
     return {
         "image_encoder": {side: lambda: image_encoder.run({"pixel_values": pixels})},
         "token_learner": {side: lambda: token_learner.run(shown)},
-        "text_encoder": {side: read(cut), f"{side}_padded": read(padded)},
+        "text_encoder": {
+            side: run_text_encoder(cut),
+            f"{side}_padded": run_text_encoder(padded),
+        },
     }
 
 
-def _torch_graphs(
-    side: str,
-    search: TorchSearch,
-    pixels: NDArray[np.float32],
-    cut: NDArray[np.int64],
-    padded: NDArray[np.int64],
-) -> Operations:
-    """Return the same of PyTorch: from the host's memory to the host's memory."""
+def _torch_graphs(side: str, search: TorchSearch, inputs: GraphInputs) -> Operations:
+    """Return the same operations in PyTorch, with inputs and outputs on the host."""
+    pixels, cut, padded = inputs
     run = search.on_host
-    seen, said = _torch_said(search, pixels)
+    features, reference = _encode_reference_torch(search, pixels)
 
-    def read(ids: NDArray[np.int64]) -> Callable[[], object]:
+    def run_text_encoder(ids: NDArray[np.int64]) -> Callable[[], object]:
         first, scale = torch.zeros(1, dtype=torch.long), torch.ones(1)
         tokens = torch.from_numpy(ids)
-        return lambda: run(search.encode_query, tokens, first, scale, *said)
+        return lambda: run(search.encode_query, tokens, first, scale, *reference)
 
     return {
         "image_encoder": {side: lambda: run(search.encode_image, torch.from_numpy(pixels))},
-        "token_learner": {side: lambda: run(search.learn_token, *seen)},
-        "text_encoder": {f"{side}_cut": read(cut), side: read(padded)},
+        "token_learner": {side: lambda: run(search.learn_token, *features)},
+        "text_encoder": {f"{side}_cut": run_text_encoder(cut), side: run_text_encoder(padded)},
     }
-
-
-def _sdk_queries(
-    side: str, retriever: Retriever, files: Sequence[Path], texts: Sequence[str], k: int
-) -> Operations:
-    """Return whole queries: every run has another text, and a first text another picture."""
-    reference = retriever.reference(files[0])
-    first, second = _endless(files, texts), itertools.cycle(texts)
-    return {
-        "first_text": {side: lambda: retriever.search(*next(first), k)},
-        "second_text": {side: lambda: reference.search(next(second), k)},
-    }
-
-
-def _torch_queries(
-    side: str, search: TorchSearch, files: Sequence[Path], texts: Sequence[str]
-) -> Operations:
-    said = search.reference(files[0])
-    first, second = _endless(files, texts), itertools.cycle(texts)
-    return {
-        "first_text": {side: lambda: search.first_text(*next(first))},
-        "second_text": {side: lambda: search.second_text(next(second), said)},
-    }
-
-
-def _endless(files: Sequence[Path], texts: Sequence[str]) -> Iterator[tuple[Path, str]]:
-    return zip(itertools.cycle(files), itertools.cycle(texts), strict=False)

@@ -2,16 +2,15 @@
 
     python -m benchmarks.ablation --catalogue catalogue
 
-The backbone is the embedded bundle's own, read back from its graphs, or a checkpoint's. Each row's
-result is kept as soon as it is there, and each training goes on where it was killed: calling it
-again goes on. `python -m benchmarks.readme` then puts the figures into docs/method.md.
+The backbone is the embedded bundle's own, read back from its graphs, or a checkpoint's. Each result
+is written when it is ready. After an interruption the same call resumes each training and skips
+finished results. `python -m benchmarks.readme` then writes the figures into docs/method.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import logging
 import sys
 import time
@@ -29,41 +28,36 @@ from benchmarks.ablation.rows import FROZEN, ROWS, Row, Settings, choose_rows
 from benchmarks.ablation.store import Store
 from benchmarks.ablation.training import Workshop
 from benchmarks.ablation.validation import read_validation
-from benchmarks.comparison import positive
-from benchmarks.surroundings import ROOT, load_average, surroundings
-from cli.output import note, table, write_file
+from benchmarks.command import RESULTS, command_parser, positive, run_command, write_result
+from benchmarks.provenance import load_average, provenance
+from cli.output import note, table
 from train.data.collection import read_collection
 from train.data.source import read_sources
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.environment import now
-from ztcir_sdk.errors import ZtcirError, disk_full_as_error
+from ztcir_sdk.errors import disk_full_as_error
 
 __all__ = ["main", "measure_rows"]
 
-OUT = ROOT / "benchmarks" / "results" / "ablation.json"
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, measure and write the result file; gives the exit code."""
+    """Train, measure and write the result file; return the exit code."""
     options = _parser().parse_args(arguments)
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that weights are random: so here
-    try:
-        with disk_full_as_error():
-            values = run(options)
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            content = json.dumps(values, indent=1, allow_nan=False) + "\n"
-            write_file(options.out, content.encode())
-    except ZtcirError as error:
-        note(f"Error: {error}")
-        return error.exit_code
-    rows = [(name, f"{row['mean']['mAP@10']:.4f}") for name, row in values["rows"].items()]
-    table(("row", "mAP@10"), rows)
-    note(f"{options.out} is written; `python -m benchmarks.readme` puts it into the documents.")
-    return 0
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that weights are random
+    return run_command(lambda: _measure_and_report(options))
+
+
+def _measure_and_report(options: argparse.Namespace) -> None:
+    with disk_full_as_error():
+        values = run(options)
+        rows = [(name, f"{row['mean']['mAP@10']:.4f}") for name, row in values["rows"].items()]
+        table(("row", "mAP@10"), rows)
+        write_result(options.out, values)
+    note("`python -m benchmarks.readme` writes the figures into the documents.")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure what is asked for; gives the JSON values, of all that is known under the settings.
+    """Measure the requested rows; return all results with these settings, as JSON values.
 
     Raises:
         ZtcirError: a file is missing, or a row is unknown.
@@ -78,10 +72,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         inverted=options.inversion[0],
         inversion_steps=options.inversion[1],
     )
-    catalogue = options.catalogue
-    images, development = read_collection(
-        [str(catalogue / "train-*.tar")], drawings=settings.drawings
-    )
+    catalogue, drawings = options.catalogue, settings.drawings
+    images, development = read_collection([str(catalogue / "train-*.tar")], drawings=drawings)
     backbone = options.backbone or bundled_backbone(Bundle.embedded(), options.runs / "backbone")
     workshop = Workshop(
         str(backbone),
@@ -99,7 +91,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     seeds = tuple(dict.fromkeys(options.seeds))
     measure_rows(workshop, store, rows, seeds, validation)
     return {
-        **surroundings(started, torch.get_num_threads(), load),
+        **provenance(started, torch.get_num_threads(), load),
         "settings": {**asdict(settings), "seeds": list(seeds)},
         "data": {
             **workshop.fingerprints,
@@ -120,29 +112,29 @@ def measure_rows(
     seeds: Sequence[int],
     validation: Any,
 ) -> None:
-    """Measure what is not known yet: all rows of the first seed, then of the next."""
-    asked = [(row, seed) for seed in seeds for row in rows if row != FROZEN or seed == seeds[0]]
-    waiting = [
+    """Measure missing results: all rows with the first seed, then with the next."""
+    wanted = [(row, seed) for seed in seeds for row in rows if row != FROZEN or seed == seeds[0]]
+    missing = [
         (row, seed)
-        for row, seed in asked
+        for row, seed in wanted
         if store.read(row, _seed(row, seed), workshop.identity(row, seed)) is None
     ]
-    note(f"{len(asked)} results are asked for, {len(asked) - len(waiting)} of them are there.")
+    note(f"{len(wanted)} results are requested; {len(wanted) - len(missing)} are done already.")
     spent: dict[str, list[float]] = defaultdict(list)
-    for place, (row, seed) in enumerate(waiting):
-        note(f"{row.name}, seed {seed} ({place + 1} of {len(waiting)})")
+    for place, (row, seed) in enumerate(missing):
+        note(f"{row.name}, seed {seed} ({place + 1} of {len(missing)})")
         begun = time.monotonic()
         scores = workshop.measure(row, seed, validation)
         seconds = time.monotonic() - begun
         store.write(row, _seed(row, seed), workshop.identity(row, seed), scores, seconds)
         spent[row.rival or row.stage].append(seconds)
-        note(f"{row.name}, seed {seed}: {seconds:.0f} s{_end(spent, waiting[place + 1 :])}")
+        note(f"{row.name}, seed {seed}: {seconds:.0f} s{_end(spent, missing[place + 1 :])}")
 
 
 def collect(
     workshop: Workshop, store: Store, seeds: Sequence[int]
 ) -> Mapping[Row, Mapping[int, dict[str, Any]]]:
-    """All results that are there under the settings: row -> seed -> result."""
+    """Return all results with the workshop's settings: row -> seed -> result."""
     found: dict[Row, dict[int, dict[str, Any]]] = {}
     for row in ROWS:
         for seed in seeds:
@@ -153,12 +145,12 @@ def collect(
 
 
 def _seed(row: Row, seed: int) -> int:
-    """Where nothing is trained, no seed changes anything."""
+    """Return the seed of a row's result: nothing is trained in the frozen row."""
     return 0 if row == FROZEN else seed
 
 
 def _end(spent: Mapping[str, Sequence[float]], left: Sequence[tuple[Row, int]]) -> str:
-    """When the rest ends, by what such rows have taken so far."""
+    """Describe when the rest is expected to end, from the durations of similar rows so far."""
     if not left:
         return ""
     means = {stage: sum(times) / len(times) for stage, times in spent.items()}
@@ -168,43 +160,37 @@ def _end(spent: Mapping[str, Sequence[float]], left: Sequence[tuple[Row, int]]) 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.ablation",
-        description="Measure what each part of the method adds, beside rival methods.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = command_parser(
+        "ablation", "Measure what each part of the method adds, beside rival methods."
     )
-    add = parser.add_argument
-    add(
-        "--catalogue",
-        type=Path,
-        default=Path("catalogue"),
-        help="folder of train-*.tar, val-*.tar and val-triplets.jsonl",
-    )
-    add("--backbone", type=Path, help="its checkpoint; without it, the embedded bundle's own")
+    add, rows = parser.add_argument, ", ".join(row.name for row in ROWS)
+    catalogue = "folder of train-*.tar, val-*.tar and val-triplets.jsonl"
+    add("--catalogue", type=Path, default=Path("catalogue"), help=catalogue)
+    add("--backbone", type=Path, help="checkpoint of the backbone; if None, the embedded bundle's")
     add("--features", type=Path, default=Path("runs/features"), help="cache of image features")
     add("--runs", type=Path, default=Path("runs/ablation"), help="folder of runs and results")
-    add("--out", type=Path, default=OUT, help="the result file")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of trainings and triplets")
-    add("--rows", nargs="+", metavar="ROW", help=f"of {', '.join(row.name for row in ROWS)}")
+    add("--out", type=Path, default=RESULTS / "ablation.json", help="result file")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of trainings and triplets")
+    add("--rows", nargs="+", metavar="ROW", help=f"rows to measure, of {rows}")
     add(
         "--steps",
         type=positive,
         nargs=2,
         metavar=("STAGE_I", "STAGE_II"),
         default=[Settings.map_steps, Settings.compose_steps],
-        help="optimizer steps; a rival has as many as both",
+        help="optimizer steps; a rival has as many as both stages",
     )
-    add("--triplets", type=positive, default=Settings.triplets, help='how many "all" are')
-    add("--drawings", type=int, default=Settings.drawings, help="drawn pictures to train on")
+    add("--triplets", type=positive, default=Settings.triplets, help="number of all triplets")
+    add("--drawings", type=int, default=Settings.drawings, help="drawings to train on")
     add(
         "--inversion",
         type=positive,
         nargs=2,
         metavar=("IMAGES", "STEPS"),
         default=[Settings.inverted, Settings.inversion_steps],
-        help="of SEARLE's rival",
+        help="images that SEARLE's rival inverts, and steps for each",
     )
-    add("--keep", action="store_true", help="keep Stage II's checkpoints, 0.2 GB a row and seed")
+    add("--keep", action="store_true", help="keep Stage II checkpoints, 0.2 GB per row and seed")
     return parser
 
 

@@ -1,6 +1,6 @@
-"""The default bundle's frozen backbone, read back from its graphs into a checkpoint.
+"""Reads the default bundle's frozen backbone back from its graphs into a checkpoint.
 
-So that the ablation runs on the very backbone that is deployed, without training one.
+The ablation so runs on the deployed backbone, without training one.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ __all__ = ["bundled_backbone", "read_backbone"]
 
 Constants = Mapping[str, NDArray[np.generic]]
 
-_OWN = "model.backbone.text."  # what the exporter calls a CLIP
-_WITHIN = 1e-4  # largest difference to the graphs, as a share of the largest value
+_OWN = "model.backbone.text."  # the CLIP's name in an exported graph
+_TOLERANCE = 1e-4  # largest difference from the graphs, as a share of the largest value
 _BLOCK = ("attn.in_proj_weight", "attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
@@ -48,11 +48,11 @@ def bundled_backbone(bundle: Bundle, folder: Path) -> Path:
     """Write a bundle's backbone as a checkpoint for `load_backbone`.
 
     Args:
-        bundle: of ``fashion-lite``, in fp32.
-        folder: of the checkpoint; replaced if it exists.
+        bundle: a bundle of ``fashion-lite``, in fp32.
+        folder: folder of the checkpoint; replaced if it exists.
 
     Raises:
-        ZtcirError: the graphs are not those of ``fashion-lite``.
+        ZtcirError: the graphs are not from ``fashion-lite``.
     """
     backbone = read_backbone(bundle)
     config: dict[str, Any] = {
@@ -66,14 +66,13 @@ def bundled_backbone(bundle: Bundle, folder: Path) -> Path:
 
 
 def read_backbone(bundle: Bundle) -> Backbone:
-    """The backbone whose graphs are in a bundle, in float32.
+    """Return the backbone of a bundle's graphs, in float32.
 
-    The graphs hold no ``logit_scale``, which stays at its initial value; convolutions come with the
-    normalisation after them worked in, which becomes the identity but for its shift.
+    The graphs have no ``logit_scale``, which keeps its initial value. Norms are folded into their
+    convolutions there, so here a norm only adds its shift.
 
     Raises:
-        ZtcirError: the graphs are not those of ``fashion-lite``, or the backbone gives another
-            answer than they do.
+        ZtcirError: the graphs are not from ``fashion-lite``, or the backbone differs from them.
     """
     backbone = create_backbone(BackboneConfig())
     image, text = (
@@ -87,7 +86,7 @@ def read_backbone(bundle: Bundle) -> Backbone:
         backbone.clip.load_state_dict({**own, **weights})
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         raise ZtcirError(
-            f"{bundle.path} cannot be read back as a fashion-lite backbone ({error}); name a "
+            f"{bundle.path} cannot be read back as a fashion-lite backbone ({error}): name a "
             "checkpoint of `ztcir train backbone` with --backbone."
         ) from error
     _compare(backbone, bundle)
@@ -95,7 +94,7 @@ def read_backbone(bundle: Bundle) -> Backbone:
 
 
 def _constants(model: onnx.ModelProto) -> Constants:
-    """Everything in a graph that depends on no input, as it is computed there."""
+    """Return all values in a graph that depend on no input."""
     found: dict[str, NDArray[np.generic]] = {
         one.name: numpy_helper.to_array(one) for one in model.graph.initializer
     }
@@ -129,7 +128,7 @@ def _image_weights(backbone: Backbone, model: onnx.ModelProto) -> dict[str, Tens
 
 
 def _norms(visual: nn.Module) -> Iterator[tuple[str, tuple[str, nn.BatchNorm2d]]]:
-    """A convolution's name -> the normalisation that follows it."""
+    """Yield each convolution's name and the norm that follows it."""
     conv = ""
     for name, module in visual.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -147,7 +146,7 @@ def _text_weights(backbone: Backbone, model: onnx.ModelProto) -> dict[str, Tenso
         if name.removeprefix(_OWN) in own and name.startswith(_OWN)
     }
     weights["token_embedding.weight"] = _token_rows(backbone, model, found)
-    # the exporter names no matrix of a linear layer: they come in the order in which they are used
+    # The exporter does not name the matrices of linear layers; they are in order of use.
     matrices = defaultdict[tuple[int, ...], list[NDArray[np.generic]]](list)
     for node in model.graph.node:
         if node.op_type == "MatMul" and node.input[1] in found:
@@ -156,7 +155,7 @@ def _text_weights(backbone: Backbone, model: onnx.ModelProto) -> dict[str, Tenso
     blocks = len(backbone.text.transformer.resblocks)
     for kind in _BLOCK:
         shape = tuple(reversed(own[f"transformer.resblocks.0.{kind}"].shape))
-        # square ones: out_proj, then both of the adapter, of each block
+        # Each block has three square matrices: out_proj and two of the adapter.
         step = 3 if kind == "attn.out_proj.weight" else 1
         for layer in range(blocks):
             name = f"transformer.resblocks.{layer}.{kind}"
@@ -170,7 +169,7 @@ def _text_weights(backbone: Backbone, model: onnx.ModelProto) -> dict[str, Tenso
 def _token_rows(
     backbone: Backbone, model: onnx.ModelProto, found: Constants
 ) -> NDArray[np.float32]:
-    """The token table: the product of all that is looked up by a token."""
+    """Return the token table: the product of all tables with one row per token."""
     table = np.ones(1, np.float32)
     for node in model.graph.node:
         looked_up = found.get(node.input[0]) if "Gather" in node.op_type else None
@@ -184,21 +183,21 @@ def _compare(backbone: Backbone, bundle: Bundle) -> None:
     encoder = Encoder(bundle, settings=RuntimeSettings(backend="onnx", device="cpu"))
     drawings = training_drawings(4, seed=0)
     pictures, captions = [draw(one) for one in drawings], [one.caption for one in drawings]
-    theirs = encoder.encode_references(pictures)
+    references = encoder.encode_references(pictures)
     pixels = Preprocessing.from_open_clip(backbone.preprocess_cfg)(pictures)
     v, patches = backbone.encode_image(torch.from_numpy(pixels))
     plain = ComposedModel(backbone, ModelConfig(vsi_layers=(), adapter_bottleneck=0)).eval()
     pairs = [
-        (np.stack([one.embedding for one in theirs]), v),
-        (np.stack([one.patches for one in theirs if one.patches is not None]), patches),
+        (np.stack([one.embedding for one in references]), v),
+        (np.stack([one.patches for one in references if one.patches is not None]), patches),
         (encoder.encode_texts(captions), encode_captions(plain, captions, precision="fp32")),
     ]
     differences = [
         float(np.abs(wanted - own.numpy()).max() / np.abs(wanted).max()) for wanted, own in pairs
     ]
-    if not max(differences) <= _WITHIN:
+    if not max(differences) <= _TOLERANCE:
         raise ZtcirError(
-            f"The backbone that was read back from {bundle.path} differs from its graphs by "
-            f"{max(differences):.1e} of the largest value; name a checkpoint of "
+            f"The backbone read back from {bundle.path} differs from its graphs by "
+            f"{max(differences):.1e} of the largest value: name a checkpoint of "
             "`ztcir train backbone` with --backbone."
         )

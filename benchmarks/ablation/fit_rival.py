@@ -1,4 +1,4 @@
-"""Trains a rival: a run that can be killed, like those of the stages."""
+"""Trains a rival; an interrupted run resumes, like those of the stages."""
 
 from __future__ import annotations
 
@@ -58,26 +58,26 @@ Step = Callable[[int, np.random.Generator], tuple[Tensor, dict[str, float]]]
 
 
 @dataclass(frozen=True)
-class _Bench:
-    """What the rivals' steps have in common."""
+class _Setup:
+    """What the training steps of all rivals need."""
 
     model: ComposedModel
     engine: Engine
     images: Sequence[TrainingImage]
     embeds: Tensor
-    """``v`` of the images (M, D), on the CPU."""
+    """``v`` of the images, (M, D), on the CPU."""
     config: MapTraining
     settings: Settings
     folder: Path
     cache: Path
 
     def pseudo_words(self, embeds: Tensor) -> Tensor:
-        """Pseudo-words (B, 1, d_t) of embeddings (B, D)."""
+        """Return pseudo-words (B, 1, d_t) of embeddings (B, D)."""
         word: Tensor = self.model.token_learner(embeds, embeds)
         return word
 
     def encode(self, ids: Sequence[Sequence[int]], words: Tensor) -> Tensor:
-        """``f_t`` (B, D) float32 of prompts, each with its own pseudo-word (B, 1, d_t)."""
+        """Return ``f_t`` (B, D) float32 of prompts with their pseudo-words (B, 1, d_t)."""
         device, count = self.engine.device, len(ids)
         nothing = torch.zeros(count, 0, 1, 1, device=device)
         padded = torch.from_numpy(tokenizer_of(self.model).pad(ids)).to(device)
@@ -93,7 +93,7 @@ class _Bench:
         return queries.float()
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Frozen embeddings of texts, kept for the other seeds."""
+        """Return frozen embeddings of texts, cached for the other seeds."""
         return text_features(
             self.model.backbone, texts, self.cache, lambda: encode_captions(self.model, texts)
         )
@@ -115,13 +115,14 @@ def fit_rival(
     """Train a rival's projection on frozen features.
 
     Args:
-        rival: of `RIVALS`.
-        backbone: what `load_backbone` takes.
-        images: what Stage I is trained on too.
+        rival: name in `RIVALS`.
+        backbone: backbone, as `load_backbone` takes it.
+        images: Stage I's training images.
         config: Stage I's batch size, learning rate, weight decay and seed.
-        settings: steps.
-        out: the run's folder; a killed run goes on.
-        features: folder of image features. cache: of embeddings of texts.
+        settings: numbers of steps.
+        out: folder of the run; an interrupted run resumes.
+        features: cache of image features.
+        cache: cache of text embeddings.
         compute: device and precision.
         stop_after: stop at this step (for tests).
 
@@ -134,17 +135,17 @@ def fit_rival(
     engine = Engine(compute)
     engine.prepare(model)
     found = image_features(frozen, images, features)
-    bench = _Bench(
+    setup = _Setup(
         model, engine, images, torch.from_numpy(found.embeds), config, settings, out, cache
     )
-    made = _STEPS[rival](bench)
+    made = _STEPS[rival](setup)
     optimizer = torch.optim.AdamW(
         parameter_groups([model.token_learner], config.lr, config.weight_decay), betas=(0.9, 0.98)
     )
     steps = settings.map_steps + settings.compose_steps
 
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        torch.manual_seed(int(rng.integers(2**31)))  # of dropout: a resumed run repeats it
+        torch.manual_seed(int(rng.integers(2**31)))  # dropout, the same in a resumed run
         model.token_learner.train()
         return made(number, rng)
 
@@ -167,43 +168,43 @@ def fit_rival(
     return model.to("cpu").eval()
 
 
-def _pic2word(bench: _Bench) -> Step:
-    """ "a photo of $" and its image, contrasted both ways (Saito et al. 2023, sec. 3.2)."""
-    order = Batches(len(bench.images), bench.config.batch_size, bench.config.seed)
-    prompt = tokenizer_of(bench.model).encode_prompt(MAPPED_PROMPT)
-    told = [row for row, image in enumerate(bench.images) if is_captioned(image)]
-    captions = bench.embed_texts([bench.images[row].item.caption for row in told])
+def _pic2word(setup: _Setup) -> Step:
+    """Contrast "a photo of $" with its image, both ways (Saito et al. 2023, sec. 3.2)."""
+    order = Batches(len(setup.images), setup.config.batch_size, setup.config.seed)
+    prompt = tokenizer_of(setup.model).encode_prompt(MAPPED_PROMPT)
+    rows = [row for row, image in enumerate(setup.images) if is_captioned(image)]
+    captions = setup.embed_texts([setup.images[row].item.caption for row in rows])
     scale = likeliest_scale(
-        torch.from_numpy(np.array(captions)), bench.embeds[told], bench.config.batch_size
+        torch.from_numpy(np.array(captions)), setup.embeds[rows], setup.config.batch_size
     )
 
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        v = bench.embeds[order[number]].to(bench.engine.device)
-        queries = bench.encode([prompt] * len(v), bench.pseudo_words(v))
+        v = setup.embeds[order[number]].to(setup.engine.device)
+        queries = setup.encode([prompt] * len(v), setup.pseudo_words(v))
         return info_nce(queries, v, scale), {}
 
     return step
 
 
-def _lincir(bench: _Bench) -> Step:
-    """A text's keywords give way to its own noisy projection (Gu et al. 2024, sec. 3.2)."""
-    texts = _texts(bench.images)
-    tokenizer, device = tokenizer_of(bench.model), bench.engine.device
-    whole = bench.embed_texts(texts)
+def _lincir(setup: _Setup) -> Step:
+    """Replace a text's keywords by its own noisy projection (Gu et al. 2024, sec. 3.2)."""
+    texts = _texts(setup.images)
+    tokenizer, device = tokenizer_of(setup.model), setup.engine.device
+    whole = setup.embed_texts(texts)
     masked = [masked_ids(tokenizer, masked_caption(text)) for text in texts]
-    order = Batches(len(texts), bench.config.batch_size, bench.config.seed)
+    order = Batches(len(texts), setup.config.batch_size, setup.config.seed)
 
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         rows = np.sort(order[number])
         own = torch.from_numpy(np.array(whole[rows])).to(device)
-        words = bench.pseudo_words(noisy_text(own, rng))
-        return self_masking_loss(bench.encode([masked[row] for row in rows], words), own), {}
+        words = setup.pseudo_words(noisy_text(own, rng))
+        return self_masking_loss(setup.encode([masked[row] for row in rows], words), own), {}
 
     return step
 
 
 def _texts(images: Sequence[TrainingImage]) -> list[str]:
-    """Each image's caption, and a description of its attributes, where there are such."""
+    """Return each image's caption and a description of its attributes, where it has them."""
     rng = np.random.default_rng(0)
     texts: list[str] = []
     for image in images:
@@ -213,22 +214,22 @@ def _texts(images: Sequence[TrainingImage]) -> list[str]:
         if any(is_known(value) for value in known.values()):
             texts.append(product_caption(known, rng))
     if not texts:
-        raise ZtcirError("LinCIR's rival needs images with captions or attributes.")
+        raise ZtcirError("Rival lincir needs images with captions or attributes.")
     return texts
 
 
-def _searle(bench: _Bench) -> Step:
-    """Phi learns pseudo-words that were optimised one by one (Baldrati et al. 2023, sec. 3.2)."""
-    regulariser = _Regulariser(bench)
-    drawn = np.random.default_rng(bench.config.seed).permutation(len(bench.images))
-    chosen = np.sort(drawn[: bench.settings.inverted])
-    inverted = _invert(bench, regulariser, chosen)
-    order = Batches(len(chosen), bench.config.batch_size, bench.config.seed)
+def _searle(setup: _Setup) -> Step:
+    """Distil pseudo-words, optimised one by one, into phi (Baldrati et al. 2023, sec. 3.2)."""
+    regulariser = _Regulariser(setup)
+    drawn = np.random.default_rng(setup.config.seed).permutation(len(setup.images))
+    chosen = np.sort(drawn[: setup.settings.inverted])
+    inverted = _invert(setup, regulariser, chosen)
+    order = Batches(len(chosen), setup.config.batch_size, setup.config.seed)
 
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = order[number]
-        words = bench.pseudo_words(bench.embeds[chosen[batch]].to(bench.engine.device))
-        target = inverted[batch].to(bench.engine.device)
+        words = setup.pseudo_words(setup.embeds[chosen[batch]].to(setup.engine.device))
+        target = inverted[batch].to(setup.engine.device)
         distilled = token_distillation(target, words[:, 0], TEMPERATURE)
         regular = regulariser.loss(words, chosen[batch], rng)
         loss = LAMBDA_DISTILLATION * distilled + LAMBDA_REGULARISER * regular
@@ -240,37 +241,37 @@ def _searle(bench: _Bench) -> Step:
 class _Regulariser:
     """Sentences of a concept near the image, with the pseudo-word in its place (sec. 3.1, eq. 2).
 
-    An image's concepts are those whose "a photo of {concept}" is nearest to it.
+    An image's concepts are those whose "a photo of {concept}" is nearest.
     """
 
-    def __init__(self, bench: _Bench) -> None:
-        concepts = _concepts(bench.images)
+    def __init__(self, setup: _Setup) -> None:
+        concepts = _concepts(setup.images)
         whole, frames = concept_phrases(concepts)
-        self.bench, self.frames = bench, len(frames)
-        self.phrases = torch.from_numpy(np.array(bench.embed_texts(whole)))
-        tokenizer = tokenizer_of(bench.model)
+        self.setup, self.frames = setup, len(frames)
+        self.phrases = torch.from_numpy(np.array(setup.embed_texts(whole)))
+        tokenizer = tokenizer_of(setup.model)
         self.ids = [tokenizer.encode_prompt(frame) for frame in frames]
-        names = bench.embed_texts([f"a photo of {concept}" for concept in concepts])
+        names = setup.embed_texts([f"a photo of {concept}" for concept in concepts])
         near = min(NEAREST, len(concepts))
         self.nearest = torch.cat(
             [
                 (some @ torch.from_numpy(np.array(names)).T).topk(near).indices
-                for some in torch.split(bench.embeds, 4096)
+                for some in torch.split(setup.embeds, 4096)
             ]
         ).numpy()
 
     def loss(self, words: Tensor, rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
-        """Of pseudo-words (B, 1, d_t) of some images (B,); a concept and a frame are drawn each."""
+        """Return the loss of pseudo-words (B, 1, d_t) of images (B,), with random sentences."""
         place = rng.integers(self.nearest.shape[1], size=len(rows))
         frames = rng.integers(self.frames, size=len(rows))
         concepts = self.nearest[rows, place]
-        said = self.bench.encode([self.ids[frame] for frame in frames], words)
-        meant = self.phrases[concepts * self.frames + frames].to(said)
-        return cosine_loss(said, meant)
+        found = self.setup.encode([self.ids[frame] for frame in frames], words)
+        wanted = self.phrases[concepts * self.frames + frames].to(found)
+        return cosine_loss(found, wanted)
 
 
 def _concepts(images: Sequence[TrainingImage]) -> list[str]:
-    """The types of the catalogue, and its types in their colours."""
+    """Return the catalogue's types, and its types with their colours."""
     found: dict[str, None] = {}
     for image in images:
         kind, colour = image.item.type.lower(), image.item.colour.lower()
@@ -279,27 +280,27 @@ def _concepts(images: Sequence[TrainingImage]) -> list[str]:
             if is_known(colour):
                 found[f"{colour} {kind}"] = None
     if not found:
-        raise ZtcirError("SEARLE's rival needs images with types, for its concepts.")
+        raise ZtcirError("Rival searle needs images with types, for its concepts.")
     return sorted(found)
 
 
-def _invert(bench: _Bench, regulariser: _Regulariser, chosen: NDArray[np.int64]) -> Tensor:
-    """Pseudo-words (K, d_t) of some images, optimised one by one (sec. 3.1, OTI).
+def _invert(setup: _Setup, regulariser: _Regulariser, chosen: NDArray[np.int64]) -> Tensor:
+    """Return pseudo-words (K, d_t) of some images, optimised one by one (sec. 3.1, OTI).
 
-    Each batch is kept when it is done, so that a killed run goes on with the next.
+    Each batch is stored when it is done, so that an interrupted run resumes with the next.
     """
-    size, steps = bench.config.batch_size, bench.settings.inversion_steps
-    tokenizer = tokenizer_of(bench.model)
+    size, steps = setup.config.batch_size, setup.settings.inversion_steps
+    tokenizer = tokenizer_of(setup.model)
     prompts = [tokenizer.encode_prompt(prompt) for prompt in INVERSION_PROMPTS]
-    identity = f"{chosen.tolist()}, {steps} steps, seed {bench.config.seed}, batches of {size}"
-    folder = bench.folder / f"inverted-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    identity = f"{chosen.tolist()}, {steps} steps, seed {setup.config.seed}, batches of {size}"
+    folder = setup.folder / f"inverted-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     done = []
     for number, start in enumerate(tqdm(range(0, len(chosen), size), desc="inversion")):
         path = folder / f"{number}.npy"
         if not path.is_file():
-            rng = np.random.default_rng([bench.config.seed, number, 2])
-            words = _invert_batch(bench, regulariser, prompts, chosen[start : start + size], rng)
+            rng = np.random.default_rng([setup.config.seed, number, 2])
+            words = _invert_batch(setup, regulariser, prompts, chosen[start : start + size], rng)
             with open_whole(path) as stream:
                 np.save(stream, words.cpu().numpy())
         done.append(torch.from_numpy(np.load(path)))
@@ -307,24 +308,24 @@ def _invert(bench: _Bench, regulariser: _Regulariser, chosen: NDArray[np.int64])
 
 
 def _invert_batch(
-    bench: _Bench,
+    setup: _Setup,
     regulariser: _Regulariser,
     prompts: Sequence[Sequence[int]],
     rows: NDArray[np.int64],
     rng: np.random.Generator,
 ) -> Tensor:
-    """Pseudo-words (B, d_t) of some images: the running average over the steps, as in the paper."""
-    device, width = bench.engine.device, bench.model.backbone.text_width
+    """Return pseudo-words (B, d_t): the running average over the steps, as in the paper."""
+    device, width = setup.engine.device, setup.model.backbone.text_width
     begin = 0.02 * rng.standard_normal((len(rows), 1, width), dtype=np.float32)
     words = torch.from_numpy(begin).to(device).requires_grad_(True)
     average = words.detach().clone()
     optimizer = torch.optim.AdamW([words], lr=INVERSION_LR, weight_decay=INVERSION_DECAY)
-    v = bench.embeds[rows].to(device)
-    # An average over 350 steps forgets its start; over fewer it must forget sooner.
-    decay = min(INVERSION_EMA, 1 - 3.5 / bench.settings.inversion_steps)
-    for _ in range(bench.settings.inversion_steps):
+    v = setup.embeds[rows].to(device)
+    # An average over 350 steps forgets its start; fewer steps need a faster decay.
+    decay = min(INVERSION_EMA, 1 - 3.5 / setup.settings.inversion_steps)
+    for _ in range(setup.settings.inversion_steps):
         drawn = rng.integers(len(prompts), size=len(rows))
-        found = bench.encode([prompts[prompt] for prompt in drawn], words)
+        found = setup.encode([prompts[prompt] for prompt in drawn], words)
         loss = LAMBDA_COSINE * cosine_loss(found, v)
         loss = loss + LAMBDA_INVERSION * regulariser.loss(words, rows, rng)
         optimizer.zero_grad(set_to_none=True)
@@ -334,7 +335,7 @@ def _invert_batch(
     return average[:, 0]
 
 
-_STEPS: Mapping[str, Callable[[_Bench], Step]] = {
+_STEPS: Mapping[str, Callable[[_Setup], Step]] = {
     "pic2word": _pic2word,
     "searle": _searle,
     "lincir": _lincir,

@@ -1,4 +1,4 @@
-"""The plot of mAP@10 against the number of triplets; the file says which figures it shows."""
+"""The plot of mAP@10 against the number of triplets; the file records which figures it shows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks.markdown import format_count
 from cli.output import write_file
-from ztcir_sdk.errors import MissingDependencyError
+from ztcir_sdk.errors import MissingDependencyError, install_hint
 
 __all__ = ["draw_plot", "is_current", "points"]
 
@@ -24,7 +25,7 @@ NUMBERS: Mapping[str, int | None] = {
     "triplets-10000": 10000,
     "composed": None,
 }
-"""Row -> its number of triplets; None is all of them."""
+"""Row -> its number of triplets; None means all."""
 LEVELS: Mapping[str, str] = {
     "oracle": "oracle",
     "sum-best": "sum of image and text, best weight",
@@ -34,7 +35,7 @@ Values = Mapping[str, Any]
 
 
 def points(values: Values) -> list[tuple[int, float, float]]:
-    """Number of triplets, mean and spread of mAP@10, of the rows that are there."""
+    """Return number of triplets, mean and spread of mAP@10 of each measured row."""
     rows, everything = values["rows"], int(values["settings"]["triplets"])
     return [
         (
@@ -58,7 +59,7 @@ def _digest(values: Values) -> str:
 
 
 def is_current(path: Path, values: Values) -> bool:
-    """Whether a PNG shows the figures of a result file: other bytes may still be the same plot."""
+    """Whether a PNG shows the figures of a result file, whatever its bytes."""
     try:
         with Image.open(path) as image:
             found: object = image.info.get(METADATA)
@@ -68,7 +69,7 @@ def is_current(path: Path, values: Values) -> bool:
 
 
 def draw_plot(path: Path, values: Values) -> None:
-    """Draw it as a PNG, 0 triplets on an axis that is otherwise logarithmic.
+    """Draw the plot as a PNG, with 0 triplets on an otherwise logarithmic axis.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -78,7 +79,7 @@ def draw_plot(path: Path, values: Values) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingDependencyError(
-            "The plot needs matplotlib; install the extra `ztcir[dev]`."
+            f"The plot needs matplotlib: {install_hint('dev')}."
         ) from error
     found = points(values)
     places = [_place(number) for number, _, _ in found]
@@ -95,7 +96,7 @@ def draw_plot(path: Path, values: Values) -> None:
     )
     for style, (label, level) in zip(("--", ":"), _levels(values), strict=False):
         axes.axhline(level, linestyle=style, color="#666666", label=label)
-    axes.set_xticks(places, [f"{number:,}".replace(",", " ") for number, _, _ in found])
+    axes.set_xticks(places, [format_count(number) for number, _, _ in found])
     axes.set_xlabel("synthetic triplets of Stage II (logarithmic, and 0)")
     axes.set_ylabel("mAP@10, validation queries")
     axes.set_ylim(bottom=0)
@@ -107,5 +108,5 @@ def draw_plot(path: Path, values: Values) -> None:
 
 
 def _place(number: int) -> float:
-    """Decades from 10 triplets on; 0 triplets stand at 10."""
+    """Return a number's place in decades; 0 triplets are placed at 10."""
     return math.log10(max(number, 10))

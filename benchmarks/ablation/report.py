@@ -1,4 +1,4 @@
-"""What the results say: means and spreads, verdicts, and the tables of docs/method.md."""
+"""Means and spreads of the results, verdicts on the claims, and the tables of docs/method.md."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.ablation.rows import FROZEN, Row
+from benchmarks.markdown import format_count, format_table
 
 __all__ = ["REGIONS", "Claim", "claims", "judge", "summarise"]
 
@@ -27,11 +28,15 @@ FROZEN_LABELS: Mapping[str, str] = {
     "oracle": "oracle: the answer's attributes as text",
 }
 T_QUANTILES: Mapping[int, float] = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015}
-"""Degrees of freedom -> Student's t at a one-sided 95 %; beyond, 2.02 errs on the safe side."""
+"""Degrees of freedom -> Student's t at a one-sided 95 %; above 5, 2.02 is on the safe side."""
 
 
 def summarise(found: Mapping[Row, Mapping[int, Values]]) -> dict[str, Any]:
-    """Results by row and seed as JSON values: each figure's values, mean and standard deviation."""
+    """Return each figure's values, mean and standard deviation, as JSON values.
+
+    Args:
+        found: row -> seed -> result.
+    """
     rows: dict[str, Any] = {}
     for row, by_seed in found.items():
         seeds = list(by_seed)
@@ -59,12 +64,14 @@ class Claim:
     """A claim of the paper as a number that must be positive.
 
     Attributes:
-        says: the claim. compared: what stands for it here.
+        text: the claim.
+        compared: the comparison that tests it.
         terms: row -> weight; the number is the weighted sum of the rows' ``metric``.
-        given: what must hold too, for the claim to mean anything.
+        metric: name of the figure.
+        given: claim that must hold for this one to be meaningful.
     """
 
-    says: str
+    text: str
     compared: str
     terms: Mapping[str, float]
     metric: str = MAP
@@ -72,11 +79,11 @@ class Claim:
 
 
 BASELINES = ("image", "text", "sum", "sum-best", "pic2word", "searle", "lincir", "stage1")
-HALF = 0.5  # of the gain over Stage I that the full method makes
+HALF = 0.5  # share of the full method's gain over Stage I
 
 
 def claims(rows: Values) -> list[Claim]:
-    """The paper's claims, in the order of method.md; the best baseline is that of ``rows``."""
+    """Return the paper's claims in the order of method.md; ``rows`` determine the best baseline."""
     vsi, soft = "VSI gives the token more of the image", "soft alignment ties it to real words"
     quality = "works with low- and high-quality triplets"
     measured = [name for name in BASELINES if name in rows]
@@ -121,20 +128,20 @@ GAIN = Claim(
 )
 
 
-def _keeps_half(says: str, what: str, row: str) -> Claim:
-    """A row keeps more than half of what the full method gains over Stage I."""
+def _keeps_half(text: str, what: str, row: str) -> Claim:
+    """Return the claim that a row keeps more than half of the full method's gain over Stage I."""
     compared = f"{what} give more than half of the gain over Stage I that all clean ones give"
     terms = {row: 1, "stage1": HALF - 1, "composed": -HALF}
-    return Claim(says, compared, terms, given=GAIN)  # half of no gain is no mark
+    return Claim(text, compared, terms, given=GAIN)  # half of no gain would hold trivially
 
 
 def judge(claim: Claim, rows: Values) -> tuple[list[float], str]:
-    """The claim's number for each seed, and its verdict.
+    """Return the claim's number for each seed, and its verdict.
 
-    "holds" where the mean over the seeds exceeds t standard errors of that mean, t being Student's
-    one-sided 95 % quantile: so much above zero by chance happens once in twenty times. What the
-    claim is given must hold too. Rows that no seed changes count with every seed. "not measured"
-    and "not judged" where a row is missing, or there is one seed.
+    A claim "holds" if the mean over the seeds exceeds t standard errors of that mean, where t is
+    Student's one-sided 95 % quantile: chance alone exceeds it once in twenty times. The claim in
+    `given` must hold too. Rows without seeds count with every seed. The verdict is "not measured"
+    if a row is missing, and "not judged" with a single seed.
     """
     if any(name not in rows for name in claim.terms):
         return [], "not measured"
@@ -159,7 +166,7 @@ def _value(row: Values, metric: str, seed: int) -> float:
 
 
 def _parts(values: Values) -> str:
-    """The method with parts switched off."""
+    """Describe the method with parts switched off."""
     names = (
         *("composed", "without-vsi", "without-alignment", "in-batch"),
         *("stage1", "stage1-without-vsi", "stage1-without-alignment"),
@@ -168,7 +175,7 @@ def _parts(values: Values) -> str:
 
 
 def _triplets(values: Values) -> str:
-    """How many triplets, and of what quality."""
+    """Describe numbers of triplets and their quality."""
     names = (
         *("stage1", "triplets-100", "triplets-1000", "triplets-10000", "composed"),
         *("noisy", "captions", "captions-noisy"),
@@ -176,18 +183,18 @@ def _triplets(values: Values) -> str:
     rows, settings = values["rows"], values["settings"]
     labels = {
         "stage1": "no triplet: Stage I alone",
-        "composed": f"all {_count(settings['triplets'])}, from attributes",
+        "composed": f"all {format_count(settings['triplets'])}, from attributes",
         "noisy": f"all, {settings['noise']:.0%} of them with a wrong target",
     }
     for name, noise in (("captions", ""), ("captions-noisy", f", {settings['noise']:.0%} wrong")):
         if name in rows:
-            made = _count(round(rows[name]["mean"]["triplets"]))
+            made = format_count(round(rows[name]["mean"]["triplets"]))
             labels[name] = f"{made} from captions{noise}"
     return f"{PICTURE}\n\n{_scores(values, names, labels)}"
 
 
 def _rivals(values: Values) -> str:
-    """The method beside others on the same features."""
+    """Describe the method beside others on the same features."""
     labels = {"stage1": "Stage I alone (TL, VSI and soft alignment)"}
     weight = values["rows"].get("sum-best", {}).get("mean", {}).get("weight")
     if weight is not None:
@@ -197,20 +204,24 @@ def _rivals(values: Values) -> str:
 
 
 def _claims(values: Values) -> str:
-    """The claims, their numbers and verdicts."""
+    """Describe the claims with numbers and verdicts."""
     rows = []
     for claim in claims(values["rows"]):
         numbers, verdict = judge(claim, values["rows"])
         number = "-" if not numbers else f"{statistics.fmean(numbers):+.3f}"
         spread = f" ± {statistics.stdev(numbers):.3f}" if len(numbers) > 1 else ""
         metric = "own image R@1" if claim.metric == OWN else claim.metric
-        rows.append((claim.says, claim.compared, metric, f"{number}{spread}", verdict))
-    return _table(("claim", "compared here", "by", "difference", "verdict"), rows, text_columns=3)
+        rows.append((claim.text, claim.compared, metric, f"{number}{spread}", verdict))
+    columns = ("claim", "compared here", "by", "difference", "verdict")
+    return format_table(columns, rows, text_columns=3)
 
 
 def _settings(values: Values) -> str:
-    """How it was measured."""
-    settings, data = values["settings"], values["data"]
+    """Describe how the ablation was measured."""
+    settings = values["settings"]
+    images, queries, gallery = (
+        format_count(values["data"][name]) for name in ("images", "queries", "gallery")
+    )
     seconds = sum(sum(row["seconds"]) for row in _once(values["rows"]))
     versions = values["versions"]
     count = len(settings["seeds"])
@@ -219,21 +230,21 @@ def _settings(values: Values) -> str:
         f"{settings['map_steps']} steps of Stage I, {settings['compose_steps']} of Stage II, "
         f"{settings['map_steps'] + settings['compose_steps']} of each rival (SEARLE's inversion, "
         f"{settings['inverted']} images in {settings['inversion_steps']} steps each, not counted). "
-        f"{_count(data['images'])} training images, {_count(data['queries'])} queries over "
-        f"{_count(data['gallery'])} pictures. {values['machine']['cpu']}, "
+        f"{images} training images, {queries} queries over {gallery} pictures. "
+        f"{values['machine']['cpu']}, "
         f"{values['threads']} threads, torch {versions['torch']}, {values['date'][:10]}; "
         f"{seconds / 3600:.1f} hours in all."
     )
 
 
 def _once(rows: Values) -> Iterable[Values]:
-    """Rows with their time, which the frozen ones share."""
+    """Yield rows whose time counts: the frozen rows share theirs."""
     return (row for name, row in rows.items() if name not in FROZEN_LABELS or name == "oracle")
 
 
 def _scores(values: Values, names: Sequence[str], labels: Mapping[str, str] | None = None) -> str:
-    """A table of some rows, and of the oracle, which is its last row."""
-    rows, said = values["rows"], labels or {}
+    """Return a table of the named rows, and the oracle as its last row."""
+    rows, labels = values["rows"], labels or {}
     oracle = rows["oracle"]["mean"][MAP]
     lines = []
     for name in (*names, "oracle"):
@@ -241,9 +252,9 @@ def _scores(values: Values, names: Sequence[str], labels: Mapping[str, str] | No
             row = rows[name]
             scores = [_figure(row, metric) for metric in ("R@1", "R@10", MAP, OWN)]
             share = f"{row['mean'][MAP] / oracle:.0%}"
-            lines.append((said.get(name, row["label"]), *scores, share))
+            lines.append((labels.get(name, row["label"]), *scores, share))
     columns = ("", "R@1", "R@10", MAP, "own image R@1", "of oracle's mAP@10")
-    return _table(columns, lines)
+    return format_table(columns, lines)
 
 
 def _figure(row: Values, metric: str) -> str:
@@ -253,15 +264,6 @@ def _figure(row: Values, metric: str) -> str:
     return f"{mean} ± {row['spread'][metric]:.3f}" if len(row["seeds"]) > 1 else mean
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
-    marks = ["---" if place < text_columns else "---:" for place in range(len(columns))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, marks, *rows))
-
-
-def _count(number: int) -> str:
-    return f"{number:,}".replace(",", " ")
-
-
 REGIONS: Mapping[str, tuple[str, str, Callable[[Values], str]]] = {
     "ablation-claims": (FILE, COMMAND, _claims),
     "ablation-parts": (FILE, COMMAND, _parts),
@@ -269,4 +271,4 @@ REGIONS: Mapping[str, tuple[str, str, Callable[[Values], str]]] = {
     "ablation-rivals": (FILE, COMMAND, _rivals),
     "ablation-settings": (FILE, COMMAND, _settings),
 }
-"""Regions of docs/method.md, as `benchmarks.readme` fills them."""
+"""Regions of docs/method.md, for `benchmarks.readme`."""

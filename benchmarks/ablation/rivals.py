@@ -1,17 +1,17 @@
-"""Rival methods on the same frozen features: one pseudo-word an image, and no composing trained.
+"""Rival methods on the same frozen features: one pseudo-word per image, no trained composing.
 
-Each has its own loss and its own prompt. What is common, and differs from their papers: the
-backbone, fashion-lite; the images, which are the catalogue's; as many steps as both stages of the
-method have together, in batches of Stage I, under Stage I's learning rate and schedule; and inputs
-of length sqrt(D), since this backbone's embeddings have length 1 and a CLIP's raw ones do not.
+Each has its own loss and prompt. Unlike in their papers, they share: the backbone, fashion-lite;
+the catalogue's images; as many steps as both stages of the method, in Stage I's batches with its
+learning rate and schedule; and inputs of length sqrt(D), because this backbone's embeddings have
+length 1 and a CLIP's raw ones do not.
 
-- Pic2Word (Saito et al., CVPR 2023, sec. 3): nothing of the loss differs.
+- Pic2Word (Saito et al., CVPR 2023, sec. 3): the loss is the paper's.
 - SEARLE (Baldrati et al., ICCV 2023, sec. 3.1 and 3.2): the regulariser's sentences are a dozen
-  hand-written frames in place of GPT's, around the catalogue's types and coloured types in place of
-  OpenImages' classes; fewer images are inverted, in fewer steps; weights as in the published code.
+  hand-written frames instead of GPT's, around the catalogue's types and coloured types instead of
+  OpenImages' classes; fewer images are inverted, in fewer steps; weights are the published code's.
 - LinCIR (Gu et al., CVPR 2024, sec. 3.2): the texts are the catalogue's captions and descriptions
-  of its attributes in place of CC3M and prompts for image generators, and keywords are all words
-  but function words in place of a tagger's nouns and adjectives.
+  of its attributes instead of CC3M and prompts for image generators, and keywords are all words
+  except function words instead of a tagger's nouns and adjectives.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ __all__ = [
     "tokenizer_of",
 ]
 
-TEMPERATURE = 0.25  # of SEARLE's distillation
-NEAREST = 15  # concepts an image, SEARLE sec. 3.1
-LAMBDA_COSINE, LAMBDA_INVERSION = 1.0, 0.5  # SEARLE's weights: of the inversion,
-LAMBDA_DISTILLATION, LAMBDA_REGULARISER = 1.0, 0.25  # and of phi, as its published code has them
+TEMPERATURE = 0.25  # SEARLE's distillation
+NEAREST = 15  # concepts per image, SEARLE sec. 3.1
+LAMBDA_COSINE, LAMBDA_INVERSION = 1.0, 0.5  # SEARLE's inversion, from its published code
+LAMBDA_DISTILLATION, LAMBDA_REGULARISER = 1.0, 0.25  # SEARLE's phi, from its published code
 INVERSION_LR, INVERSION_DECAY, INVERSION_EMA = 2e-2, 0.01, 0.99
 
 
 @dataclass(frozen=True)
 class Rival:
-    """How a rival is asked, and its network.
+    """A rival's prompt and network.
 
     Attributes:
-        prompt: of a composed query.
+        prompt: template of a composed query.
         network: (D, d_t) -> the projection of an embedding to a pseudo-word.
     """
 
@@ -68,7 +68,7 @@ class Rival:
 
 
 def _pic2word_network(embed_dim: int, text_width: int) -> nn.Module:
-    """Three fully connected layers (Saito et al. 2023, sec. 4, implementation details)."""
+    """Return three fully connected layers (Saito et al. 2023, sec. 4, implementation details)."""
     width = 512
     return nn.Sequential(
         nn.Linear(embed_dim, width),
@@ -82,7 +82,7 @@ def _pic2word_network(embed_dim: int, text_width: int) -> nn.Module:
 
 
 def _phi_network(embed_dim: int, text_width: int) -> nn.Module:
-    """phi of SEARLE (Baldrati et al. 2023, sec. 3.2), which LinCIR takes over (sec. 3.2)."""
+    """Return SEARLE's phi (Baldrati et al. 2023, sec. 3.2), which LinCIR also uses (sec. 3.2)."""
     width = 4 * embed_dim
     return nn.Sequential(
         nn.Linear(embed_dim, width),
@@ -117,7 +117,7 @@ class _Projection(nn.Module):
 
 
 def projection_model(backbone: Backbone, rival: str) -> ComposedModel:
-    """A rival as a model that is asked like every other: without VSI, without adapters."""
+    """Return a rival as a model with the usual methods, without VSI and adapters."""
     parts = ModelConfig(token_learner_depth=0, vsi_layers=(), adapter_bottleneck=0)
     model = ComposedModel(backbone, parts)
     network = RIVALS[rival].network(backbone.embed_dim, backbone.text_width)
@@ -126,22 +126,23 @@ def projection_model(backbone: Backbone, rival: str) -> ComposedModel:
 
 
 def cosine_loss(one: Tensor, other: Tensor) -> Tensor:
-    """Mean of 1 - cos between rows (SEARLE sec. 3.1, eq. 1 and 2); (B, D), L2-normalised."""
+    """Return the mean of 1 - cos between L2-normalised rows (B, D) (SEARLE sec. 3.1, eq. 1, 2)."""
     return (1 - (one * other).sum(dim=-1)).mean()
 
 
 @torch.no_grad()
 def likeliest_scale(captions: Tensor, images: Tensor, batch: int) -> float:
-    """``exp(logit_scale)`` that makes captions and their images likeliest: a CLIP's inverse tau.
+    """Return the ``exp(logit_scale)`` with the least contrastive loss: a CLIP's inverse tau.
 
-    A backbone's own one is what its training left of this; exported graphs do not hold it.
+    It stands for the backbone's own value, which exported graphs do not contain.
 
     Args:
-        captions, images: (M, D), L2-normalised, which belong together.
-        batch: among how many a caption finds its image; that many are drawn ten times.
+        captions: (M, D), L2-normalised.
+        images: (M, D), L2-normalised, the captions' images.
+        batch: number of pairs in a batch; ten batches are drawn.
 
     Returns:
-        From 1 to 100, as CLIP bounds it.
+        A value from 1 to 100, CLIP's bounds.
     """
     drawn = np.random.default_rng(0)
     size = min(batch, len(images))
@@ -155,12 +156,13 @@ def likeliest_scale(captions: Tensor, images: Tensor, batch: int) -> float:
 
 
 def token_distillation(inverted: Tensor, predicted: Tensor, temperature: float) -> Tensor:
-    """Symmetric contrastive loss between two sets of pseudo-words (SEARLE sec. 3.2, eq. 4).
+    """Return the symmetric contrastive loss of two sets of pseudo-words (SEARLE sec. 3.2, eq. 4).
 
-    Of each pseudo-word the positive is its partner, and all others of both sets are negatives.
+    A pseudo-word's positive is its partner; all others in both sets are negatives.
 
     Args:
-        inverted, predicted: (B, d_t), of any length.
+        inverted: (B, d_t), of any length.
+        predicted: (B, d_t), of any length.
         temperature: tau.
     """
     both = F.normalize(torch.cat([inverted, predicted]), dim=-1)  # (2 B, d_t)
@@ -172,12 +174,13 @@ def token_distillation(inverted: Tensor, predicted: Tensor, temperature: float) 
 
 
 def noisy_text(embeds: Tensor, rng: np.random.Generator) -> Tensor:
-    """Text embeddings with Unif(0, 1) x N(0, I) added (LinCIR sec. 3.2), before `_Projection`.
+    """Add Unif(0, 1) x N(0, I) to text embeddings (LinCIR sec. 3.2), before `_Projection`.
 
-    The projection multiplies by sqrt(D), so that the noise is divided by it here.
+    The noise is divided by sqrt(D), because the projection multiplies by it.
 
     Args:
         embeds: (B, D), L2-normalised.
+        rng: source of the noise.
     """
     count, width = embeds.shape
     noise = rng.random((count, 1)) * rng.standard_normal((count, width)) / width**0.5
@@ -185,7 +188,7 @@ def noisy_text(embeds: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def self_masking_loss(masked: Tensor, whole: Tensor) -> Tensor:
-    """Mean squared error over all entries (LinCIR sec. 3.2, eq. 1); (B, D) both."""
+    """Return the mean squared error of (B, D) embeddings (LinCIR sec. 3.2, eq. 1)."""
     return F.mse_loss(masked, whole)
 
 
@@ -199,10 +202,10 @@ _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
 
 def masked_caption(caption: str) -> list[str | None]:
-    """A caption with each run of keywords made one placeholder: words and None in turn.
+    """Replace each run of keywords in a caption by one placeholder, None.
 
     Returns:
-        For example ``[None, "for", None]`` of "red dress for women". A caption without keywords
+        For example ``[None, "for", None]`` for "red dress for women". A caption without keywords
         becomes "a photo of" and the placeholder, as in LinCIR's code.
     """
     pieces: list[str | None] = []
@@ -216,7 +219,7 @@ def masked_caption(caption: str) -> list[str | None]:
 
 
 def masked_ids(tokenizer: Tokenizer, pieces: Sequence[str | None]) -> list[int]:
-    """Token ids of a masked caption; each placeholder is id -1, cut to the context."""
+    """Return a masked caption's token ids, cut to the context; a placeholder has id -1."""
     special = {tokenizer.sot, tokenizer.eot}
     ids = [
         token
@@ -242,7 +245,7 @@ INVERSION_PROMPTS = (
     "$ photo",
     "$ image",
 )
-"""SEARLE's generic sentences, without those that speak of sketches, illustrations and diagrams."""
+"""SEARLE's generic sentences, except those about sketches, illustrations and diagrams."""
 
 _PHRASES = (
     "a {} on a white background",
@@ -261,18 +264,18 @@ _PHRASES = (
 
 
 def concept_phrases(concepts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Sentences for SEARLE's regulariser.
+    """Return sentences for SEARLE's regulariser.
 
     Returns:
-        The sentences with each concept in turn, all frames of the first concept first; and the
-        frames with ``$`` in the concept's place.
+        The sentences of each concept, in the order of concepts, then frames; and the frames with
+        ``$`` in place of the concept.
     """
     whole = [frame.format(concept) for concept in concepts for frame in _PHRASES]
     return whole, [frame.format("$") for frame in _PHRASES]
 
 
 def tokenizer_of(model: ComposedModel) -> Tokenizer:
-    """The tokenizer of a model's text tower, made once: that takes a second."""
+    """Return the tokenizer of a model's text tower, cached: making it takes a second."""
     return _tokenizer(model.backbone.tower)
 
 

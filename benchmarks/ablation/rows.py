@@ -1,9 +1,9 @@
-"""The rows of the ablation: each is the full method with what it names changed, nothing else."""
+"""The rows of the ablation: each is the full method with one named change."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ztcir_sdk.errors import UsageError
@@ -13,18 +13,20 @@ __all__ = ["FROZEN", "FULL", "ROWS", "Row", "Settings", "choose_rows"]
 
 @dataclass(frozen=True)
 class Row:
-    """What is trained and how it is asked.
+    """What is trained, and how it is queried.
 
     Attributes:
-        name: in the result file; label: in the tables.
+        name: name in the result file.
+        label: name in the tables.
         stage: "compose" (both stages), "map" (Stage I alone), "rival" (another method), or
             "frozen" (nothing is trained).
-        vsi, alignment: of Stage I; switched off by ``vsi_layers=()`` and a weight of 0.
-        source: "attributes" or "captions": what Stage II's triplets are made from.
-        triplets: at most so many of them; None for all.
-        noisy: whether a share of them (`Settings.noise`) has one wrong target instead.
+        vsi: whether the model has VSI.
+        alignment: whether Stage I has the soft text alignment loss.
+        source: source of Stage II's triplets, "attributes" or "captions".
+        triplets: largest number of triplets; None for all.
+        noisy: whether a share of the triplets (`Settings.noise`) has one wrong target.
         mined: whether hard negatives are mined beside the batch's own targets and references.
-        rival: of `benchmarks.ablation.rivals.RIVALS`.
+        rival: name in `benchmarks.ablation.rivals.RIVALS`.
     """
 
     name: str
@@ -39,7 +41,7 @@ class Row:
     rival: str = ""
 
     def changes(self) -> dict[str, Any]:
-        """What differs from the full method."""
+        """Return the attributes that differ from the full method."""
         full = asdict(FULL)
         own = {key: value for key, value in asdict(self).items() if key not in {"name", "label"}}
         return {key: value for key, value in own.items() if value != full[key]}
@@ -47,7 +49,7 @@ class Row:
 
 FULL = Row("composed", "full method")
 FROZEN = Row("frozen", "frozen backbone", stage="frozen")
-"""Gives the rows image, text, sum, sum-best and oracle, which no seed changes."""
+"""Yields the rows image, text, sum, sum-best and oracle, which do not depend on the seed."""
 
 ROWS: tuple[Row, ...] = (
     FROZEN,
@@ -76,10 +78,10 @@ ROWS: tuple[Row, ...] = (
 
 
 def choose_rows(names: Sequence[str] | None) -> tuple[Row, ...]:
-    """The rows of some names, in the order of `ROWS`; all without names.
+    """Return the named rows in the order of `ROWS`; all rows for None.
 
     Raises:
-        UsageError: a name is none of a row.
+        UsageError: there is no row with one of the names.
     """
     known = [row.name for row in ROWS]
     for name in names or ():
@@ -90,15 +92,16 @@ def choose_rows(names: Sequence[str] | None) -> tuple[Row, ...]:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all rows share; it is recorded with the results.
+    """Settings of all rows, recorded with the results.
 
     Attributes:
-        map_steps, compose_steps: optimizer steps of the stages. A rival has as many as both.
-        triplets: how many "all" are.
+        map_steps: optimizer steps of Stage I.
+        compose_steps: optimizer steps of Stage II. A rival has as many as both stages.
+        triplets: number of all triplets.
         noise: share of triplets with a wrong target in the noisy rows.
-        drawings: code-drawn pictures among the training images.
-        inverted: images whose pseudo-words SEARLE's rival optimises one by one,
-        inversion_steps: in so many steps each.
+        drawings: number of drawings among the training images.
+        inverted: number of images whose pseudo-words SEARLE's rival optimises one by one.
+        inversion_steps: steps for each of them.
     """
 
     map_steps: int = 120
@@ -108,8 +111,3 @@ class Settings:
     drawings: int = 6000
     inverted: int = 1024
     inversion_steps: int = 60
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Settings:
-        """Settings from a result file."""
-        return cls(**{entry.name: values[entry.name] for entry in fields(cls)})

@@ -1,4 +1,4 @@
-"""Results by row and seed, each written as soon as it is there; a killed ablation goes on."""
+"""Results by row and seed, each written when it is ready, so that an ablation can resume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ztcir_sdk.files import write_whole
 __all__ = ["FORMAT", "Store"]
 
 FORMAT = 1
-"""Raised when what a result means has changed."""
+"""Increased when the meaning of a result changes."""
 
 
 @dataclass(frozen=True)
@@ -24,21 +24,27 @@ class Store:
     """A folder of results.
 
     Attributes:
-        folder: one file a result.
-        validation: fingerprint of the queries that were measured on.
+        folder: folder with one file per result.
+        validation: fingerprint of the validation queries.
     """
 
     folder: Path
     validation: str
 
     def path(self, row: Row, seed: int, identity: Mapping[str, Any]) -> Path:
-        """The file of a row, a seed and all that the result depends on."""
+        """Return the file of a row's result.
+
+        Args:
+            row: the row.
+            seed: the seed.
+            identity: everything else that the result depends on.
+        """
         whole = {"format": FORMAT, "validation": self.validation, **identity}
         digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
         return self.folder / f"{row.name}-{seed}-{digest}.json"
 
     def read(self, row: Row, seed: int, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-        """A result, or None where there is none yet."""
+        """Return a result, or None if there is none yet."""
         path = self.path(row, seed, identity)
         if not path.is_file():
             return None
@@ -53,7 +59,7 @@ class Store:
         scores: Mapping[str, Mapping[str, float]],
         seconds: float,
     ) -> None:
-        """Keep a result; the file appears whole or not at all."""
+        """Write a result, whole or not at all."""
         path = self.path(row, seed, identity)
         path.parent.mkdir(parents=True, exist_ok=True)
         values = {

@@ -1,4 +1,4 @@
-"""Trains what a row asks for, each once: rows with one Stage I share its run."""
+"""Trains the rows' models, each once: rows with the same Stage I share its run."""
 
 from __future__ import annotations
 
@@ -42,12 +42,15 @@ class Workshop:
     """Data, backbone and folders of an ablation.
 
     Attributes:
-        backbone: what `load_backbone` takes.
-        images: what all rows train on. development: what selects Stage II's checkpoint.
-        settings: of all rows. recipe: the configurations that rows change.
-        folder: of what is made here. features: of image features, which may be there already.
+        backbone: backbone, as `load_backbone` takes it.
+        images: training images of all rows.
+        development: images that select Stage II's checkpoint.
+        settings: settings of all rows.
+        folder: folder of runs.
+        features: cache of image features.
+        recipe: configurations that rows change.
         compute: device and precision.
-        keep: whether Stage II's checkpoints stay when they have been measured.
+        keep: whether to keep Stage II's checkpoints after measuring them.
     """
 
     backbone: str
@@ -62,17 +65,17 @@ class Workshop:
 
     @cached_property
     def frozen(self) -> Backbone:
-        """The backbone, for what is measured."""
+        """Return the backbone, for measuring."""
         return load_backbone(self.backbone)[0]
 
     @cached_property
     def _stage_two_data(self) -> Callable[..., StageTwoData]:
-        """`stage_two_data` of the images; rows share what it gives."""
+        """Return `stage_two_data` for the images; rows share its results."""
         return cache(partial(stage_two_data, self.images, self.development))
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """What every result depends on beside its row and the settings."""
+        """Return what every result depends on beside its row and the settings."""
         digest = hashlib.sha256()
         hash_tensors(digest, self.frozen.clip.state_dict().items())
         return {
@@ -82,21 +85,21 @@ class Workshop:
         }
 
     def parts(self, row: Row) -> ModelConfig:
-        """The model's parts in a row."""
+        """Return a row's model parts."""
         return self.recipe.parts if row.vsi else replace(self.recipe.parts, vsi_layers=())
 
     def mapping(self, row: Row, seed: int) -> MapTraining:
-        """Stage I's configuration in a row; a rival's as well."""
+        """Return a row's configuration of Stage I, or of a rival."""
         changes: dict[str, Any] = {} if row.alignment else {"alignment": 0.0}
         return replace(self.recipe.mapping, seed=seed, **changes)
 
     def composing(self, row: Row, seed: int) -> ComposeTraining:
-        """Stage II's configuration in a row."""
+        """Return a row's configuration of Stage II."""
         changes: dict[str, Any] = {} if row.mined else {"mined": 0}
         return replace(self.recipe.composing, seed=seed, **changes)
 
     def identity(self, row: Row, seed: int) -> dict[str, Any]:
-        """All that a row's result depends on, the validation queries apart; JSON values."""
+        """Return all that a row's result depends on, except the queries, as JSON values."""
         values: dict[str, Any] = {"stage": row.stage, **self.fingerprints}
         if row.stage == "frozen":
             return {**values, "drawings": None}
@@ -115,7 +118,7 @@ class Workshop:
         return {**values, "composing": asdict(self.composing(row, seed)), **steps, **data}
 
     def measure(self, row: Row, seed: int, validation: Validation) -> dict[str, Scores]:
-        """Train a row with a seed, or go on with it, and measure it: scores by row of the table."""
+        """Train a row with a seed, or resume its training; return scores by row of the table."""
         if row.stage == "frozen":
             model = ComposedModel(self.frozen, ModelConfig(vsi_layers=(), adapter_bottleneck=0))
             return validation.frozen(model.eval())
@@ -139,7 +142,7 @@ class Workshop:
         return {row.name: scores}
 
     def _folder(self, stage: str, row: Row, seed: int) -> Path:
-        """Where a row's run of a stage lies; rows with the same one share it."""
+        """Return the folder of a row's run of a stage; rows with equal runs share it."""
         identity = self.identity(replace(row, stage=stage), seed)
         text = json.dumps(identity, sort_keys=True)
         return self.folder / stage / hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -195,7 +198,7 @@ class Workshop:
         return everything if row.triplets is None else min(row.triplets, everything)
 
     def triplets(self, row: Row, seed: int) -> StageTwoData:
-        """What a row's Stage II trains on. Whatever that is, the same triplets select."""
+        """Return a row's data for Stage II; all rows have the same development triplets."""
         noise = self.settings.noise if row.noisy else 0.0
         count = self._count(row)
         made = 2 if row.source == "captions" else count
@@ -214,9 +217,9 @@ class Workshop:
 def caption_triplets(
     images: Sequence[TrainingImage], *, count: int, seed: int, noise: float
 ) -> list[Triplet]:
-    """Triplets from captions; photos and drawings never answer each other.
+    """Return triplets from captions; photos and drawings are never in the same triplet.
 
-    Pictures that look the same are told apart for photos alone: drawings would have to be drawn.
+    Near-duplicates are detected among photos only: drawings would have to be drawn for it.
     """
     triplets: list[Triplet] = []
     for drawn in (False, True):
@@ -231,5 +234,5 @@ def caption_triplets(
 
 
 def repeated(triplets: Sequence[Triplet], batch: int) -> list[Triplet]:
-    """A set smaller than a batch, over and over until it fills one: all rows' batches are equal."""
+    """Repeat a set smaller than a batch until it fills one, so that all rows have equal batches."""
     return list(triplets) * max(1, -(-batch // len(triplets)))

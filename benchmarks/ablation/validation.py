@@ -1,6 +1,6 @@
 """The validation queries: frozen features once, then any model's scores, in PyTorch and float32.
 
-They only measure. The figures are those of `ztcir eval triplets`, which a test holds them to.
+They select nothing. The figures equal those of `ztcir eval triplets`, as a test checks.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ DEPTH = 10
 
 @dataclass(frozen=True)
 class Validation:
-    """Queries over a gallery whose features are frozen.
+    """Queries over a gallery with frozen features.
 
     Attributes:
         gallery: ``v`` (N, D) float32, L2-normalised.
-        patches: ``P`` (R, N_p, d_v) float32 of the references, each once.
-        reference_rows: (R,), where they are in the gallery.
-        reference_of: (Q,), which of them a query is about.
-        texts: (Q) modification texts. captions: (Q) the first targets' attributes in words.
-        targets: rows of the gallery, of each query.
-        fingerprint: of all of it.
+        patches: ``P`` (R, N_p, d_v) float32 of the distinct reference images.
+        reference_rows: (R,), their rows in the gallery.
+        reference_of: (Q,), each query's row in `patches`.
+        texts: (Q) modification texts.
+        captions: (Q) attributes of the first targets as text.
+        targets: (Q) rows of the targets in the gallery.
+        fingerprint: fingerprint of all of it.
     """
 
     gallery: NDArray[np.float32]
@@ -60,7 +61,7 @@ class Validation:
     fingerprint: str
 
     def score(self, queries: NDArray[np.float32]) -> Scores:
-        """Recalls and mAP@10 of query embeddings (Q, D); references left out of their rankings."""
+        """Return recalls and mAP@10 of query embeddings (Q, D), without references in rankings."""
         excluded = [[row] for row in self.reference_rows[self.reference_of].tolist()]
         relevant = relevance(rank(queries, self.gallery, DEPTH, excluded=excluded), self.targets)
         counts = [len(own) for own in self.targets]
@@ -71,11 +72,11 @@ class Validation:
     def composed(
         self, model: ComposedModel, *, prompt: str = COMPOSED_PROMPT, scale: float = 1.0
     ) -> Scores:
-        """Scores of a prompt with the adapters at ``scale``; "stage1" is at 0."""
+        """Return the scores of a prompt with the adapters at ``scale``; 0 is "stage1"."""
         return self.score(self._encode(model, prompt, self.reference_of, self.texts, scale))
 
     def own_image(self, model: ComposedModel) -> Scores:
-        """How often "a photo of $", adapters off, finds the very image among all (`mapped`)."""
+        """Return how often "a photo of $", adapters off, finds its own image (`mapped`)."""
         references = np.arange(len(self.reference_rows))
         queries = self._encode(model, MAPPED_PROMPT, references, None, 0.0)
         ranking = rank(queries, self.gallery, DEPTH)
@@ -83,12 +84,12 @@ class Validation:
         return {f"self_R@{k}": float(recall_at_k(found, k).mean()) for k in (1, DEPTH)}
 
     def frozen(self, model: ComposedModel) -> dict[str, Scores]:
-        """Scores of what needs no training: image, text, sum, sum-best and oracle.
+        """Return the scores of untrained methods: image, text, sum, sum-best and oracle.
 
-        The best weight of the sum is the best on these very queries, which favours the sum.
+        The best weight of the sum is chosen on these queries, which favours the sum.
         """
         image = self.gallery[self.reference_rows[self.reference_of]]
-        text, said = (
+        text, captions = (
             encode_captions(model, some, precision="fp32").numpy()
             for some in (self.texts, self.captions)
         )
@@ -99,7 +100,7 @@ class Validation:
             "text": self.score(text),
             "sum": sums[0.5],
             "sum-best": {**sums[best], "weight": best},
-            "oracle": self.score(said),
+            "oracle": self.score(captions),
         }
 
     @torch.inference_mode()
@@ -111,21 +112,21 @@ class Validation:
         texts: Sequence[str] | None,
         scale: float,
     ) -> NDArray[np.float32]:
-        """Query embeddings (B, D), in the order of ``references``."""
+        """Return query embeddings (B, D), in the order of ``references``."""
         tokenizer, tokens = tokenizer_of(model), model.config.tokens
-        own: Sequence[str | None] = [None] * len(references) if texts is None else texts
-        ids = [tokenizer.encode_prompt(prompt, text, n_tokens=tokens) for text in own]
+        filled: Sequence[str | None] = [None] * len(references) if texts is None else texts
+        ids = [tokenizer.encode_prompt(prompt, text, n_tokens=tokens) for text in filled]
         model.eval()
 
         def encode(rows: NDArray[np.int64]) -> Tensor:
-            which = references[rows]
-            v = torch.from_numpy(self.gallery[self.reference_rows[which]])
-            said = model.learn_token(v, torch.from_numpy(self.patches[which]))
+            own = references[rows]
+            v = torch.from_numpy(self.gallery[self.reference_rows[own]])
+            learned = model.learn_token(v, torch.from_numpy(self.patches[own]))
             found: Tensor = model.encode_query(
                 torch.from_numpy(tokenizer.pad([ids[row] for row in rows])),
                 torch.arange(len(rows)),
                 torch.full((len(rows),), scale),
-                *said,
+                *learned,
             )
             return found
 
@@ -145,13 +146,13 @@ def _mix(
 def read_validation(
     backbone: Backbone, images: Sequence[TrainingImage], triplets: Path, cache: Path
 ) -> Validation:
-    """Encode the gallery, or read what an earlier run left.
+    """Encode the gallery, or read its cached features.
 
     Args:
-        backbone: frozen.
-        images: the gallery, all of it.
-        triplets: the queries, in the format of `read_triplets`.
-        cache: folder of the features.
+        backbone: frozen backbone.
+        images: the whole gallery.
+        triplets: file of the queries, in the format of `read_triplets`.
+        cache: folder of cached features.
 
     Raises:
         ZtcirError: the file cannot be read, or names an image that is not in the gallery.
@@ -166,7 +167,7 @@ def read_validation(
     hash_tensors(digest, backbone.clip.visual.state_dict().items())
     digest.update(json.dumps([backbone.preprocess_cfg, list(place)], sort_keys=True).encode())
     fingerprint = digest.hexdigest()[:16]
-    gallery, patches = _kept(
+    gallery, patches = _cached(
         cache / f"validation-{fingerprint}", lambda: _encode_images(backbone, images, rows)
     )
     return Validation(
@@ -184,8 +185,8 @@ def read_validation(
 Features = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
-def _kept(folder: Path, encode: Callable[[], Features]) -> Features:
-    """Arrays from a folder that is there whole or not at all."""
+def _cached(folder: Path, encode: Callable[[], Features]) -> Features:
+    """Return arrays from a folder, or encode and store them there."""
     names = ("gallery.npy", "patches.npy")
     if not (folder / "complete.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +204,7 @@ def _kept(folder: Path, encode: Callable[[], Features]) -> Features:
 def _encode_images(
     backbone: Backbone, images: Sequence[TrainingImage], references: NDArray[np.int64]
 ) -> Features:
-    """``v`` of all images, and ``P`` of the references, in float32 as the exported graph has it."""
+    """Return ``v`` of all images and ``P`` of the references, in float32 as in the graph."""
     preprocess = Preprocessing.from_open_clip(backbone.preprocess_cfg)
     embeds, patches, wanted = [], [], np.zeros(len(images), dtype=np.bool_)
     wanted[references] = True

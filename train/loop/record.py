@@ -21,7 +21,15 @@ from ztcir_sdk.errors import MissingDependencyError, install_hint
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.files import write_whole
 
-__all__ = ["Cost", "Log", "Record", "data_fingerprint", "triplets_fingerprint", "versions"]
+__all__ = [
+    "Cost",
+    "Log",
+    "Record",
+    "data_fingerprint",
+    "peak_memory_mib",
+    "triplets_fingerprint",
+    "versions",
+]
 
 LOG = "log.jsonl"
 SUMMARY = "run.json"
@@ -63,7 +71,7 @@ def _checksum(rows: Iterable[tuple[Any, ...]]) -> str:
     return digest.hexdigest()
 
 
-def _peak_memory_mib() -> int | None:
+def peak_memory_mib() -> int | None:
     """Return this process's peak memory in MiB; ``None`` on Windows, which lacks `resource`."""
     try:
         import resource
@@ -99,7 +107,7 @@ class Cost:
         figures: dict[str, float] = {
             "samples_per_second": round(self.done * self.samples / max(self.seconds, 1e-9), 1)
         }
-        peak = _peak_memory_mib()
+        peak = peak_memory_mib()
         if peak is not None:
             figures["peak_memory_mib"] = peak
         if self.device.type == "cuda":
