@@ -35,7 +35,6 @@ from train.model import (
     BackboneConfig,
     ComposedModel,
     TextTower,
-    VocabularyError,
     create_backbone,
     mapped_ids,
     prompt_ids,
@@ -44,6 +43,7 @@ from train.model import (
     tower_tokenizer,
 )
 from train.model import vocabulary as tokenizer
+from train.model.vocabulary import VocabularyError
 from train.stages.recipes import load_recipe, recipe_names
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle.bundle import Bundle
