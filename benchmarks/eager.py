@@ -25,7 +25,7 @@ from train.model import (
     load_model,
     model_config,
 )
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError, first_line
 
 __all__ = [

@@ -33,7 +33,7 @@ from benchmarks.measurement import (
 from benchmarks.provenance import load_average, provenance
 from benchmarks.sides import EAGER, LABELS, SDK
 from cli.output import note, table
-from ztcir_sdk.bundle.bundle import DEFAULT_BUNDLE, Bundle, embedded_names
+from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle, embedded_names
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.runtime import resolve_device

@@ -33,7 +33,7 @@ from export.parity import TOLERANCE, three_digits
 from train.loop.record import peak_memory_mib
 from train.model import ComposedModel
 from ztcir_sdk.benchmark import draw_photos, random_index
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.retriever import Retriever

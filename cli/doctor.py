@@ -34,7 +34,7 @@ def doctor(context: click.Context, bundle: Path | None, index: Path | None, as_j
       ztcir doctor
       ztcir doctor --bundle my-bundle/ --json
     """
-    from ztcir_sdk.doctor.diagnosis import diagnose
+    from ztcir_sdk.doctor import diagnose
 
     diagnosis = diagnose(bundle=bundle, index=index)
     if as_json:

@@ -15,7 +15,7 @@ from cli.output import note, table
 from ztcir_sdk.names import TENSORRT_PACKAGES
 
 if TYPE_CHECKING:
-    from ztcir_sdk.bundle.bundle import Bundle
+    from ztcir_sdk.bundle import Bundle
     from ztcir_sdk.bundle.engines import EngineReport
 
 __all__ = [
@@ -100,9 +100,9 @@ def engine_precisions(requested: Sequence[str]) -> tuple[str, ...]:
     Raises:
         UsageError: it runs none of them.
     """
-    from ztcir_sdk.bundle.graph_source import FOR_PROCESSORS
+    from ztcir_sdk.bundle.graph_source import CPU_PRECISIONS
 
-    left_out = [name for name in requested if name in FOR_PROCESSORS]
+    left_out = [name for name in requested if name in CPU_PRECISIONS]
     if not left_out:
         return tuple(requested)
     reason = f"{' and '.join(left_out)} graphs are for processors"

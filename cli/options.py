@@ -14,7 +14,7 @@ import click
 from ztcir_sdk.names import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
-    from ztcir_sdk.bundle.bundle import Bundle
+    from ztcir_sdk.bundle import Bundle
     from ztcir_sdk.retriever import Retriever
     from ztcir_sdk.settings import EngineOptions
 
@@ -192,6 +192,6 @@ _ENGINE: dict[str, Decorator] = {
 
 def load_bundle(path: Path | None) -> Bundle:
     """Load a bundle; None is the one inside the package."""
-    from ztcir_sdk.bundle.bundle import Bundle
+    from ztcir_sdk.bundle import Bundle
 
     return Bundle.embedded() if path is None else Bundle.load(path)

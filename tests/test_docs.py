@@ -21,7 +21,7 @@ from tiny_bundle import TinyModel, write_tiny_bundle
 from benchmarks.readme import REGIONS
 from cli.main import main
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.errors import EXTRAS
 from ztcir_sdk.names import METHODS
 

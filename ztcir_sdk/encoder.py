@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.bundle import REFERENCE_TENSORS, Bundle
 from ztcir_sdk.bundle.graph_source import (
-    FOR_PROCESSORS,
-    IMAGES_AT_ONCE,
-    TEXTS_AT_ONCE,
+    CPU_PRECISIONS,
+    MAX_IMAGES,
+    MAX_TEXTS,
     graph_source,
 )
 from ztcir_sdk.decoding import ImageSource
@@ -95,7 +95,7 @@ class Encoder:
     def _choose_device(self, settings: RuntimeSettings) -> str:
         """Return the device for the chosen variants: "cpu" or "cuda:N"."""
         precisions = {variant.precision for variant in self._variants.values()}
-        cpu_only = precisions.intersection(FOR_PROCESSORS)
+        cpu_only = precisions.intersection(CPU_PRECISIONS)
         if not cpu_only or settings.backend not in ("auto", "onnx"):
             return resolve_device(settings.device, settings.backend)
         if settings.device == "auto":
@@ -157,7 +157,7 @@ class Encoder:
         """
         vectors = np.empty((len(images), self.dim), dtype=np.float32)
         graph = self.graph("image_encoder")
-        for rows in _chunks(range(len(images)), _batch_size(graph, IMAGES_AT_ONCE)):
+        for rows in _chunks(range(len(images)), _batch_size(graph, MAX_IMAGES)):
             outputs = self._run_image_encoder(graph, [images[i] for i in rows], ["image_embeds"])
             vectors[rows] = outputs["image_embeds"]
         return vectors
@@ -173,7 +173,7 @@ class Encoder:
             outputs.append("patch_features")
         encoded: list[EncodedImage] = []
         graph = self.graph("image_encoder")
-        for rows in _chunks(range(len(images)), _batch_size(graph, IMAGES_AT_ONCE)):
+        for rows in _chunks(range(len(images)), _batch_size(graph, MAX_IMAGES)):
             arrays = self._run_image_encoder(graph, [images[i] for i in rows], outputs)
             patches = arrays.get("patch_features", [None] * len(rows))
             # copies, since a row of an array keeps the whole batch in memory
@@ -307,7 +307,7 @@ class Encoder:
         vectors = np.empty((len(prompts), self.dim), dtype=np.float32)
         # sorted by length, since a batch is padded to its longest text
         by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        for rows in _chunks(by_length, _batch_size(graph, TEXTS_AT_ONCE)):
+        for rows in _chunks(by_length, _batch_size(graph, MAX_TEXTS)):
             if index is None:
                 local, learned = np.zeros(len(rows), dtype=np.int64), self._empty_reference
             else:
@@ -341,7 +341,7 @@ class Encoder:
         if new := [reference for reference in references if reference.learned is None]:
             graph = self.graph("token_learner")
             declared = {spec.name for spec in graph.inputs}
-            for rows in _chunks(new, _batch_size(graph, IMAGES_AT_ONCE)):
+            for rows in _chunks(new, _batch_size(graph, MAX_IMAGES)):
                 inputs = {
                     "image_embeds": np.stack([one.embedding for one in rows]),
                     "patch_features": np.stack([_patches(one) for one in rows]),

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle
-from ztcir_sdk.bundle.graph_source import IMAGES_AT_ONCE
+from ztcir_sdk.bundle.graph_source import MAX_IMAGES
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder import EncodedImage, Encoder, Questions
 from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
@@ -232,8 +232,8 @@ class Retriever:
         `reference_cache_mb`.
         """
         references: list[Reference] = []
-        for start in range(0, len(images), IMAGES_AT_ONCE):  # few files in memory at once
-            references += self._encode_references(images[start : start + IMAGES_AT_ONCE])
+        for start in range(0, len(images), MAX_IMAGES):  # few files in memory at once
+            references += self._encode_references(images[start : start + MAX_IMAGES])
         return references
 
     def _encode_references(self, images: Sequence[ImageSource]) -> list[Reference]:

@@ -33,7 +33,7 @@ from benchmarks.provenance import load_average, provenance
 from cli.output import note, table
 from train.data.collection import read_collection
 from train.data.source import read_sources
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import disk_full_as_error
 

@@ -28,7 +28,7 @@ from train.model import (
     write_checkpoint,
 )
 from train.stages.fit_map import encode_captions
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings.drawings import draw, training_drawings
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import ZtcirError

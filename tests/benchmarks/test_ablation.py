@@ -31,7 +31,7 @@ from train.data import drawn_images, read_sources
 from train.model import ComposedModel, ModelConfig, load_backbone
 from train.stages.fit_map import encode_captions
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings.drawings import draw, training_drawings
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.evaluation.triplet_evaluation import ALL_METHODS, evaluate_triplets

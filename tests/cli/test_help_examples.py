@@ -19,7 +19,7 @@ from tiny_bundle import write_tiny_bundle
 
 from cli.main import main
 from ztcir_sdk import benchmark, demo
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings.drawings import demo_gallery
 
 RUN = tuple(

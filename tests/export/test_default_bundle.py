@@ -18,7 +18,7 @@ from export.default import Recipe, main
 from train.model import read_checkpoint
 from train.settings import BackboneTraining, ComposeTraining, MapTraining
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.evaluation.triplet_evaluation import ALL_METHODS, evaluate_triplets
 
 pytestmark = pytest.mark.usefixtures("export_cache")

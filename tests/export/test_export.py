@@ -24,7 +24,7 @@ from export.bundle import BundleSettings, export_bundle, image_tower_fingerprint
 from export.graphs import graph_modules
 from export.parity import ParityError, randomised
 from export.variants import export_fp32
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.names import METHODS
 

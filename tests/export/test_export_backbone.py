@@ -24,7 +24,7 @@ from export.graphs import export_graph, graph_modules, sample_inputs
 from export.parity import check_frozen_text, check_parity
 from train.model import Backbone, BackboneConfig, UnsupportedBackboneError, create_backbone
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings.drawings import demo_gallery, draw
 from ztcir_sdk.errors import ZtcirError
 

@@ -14,7 +14,7 @@ from export import variants
 from export.bundle import BundleSettings, export_bundle
 from export.precision import BOUNDS, Acceptance, PrecisionError
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings.drawings import demo_gallery, draw
 from ztcir_sdk.errors import UsageError, ZtcirError
 

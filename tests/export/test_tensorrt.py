@@ -25,7 +25,7 @@ from places import ROOT, SUPPORT
 from tiny_bundle import write_tiny_bundle
 
 from cli.main import main
-from ztcir_sdk.bundle.bundle import Bundle, embedded_names
+from ztcir_sdk.bundle import Bundle, embedded_names
 from ztcir_sdk.bundle.engines import build_engines
 from ztcir_sdk.bundle.graph_source import BatchSizes, graph_source
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError

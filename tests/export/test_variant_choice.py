@@ -32,7 +32,7 @@ from export.agreement import (
 )
 from export.precision import Acceptance, PrecisionError, choose_variants
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.errors import UsageError, ZtcirError
 
 

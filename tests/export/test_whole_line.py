@@ -46,7 +46,7 @@ from train.model import vocabulary as tokenizer
 from train.model.vocabulary import VocabularyError
 from train.stages.recipes import load_recipe, recipe_names
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings.drawings import DEMO_WORDINGS, demo_gallery, demo_queries, draw
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.names import METHODS

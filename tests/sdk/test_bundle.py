@@ -31,7 +31,7 @@ from ztcir_sdk.bundle import (
     TextLayout,
     embedded_names,
 )
-from ztcir_sdk.doctor.diagnosis import diagnose
+from ztcir_sdk.doctor import diagnose
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
 from ztcir_sdk.names import PROMPTS
 from ztcir_sdk.version import __version__

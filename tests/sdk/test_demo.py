@@ -16,7 +16,7 @@ from tiny_bundle import TinyModel, write_tiny_bundle
 
 from cli.main import main
 from ztcir_sdk import Retriever, demo
-from ztcir_sdk.bundle.bundle import DEFAULT_BUNDLE, embedded_names
+from ztcir_sdk.bundle import DEFAULT_BUNDLE, embedded_names
 from ztcir_sdk.demo import Demo, file_names, run_demo
 from ztcir_sdk.drawings.drawings import demo_gallery
 from ztcir_sdk.errors import UsageError, ZtcirError

@@ -24,7 +24,7 @@ from tiny_bundle import TinyModel, tiny_parts, write_tiny_bundle
 
 from cli import eval_benchmarks, output
 from cli.main import main
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.evaluation.benchmarks.benchmark import Benchmark, Outcome
 from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method

@@ -25,7 +25,7 @@ from tiny_bundle import SIZE, TinyModel, write_tiny_bundle
 
 from cli.options import Engine
 from ztcir_sdk import Retriever
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.bundle.graph_source import graph_source
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.runtime import OnnxGraph, RuntimeSettings, open_graph

@@ -27,10 +27,10 @@ from tiny_bundle import D_T, D_VSI, SIZE, N, TinyModel, tiny_parts, write_tiny_b
 from cli.main import main
 from ztcir_sdk import Retriever
 from ztcir_sdk.benchmark import BenchmarkSettings, benchmark
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.bundle.engines import build_engines
 from ztcir_sdk.bundle.graph_source import BatchSizes, graph_source
-from ztcir_sdk.doctor.findings import Diagnosis, Finding
+from ztcir_sdk.doctor import Diagnosis, Finding
 from ztcir_sdk.doctor.runtime import check_gpu
 from ztcir_sdk.errors import MissingDependencyError, UsageError, ZtcirError
 from ztcir_sdk.runtime import (

@@ -18,7 +18,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from sample_texts import FRAGMENTS, SPECIAL_STRINGS, TEMPLATE
 
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.errors import BundleError, UsageError
 from ztcir_sdk.names import PLACEHOLDER_ID
 from ztcir_sdk.tokenizer import TextTruncatedWarning, Tokenizer, clean

@@ -22,7 +22,7 @@ from torch import nn
 from cli.main import main
 from export import agreement
 from train.model import ComposedModel, describe_model, own_weights, write_checkpoint
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 
 __all__ = [
     "GRAPH_NAMES",

@@ -32,7 +32,7 @@ from train.model import (
 )
 from train.model.text_tower import read_text_tower
 from train.model.vocabulary import VocabularyError
-from ztcir_sdk.bundle.manifest import TextLayout
+from ztcir_sdk.bundle import TextLayout
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.runtime import RuntimeSettings

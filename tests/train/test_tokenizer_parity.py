@@ -18,7 +18,7 @@ from sample_texts import SPECIAL_STRINGS, TEMPLATE, TEXTS
 
 from train.model.text_tower import CLIP_TOWER
 from train.model.vocabulary import write_tokenizer
-from ztcir_sdk.bundle.bundle import Bundle
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.names import PLACEHOLDER_ID
 from ztcir_sdk.tokenizer import TextTruncatedWarning, Tokenizer, clean

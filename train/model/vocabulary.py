@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from train.model.text_tower import SIGLIP_CLEANING, TextTower
-from ztcir_sdk.bundle.manifest import TextLayout
+from ztcir_sdk.bundle import TextLayout
 from ztcir_sdk.errors import MissingDependencyError, ZtcirError, install_hint
 from ztcir_sdk.tokenizer import Tokenizer as SDKTokenizer
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ztcir_sdk.bundle.bundle import Bundle
-from ztcir_sdk.bundle.graph_source import FOR_PROCESSORS, BatchSizes, graph_source
+from ztcir_sdk.bundle.graph_source import CPU_PRECISIONS, BatchSizes, graph_source
 from ztcir_sdk.errors import MissingDependencyError, UsageError, ZtcirError
 from ztcir_sdk.runtime.tensorrt.architectures import architecture_of
 
@@ -61,7 +61,7 @@ def build_engines(
 
     Args:
         bundle: the bundle.
-        precisions: some of `Bundle.precisions`; by default all but those of `FOR_PROCESSORS`.
+        precisions: some of `Bundle.precisions`; by default all but those of `CPU_PRECISIONS`.
         gpu: name or architecture of a GPU that this machine need not have, such as "RTX 3090" or
             "sm_86"; by default the first GPU of this machine.
         package: "tensorrt" or "tensorrt_rtx"; by default an installed one that supports the GPU.
@@ -83,7 +83,7 @@ def build_engines(
     if workspace_mb is not None and workspace_mb < 1:
         raise UsageError(f"The workspace must be at least 1 MiB, not {workspace_mb}.")
     if not precisions:
-        precisions = [name for name in bundle.precisions if name not in FOR_PROCESSORS]
+        precisions = [name for name in bundle.precisions if name not in CPU_PRECISIONS]
         if not precisions:
             raise ZtcirError(
                 f"The bundle {bundle.name} has only {', '.join(bundle.precisions)}, which runs on "

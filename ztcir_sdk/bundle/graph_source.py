@@ -10,12 +10,12 @@ from ztcir_sdk.bundle.manifest import GraphVariant
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.runtime.source import GraphSource, ShapeRange
 
-__all__ = ["FOR_PROCESSORS", "IMAGES_AT_ONCE", "TEXTS_AT_ONCE", "BatchSizes", "graph_source"]
+__all__ = ["CPU_PRECISIONS", "MAX_IMAGES", "MAX_TEXTS", "BatchSizes", "graph_source"]
 
-IMAGES_AT_ONCE = 32
-TEXTS_AT_ONCE = 64
+MAX_IMAGES = 32
+MAX_TEXTS = 64
 """Maximum rows of one run of a graph; larger batches are split."""
-FOR_PROCESSORS = ("int8",)
+CPU_PRECISIONS = ("int8",)
 """Precisions for CPUs only: neither TensorRT nor ONNX Runtime's CUDA runs their whole graphs."""
 
 
@@ -27,8 +27,8 @@ class BatchSizes:
         UsageError: a number is below 1.
     """
 
-    images: int = IMAGES_AT_ONCE
-    texts: int = TEXTS_AT_ONCE
+    images: int = MAX_IMAGES
+    texts: int = MAX_TEXTS
     tokens: int | None = None
     """Maximum tokens of a text; by default the text encoder's context length."""
 
