@@ -1,6 +1,6 @@
 """Preprocessing of every kind of image, and no image is used half decoded.
 
-That it equals open_clip's transform is tested in tests/train/test_preprocess_parity.py.
+That it equals open_clip's transform is tested in tests/train/model/test_preprocess_parity.py.
 """
 
 from __future__ import annotations

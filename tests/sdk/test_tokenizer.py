@@ -1,6 +1,6 @@
 """The tokenizer: prompts, batches, and texts that cannot reach the special ids or the placeholder.
 
-That its ids equal open_clip's is tested in tests/train/test_tokenizer_parity.py.
+That its ids equal open_clip's is tested in tests/train/model/test_tokenizer_parity.py.
 """
 
 from __future__ import annotations

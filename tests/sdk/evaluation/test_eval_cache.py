@@ -273,7 +273,7 @@ def test_objects_of_one_image_have_their_own_vectors(retriever: Retriever, tmp_p
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/support", sys.argv[1] + "/tests/sdk"]
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/support", sys.argv[1] + "/tests/sdk/evaluation"]
 from test_eval_cache import run_of
 from ztcir_sdk import Retriever
 from ztcir_sdk.evaluation.benchmarks import embedding_run
