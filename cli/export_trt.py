@@ -105,10 +105,10 @@ def engine_precisions(requested: Sequence[str]) -> tuple[str, ...]:
     left_out = [name for name in requested if name in CPU_PRECISIONS]
     if not left_out:
         return tuple(requested)
-    reason = f"{' and '.join(left_out)} graphs are for processors"
+    reason = f"{' and '.join(left_out)} graphs run only on CPUs"
     if len(left_out) == len(requested):
         raise click.UsageError(f"{reason}: add fp32 or fp16, or leave out --trt.")
-    note(f"{reason}: no engines are built of them.")
+    note(f"{reason}: no engines are built from them.")
     return tuple(name for name in requested if name not in left_out)
 
 

@@ -112,7 +112,7 @@ def test_engines_are_built_of_the_requested_precisions(
     assert list(report["precisions"]) == ["fp16", "int8"]
     built = [(one["graph"], one["precision"]) for one in report["engines"]]
     assert built == [("image_encoder", "fp16"), ("text_encoder", "fp16")]
-    assert "int8 graphs are for processors: no engines are built of them." in result.stderr
+    assert "int8 graphs run only on CPUs: no engines are built from them." in result.stderr
 
 
 @torch.no_grad()

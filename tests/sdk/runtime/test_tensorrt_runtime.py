@@ -605,7 +605,7 @@ def test_a_gpu_of_another_machine_needs_tensorrt_for_rtx(machine: Machine, bundl
         ([], ["fp32", "fp16"], ""),
         (["--precision", "fp16"], ["fp16"], ""),
         (["--precision", "fp32,fp16"], ["fp32", "fp16"], ""),
-        (["--precision", "int8", "--precision", "fp16"], ["fp16"], "int8 graphs are for proc"),
+        (["--precision", "int8", "--precision", "fp16"], ["fp16"], "int8 graphs run only on CPUs"),
     ],
 )
 def test_engines_are_built_in_the_requested_precisions(
@@ -626,7 +626,7 @@ def test_engines_are_built_in_the_requested_precisions(
 @pytest.mark.parametrize(
     ("precisions", "options", "code", "sentence"),
     [
-        (["fp32", "int8"], ["--precision", "int8"], 2, "ask for fp32 or fp16 too, or leave out"),
+        (["fp32", "int8"], ["--precision", "int8"], 2, "add fp32 or fp16, or leave out --trt"),
         (["int8"], [], 1, "has only int8, which runs on CPUs"),
         (["fp32"], ["--precision", "fp16"], 1, "in fp32, not in fp16"),
     ],
