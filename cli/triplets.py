@@ -41,9 +41,10 @@ def parse_columns(
 @click.option(
     "--from",
     "source",
-    type=click.Choice(["attributes", "captions"]),
+    type=click.Choice(["attributes", "captions", "requests"]),
     required=True,
-    help="Change one attribute of a catalogue, or pair captions that differ in one phrase.",
+    help="Change one attribute of a catalogue; pair captions that differ in one phrase; or ask as "
+    "people type: typing errors, refusals, two changes, details, long texts, other languages.",
 )
 @click.option(
     "--csv",
@@ -137,6 +138,7 @@ def triplets(
     \b
     Examples:
       ztcir triplets --from attributes --csv catalogue.csv -o triplets.jsonl
+      ztcir triplets --from requests --csv catalogue.csv -o requests.jsonl
       ztcir triplets --from captions --data photos/ --sheet sheet.png -o out.jsonl
       ztcir triplets --from captions --data photos/ --development 0.1 -o out.jsonl
     """
@@ -145,6 +147,8 @@ def triplets(
 
     if metadata is None and not data:
         raise click.UsageError("There is nothing to make triplets from: give --csv or --data.")
+    if held_out_wordings and source == "requests":
+        raise click.UsageError("--from requests has no held-out wordings.")
     if sheet is not None and not data:
         raise click.UsageError("--sheet shows images: give them with --data.")
     items, pictures = _read(source, metadata, data, split, columns)
@@ -231,7 +235,13 @@ def _make(
     noise: float,
 ) -> tuple[list[Triplet], Mapping[str, int], Mapping[str, int]]:
     """Return the triplets; reason -> items left out; reason -> pairs that gave no triplet."""
-    from train.triplets import NEAR_DUPLICATE, mine_captions, synthesise, without_near_duplicates
+    from train.triplets import (
+        NEAR_DUPLICATE,
+        mine_captions,
+        synthesise,
+        synthesise_requests,
+        without_near_duplicates,
+    )
     from train.wordings import KINDS
     from ztcir_sdk.errors import ZtcirError
 
@@ -245,7 +255,10 @@ def _make(
         return found, mining.left_out, mining.rejected
     values = ((kind, getattr(item, kind)) for item in items for kind in KINDS)
     unknown = Counter(f"no known {kind}" for kind, value in values if value == UNKNOWN_VALUE)
-    found = synthesise(items, seed=seed, limit=limit, held_out=held_out, noise=noise)
+    if source == "requests":
+        found = synthesise_requests(items, seed=seed, limit=limit, noise=noise)
+    else:
+        found = synthesise(items, seed=seed, limit=limit, held_out=held_out, noise=noise)
     found, duplicates = without_near_duplicates(found, pictures)
     if not found:
         raise ZtcirError(
@@ -263,8 +276,7 @@ def _summary(path: str, report: TripletReport) -> str:
         "targets per query: " + ", ".join(f"{name} {value:g}" for name, value in targets.items()),
     ]
     lines += [
-        f"{kind}: {number} triplets; {report.wording_families[kind]} wording families, "
-        f"{report.templates[kind]} templates{' (held out)' if report.held_out_wordings else ''}"
+        f"{kind}: {number} triplets{_wordings(kind, report)}"
         for kind, number in report.per_kind.items()
     ]
     for what, reasons in (("items left out", report.left_out), ("pairs rejected", report.rejected)):
@@ -278,3 +290,14 @@ def _summary(path: str, report: TripletReport) -> str:
         for example in report.examples
     ]
     return "\n".join(lines)
+
+
+def _wordings(kind: str, report: TripletReport) -> str:
+    """Return what the texts of a kind are drawn from, where they have families of wordings."""
+    if kind not in report.wording_families:
+        return ""
+    held_out = " (held out)" if report.held_out_wordings else ""
+    return (
+        f"; {report.wording_families[kind]} wording families, "
+        f"{report.templates[kind]} templates{held_out}"
+    )

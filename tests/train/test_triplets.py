@@ -382,7 +382,7 @@ def test_the_examples_of_the_help_run_without_torch(tmp_path: Path) -> None:
     write_collection(tmp_path / "photos")
     lines = [line.strip() for line in (triplets_command.help or "").splitlines()]
     examples = [shlex.split(line)[1:] for line in lines if line.startswith("ztcir triplets")]
-    assert len(examples) == 3
+    assert len(examples) == 4
     program = f"""
 import sys
 sys.modules["torch"] = sys.modules["webdataset"] = None  # importing them raises ImportError
@@ -393,5 +393,6 @@ for example in {examples}:
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
     written = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert written == {
-        "catalogue.csv", "triplets.jsonl", "triplets.development.jsonl", "sheet.png"
+        "catalogue.csv", "triplets.jsonl", "requests.jsonl", "out.jsonl", "out.development.jsonl",
+        "sheet.png",
     }  # fmt: skip
