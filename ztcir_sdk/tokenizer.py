@@ -211,7 +211,7 @@ class Tokenizer:
                 )
             warnings.warn(
                 f"A text of {len(words)} tokens is too long: the context of {self.context_length} "
-                f"leaves {len(words) - excess} for it, so its last {excess} are dropped.",
+                f"leaves {len(words) - excess} for it, so its last {excess} tokens are dropped.",
                 TextTruncatedWarning,
                 stacklevel=2,
             )

@@ -238,7 +238,7 @@ def _language(catalogue: _Catalogue, rng: np.random.Generator) -> _Request | Non
 
 
 class _Details:
-    """What captions tell of a type, by which items of one type and gender differ."""
+    """Details in captions by which items of one type and gender differ."""
 
     def __init__(self, catalogue: _Catalogue) -> None:
         self._catalogue = catalogue

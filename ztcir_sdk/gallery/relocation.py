@@ -1,4 +1,4 @@
-"""A collection that was moved: its index is told where it is now."""
+"""The new place of a collection that was moved, entered into its index."""
 
 from __future__ import annotations
 
