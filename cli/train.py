@@ -107,12 +107,12 @@ def train_map(
       ztcir train map --config vit-b-32-openai --data "cc3m/{00000..00331}.tar"
       ztcir train map --backbone runs/backbone/clip --data photos/ -o runs/photos
     """
-    from train.model import check_backbone
+    if collection.stream and settings.steps is None:
+        raise click.UsageError("The length of a stream is unknown: --stream needs --steps.")
+    from train.model import check_backbone  # PyTorch takes seconds to load
     from train.stages.fit_map import fit_map
     from train.stages.word_bank import WordBank, read_words
 
-    if collection.stream and settings.steps is None:
-        raise click.UsageError("The length of a stream is unknown: --stream needs --steps.")
     check_backbone(backbone)  # before data are read, which takes minutes
     bank = None if word_bank is None else WordBank(read_words(word_bank))
     images, development = (

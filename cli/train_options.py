@@ -424,7 +424,7 @@ def stage_settings(out: str) -> Decorator:
             "--steps",
             type=COUNT,
             metavar="N",
-            help="Length of the run in steps, instead of --epochs; evaluates after each quarter.",
+            help="Length of the run in steps, instead of --epochs; evaluates up to four times.",
         ),
         _compute(
             "--device", default=Compute.device, metavar="NAME", help="auto, cpu, cuda or cuda:N."

@@ -19,6 +19,7 @@ __all__ = [
     "ModelConfig",
     "RunSettings",
     "StageSettings",
+    "evaluation_interval",
     "model_config",
 ]
 
@@ -209,7 +210,7 @@ class StageSettings(RunSettings):
         patches: keep patch features in the cache; ``None``: where the disk has room.
         tensorboard: write TensorBoard events; ``None``: where TensorBoard is installed.
         steps: length of the run, in place of the epochs of the hyperparameters; the run is then
-            evaluated after each quarter.
+            evaluated after each quarter, but not within 20 steps.
     """
 
     compute: Compute = field(default_factory=Compute)
@@ -221,3 +222,8 @@ class StageSettings(RunSettings):
     def identity(self) -> dict[str, int]:
         """The settings that a run can only be resumed with."""
         return {} if self.steps is None else {"steps": self.steps}
+
+
+def evaluation_interval(steps: int) -> int:
+    """Return after how many steps a run of that length is evaluated: a quarter, but at least 20."""
+    return max(-(-steps // 4), min(steps, 20))

@@ -707,3 +707,24 @@ def test_bench_measures_graphs_queries_and_indexing(
 
 def test_importing_the_main_module_runs_nothing() -> None:
     assert vars(importlib.import_module("cli.__main__"))["main"] is main
+
+
+def test_wrong_calls_of_training_do_not_load_torch(tmp_path: Path) -> None:
+    calls = [
+        ["map", "--data", "x"],
+        ["map", "--backbone", "x", "--data", "x", "--epochs", "0"],
+        ["map", "--backbone", "x", "--data", "x", "--stream"],
+        ["map", "--backbone", "x", "--data", "x", "--lr", "fast"],
+        ["compose", "--data", "x"],
+        ["backbone", "--data", "x", "--word-vectors", "glove"],
+    ]
+    program = f"""
+import sys
+sys.modules["torch"] = None  # importing it raises ImportError
+from click.testing import CliRunner
+from cli.main import main
+for call in {calls}:
+    done = CliRunner().invoke(main, ["train", *call])
+    assert done.exit_code == 2 and "Error: " in done.stderr, (call, done.output, done.exception)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)

@@ -100,7 +100,7 @@ def read_shard_list(paths: Sequence[Path], report: ReadReport) -> list[TrainingI
     Raises:
         DataError: a shard is missing.
     """
-    from tqdm import tqdm
+    from train.progress import progress_bar
 
     for path in paths:
         if not path.is_file():
@@ -108,7 +108,7 @@ def read_shard_list(paths: Sequence[Path], report: ReadReport) -> list[TrainingI
     images: list[TrainingImage] = []
     seen: set[str] = set()
     with ThreadPoolExecutor(available_cores()) as pool:
-        for path in tqdm(paths, desc="reading shards", unit="shard", disable=None):
+        for path in progress_bar(paths, what="reading shards", unit="shard", disable=None):
             pending: list[tuple[_Sample, Item]] = []
             fresh: list[TrainingImage] = []
             for sample in _samples(path, report):

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from train.data import TrainingImage
 from train.model import Backbone, hash_tensors
+from train.progress import progress_bar
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.files import open_whole, write_whole
 from ztcir_sdk.preprocess import Preprocessing
@@ -258,7 +258,7 @@ def _compute(
     chunks = [images[start : start + batch] for start in starts]
     preprocess = Preprocessing.from_open_clip(backbone.preprocess_cfg)
     prepared = prefetch(lambda chunk: preprocess([image.load() for image in chunk]), chunks)
-    bar = tqdm(starts, desc="image features", file=sys.stderr)
+    bar = progress_bar(starts, what="image features")
     for number, (start, pixels) in enumerate(zip(bar, prepared, strict=True), start=1):
         found = dict(zip(("embeds", "patches"), encode_pixels(backbone, pixels), strict=True))
         for name, array in arrays.items():

@@ -31,6 +31,7 @@ from train.model import (
     read_checkpoint,
     write_checkpoint,
 )
+from train.progress import progress_bar
 from train.settings import Compute
 
 __all__ = ["Evaluation", "Run", "Schedule", "Step", "Validation", "parameter_groups"]
@@ -261,7 +262,7 @@ class Run:
         if first < total:
             self.record.write()
         log = Log(self.folder, first, tensorboard=self.tensorboard)
-        with log, tqdm(total=total, initial=first, unit="step", file=sys.stderr) as bar:
+        with log, progress_bar(total=total, initial=first, unit="step") as bar:
             yield _Journal(bar, log, cost)
 
     def _step(self, step: Step, number: int) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from train.model import (
     read_checkpoint,
     write_checkpoint,
 )
+from train.progress import progress_bar
 from train.settings import BackboneTraining, RunSettings
 from train.stages.attribute_texts import Texts, tokenize
 from train.stages.fast_trunk import forward_upper_stages
@@ -249,8 +250,9 @@ class _Development:
         trunk = self.backbone.clip.visual.trunk
         trunk.eval()
         embeds = []
+        starts = range(0, len(self.features), 512)
         with torch.autocast("cpu", torch.bfloat16):
-            for start in range(0, len(self.features), 512):
+            for start in progress_bar(starts, what="evaluation", leave=False):
                 lower = torch.from_numpy(self.features[start : start + 512].astype(np.float32))
                 patches = forward_upper_stages(trunk, lower, self.config.first_stage)
                 embeds.append(F.normalize(self.backbone.clip.visual.head(patches.mean(1)), dim=-1))

@@ -26,6 +26,7 @@ from train.model import (
     own_weights,
     prompt_ids,
 )
+from train.progress import progress_bar
 from train.settings import ComposeTraining, StageSettings
 from train.stages.hard_negatives import candidate_pool, mine
 from train.stages.losses import multi_positive_nce
@@ -236,11 +237,12 @@ def evaluate_composed(
 
     Args: see `encode_composed`.
     """
+    batches = np.array_split(np.arange(len(rows)), -(-len(rows) // 256))
     queries = [
         encode_composed(model, features, rows, batch, scale=scale, precision=precision)
         .cpu()
         .numpy()
-        for batch in np.array_split(np.arange(len(rows)), -(-len(rows) // 256))
+        for batch in progress_bar(batches, what="evaluation", leave=False)
     ]
     ranking = rank(
         np.concatenate(queries), features.embeds, 10, excluded=[[row] for row in rows.references]

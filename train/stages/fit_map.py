@@ -25,6 +25,7 @@ from train.model import (
     own_weights,
     text_ids,
 )
+from train.progress import progress_bar
 from train.settings import MapTraining, ModelConfig, StageSettings
 from train.stages.losses import info_nce
 from train.stages.map_batches import Captions, ListedBatches, StreamedBatches, is_captioned
@@ -217,7 +218,7 @@ def encode_captions(
     no_word = torch.zeros(1, config.tokens, backbone.text_width, device=backbone.device)
     no_vsi = torch.zeros(1, layers, backbone.num_patches, config.vsi_width, device=backbone.device)
     embeds = []
-    for start in range(0, len(captions), batch):
+    for start in progress_bar(range(0, len(captions), batch), what="text features", leave=False):
         ids = text_ids(captions[start : start + batch], tower=backbone.tower).to(backbone.device)
         zeros = torch.zeros(len(ids), device=backbone.device)
         with autocast(backbone.device, precision):
@@ -233,7 +234,7 @@ def evaluate_mapped(
     """Return how often "a photo of $" retrieves its own image among all of a collection (R@1)."""
     gallery = torch.from_numpy(features.embeds).to(model.backbone.device)
     found = 0
-    for start in range(0, len(gallery), 512):
+    for start in progress_bar(range(0, len(gallery), 512), what="evaluation", leave=False):
         rows = np.arange(start, min(start + 512, len(gallery)))
         v, patches = features.rows(rows)
         ids = mapped_ids(len(rows), tokens=model.config.tokens, tower=model.backbone.tower)

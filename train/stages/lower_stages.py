@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from train.data import TrainingImage
 from train.model import Backbone, hash_tensors
+from train.progress import progress_bar
 from train.settings import BackboneTraining
 from ztcir_sdk.errors import MissingDependencyError, install_hint
 from ztcir_sdk.preprocess import Preprocessing
@@ -109,7 +108,7 @@ def cache_lower_stages(
     for number in range(views):
         rng = np.random.default_rng([config.seed, number, 2])
         starts = range(0, len(images), batch)
-        for start in tqdm(starts, desc=f"view {number + 1}/{views}", file=sys.stderr):
+        for start in progress_bar(starts, what=f"view {number + 1}/{views}"):
             chunk = images[start : start + batch]
             pixels = preprocess([_view(image.load(), number, rng) for image in chunk])
             with torch.autocast("cpu", torch.bfloat16):

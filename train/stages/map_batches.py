@@ -19,6 +19,7 @@ from train.loop.engine import Engine
 from train.loop.features import ImageFeatures, encode_images, prefetch
 from train.loop.record import data_fingerprint
 from train.model import Backbone
+from train.settings import evaluation_interval
 from ztcir_sdk.preprocess import Preprocessing
 
 __all__ = ["Captions", "ListedBatches", "MapBatch", "StreamedBatches", "is_captioned"]
@@ -99,7 +100,7 @@ class ListedBatches:
         self.engine, self.features, self.captions, self.order = engine, features, captions, order
         self.samples = order.size
         self.total = epochs * order.per_epoch if steps is None else steps
-        self.evaluate_every = 2 * order.per_epoch if steps is None else -(-steps // 4)
+        self.evaluate_every = 2 * order.per_epoch if steps is None else evaluation_interval(steps)
         self.needs_words = captions is not None and not captions.captioned.all()
         self.description: dict[str, Any] = {"images": len(images)}
         self.fingerprint = {**data_fingerprint(images), "features": features.source}
@@ -161,7 +162,7 @@ class StreamedBatches:
         self.size = -(-size // workers.count)
         self.length = lengths / f"stream-{workers.rank}.txt"
         self.samples, self.total = self.size * workers.count, steps
-        self.evaluate_every = -(-steps // 4)
+        self.evaluate_every = evaluation_interval(steps)
         self.needs_words = embed is not None
         # the images of a batch depend on how the shards are shared out
         self.description: dict[str, Any] = {

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from train.data import Batches, DataError
-from train.settings import ComposeTraining
+from train.settings import ComposeTraining, evaluation_interval
 from train.stages.hard_negatives import Answers
 from ztcir_sdk.evaluation.triplets import Triplet
 
@@ -116,7 +116,9 @@ class TripletBatches:
         self._order = Batches(len(rows), config.batch_size, config.seed)
         per_epoch, self.samples = self._order.per_epoch, self._order.size
         self.total = config.epochs * per_epoch if steps is None else steps
-        self.evaluate_every = max(1, per_epoch // 2) if steps is None else -(-steps // 4)
+        self.evaluate_every = (
+            max(1, per_epoch // 2) if steps is None else evaluation_interval(steps)
+        )
         # the step before announces the same triplets
         self._drawn = lru_cache(maxsize=2)(self._draw)
 
