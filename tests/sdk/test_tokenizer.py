@@ -80,7 +80,8 @@ class TestPrompts:
     @pytest.mark.parametrize("template", [TEMPLATE, "{text} , like $ but new"])
     def test_too_long_cuts_the_text_alone(self, tokenizer: Tokenizer, template: str) -> None:
         with pytest.warns(
-            TextTruncatedWarning, match=r"300 tokens .* 77 leaves \d+ for it, so its last \d+ are"
+            TextTruncatedWarning,
+            match=r"300 tokens .* 77 leaves \d+ for it, so its last \d+ tokens",
         ):
             cut = tokenizer.encode_prompt(template, "red blue green " * 100, n_tokens=4)
         assert len(cut) == 77

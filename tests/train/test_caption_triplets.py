@@ -289,7 +289,9 @@ def test_the_command_writes_triplets_a_report_and_a_sheet(tmp_path: Path) -> Non
     expected = {
         tuple(int(v) for v in np.random.default_rng(n).integers(0, 255, 3)) for n in range(68)
     }
-    assert len(expected & {colour for count, colour in colours if count > 1000}) > 15
+    assert (
+        len(expected & {colour for count, colour in colours if count > 1000}) > 11
+    )  # of the 12 triplets that are drawn
 
     done = CliRunner().invoke(triplets_command, call)
     assert done.exit_code == 0
