@@ -59,9 +59,7 @@ class TorchSearch:
         compiled: run the modules with `torch.compile`, which compiles them in their first calls.
 
     Attributes:
-        encode_image: `ComposedModel.encode_image` on the device.
-        learn_token: `ComposedModel.learn_token` on the device.
-        encode_query: `ComposedModel.encode_query` on the device.
+        encode_image, learn_token, encode_query: methods of `ComposedModel`, on the device.
     """
 
     def __init__(

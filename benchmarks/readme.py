@@ -236,27 +236,23 @@ def _ratios(values: Values) -> str:
 
 def _precision(values: Values) -> str:
     """Describe each quantization beside float32, from `benchmarks.precision`."""
-    rows = []
-    for model in values["models"]:
-        for graph, measured in model["graphs"].items():
-            for size, sides in measured["comparisons"].items():
-                for key, ratio in sides["ratios"].items():
-                    kind, _, quantization = key.partition("-")
-                    if kind != "int8" or size == "batch":
-                        continue
-                    what, bits = quantization.split("-")
-                    rows.append(
-                        (
-                            model["name"],
-                            f"{graph.replace('_', ' ')}, {size}",
-                            f"{what}, {bits} bits",
-                            _milliseconds(sides["timings"][key]["p50_ms"]),
-                            _milliseconds(sides["timings"]["fp32"]["p50_ms"]),
-                            f"{ratio['median']:.2f} ({ratio['p25']:.2f} to {ratio['p75']:.2f})",
-                            f"{measured['variants'][key]['cosine']['mean']:.4f}",
-                            f"{measured['share_of_products'][size]:.0%}",
-                        )
-                    )
+    rows = [
+        (
+            model["name"],
+            f"{graph.replace('_', ' ')}, {size}",
+            "{}, {} bits".format(*key.split("-")[1:]),
+            _milliseconds(sides["timings"][key]["p50_ms"]),
+            _milliseconds(sides["timings"]["fp32"]["p50_ms"]),
+            f"{ratio['median']:.2f} ({ratio['p25']:.2f} to {ratio['p75']:.2f})",
+            f"{measured['variants'][key]['cosine']['mean']:.4f}",
+            f"{measured['share_of_products'][size]:.0%}",
+        )
+        for model in values["models"]
+        for graph, measured in model["graphs"].items()
+        for size, sides in measured["comparisons"].items()
+        for key, ratio in sides["ratios"].items()
+        if key.startswith("int8-") and size != "batch"
+    ]
     columns = ("model", "graph", "int8", "int8, p50 ms", "fp32, p50 ms", "times as fast")
     return "\n\n".join(
         (

@@ -22,6 +22,7 @@ from cli.output import emit_json, note
 from ztcir_sdk.names import METHODS
 
 if TYPE_CHECKING:
+    from export.bundle import BundleSettings
     from train.model import Backbone, ComposedModel
     from ztcir_sdk.bundle.engines import EngineReport
 
@@ -103,8 +104,7 @@ def export(
                 "There is nothing to export: name a checkpoint or --backbone, or add --trt to "
                 "build a bundle's engines."
             )
-        others: dict[str, Any] = {"output": output, "name": name, "small": small}
-        others |= {"overwrite": overwrite}
+        others = {"output": output, "name": name, "small": small, "overwrite": overwrite}
         others |= {option: getattr(precisions, option) for option in IMAGE_OPTIONS}
         for option, value in others.items():
             if value:
@@ -116,30 +116,17 @@ def export(
         engines = export_engines(bundle, tensorrt, precisions=in_engines)
         _report({"bundle": str(bundle.path), "name": bundle.name}, engines, as_json=as_json)
         return
-    from export.bundle import BundleSettings, export_bundle
+    from export.bundle import export_bundle
 
-    model = source.load()
-    name = name or model.card["backbone"]["model"]
+    model, settings = source.load(name, precisions, small=small)
     lines: list[str] = []
 
     def report(line: str) -> None:
         lines.append(line)
         note(line)
 
-    bundle = export_bundle(
-        model.model,
-        output or Path(name),
-        BundleSettings(
-            name,
-            model.card,
-            methods=model.methods,
-            small=small,
-            precisions=precisions.precision or ("fp32",),
-            acceptance=precisions.acceptance(trained=model.trained),
-        ),
-        overwrite=overwrite,
-        report=report,
-    )
+    folder = output or Path(settings.name)
+    bundle = export_bundle(model, folder, settings, overwrite=overwrite, report=report)
     engines = [] if tensorrt is None else export_engines(bundle, tensorrt, precisions=in_engines)
     size = sum(record.bytes for record in bundle.manifest.files.values())
     if not as_json:
@@ -170,23 +157,6 @@ def _report(values: Mapping[str, Any], engines: Sequence[EngineReport], *, as_js
 
 
 @dataclass(frozen=True)
-class _Model:
-    """A model to export.
-
-    Attributes:
-        model: the model, or a backbone without trained parts.
-        card: its model card.
-        trained: whether its weights are more than random.
-        methods: methods that its bundle answers; None for all that its graphs can.
-    """
-
-    model: ComposedModel | Backbone
-    card: dict[str, Any]
-    trained: bool = True
-    methods: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
 class _Source:
     """What the command line names: a checkpoint or bundle, or a backbone and its weights.
 
@@ -212,21 +182,33 @@ class _Source:
         is_checkpoint = self.folder is not None and not (self.folder / "bundle.json").is_file()
         return self.backbone is not None or is_checkpoint
 
-    def load(self) -> _Model:
-        """Load the model."""
+    def load(
+        self, name: str | None, precisions: PrecisionChoice, *, small: bool
+    ) -> tuple[ComposedModel | Backbone, BundleSettings]:
+        """Load the model; return it with the settings of its bundle."""
+        from export.bundle import BundleSettings
+        from export.card import bare_card, model_card
+        from train.model import BackboneConfig, create_backbone, load_model
+
+        model: ComposedModel | Backbone
+        methods: list[str] | None = None  # all that the graphs can answer
         if self.backbone is not None:
-            from export.card import bare_card
-            from train.model import BackboneConfig, create_backbone
-
-            bare = create_backbone(BackboneConfig(self.backbone, self.pretrained))
-            return _Model(bare, bare_card(bare), trained=self.pretrained is not None)
-        assert self.folder is not None
-        from export.card import model_card
-        from train.model import load_model
-
-        model, config = load_model(self.folder)
-        card = model_card(config)
-        if config["kind"] == "backbone":  # the other parts are not trained yet
-            return _Model(model.backbone, card)
-        untrained = ("composed",) if config["kind"] == "map" else ()
-        return _Model(model, card, methods=tuple(one for one in METHODS if one not in untrained))
+            model = create_backbone(BackboneConfig(self.backbone, self.pretrained))
+            card, trained = bare_card(model), self.pretrained is not None
+        else:
+            assert self.folder is not None
+            model, config = load_model(self.folder)
+            card, trained = model_card(config), True
+            if config["kind"] == "backbone":  # the other parts are not trained yet
+                model = model.backbone
+            elif config["kind"] == "map":
+                methods = [method for method in METHODS if method != "composed"]
+        settings = BundleSettings(
+            name or card["backbone"]["model"],
+            card,
+            methods=methods,
+            small=small,
+            precisions=precisions.precision or ("fp32",),
+            acceptance=precisions.acceptance(trained=trained),
+        )
+        return model, settings

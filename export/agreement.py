@@ -140,12 +140,7 @@ def _read_images(source: Source, preprocessing: Preprocessing, most: int) -> Arr
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of a query set.
-
-    Attributes:
-        gallery: (P, D).
-        queries: method -> (Q, D).
-    """
+    """Embeddings of a query set: the gallery's (P, D), and by method the queries' (Q, D)."""
 
     gallery: Array
     queries: Mapping[str, Array]
@@ -195,19 +190,12 @@ class VariantRunner:
         self.methods = ("image", *texts, main)
 
     def select(self, selection: Mapping[str, str]) -> Bundle:
-        """Return the bundle with one precision, `SELECTED`, that runs the given variants.
-
-        Args:
-            selection: graph -> key of its variant.
-        """
+        """Return the bundle with one precision, `SELECTED`, that runs the given variants."""
         precisions = {SELECTED: Precision(dict(selection))}
         return Bundle(self.bundle.path, replace(self.bundle.manifest, precisions=precisions))
 
     def encode(self, selection: Mapping[str, str]) -> Embeddings:
-        """Encode the query set.
-
-        Args:
-            selection: graph -> key of its variant.
+        """Encode the query set with a selection: graph -> key of its variant.
 
         Raises:
             ZtcirError: a graph cannot run, or returns numbers that are not finite.
@@ -229,10 +217,11 @@ class VariantRunner:
     def compare(self, one: Embeddings, other: Embeddings) -> Agreement:
         """Compare two encodings of the query set; references are excluded from the rankings."""
         excluded = [{row} for row in self.query_set.references]
-        distances = {"gallery": _largest_distance(one.gallery, other.gallery)}
+        vectors = {"gallery": (one.gallery, other.gallery)}
+        vectors |= {method: (one.queries[method], other.queries[method]) for method in self.methods}
+        distances = {name: float(cosine_distances(*both).max()) for name, both in vectors.items()}
         overlaps: dict[str, float] = {}
         for method in self.methods:
-            distances[method] = _largest_distance(one.queries[method], other.queries[method])
             first, second = (
                 rank(each.queries[method], each.gallery, DEPTH, excluded=excluded)
                 for each in (one, other)
@@ -264,7 +253,3 @@ class VariantRunner:
             raise ZtcirError("the image_encoder returns vectors that are zero or not finite")
         self._encoded[variant] = ((vectors / norms).astype(np.float32), patches)
         return self._encoded[variant]
-
-
-def _largest_distance(one: Array, other: Array) -> float:
-    return float(cosine_distances(one, other).max())

@@ -25,17 +25,11 @@ def attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Compute ``F.scaled_dot_product_attention`` in evaluation mode, with softmax in float32.
+    """Compute ``F.scaled_dot_product_attention`` without dropout, with softmax in float32.
 
     Args:
-        query: (..., T, d).
-        key: (..., S, d), of the same dtype.
-        value: (..., S, d_v), of the same dtype.
+        query: (..., T, d); key: (..., S, d); value: (..., S, d_v); all of one dtype.
         attn_mask: (..., T, S), added to the logits; or bool, where true is attended to.
-        dropout_p: ignored.
-        is_causal: mask later positions.
-        scale: factor of the logits; default: 1 / sqrt(d).
-        enable_gqa: must be false.
 
     Returns:
         (..., T, d_v) in the dtype of ``value``.

@@ -36,7 +36,7 @@ from ztcir_sdk.files import hash_file
 from ztcir_sdk.names import METHODS, PLACEHOLDER_ID, PRECISIONS, PROMPTS
 from ztcir_sdk.preprocess import Preprocessing
 
-__all__ = ["BundleSettings", "export_bundle", "image_tower_fingerprint"]
+__all__ = ["BARE_METHODS", "BundleSettings", "export_bundle", "image_tower_fingerprint"]
 
 BARE_METHODS = tuple(name for name, graphs in METHODS.items() if "token_learner" not in graphs)
 """Methods of a backbone without trained parts."""

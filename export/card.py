@@ -19,44 +19,35 @@ def model_card(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         config: configuration that `train.model.composed_model.load_model` returns.
         more: further entries, such as data, licences, quality and limits.
     """
-    card: dict[str, Any] = {
+    sections = {"backbone": "backbone_training", "map": "map_training", config["kind"]: "training"}
+    return {
         "backbone": config["backbone"],
         "method": "From Mapping to Composing (Wang et al., 2025)",
-        "stages": {
-            name: config[key]
-            for name, key in (
-                ("backbone", "backbone_training"),
-                ("map", "map_training"),
-                (config["kind"], "training"),
-            )
-            if config.get(key)
-        },
+        "stages": {name: config[key] for name, key in sections.items() if config.get(key)},
         "parts": config.get("model"),
         "versions": versions(),
+        **more,
     }
-    return card | more
 
 
 def bare_card(backbone: Backbone) -> dict[str, Any]:
     """Return the model card of a backbone without trained parts."""
     pretrained = backbone.config.pretrained
-    # Keep only a file's name: its path means nothing on another machine.
-    weights = Path(pretrained).name if pretrained and Path(pretrained).exists() else pretrained
+    limits = ["Nothing was trained to compose image and text: method sum only adds the two."]
+    if pretrained is None:
+        limits.insert(
+            0, "The weights are random: use this bundle to test a machine, not to search."
+        )
+    elif Path(pretrained).exists():  # keep only its name: a path means nothing on another machine
+        pretrained = Path(pretrained).name
     return {
         "backbone": {
             "model": backbone.config.model,
-            "pretrained": weights,
+            "pretrained": pretrained,
             "quick_gelu": backbone.quick_gelu,
         },
         "method": "backbone only: image, text, and their weighted sum",
         "stages": {},
-        "limits": [
-            *(
-                ["The weights are random: use this bundle to test a machine, not to search."]
-                if pretrained is None
-                else []
-            ),
-            "Nothing was trained to compose image and text: method sum only adds the two.",
-        ],
+        "limits": limits,
         "versions": versions(),
     }

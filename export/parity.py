@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,10 @@ __all__ = [
 TOLERANCE = 1e-4  # largest absolute difference of normalised embeddings, fp32
 HALF_TOLERANCE = 1e-3  # largest cosine distance, fp16
 TEXT_TOLERANCE = 1e-5  # largest absolute difference from open_clip's text embeddings
-SIZES = ((1, 1, 5), (2, 7, 77), (3, 2, 4), (5, 11, 20))  # references, texts, tokens
+SIZES = [
+    dict(zip(("references", "texts", "length"), size, strict=True))
+    for size in ((1, 1, 5), (2, 7, 77), (3, 2, 4), (5, 11, 20))
+]
 
 Arrays = list[NDArray[Any]]
 
@@ -168,10 +171,8 @@ def _open_graph(path: Path) -> Callable[[dict[str, Tensor]], Arrays]:
 
 
 def _samples(model: ComposedModel | Backbone, graph: GraphModule) -> Iterator[dict[str, Tensor]]:
-    for seed, (references, texts, length) in enumerate(SIZES):
-        yield sample_inputs(
-            model, graph.name, references=references, texts=texts, length=length, seed=seed
-        )
+    for seed, size in enumerate(SIZES):
+        yield sample_inputs(model, graph.name, **size, seed=seed)
 
 
 def _outputs(graph: GraphModule, inputs: dict[str, Tensor]) -> Arrays:
@@ -180,21 +181,15 @@ def _outputs(graph: GraphModule, inputs: dict[str, Tensor]) -> Arrays:
 
 
 def cosine_distances(expected: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]:
-    """Return 1 - cosine of two arrays' rows, computed in float64.
-
-    Args:
-        expected: (N, ...).
-        found: (N, ...).
+    """Return 1 - cosine of the rows of two arrays (N, ...), computed in float64.
 
     Returns:
         (N,); NaN where a number is not finite or a row is zero.
     """
     a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (expected, found))
     with np.errstate(invalid="ignore", divide="ignore"):
-        distances: NDArray[np.float64] = 1 - (a * b).sum(axis=1) / (
-            np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        )
-    return distances
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        return np.asarray(1 - (a * b).sum(axis=1) / norms)
 
 
 def three_digits(value: float) -> float:
@@ -215,11 +210,7 @@ def check_frozen_text(model: ComposedModel | Backbone) -> float:
         ParityError: it is more than 1e-5.
     """
     backbone = backbone_of(model)
-    texts: Sequence[str] = (
-        "make it red",
-        "the same at night, but for women and with longer sleeves",
-        "x",
-    )
+    texts = ["make it red", "the same at night, but for women and with longer sleeves", "x"]
     ids = text_ids(texts, tower=backbone.tower)
     padded = torch.zeros(len(texts), backbone.context_length, dtype=torch.long)
     padded[:, : ids.shape[1]] = ids

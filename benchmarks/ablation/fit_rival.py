@@ -43,7 +43,7 @@ from train.loop.features import image_features, text_features
 from train.loop.record import data_fingerprint
 from train.loop.run import Run, Schedule, parameter_groups
 from train.model import ComposedModel, load_backbone
-from train.settings import Compute, MapTraining
+from train.settings import MapTraining, StageSettings
 from train.stages.fit_map import encode_captions
 from train.stages.losses import info_nce
 from train.stages.map_batches import is_captioned
@@ -105,12 +105,8 @@ def fit_rival(
     images: Sequence[TrainingImage],
     config: MapTraining,
     settings: Settings,
-    out: Path,
-    *,
-    features: Path,
-    cache: Path,
-    compute: Compute | None = None,
-    stop_after: int | None = None,
+    stage: StageSettings,
+    texts: Path,
 ) -> ComposedModel:
     """Train a rival's projection on frozen features.
 
@@ -120,11 +116,8 @@ def fit_rival(
         images: Stage I's training images.
         config: Stage I's batch size, learning rate, weight decay and seed.
         settings: numbers of steps.
-        out: folder of the run; an interrupted run resumes.
-        features: cache of image features.
-        cache: cache of text embeddings.
-        compute: device and precision.
-        stop_after: stop at this step (for tests).
+        stage: folders of the run and of image features, and how the run is computed.
+        texts: cache of text embeddings.
 
     Returns:
         The model in evaluation mode, on the CPU.
@@ -132,13 +125,12 @@ def fit_rival(
     torch.manual_seed(config.seed)
     frozen, _ = load_backbone(backbone)
     model = projection_model(frozen, rival)
-    engine = Engine(compute)
+    engine = Engine(stage.compute)
     engine.prepare(model)
-    found = image_features(frozen, images, features)
-    setup = _Setup(
-        model, engine, images, torch.from_numpy(found.embeds), config, settings, out, cache
-    )
-    made = _STEPS[rival](setup)
+    features = image_features(frozen, images, stage.cache_folder)
+    embeds = torch.from_numpy(features.embeds)
+    setup = _Setup(model, engine, images, embeds, config, settings, stage.out, texts)
+    rival_step = _STEPS[rival](setup)
     optimizer = torch.optim.AdamW(
         parameter_groups([model.token_learner], config.lr, config.weight_decay), betas=(0.9, 0.98)
     )
@@ -147,10 +139,10 @@ def fit_rival(
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         torch.manual_seed(int(rng.integers(2**31)))  # dropout, the same in a resumed run
         model.token_learner.train()
-        return made(number, rng)
+        return rival_step(number, rng)
 
     run = Run(
-        out,
+        stage.out,
         {
             "kind": "rival",
             "rival": rival,
@@ -164,7 +156,7 @@ def fit_rival(
         engine=engine,
         data={"training": data_fingerprint(images)},
     )
-    run.train(step, samples=min(config.batch_size, len(images)), stop_after=stop_after)
+    run.train(step, samples=min(config.batch_size, len(images)), stop_after=stage.stop_after)
     return model.to("cpu").eval()
 
 

@@ -90,42 +90,42 @@ def claims(rows: Values) -> list[Claim]:
     best = max(measured, key=lambda name: rows[name]["mean"][MAP], default=BASELINES[0])
     label = rows[best]["label"] if best in rows else best
     return [
-        Claim(
+        _above(
             vsi,
             '"a photo of $" finds its own image: with VSI above without',
-            {"stage1": 1, "stage1-without-vsi": -1},
+            "stage1",
+            "stage1-without-vsi",
             OWN,
         ),
-        Claim(vsi, "composed: with VSI above without", {"composed": 1, "without-vsi": -1}),
-        Claim(
+        _above(vsi, "composed: with VSI above without", "composed", "without-vsi"),
+        _above(
             soft,
             "Stage I with the modification: with alignment above without",
-            {"stage1": 1, "stage1-without-alignment": -1},
+            "stage1",
+            "stage1-without-alignment",
         ),
-        Claim(
-            soft, "composed: with alignment above without", {"composed": 1, "without-alignment": -1}
-        ),
+        _above(soft, "composed: with alignment above without", "composed", "without-alignment"),
         GAIN,
         _keeps_half("little synthetic data is enough", "1 000 triplets", "triplets-1000"),
         _keeps_half(quality, "triplets from captions", "captions"),
         _keeps_half(quality, "triplets with noise", "noisy"),
         _keeps_half(quality, "triplets from captions with noise", "captions-noisy"),
-        Claim(
-            "hard negatives help",
-            "mined above in-batch only",
-            {"composed": 1, "in-batch": -1},
-        ),
-        Claim(
+        _above("hard negatives help", "mined above in-batch only", "composed", "in-batch"),
+        _above(
             "better than mapping alone",
             f"composed above the best of all others, here: {label}",
-            {"composed": 1, best: -1},
+            "composed",
+            best,
         ),
     ]
 
 
-GAIN = Claim(
-    "composing must be trained", "composed above Stage I alone", {"composed": 1, "stage1": -1}
-)
+def _above(text: str, compared: str, row: str, other: str, metric: str = MAP) -> Claim:
+    """Return the claim that a row is above another."""
+    return Claim(text, compared, {row: 1, other: -1}, metric)
+
+
+GAIN = _above("composing must be trained", "composed above Stage I alone", "composed", "stage1")
 
 
 def _keeps_half(text: str, what: str, row: str) -> Claim:

@@ -32,13 +32,7 @@ class Store:
     validation: str
 
     def path(self, row: Row, seed: int, identity: Mapping[str, Any]) -> Path:
-        """Return the file of a row's result.
-
-        Args:
-            row: the row.
-            seed: the seed.
-            identity: everything else that the result depends on.
-        """
+        """Return the file of a row's result; `identity` is all that the result depends on."""
         whole = {"format": FORMAT, "validation": self.validation, **identity}
         digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
         return self.folder / f"{row.name}-{seed}-{digest}.json"

@@ -60,7 +60,7 @@ class Workshop:
     folder: Path
     features: Path
     recipe: Recipe = field(default_factory=Recipe)
-    compute: Compute | None = None
+    compute: Compute = field(default_factory=Compute)
     keep: bool = False
 
     @cached_property
@@ -159,9 +159,8 @@ class Workshop:
         )
         return folder
 
-    def _stage_settings(self, folder: Path, steps: int) -> StageSettings:
-        compute = self.compute or Compute()
-        return StageSettings(folder, self.features, compute=compute, steps=steps)
+    def _stage_settings(self, folder: Path, steps: int | None = None) -> StageSettings:
+        return StageSettings(folder, self.features, compute=self.compute, steps=steps)
 
     def _fit_compose(self, row: Row, seed: int, folder: Path) -> int:
         mapped = self._fit_map(row, seed)
@@ -170,28 +169,16 @@ class Workshop:
         fit_compose(
             mapped,
             self.images,
-            replace(
-                data,
-                triplets=repeated(data.triplets, config.batch_size),
-                unseen_wordings=[],
-            ),
+            replace(data, triplets=repeated(data.triplets, config.batch_size), unseen_wordings=[]),
             config,
             self._stage_settings(folder, self.settings.compose_steps),
         )
         return len(data.triplets)
 
     def _fit_rival(self, row: Row, seed: int, folder: Path) -> ComposedModel:
-        return fit_rival(
-            row.rival,
-            self.backbone,
-            self.images,
-            self.mapping(row, seed),
-            self.settings,
-            folder,
-            features=self.features,
-            cache=self.folder / "texts",
-            compute=self.compute,
-        )
+        stage, texts = self._stage_settings(folder), self.folder / "texts"
+        config = self.mapping(row, seed)
+        return fit_rival(row.rival, self.backbone, self.images, config, self.settings, stage, texts)
 
     def _count(self, row: Row) -> int:
         everything = self.settings.triplets

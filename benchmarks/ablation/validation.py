@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from ztcir_sdk.evaluation.metrics import average_precision_at_k, recall_at_k, re
 from ztcir_sdk.evaluation.ranking import rank
 from ztcir_sdk.evaluation.triplet_evaluation import RECALLS, SUM_WEIGHTS
 from ztcir_sdk.evaluation.triplets import read_triplets
+from ztcir_sdk.files import open_whole, write_whole
 from ztcir_sdk.names import COMPOSED_PROMPT, MAPPED_PROMPT
 from ztcir_sdk.preprocess import Preprocessing
 
@@ -192,10 +192,9 @@ def _cached(folder: Path, encode: Callable[[], Features]) -> Features:
         folder.mkdir(parents=True, exist_ok=True)
         found = encode()
         for name, array in zip(names, found, strict=True):
-            fresh = folder / f".{name}.{os.getpid()}.npy"
-            np.save(fresh, array)
-            fresh.replace(folder / name)
-        (folder / "complete.json").write_text(json.dumps({"images": len(found[0])}))
+            with open_whole(folder / name) as stream:
+                np.save(stream, array)
+        write_whole(folder / "complete.json", json.dumps({"images": len(found[0])}))
     gallery, patches = (np.load(folder / name) for name in names)
     return gallery, patches
 

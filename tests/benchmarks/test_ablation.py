@@ -278,6 +278,6 @@ def test_a_full_disk_ends_with_one_sentence(
 
     monkeypatch.setattr("benchmarks.ablation.__main__.run", full)
     assert main([]) == 1
-    said = capsys.readouterr().err
-    assert "Error: There is no room left to write runs/ablation/log.jsonl" in said
-    assert "Free some space" in said
+    message = capsys.readouterr().err
+    assert "Error: There is no room left to write runs/ablation/log.jsonl" in message
+    assert "Free some space" in message

@@ -28,7 +28,7 @@ from benchmarks.ablation.rivals import (
 )
 from train.data import read_collection
 from train.model import ComposedModel, load_model, text_ids
-from train.settings import Compute
+from train.settings import Compute, StageSettings
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -136,18 +136,14 @@ class TestRivals:
         images, _ = read_collection([str(ablation_data / "train-*.tar")])
 
         def fit(folder: str, stop_after: int | None = None) -> ComposedModel:
-            return fit_rival(
-                rival,
-                str(ablation_data / "clip"),
-                images,
-                RECIPE.mapping,
-                SETTINGS,
+            stage = StageSettings(
                 tmp_path / folder,
-                features=ablation_data / "features",
-                cache=tmp_path / "texts",
+                ablation_data / "features",
+                stop_after,
                 compute=Compute(device="cpu"),
-                stop_after=stop_after,
             )
+            clip, texts = str(ablation_data / "clip"), tmp_path / "texts"
+            return fit_rival(rival, clip, images, RECIPE.mapping, SETTINGS, stage, texts)
 
         whole = fit("whole").token_learner.state_dict()
         with pytest.MonkeyPatch.context() as patch:

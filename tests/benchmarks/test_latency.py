@@ -114,11 +114,11 @@ class TestCommand:
             "latency-nvidia-geforce-rtx-3090.json"
         ]
         result = json.loads((tmp_path / "latency-nvidia-geforce-rtx-3090.json").read_text())
-        said = result["settings"]
-        assert (said["device"], said["gpu"]) == ("cuda:0", "NVIDIA GeForce RTX 3090")
-        assert said["sides"] == ["sdk", "sdk_tensorrt", "pytorch", "pytorch_compiled"]
-        assert said["tf32"] is False
-        assert said["compile"] == {"mode": "default", "dynamic": ["text_encoder"]}
+        settings = result["settings"]
+        assert (settings["device"], settings["gpu"]) == ("cuda:0", "NVIDIA GeForce RTX 3090")
+        assert settings["sides"] == ["sdk", "sdk_tensorrt", "pytorch", "pytorch_compiled"]
+        assert settings["tf32"] is False
+        assert settings["compile"] == {"mode": "default", "dynamic": ["text_encoder"]}
         assert result["models"][0]["not_measured"] == {"sdk_tensorrt": "TensorRT is not installed."}
         printed = capsys.readouterr().out
         assert "A\tfirst text\t12.35\t12.35\t2.50\n" in printed
@@ -132,10 +132,11 @@ class TestCommand:
         monkeypatch.setattr(latency, "export_random", lambda name, folder: None)
         monkeypatch.setattr(latency, "measure_random", lambda *_: {**MODEL, "name": "A"})
         assert latency.main(["--models", "A", "--compile"]) == 0
-        said = json.loads((tmp_path / "latency-compiled.json").read_text())["settings"]
-        assert (said["device"], said["sides"]) == ("cpu", ["sdk", "pytorch", "pytorch_compiled"])
-        assert "tf32" not in said
-        assert "gpu" not in said
+        settings = json.loads((tmp_path / "latency-compiled.json").read_text())["settings"]
+        sides = ["sdk", "pytorch", "pytorch_compiled"]
+        assert (settings["device"], settings["sides"]) == ("cpu", sides)
+        assert "tf32" not in settings
+        assert "gpu" not in settings
 
     @pytest.mark.parametrize(
         ("device", "cuda", "gpus", "code", "sentence"),

@@ -65,9 +65,9 @@ class TorchTinyModel:
     def learn_token(self, embeds: Any, patches: Any) -> Any:
         return self._tensors(self.tiny.learn_token(embeds.numpy(), patches.numpy()))
 
-    def encode_query(self, ids: Any, index: Any, scale: Any, *said: Any) -> Any:
+    def encode_query(self, ids: Any, index: Any, scale: Any, *learned: Any) -> Any:
         self.lengths.add(ids.shape[1])
-        arrays = [each.numpy() for each in (ids, index, scale, *said)]
+        arrays = [each.numpy() for each in (ids, index, scale, *learned)]
         return self._tensors([self.tiny.encode_query(*arrays)])[0]
 
 
@@ -250,16 +250,16 @@ class TestCompiled:
 
         [file] = draw_photos(tmp_path, 1)
         eager, compiled = search(compiled=False), search(compiled=True)
-        said = compiled.reference(file)
+        reference = compiled.reference(file)
         wanted = eager.query("red", eager.reference(file))
-        assert torch.allclose(compiled.query("red", said), wanted, atol=1e-6)
+        assert torch.allclose(compiled.query("red", reference), wanted, atol=1e-6)
         assert compiled.first_text(file, "red") == eager.first_text(file, "red")
 
         def read(one: Any, length: int) -> Any:
             ids = torch.zeros(1, length, dtype=torch.long)
             ids[0, :3] = torch.tensor([5, -1, end])
             first, scale = torch.zeros(1, dtype=torch.long), torch.ones(1)
-            return one.on_host(one.encode_query, ids, first, scale, *said)[0]
+            return one.on_host(one.encode_query, ids, first, scale, *reference)[0]
 
         with torch.inference_mode():
             read(compiled, 9)

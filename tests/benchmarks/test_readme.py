@@ -113,13 +113,13 @@ class TestReadme:
     ) -> None:
         (checkout / "bench.json").rename(checkout / "aside.json")
         assert run(checkout) == 0
-        said = (checkout / "README.md").read_text()
+        text = (checkout / "README.md").read_text()
         marked = f"<!-- latency -->\n{readme.NOT_MEASURED}\n<!-- /latency -->"
         (checkout / "README.md").write_text(
-            said.replace("<!-- latency -->\n<!-- /latency -->", marked)
+            text.replace("<!-- latency -->\n<!-- /latency -->", marked)
         )
         assert run(checkout, "--check") == 0
-        (checkout / "README.md").write_text(said)
+        (checkout / "README.md").write_text(text)
         assert "<!-- latency -->\n<!-- /latency -->" in (checkout / "README.md").read_text()
         assert run(checkout, "--check") == 0
         (checkout / "aside.json").rename(checkout / "bench.json")

@@ -18,7 +18,12 @@ from places import SUPPORT
 from safetensors.torch import save_file
 from tiny_training import CONVNET, PARTS, QUICK, VIT, tiny_model
 
-from export.bundle import BundleSettings, export_bundle, image_tower_fingerprint
+from export.bundle import (
+    BARE_METHODS,
+    BundleSettings,
+    export_bundle,
+    image_tower_fingerprint,
+)
 from export.card import bare_card
 from export.graphs import export_graph, graph_modules, sample_inputs
 from export.parity import check_frozen_text, check_parity
@@ -27,6 +32,7 @@ from ztcir_sdk import Retriever
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings.drawings import demo_gallery, draw
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.names import METHODS
 
 pytestmark = pytest.mark.usefixtures("export_cache")
 
@@ -235,9 +241,10 @@ def test_a_bundle_answers_by_the_trained_methods(
     monkeypatch.setattr("export.bundle.export_bundle", export)
     result = ztcir("export", tmp_path / "run", "--to", tmp_path / "b", "--precision", "fp16,int8")
     assert isinstance(result.exception, CalledError), result.output
-    assert isinstance(asked["model"], Backbone) == (kind == "backbone")
+    bare = isinstance(asked["model"], Backbone)
+    assert bare == (kind == "backbone")
     settings: BundleSettings = asked["settings"]
-    assert (settings.methods or ("image", "text", "sum")) == methods
+    assert tuple(settings.methods or (BARE_METHODS if bare else METHODS)) == methods
     assert settings.precisions == ("fp16", "int8")
     assert settings.acceptance.trained
 
