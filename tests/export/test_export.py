@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import math
@@ -17,6 +18,7 @@ import torch
 from export_cache import ExportCache, Spoil
 from exported import GRAPH_NAMES, Exported, ztcir
 from onnx import TensorProto, helper, numpy_helper
+from places import ROOT
 from tiny_training import VIT, tiny_model
 from torch import Tensor, nn
 
@@ -265,3 +267,17 @@ def test_the_fingerprint_depends_on_the_image_tower_alone() -> None:
     assert moved != known
     model.backbone.clip.visual.preprocess_cfg["mean"] = (0.1, 0.2, 0.3)
     assert image_tower_fingerprint(model) not in (known, moved)
+
+
+# --- systems ------------------------------------------------------------------------------------
+
+POSIX_ONLY = {"fcntl", "grp", "pty", "pwd", "resource", "termios"}
+
+
+@pytest.mark.parametrize("package", ["train", "export", "benchmarks"])
+def test_no_module_needs_posix_to_be_imported(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not POSIX_ONLY & {name.split(".")[0] for name in names}, path

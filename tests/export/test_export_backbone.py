@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,15 @@ def test_texts_of_a_tower_that_is_not_causal_are_padded(padded: Backbone, tmp_pa
     np.testing.assert_allclose(retriever.encode_texts(TEXTS), expected, atol=1e-5)
     one_by_one = [retriever.encode_texts([text])[0] for text in TEXTS]
     np.testing.assert_allclose(one_by_one, expected, atol=1e-5)
+
+
+def test_a_folder_with_the_backbones_name_does_not_hide_the_backbone(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default output of an earlier export is such a folder."""
+    shutil.copytree(bundle.path, tmp_path / VIT)
+    monkeypatch.chdir(tmp_path)
+    assert create_backbone(BackboneConfig(VIT)).config == BackboneConfig(VIT)
 
 
 # --- checkpoints of each stage --------------------------------------------------------------------

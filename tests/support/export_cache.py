@@ -1,4 +1,4 @@
-"""Exports each graph of the tests' models once: all tests and workers share its file.
+"""Exports each graph and bundle of the tests once: all tests and workers share its file.
 
 A graph is known by its weights, modules, names and sizes. Every test still compares what it gets
 with PyTorch, so a wrong file could not pass.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-__all__ = ["ExportCache", "Spoil", "cached_exports"]
+__all__ = ["ExportCache", "Spoil", "cached_exports", "made_once"]
 
 Spoil = Callable[[onnx.ModelProto], None]
 MOST_WEIGHTS = 10_000_000
@@ -80,16 +81,35 @@ def _key(module: nn.Module, inputs: Sequence[Tensor], options: Mapping[str, Any]
     return digest.hexdigest()[:32]
 
 
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
+) -> Path:
+    """Return a folder that the first worker makes for all; `make` gets an empty folder's path."""
+    folder = _shared_folder(tmp_path_factory) / name
+    with FileLock(folder.with_suffix(".lock")):
+        done = folder / "done"
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a test that failed
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
+def _shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if base.name.startswith("popen-gw") else base) / "exports"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @contextlib.contextmanager
 def cached_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExportCache]:
     """Replace torch's exporter by one that exports each graph once for all tests and workers."""
     if isinstance(torch.onnx.export, ExportCache):  # by the fixture of another file
         yield torch.onnx.export
         return
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if base.name.startswith("popen-gw") else base) / "exports"
-    folder.mkdir(exist_ok=True)
-    cache = ExportCache(folder)
+    cache = ExportCache(_shared_folder(tmp_path_factory))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.onnx, "export", cache)
         yield cache

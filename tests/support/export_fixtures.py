@@ -35,38 +35,42 @@ def export_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExportCac
 @pytest.fixture(scope="session")
 def vit(export_cache: ExportCache, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A transformer with random trained parts."""
-    from exported import Exported
+    from export_cache import made_once
+    from exported import Exported, export_to
     from tiny_training import PARTS, VIT, tiny_model
 
-    from export.bundle import BundleSettings, export_bundle
+    from export.bundle import BundleSettings
 
-    model, lines = tiny_model(VIT, PARTS), list[str]()
+    model = tiny_model(VIT, PARTS)
     settings = BundleSettings("tiny", {"backbone": "tiny"})
-    folder = tmp_path_factory.mktemp("vit") / "bundle"
-    return Exported(model, export_bundle(model, folder, settings, report=lines.append), lines)
+    made = made_once(tmp_path_factory, "vit", lambda folder: export_to(folder, model, settings))
+    return Exported.load(model, made)
 
 
 @pytest.fixture(scope="session")
 def small_convnet(export_cache: ExportCache, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A convnet, exported from a checkpoint by the command line with --small; not rounded."""
+    from export_cache import made_once
     from exported import Exported, shallow_model, write_run, ztcir
     from tiny_training import SHALLOW
 
-    from ztcir_sdk.bundle import Bundle
-
-    folder = tmp_path_factory.mktemp("convnet")
     model = shallow_model()
-    write_run(folder / "run", model, "compose")
-    result = ztcir("export", folder / "run", "-o", folder / "b", "--small", "--json")
-    assert result.exit_code == 0, (result.output, result.exception)
-    report = json.loads(result.stdout)
-    assert report["bundle"] == str(folder / "b")
-    assert report["name"] == SHALLOW
-    assert report["bytes"] == sum(
-        path.stat().st_size for path in (folder / "b").iterdir() if path.name != "bundle.json"
-    )
-    assert all(line in result.stderr for line in report["checks"])
-    return Exported(model, Bundle.load(folder / "b"), report["checks"])
+
+    def export(folder: Path) -> None:
+        write_run(folder / "run", model, "compose")
+        bundle = folder / "bundle"
+        result = ztcir("export", folder / "run", "-o", bundle, "--small", "--json")
+        assert result.exit_code == 0, (result.output, result.exception)
+        report = json.loads(result.stdout)
+        assert report["bundle"] == str(bundle)
+        assert report["name"] == SHALLOW
+        assert report["bytes"] == sum(
+            path.stat().st_size for path in bundle.iterdir() if path.name != "bundle.json"
+        )
+        assert all(line in result.stderr for line in report["checks"])
+        (folder / "lines.json").write_text(json.dumps(report["checks"]))
+
+    return Exported.load(model, made_once(tmp_path_factory, "convnet", export))
 
 
 @pytest.fixture(scope="session")
@@ -74,21 +78,24 @@ def three_precisions(
     export_cache: ExportCache, tmp_path_factory: pytest.TempPathFactory
 ) -> Exported:
     """A transformer without trained parts, at random weights, in all three precisions."""
-    from exported import Exported, few_images
+    from export_cache import made_once
+    from exported import Exported, export_to, few_images
     from tiny_training import VIT, tiny_model
 
-    from export.bundle import BundleSettings, export_bundle
+    from export.bundle import BundleSettings
     from export.precision import Acceptance
 
-    backbone, lines = tiny_model(VIT).backbone, list[str]()
+    backbone = tiny_model(VIT).backbone
     settings = BundleSettings(
         "tiny", precisions=("fp16", "fp32", "int8"), acceptance=Acceptance(trained=False)
     )
-    folder = tmp_path_factory.mktemp("precisions") / "bundle"
-    with pytest.MonkeyPatch.context() as patch:
-        few_images(patch)
-        bundle = export_bundle(backbone, folder, settings, report=lines.append)
-    return Exported(backbone, bundle, lines)
+
+    def export(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            few_images(patch)
+            export_to(folder, backbone, settings)
+
+    return Exported.load(backbone, made_once(tmp_path_factory, "precisions", export))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,14 @@ from torch import nn
 
 from cli.main import main
 from export import agreement
+from export.bundle import BundleSettings, export_bundle
 from train.model import ComposedModel, describe_model, own_weights, write_checkpoint
 from ztcir_sdk.bundle import Bundle
 
 __all__ = [
     "GRAPH_NAMES",
     "Exported",
+    "export_to",
     "few_images",
     "files_of",
     "run_graph",
@@ -63,9 +66,22 @@ class Exported:
     bundle: Bundle
     lines: list[str]
 
+    @classmethod
+    def load(cls, model: Any, folder: Path) -> Exported:
+        """Load what `export_to` wrote."""
+        lines = json.loads((folder / "lines.json").read_text())
+        return cls(model, Bundle.load(folder / "bundle"), lines)
+
     def graph(self, name: str, precision: str | None = None) -> onnx.ModelProto:
         """Load a graph of the bundle."""
         return onnx.load(str(self.bundle.file(self.bundle.variant(name, precision))))
+
+
+def export_to(folder: Path, model: Any, settings: BundleSettings) -> None:
+    """Export a model for `Exported.load`."""
+    lines: list[str] = []
+    export_bundle(model, folder / "bundle", settings, report=lines.append)
+    (folder / "lines.json").write_text(json.dumps(lines))
 
 
 def ztcir(*args: object) -> Result:

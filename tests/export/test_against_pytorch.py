@@ -19,6 +19,7 @@ import onnx
 import open_clip
 import pytest
 import torch
+from export_cache import made_once
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
@@ -79,7 +80,7 @@ def same_up_to_ties(scores: Array, ranking: list[int], found: list[int], slack: 
 
 
 @dataclass
-class Line:
+class Case:
     """A model, its bundle, and PyTorch's embeddings of some images and queries."""
 
     model: ComposedModel
@@ -176,48 +177,57 @@ def compare(found: Array, expected: Array, precision: str) -> float:
     return float(np.linalg.norm(found - expected, axis=1).max()) + 1e-6
 
 
-def make_line(model: ComposedModel, folder: Path) -> Line:
-    """Export a model in every precision, and compute PyTorch's answers."""
-    settings = BundleSettings("line", precisions=PRECISIONS, acceptance=Acceptance(trained=False))
+def export_case(model: ComposedModel, folder: Path) -> None:
+    """Export a model in every precision, beside some photos."""
+    settings = BundleSettings("case", precisions=PRECISIONS, acceptance=Acceptance(trained=False))
     with pytest.MonkeyPatch.context() as patch, unflushed():
         patch.setattr(agreement, "DRAWINGS_PER_COMBINATION", 1)
         patch.setattr(agreement, "QUERIES", 40)
         patch.setattr(agreement, "CALIBRATION_IMAGES", 16)
         # All parts of these models are random already, and `test_export` tests this check.
         patch.setattr("export.bundle._check_randomised", lambda *_: None)
-        bundle = export_bundle(model, folder / "bundle", settings)
-    gallery = demo_gallery(1)[:PICTURES]
+        export_bundle(model, folder / "bundle", settings)
     photos = folder / "photos"
     photos.mkdir()
-    paths = [photos / f"{number:02}.png" for number in range(PICTURES)]
-    for drawing, path in zip(gallery, paths, strict=True):
-        draw(drawing, (60, 80)).save(path)
-    queries = demo_queries(gallery, QUERIES)
-    return Line(
-        model, bundle, paths, [one.reference for one in queries], [one.text for one in queries]
+    for number, drawing in enumerate(demo_gallery(1)[:PICTURES]):
+        draw(drawing, (60, 80)).save(photos / f"{number:02}.png")
+
+
+def load_case(model: ComposedModel, folder: Path) -> Case:
+    """Load a bundle of `export_case`, and compute PyTorch's answers."""
+    queries = demo_queries(demo_gallery(1)[:PICTURES], QUERIES)
+    return Case(
+        model,
+        Bundle.load(folder / "bundle"),
+        sorted((folder / "photos").iterdir()),
+        [query.reference for query in queries],
+        [query.text for query in queries],
     )
 
 
 @pytest.fixture(scope="module", params=[VIT, CONVNET, SIGLIP])
-def line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Line:
-    folder = tmp_path_factory.mktemp(request.param)
-    name = str(write_siglip(folder, "gemma")) if request.param == SIGLIP else request.param
-    return make_line(tiny_model(name, PARTS), folder)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    name = request.param
+    if name == SIGLIP:
+        name = str(write_siglip(tmp_path_factory.mktemp(SIGLIP), "gemma"))
+    model = tiny_model(name, PARTS)
+    folder = made_once(tmp_path_factory, request.param, lambda folder: export_case(model, folder))
+    return load_case(model, folder)
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_bundle_returns_the_hits_that_pytorch_returns(
-    line: Line, precision: str, backend: str, device: str, tmp_path: Path
+    case: Case, precision: str, backend: str, device: str, tmp_path: Path
 ) -> None:
-    line.check(precision, backend, device, tmp_path / "photos.ztcir")
+    case.check(precision, backend, device, tmp_path / "photos.ztcir")
 
 
-def test_every_graph_has_every_precision(line: Line) -> None:
-    assert line.bundle.precisions == PRECISIONS
+def test_every_graph_has_every_precision(case: Case) -> None:
+    assert case.bundle.precisions == PRECISIONS
     for precision in PRECISIONS:
-        for graph in line.bundle.manifest.graphs:
-            assert line.bundle.variant(graph, precision).precision == precision
+        for graph in case.bundle.manifest.graphs:
+            assert case.bundle.variant(graph, precision).precision == precision
 
 
 @pytest.mark.slow
@@ -238,7 +248,8 @@ def _check_configuration(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ComposedModel(create_backbone(BackboneConfig(backbone)), configuration.parts()).eval()
     with randomised(model), some_vocabulary(model.backbone.tower, tmp_path / "vocabulary"):
-        made = make_line(model, tmp_path)
+        export_case(model, tmp_path)
+        made = load_case(model, tmp_path)
         assert made.bundle.precisions == PRECISIONS
         for precision in PRECISIONS[:2]:  # those that TensorRT takes
             for graph in made.bundle.manifest.graphs:
@@ -297,14 +308,14 @@ def many_texts() -> Iterator[str]:
 
 
 @pytest.mark.filterwarnings("ignore::ztcir_sdk.tokenizer.TextTruncatedWarning")
-def test_a_cut_prompt_has_the_embedding_of_the_padded_one(line: Line) -> None:
-    if line.bundle.manifest.text.pad_to is not None:
+def test_a_cut_prompt_has_the_embedding_of_the_padded_one(case: Case) -> None:
+    if case.bundle.manifest.text.pad_to is not None:
         pytest.skip("this tower pads every text")
     texts = list(dict.fromkeys(many_texts()))
     assert len(texts) >= 2000
-    encoder = Retriever(line.bundle, device="cpu", threads=1).encoder
+    encoder = Retriever(case.bundle, device="cpu", threads=1).encoder
     found = encoder.encode_texts(texts)
-    graph, context = encoder.graph("text_encoder"), line.model.backbone.context_length
+    graph, context = encoder.graph("text_encoder"), case.model.backbone.context_length
     lengths: set[int] = set()
     worst = 0.0
     for start in range(0, len(texts), 64):
