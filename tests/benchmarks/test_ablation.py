@@ -27,6 +27,7 @@ from benchmarks.ablation.store import Store
 from benchmarks.ablation.training import Workshop, caption_triplets, repeated
 from benchmarks.ablation.validation import Scores, read_validation
 from export.bundle import BundleSettings, export_bundle
+from export.storage import round_weights
 from train.data import drawn_images, read_sources
 from train.model import ComposedModel, ModelConfig, load_backbone
 from train.stages.fit_map import encode_captions
@@ -236,7 +237,7 @@ class TestRuns:
     ) -> None:
         # the tests of the export have this check, which would take half of this test's time
         monkeypatch.setattr("export.bundle._check_randomised", lambda *_: None)
-        model = shallow_model()
+        model = round_weights(shallow_model())  # which other tests export too
         write_validation(tmp_path)
         gallery, _ = read_sources([str(tmp_path / "val-0000.tar")])
         queries = read_validation(

@@ -11,21 +11,20 @@ from exported import shallow_model
 from tiny_training import SHALLOW
 
 from benchmarks import precision, readme
+from export.storage import round_weights
 
 
 @pytest.mark.usefixtures("export_cache")
 def test_every_quantization_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # a model that the tests of the ablation export too
-    monkeypatch.setattr(
-        precision, "random_model", lambda name: contextlib.nullcontext(shallow_model())
-    )
+    model = round_weights(shallow_model())  # which other tests export too
+    monkeypatch.setattr(precision, "random_model", lambda name: contextlib.nullcontext(model))
     out = tmp_path / "precision.json"
     few = ["--threads=1", "--rounds=2", "--runs=1", f"--out={out}"]
     assert precision.main(["--models", SHALLOW, *few]) == 0
     result = json.loads(out.read_text())
-    [model] = result["models"]
-    assert (model["name"], result["threads"]) == (SHALLOW, 1)
-    for graph, measured in model["graphs"].items():
+    [measured_model] = result["models"]
+    assert (measured_model["name"], result["threads"]) == (SHALLOW, 1)
+    for graph, measured in measured_model["graphs"].items():
         ways = {"image_encoder": "static", "text_encoder": "dynamic"}
         wanted = {f"int8-{ways[graph]}-{bits}" for bits in (7, 8)}
         assert wanted <= measured["variants"].keys()

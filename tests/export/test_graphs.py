@@ -19,7 +19,7 @@ from exported import (
     torch_embeddings,
 )
 from places import ROOT
-from tiny_training import PARTS, VIT, tiny_model
+from tiny_training import PARTS, SHALLOW, tiny_model
 
 from export.graphs import export_graph, graph_modules, sample_inputs
 from export.parity import check_parity
@@ -97,7 +97,7 @@ def test_graphs_have_the_documented_inputs_outputs_and_operators(
 def test_a_model_with_other_parts_has_other_graphs(tmp_path: Path) -> None:
     """Three pseudo-words, no injection, no adapters."""
     parts = dataclasses.replace(PARTS, tokens=3, vsi_layers=(), adapter_bottleneck=0)
-    model = tiny_model(VIT, parts)
+    model = tiny_model(SHALLOW, parts)
     _, token_learner, text_encoder = graph_modules(model)
     assert token_learner.outputs == ("pseudo_tokens",)
     assert text_encoder.inputs == (*GRAPH_NAMES["text_encoder"][0][:3], "pseudo_tokens")

@@ -7,6 +7,7 @@ with PyTorch, so a wrong file could not pass.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,7 +55,11 @@ class ExportCache:
         path = self.folder / f"{_key(module, inputs, options)}.onnx"
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
-                program = self._really(module, inputs, **options)  # type: ignore[arg-type]
+                gc.disable()  # tracing makes millions of objects, which are all in use
+                try:
+                    program = self._really(module, inputs, **options)  # type: ignore[arg-type]
+                finally:
+                    gc.enable()
                 assert program is not None
                 program.save(str(path), external_data=False)
         content = path.read_bytes()

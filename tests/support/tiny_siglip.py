@@ -20,6 +20,7 @@ LENGTH = 48
 NON_CAUSAL = {"no_causal_mask": True, "context_length": LENGTH}
 SIGLIP = {
     **NON_CAUSAL,
+    "layers": 2,
     "hf_tokenizer_name": "vocabulary",
     "tokenizer_kwargs": {"clean": "canonicalize"},
     "pool_type": "last",
