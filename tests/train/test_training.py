@@ -775,8 +775,7 @@ def test_the_reference_is_always_a_negative(
 
     monkeypatch.setattr(train.stages.fit_compose, "candidate_pool", record_pool)
     monkeypatch.setattr(train.stages.fit_compose, "multi_positive_nce", record_loss)
-    stages("map")
-    fit("compose", tmp_path / "run", data, stages("compose")[1], epochs=1)
+    fit("compose", tmp_path / "run", data, str(stages("map")[0]), epochs=1)
     assert len(seen) == len(pools) == 4
     for (logits, positive, excluded), (pool, references) in zip(seen, pools, strict=True):
         assert logits.shape == positive.shape == excluded.shape == (16, len(pool))
