@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from train.data.item import Item
 from train.triplets.from_attributes import add_noise, check_limit_and_noise
+from train.triplets.tempered_draw import draw_index, tempered_edges
 from train.wordings import open_wordings
 from train.wordings.attribute_wordings import attribute_wording
 from train.wordings.open_frames import DETAILS
@@ -39,7 +41,6 @@ REQUEST_KINDS: Mapping[str, float] = {
 
 _KINDS = ("colour", "type", "gender")
 _MOSTLY_COLOUR = (0.6, 0.2, 0.2)
-_TEMPER = 0.5  # exponent on how often a combination or a value occurs; 0 would be uniform
 
 _Attributes = tuple[str, ...]  # colour, type, gender
 
@@ -63,8 +64,7 @@ class _Catalogue:
                 groups[values].append(item.id)
         self.groups = {values: tuple(ids) for values, ids in groups.items()}
         self.keys = list(self.groups)
-        counts = np.array([len(self.groups[key]) for key in self.keys], np.float64) ** _TEMPER
-        self._edges = np.cumsum(counts / counts.sum())
+        self._edges = self._edges_of(self.keys)
         self._without: defaultdict[tuple[int, _Attributes], list[_Attributes]] = defaultdict(list)
         for key in self.keys:
             for place in range(3):
@@ -74,8 +74,7 @@ class _Catalogue:
             self._colours[key[1:]].append(key)
 
     def draw(self, rng: np.random.Generator) -> _Attributes:
-        place = int(np.searchsorted(self._edges, rng.random(), side="right"))
-        return self.keys[min(place, len(self.keys) - 1)]
+        return self.keys[draw_index(self._edges, rng)]
 
     def item(self, key: _Attributes, rng: np.random.Generator) -> str:
         ids = self.groups[key]
@@ -84,7 +83,7 @@ class _Catalogue:
     def change(self, key: _Attributes, place: int, rng: np.random.Generator) -> _Attributes | None:
         """Attributes that differ in one place alone."""
         others = [one for one in self._without[place, key[:place] + key[place + 1 :]] if one != key]
-        return self._pick(others, rng)
+        return others[draw_index(self._edges_of(others), rng)] if others else None
 
     def two_changes(
         self, key: _Attributes, kept: int, rng: np.random.Generator
@@ -107,11 +106,8 @@ class _Catalogue:
         """Items of a type and gender, in any colour."""
         return [name for one in self._colours[key[1:]] for name in self.groups[one]]
 
-    def _pick(self, keys: list[_Attributes], rng: np.random.Generator) -> _Attributes | None:
-        if not keys:
-            return None
-        counts = np.array([len(self.groups[key]) for key in keys], np.float64) ** _TEMPER
-        return keys[int(rng.choice(len(keys), p=counts / counts.sum()))]
+    def _edges_of(self, keys: Sequence[_Attributes]) -> NDArray[np.float64]:
+        return tempered_edges([len(self.groups[key]) for key in keys])
 
 
 def synthesise_requests(
@@ -178,8 +174,8 @@ def _one_change(
     wanted = catalogue.change(have, place, rng)
     if wanted is None:
         return None
-    said = text(_KINDS[place], have[place], wanted[place], rng)
-    return _Request(catalogue.item(have, rng), said, catalogue.groups[wanted])
+    words = text(_KINDS[place], have[place], wanted[place], rng)
+    return _Request(catalogue.item(have, rng), words, catalogue.groups[wanted])
 
 
 def _plain(kind: str, old: str, new: str, rng: np.random.Generator) -> str:
@@ -229,11 +225,11 @@ def _keep(catalogue: _Catalogue, rng: np.random.Generator) -> _Request | None:
 
 
 def _language(catalogue: _Catalogue, rng: np.random.Generator) -> _Request | None:
-    def said(kind: str, old: str, new: str, rng: np.random.Generator) -> str:
+    def text(kind: str, old: str, new: str, rng: np.random.Generator) -> str:
         able = open_wordings.can_be_foreign(kind, old, new)
         return open_wordings.foreign_text(kind, old, new, rng) if able else ""
 
-    request = _one_change(catalogue, rng, said)
+    request = _one_change(catalogue, rng, text)
     return request if request is not None and request.text else None
 
 
@@ -241,11 +237,10 @@ class _Details:
     """Details in captions by which items of one type and gender differ."""
 
     def __init__(self, catalogue: _Catalogue) -> None:
-        self._catalogue = catalogue
-        self._choices: list[tuple[_Attributes, tuple[str, ...], list[str], list[str]]] = []
-        kinds = {key[1:]: key for key in catalogue.keys}
+        self._choices: list[tuple[tuple[str, ...], list[str], list[str]]] = []
+        of_each_kind = {key[1:]: key for key in catalogue.keys}
         patterns = [(re.compile(word), re.compile(of, re.I), say) for word, of, say in DETAILS]
-        for key in kinds.values():
+        for key in of_each_kind.values():
             names = catalogue.of_kind(key)
             for pattern, of, phrases in patterns:
                 if not of.search(key[1]):
@@ -253,14 +248,12 @@ class _Details:
                 having = [name for name in names if pattern.search(catalogue.captions[name])]
                 if having and len(having) < len(names):
                     rest = sorted(set(names) - set(having))
-                    self._choices.append((key, phrases, rest, having))
-        counts = np.array([len(having) for *_, having in self._choices], np.float64) ** _TEMPER
-        self._edges = np.cumsum(counts / counts.sum()) if len(counts) else counts
+                    self._choices.append((phrases, rest, having))
+        self._edges = tempered_edges([len(having) for *_, having in self._choices])
 
     def request(self, rng: np.random.Generator) -> _Request | None:
         if not self._choices:
             return None
-        place = int(np.searchsorted(self._edges, rng.random(), side="right"))
-        _, phrases, rest, having = self._choices[min(place, len(self._choices) - 1)]
+        phrases, rest, having = self._choices[draw_index(self._edges, rng)]
         reference = rest[int(rng.integers(len(rest)))]
         return _Request(reference, open_wordings.detail_text(phrases, rng), tuple(having))
