@@ -81,7 +81,7 @@ class TestPrompts:
     def test_too_long_cuts_the_text_alone(self, tokenizer: Tokenizer, template: str) -> None:
         with pytest.warns(
             TextTruncatedWarning,
-            match=r"300 tokens .* 77 leaves \d+ for it, so its last \d+ tokens",
+            match=r"300 tokens .* 77 leaves \d+ for it, so its last \d+ tokens are dropped",
         ):
             cut = tokenizer.encode_prompt(template, "red blue green " * 100, n_tokens=4)
         assert len(cut) == 77

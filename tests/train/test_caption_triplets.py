@@ -7,6 +7,7 @@ import json
 import re
 import tarfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from train.wordings import CHANGES, SHAPES, phrase_families, phrase_wording
 from train.wordings.attribute_wordings import readings, skeleton
 from train.wordings.phrase_wordings import HELD_OUT_PHRASE_FAMILIES
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.evaluation.triplets import read_triplets
+from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
 
 
 def items(*captions: str) -> list[Item]:
@@ -257,11 +258,22 @@ def test_rare_words_are_not_swapped_in_a_large_set() -> None:
     assert any("son" in triplet.text for triplet in few)  # in a small set every word is rare
 
 
+def shade(number: int) -> tuple[int, int, int]:
+    red, green, blue = np.random.default_rng(number).integers(0, 255, 3).tolist()
+    return red, green, blue
+
+
+def large_areas(image: Image.Image) -> set[object]:
+    """Colours of more than 1000 pixels."""
+    colours = image.convert("RGB").getcolors(1 << 24)
+    assert colours is not None
+    return {colour for count, colour in colours if count > 1000}
+
+
 def write_collection(folder: Path) -> list[Item]:
     pool = scenes()
     for number, item in enumerate(pool):
-        shade = tuple(int(v) for v in np.random.default_rng(number).integers(0, 255, 3))
-        Image.new("RGB", (24, 32), shade).save(folder / f"{item.id}.png")
+        Image.new("RGB", (24, 32), shade(number)).save(folder / f"{item.id}.png")
         (folder / f"{item.id}.txt").write_text(item.caption, encoding="utf-8")
     return pool
 
@@ -269,7 +281,7 @@ def write_collection(folder: Path) -> list[Item]:
 def test_the_command_writes_triplets_a_report_and_a_sheet(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
-    write_collection(folder)
+    pool = write_collection(folder)
     output, sheet = tmp_path / "t.jsonl", tmp_path / "sheet.png"
     call = ["--from", "captions", "--data", str(folder), "-o", str(output), "--count", "50"]
     done = CliRunner().invoke(triplets_command, [*call, "--sheet", str(sheet), "--json"])
@@ -283,15 +295,23 @@ def test_the_command_writes_triplets_a_report_and_a_sheet(tmp_path: Path) -> Non
     with Image.open(sheet) as drawn:
         assert drawn.format == "PNG"
         assert 1000 < drawn.height <= 1600  # a screen
-        assert 600 < drawn.width < 1920
-        colours = drawn.convert("RGB").getcolors(1 << 24)
-    assert colours is not None
-    expected = {
-        tuple(int(v) for v in np.random.default_rng(n).integers(0, 255, 3)) for n in range(68)
-    }
-    assert (
-        len(expected & {colour for count, colour in colours if count > 1000}) > 11
-    )  # of the 12 triplets that are drawn
+        assert drawn.width < 1920
+        left = drawn.crop((0, 0, drawn.width // 2, drawn.height))
+        right = drawn.crop((drawn.width // 2, 0, drawn.width, drawn.height))
+        halves = [large_areas(half) for half in (left, right)]
+    shades = {f"{item.id}.png": shade(number) for number, item in enumerate(pool)}
+    # as many evenly spaced triplets as fit, each with its reference and its targets
+
+    def shown(some: Sequence[Triplet]) -> set[object]:
+        return {shades[name] for one in some for name in (one.reference, *one.targets[:5])}
+
+    def columns(count: int) -> list[set[object]]:
+        chosen = [made[round(place)] for place in np.linspace(0, len(made) - 1, count)]
+        half = -(-count // 2)
+        return [shown(chosen[:half]), shown(chosen[half:])]
+
+    found = [half & set(shades.values()) for half in halves]
+    assert any(found == columns(count) for count in range(8, 13))
 
     done = CliRunner().invoke(triplets_command, call)
     assert done.exit_code == 0

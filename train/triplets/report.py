@@ -143,22 +143,18 @@ def triplet_sheet(
         except (KeyError, ImageError):
             return name  # the sheet shows that this is not a file
 
-    rows = [
-        SheetRow(
-            picture(triplet.reference),
-            triplet.text,
-            [
-                SheetCell(picture(name), captions.get(name, ""))
-                for name in triplet.targets[:_SHEET_TARGETS]
-            ],
-        )
-        for triplet in _evenly(triplets, _SHEET_TRIPLETS)
-    ]
-    for count in range(len(rows), 2, -1):
-        sheet = _in_two_columns(rows[:count], title)
+    def row(triplet: Triplet) -> SheetRow:
+        cells = [
+            SheetCell(picture(name), captions.get(name, ""))
+            for name in triplet.targets[:_SHEET_TARGETS]
+        ]
+        return SheetRow(picture(triplet.reference), triplet.text, cells)
+
+    for count in range(min(_SHEET_TRIPLETS, len(triplets)), 2, -1):
+        sheet = _in_two_columns([row(one) for one in _evenly(triplets, count)], title)
         if sheet.height <= _SHEET_HEIGHT:
             return sheet
-    return _in_two_columns(rows[:2], title)
+    return _in_two_columns([row(one) for one in _evenly(triplets, 2)], title)
 
 
 def _in_two_columns(rows: Sequence[SheetRow], title: str) -> Image.Image:
