@@ -124,15 +124,9 @@ def search(
     missing = [hit.path for hit in hits if not image_exists(Path(hit.path))]
     if missing:
         note(_missing_sentence(len(missing), len(hits), where, retriever.open_index(where).root))
-    shown: str | Image.Image = source if isinstance(source, str) else load_image(source)
-    if grid is not None:
-        write_file(grid, _grid(shown, text, hits, GRID_FORMATS[grid.suffix.lower()]))
-        note(f"wrote {grid}")
-    if html is not None:
-        from ztcir_sdk.pages.result_page import result_page
-
-        write_file(html, result_page(shown, text, hits).encode())
-        note(f"wrote {html}")
+    if grid is not None or html is not None:
+        shown = source if isinstance(source, str) else load_image(source)
+        _write_pages(shown, text, hits, grid=grid, html=html)
     if as_json:
         emit_json(
             {
@@ -197,6 +191,24 @@ def _check_grid(grid: Path, k: int) -> None:
             "write a .png, or ask for fewer hits with -k.",
             param_hint="--grid",
         )
+
+
+def _write_pages(
+    reference: str | Image.Image,
+    text: str,
+    hits: Sequence[Hit],
+    *,
+    grid: Path | None,
+    html: Path | None,
+) -> None:
+    if grid is not None:
+        write_file(grid, _grid(reference, text, hits, GRID_FORMATS[grid.suffix.lower()]))
+        note(f"wrote {grid}")
+    if html is not None:
+        from ztcir_sdk.pages.result_page import result_page
+
+        write_file(html, result_page(reference, text, hits).encode())
+        note(f"wrote {html}")
 
 
 def _grid(reference: str | Image.Image, text: str, hits: Sequence[Hit], file_format: str) -> bytes:
