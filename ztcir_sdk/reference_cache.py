@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import threading
 from collections import OrderedDict
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ztcir_sdk.bundle import Manifest
-from ztcir_sdk.decoding import ImageSource
+from ztcir_sdk.decoding import ImageSource, NamedBytes
 from ztcir_sdk.encoder import EncodedImage
 from ztcir_sdk.files import hash_file
 from ztcir_sdk.sources import container_of, read_image
@@ -22,14 +21,6 @@ __all__ = ["ReferenceCache", "file_hash", "read_content", "reference_bytes"]
 
 READ_WHOLE = 1 << 28
 """Files up to this size, in bytes, are read into memory, then hashed and decoded from there."""
-
-
-class _NamedBytes(io.BytesIO):
-    """A file's content, with the file's path as its name in error messages."""
-
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self.name = name
 
 
 def read_content(image: ImageSource) -> tuple[ImageSource, str | None]:
@@ -57,7 +48,7 @@ def read_content(image: ImageSource) -> tuple[ImageSource, str | None]:
                 return image, None
             else:
                 content = path.read_bytes()
-                image = _NamedBytes(content, os.fspath(path))
+                image = NamedBytes(content, os.fspath(path))
         else:
             image.seek(0)
             content = image.read()

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from ztcir_sdk.decoding.decode import MAX_PIXELS, ImageSource, file_being_decoded, load_image
+from ztcir_sdk.decoding.decode import (
+    MAX_PIXELS,
+    ImageSource,
+    NamedBytes,
+    file_being_decoded,
+    load_image,
+)
 
-__all__ = ["MAX_PIXELS", "ImageSource", "file_being_decoded", "load_image"]
+__all__ = ["MAX_PIXELS", "ImageSource", "NamedBytes", "file_being_decoded", "load_image"]

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 __all__ = ["to_srgb"]
 
-_INPUT_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "LAB": "LAB"}
+_INPUT_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 """Colour space of a profile -> mode of the images that it describes."""
 
 _SAME = 3
@@ -31,8 +31,8 @@ def to_srgb(image: Image.Image) -> Image.Image:
         image: of any mode.
 
     Returns:
-        An "RGB" or "RGBA" image, or the very same object: without a profile, with an sRGB profile,
-        or with a profile that is damaged or of another colour space than the image.
+        An "RGB" or "RGBA" image in sRGB. Without a profile, the very same object; with an sRGB
+        profile, or one that is damaged or of another colour space, the same colours.
     """
     profile = image.info.get("icc_profile")
     if not isinstance(profile, bytes) or not profile:

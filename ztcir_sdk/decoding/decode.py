@@ -20,12 +20,21 @@ from ztcir_sdk.decoding.colour import to_srgb
 from ztcir_sdk.decoding.pillow_formats import is_heif, open_header
 from ztcir_sdk.errors import ImageError, MissingDecoderError, UsageError, install_hint
 
-__all__ = ["MAX_PIXELS", "ImageSource", "file_being_decoded", "load_image"]
+__all__ = ["MAX_PIXELS", "ImageSource", "NamedBytes", "file_being_decoded", "load_image"]
 
 ImageSource: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | IO[bytes] | Image.Image | NDArray[np.uint8]
 )
 """A path, an encoded image (bytes or an open file), a PIL image, or RGB uint8 (H, W, 3)."""
+
+
+class NamedBytes(io.BytesIO):
+    """An encoded image in memory, with a name for error messages."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
 
 MAX_PIXELS = 100_000_000
 """Images of more pixels are decoded at a reduced scale if they are JPEGs, and refused otherwise."""

@@ -9,6 +9,7 @@ import urllib.request
 from typing import IO
 from urllib.parse import unquote, urlsplit
 
+from ztcir_sdk.decoding.decode import NamedBytes
 from ztcir_sdk.errors import ImageError, UsageError
 
 __all__ = ["open_reference"]
@@ -17,14 +18,6 @@ MOST_BYTES = 100_000_000
 """Largest image that is read from standard input or from the web."""
 TIMEOUT = 20.0
 """Seconds that a web server may stay silent."""
-
-
-class _NamedBytes(io.BytesIO):
-    """An encoded image, with a name for error messages."""
-
-    def __init__(self, data: bytes, name: str) -> None:
-        super().__init__(data)
-        self.name = name
 
 
 def open_reference(text: str, *, allow_url: bool = False) -> str | io.BytesIO:
@@ -39,7 +32,7 @@ def open_reference(text: str, *, allow_url: bool = False) -> str | io.BytesIO:
         ImageError: the address cannot be fetched, or the image has over 100 MB.
     """
     if text == "-":
-        return _NamedBytes(_bounded(sys.stdin.buffer, "Standard input"), "standard input")
+        return NamedBytes(_bounded(sys.stdin.buffer, "Standard input"), "standard input")
     scheme = text.partition("://")[0].lower() if "://" in text else ""
     if scheme == "file":
         address = urlsplit(text)
@@ -50,7 +43,7 @@ def open_reference(text: str, *, allow_url: bool = False) -> str | io.BytesIO:
     if scheme in ("http", "https"):
         if not allow_url:
             raise UsageError(f"{text} is a web address: add --allow-url to download it.")
-        return _NamedBytes(_fetch(text), text)
+        return NamedBytes(_fetch(text), text)
     return text
 
 

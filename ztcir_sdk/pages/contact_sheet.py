@@ -102,7 +102,7 @@ def contact_sheet(
     card_width = 2 * _MARGIN + _reference_size(cell)[0] + 2 * _FRAME + _ARROW_SPACE + hits_width
     cards = [_card(row, columns, cell, card_width) for row in rows]
 
-    title_font = _font(24)
+    title_font = TextFont(24)
     title_lines = _wrapped(title, title_font, card_width, 2)
     title_height = len(title_lines) * title_font.line_height + (_GAP if title_lines else 0)
     height = 2 * _MARGIN + title_height + sum(card.height + _GAP for card in cards)
@@ -125,7 +125,7 @@ def _reference_size(cell: tuple[int, int]) -> tuple[int, int]:
 
 
 def _card(row: SheetRow, columns: int, cell: tuple[int, int], width: int) -> Image.Image:
-    text_font, caption_font = _font(18), _font(14)
+    text_font, caption_font = TextFont(18), TextFont(14)
     reference_size = _reference_size(cell)
     reference_width = reference_size[0] + 2 * _FRAME
     quoted = f"“{row.text.strip()}”" if row.text.strip() else ""
@@ -197,15 +197,11 @@ def _unusable(picture: Picture, size: tuple[int, int]) -> Image.Image:
     path = None if isinstance(picture, Image.Image) else Path(picture)
     name = "image" if path is None else path.name
     reason = "cannot be opened" if path is None or path.exists() else "file not found"
-    font = _font(14)
+    font = TextFont(14)
     lines = [*_wrapped(name, font, size[0] - 12, 3), *_wrapped(reason, font, size[0] - 12, 2)]
     top = (size[1] - len(lines) * font.line_height) // 2
     _write(cell, lines, font, 6, top, _MUTED, size[0] - 12)
     return cell
-
-
-def _font(size: int) -> TextFont:
-    return TextFont(size)
 
 
 def _plain(text: str) -> str:
