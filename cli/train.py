@@ -109,7 +109,11 @@ def train_map(
     """
     if collection.stream and settings.steps is None:
         raise click.UsageError("The length of a stream is unknown: --stream needs --steps.")
-    from train.model import check_backbone  # PyTorch takes seconds to load
+    from train.model_names import check_name
+
+    if not Path(backbone).exists() and not {os.sep, "/"} & {*backbone.partition(":")[0]}:
+        check_name(backbone.partition(":")[0])  # PyTorch takes seconds to load
+    from train.model import check_backbone
     from train.stages.fit_map import fit_map
     from train.stages.word_bank import WordBank, read_words
 

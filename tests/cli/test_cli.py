@@ -728,3 +728,16 @@ for call in {calls}:
     assert done.exit_code == 2 and "Error: " in done.stderr, (call, done.output, done.exception)
 """
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+
+
+def test_an_unknown_backbone_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    program = """
+import sys
+sys.modules["torch"] = None  # importing it raises ImportError
+from click.testing import CliRunner
+from cli.main import main
+call = ["train", "map", "--backbone", "ViT-B-33:openai", "--data", "x"]
+done = CliRunner().invoke(main, call)
+assert done.exit_code == 1 and "ViT-B-33 is neither an open_clip model" in done.stderr, done.output
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)

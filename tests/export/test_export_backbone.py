@@ -316,7 +316,7 @@ def test_a_configuration_in_train_configs_loads_weights_from_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs = SUPPORT / "tiny_configs"
-    monkeypatch.setattr("train.model.backbone.CONFIGS", configs)
+    monkeypatch.setattr("train.model_names.CONFIGS", configs)
     torch.manual_seed(8)
     original = create_backbone(BackboneConfig("fashion-lite"))
     path = tmp_path / "weights.safetensors"

@@ -71,7 +71,7 @@ def tiny_model(
 def tiny_fashion_lite() -> Iterator[None]:
     """Replace ``fashion-lite`` by a tiny one with random weights instead of ImageNet's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.model.backbone.CONFIGS", CONFIGS)
+        patch.setattr("train.model_names.CONFIGS", CONFIGS)
         patch.setattr("train.stages.fit_backbone.load_imagenet", lambda trunk: None)
         yield
 

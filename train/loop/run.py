@@ -29,6 +29,7 @@ from train.model import (
     load_optimizer_tensors,
     optimizer_tensors,
     read_checkpoint,
+    same_tensors,
     write_checkpoint,
 )
 from train.progress import progress_bar
@@ -124,7 +125,8 @@ class Run:
         modules: modules that are trained and saved, by file name.
         optimizer: its state is saved beside the weights.
         schedule: learning-rate schedule and length.
-        fixed: modules that are saved but not trained, by file name.
+        fixed: modules that are saved but not trained, by file name; ``best/`` and ``last/`` share
+            one file of each.
         save_every: steps between checkpoints.
         engine: how steps are computed; by default one process on the CPU.
         data: fingerprints of the data, by purpose, for ``run.json``; a run is only resumed with
@@ -158,6 +160,7 @@ class Run:
         self.save_every = save_every
         self.best = -math.inf
         self._best: dict[str, Any] = {}  # step and figures of the best evaluation
+        self._known: dict[str, tuple[int, ...]] = {}  # identity of the files of `fixed`
         self._peaks = [float(group["lr"]) for group in optimizer.param_groups]
 
     def train(
@@ -320,7 +323,9 @@ class Run:
         self, name: str, step: int, tensors: Mapping[str, Mapping[str, Tensor]], **more: Any
     ) -> None:
         """Write a checkpoint; ``tensors`` are added to the modules' own, or replace them."""
-        modules = {**self.modules, **self.fixed}
+        states = {
+            key: _trained_state(module) for key, module in {**self.modules, **self.fixed}.items()
+        }
         progress: dict[str, Any] = {
             "step": step,
             "best": self.best if math.isfinite(self.best) else None,
@@ -330,8 +335,28 @@ class Run:
         write_checkpoint(
             self.folder / name,
             {**self.config, "progress": progress},
-            {**{key: _trained_state(module) for key, module in modules.items()}, **tensors},
+            {**states, **tensors},
+            same=self._same({key: states[key] for key in self.fixed if key not in tensors}),
         )
+        for key in self.fixed:
+            if key not in tensors:
+                self._known[key] = _identity(self.folder / name / f"{key}.safetensors")
+
+    def _same(self, fixed: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Path]:
+        """Return the files of this run's checkpoints that hold modules which are not trained.
+
+        A file that this process has written or compared before is not read again.
+        """
+        found: dict[str, Path] = {}
+        for key, tensors in fixed.items():
+            for checkpoint in map(find_checkpoint, (self.folder / "last", self.folder / "best")):
+                file = None if checkpoint is None else checkpoint / f"{key}.safetensors"
+                if file is None or not file.is_file():
+                    continue
+                if self._known.get(key) == _identity(file) or same_tensors(file, tensors):
+                    found[key] = file
+                    break
+        return found
 
 
 def parameter_groups(
@@ -349,6 +374,12 @@ def parameter_groups(
         {"params": [p for p in trained if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "lr": lr, "weight_decay": 0.0},
     ]
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    """Return what tells a file apart from another one, or from another version of itself."""
+    status = file.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _trained_state(module: nn.Module) -> dict[str, Tensor]:

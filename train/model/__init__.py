@@ -10,6 +10,7 @@ from train.model.checkpoint import (
     load_optimizer_tensors,
     optimizer_tensors,
     read_checkpoint,
+    same_tensors,
     write_checkpoint,
 )
 from train.model.composed_model import ComposedModel
@@ -22,8 +23,9 @@ from train.model.loading import (
     own_weights,
 )
 from train.model.prompts import encode_by_length, mapped_ids, prompt_ids, text_ids
-from train.model.text_tower import CLIP_TOWER, TextTower, UnsupportedBackboneError
+from train.model.text_tower import CLIP_TOWER, TextTower
 from train.model.vocabulary import text_layout, tower_tokenizer, write_tokenizer
+from train.model_names import UnsupportedBackboneError
 from train.settings import CONFIGS, ModelConfig, model_config
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "own_weights",
     "prompt_ids",
     "read_checkpoint",
+    "same_tensors",
     "text_ids",
     "text_layout",
     "tower_tokenizer",

@@ -18,19 +18,24 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from train.model.text_tower import TextTower, UnsupportedBackboneError, read_text_tower
-from train.model.weights import load_adapter, load_weights, needs_quick_gelu, weights_source
-from train.settings import CONFIGS
+from train.model.text_tower import TextTower, read_text_tower
+from train.model.weights import (
+    check_weights,
+    load_adapter,
+    load_weights,
+    needs_quick_gelu,
+    weights_source,
+)
+from train.model_names import UnsupportedBackboneError, check_name, own_config
 
 __all__ = [
     "Backbone",
     "BackboneConfig",
     "UnsupportedBackboneError",
-    "check_name",
+    "check_pretrained",
     "create_backbone",
 ]
 
-OWN_CONFIG = "open_clip_config.json"
 BIG_VISION = (".npz", ".npy")  # open_clip converts them itself
 
 # Large enough that exp(-x) is exactly zero in float32 and float16, small enough to be finite in
@@ -226,17 +231,28 @@ def _timm_patches(trunk: Any, features: Tensor) -> Tensor:
     )
 
 
-def check_name(model: str) -> None:
-    """Raise unless a name is open_clip's or that of a configuration in ``train/configs``.
+def check_pretrained(config: BackboneConfig) -> None:
+    """Check that the weights of a backbone are there, without reading them or downloading a tag.
 
     Raises:
-        UnsupportedBackboneError: it is neither.
+        UnsupportedBackboneError: there is neither such a tag nor such a file, or it is damaged.
     """
-    if not (CONFIGS / model / OWN_CONFIG).is_file() and model not in open_clip.list_models():
-        raise UnsupportedBackboneError(
-            f"{model} is neither an open_clip model nor a configuration of train/configs; "
-            "`python -c 'import open_clip; print(open_clip.list_models())'` lists the models."
-        )
+    if config.pretrained is None:
+        return
+    source = weights_source(config.model, config.pretrained)
+    tags = open_clip.list_pretrained_tags_by_model(config.model)
+    base = Path(source.base or "")
+    if source.base is not None and (base.exists() or source.base not in tags):
+        if not base.exists():
+            one_of = f", or one of open_clip's tags: {', '.join(tags)}" if tags else ""
+            raise UnsupportedBackboneError(
+                f"There are no weights {source.base!r} of {config.model}; name a weights file"
+                f"{one_of}."
+            )
+        if base.suffix not in BIG_VISION:
+            check_weights(base)
+    if source.adapter is not None:
+        check_weights(source.adapter)
 
 
 def create_backbone(config: BackboneConfig) -> Backbone:
@@ -247,11 +263,12 @@ def create_backbone(config: BackboneConfig) -> Backbone:
             support a tower.
     """
     check_name(config.model)
-    own = CONFIGS / config.model
-    if (own / OWN_CONFIG).is_file():
+    own_file = own_config(config.model)
+    if own_file is not None:
+        own = own_file.parent
         with _without_random_weights_warning():
             clip = open_clip.create_model(f"local-dir:{own}", load_weights=False)
-        fields = json.loads((own / OWN_CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+        fields = json.loads(own_file.read_text(encoding="utf-8"))["model_cfg"]
         vocabulary = own / str(fields["text_cfg"].get("hf_tokenizer_name"))
         if vocabulary.is_dir():  # a tokenizer beside the configuration
             fields["text_cfg"]["hf_tokenizer_name"] = str(vocabulary)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from ztcir_sdk.files import flush_file, folder_whole, standing_folder
 
 __all__ = [
     "CheckpointError",
+    "check_files",
     "find_checkpoint",
     "hash_tensors",
     "is_checkpoint",
@@ -29,6 +31,7 @@ __all__ = [
     "optimizer_tensors",
     "read_checkpoint",
     "read_configuration",
+    "same_tensors",
     "why_no_checkpoint",
     "write_checkpoint",
 ]
@@ -48,7 +51,11 @@ def hash_tensors(digest: hashlib._Hash, tensors: Iterable[tuple[str, Tensor]]) -
 
 
 def write_checkpoint(
-    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    *,
+    same: Mapping[str, Path] | None = None,
 ) -> None:
     """Write ``config.json`` and one ``<name>.safetensors`` per group; replace ``folder`` whole.
 
@@ -56,6 +63,10 @@ def write_checkpoint(
         folder: the checkpoint, for example ``runs/map/last``.
         config: JSON values.
         tensors: file name without suffix -> tensors by name.
+        same: file name without suffix -> a file that holds these tensors already; see
+            `same_tensors`. It gets a second name (a hard link) in place of a second copy, where the
+            file system can. The folder is complete in both cases: it can be copied, and the other
+            one deleted.
 
     Raises:
         CheckpointError: it cannot be written; an older checkpoint stays.
@@ -65,6 +76,8 @@ def write_checkpoint(
         with folder_whole(folder) as fresh:
             for name, group in tensors.items():
                 path = fresh / f"{name}.safetensors"
+                if same is not None and name in same and _link(same[name], path):
+                    continue
                 save_file({key: value.detach().contiguous() for key, value in group.items()}, path)
                 flush_file(path)
             path = fresh / CONFIG
@@ -75,6 +88,30 @@ def write_checkpoint(
             f"The checkpoint {folder} could not be written ({error}), and the previous one is "
             "untouched; free some space and resume."
         ) from error
+
+
+def _link(existing: Path, path: Path) -> bool:
+    """Give a file a second name; return whether the file system can."""
+    try:
+        os.link(existing, path)
+    except OSError:  # FAT, some network shares, another disk behind a link, or the file is gone
+        return False
+    return True
+
+
+def same_tensors(path: Path, tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether a safetensors file holds exactly these tensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys()) == set(tensors) and all(
+                _is_same(file.get_tensor(name), tensor) for name, tensor in tensors.items()
+            )
+    except (OSError, SafetensorError):
+        return False
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other.detach().cpu())
 
 
 def find_checkpoint(folder: Path) -> Path | None:
@@ -102,6 +139,21 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, T
 def read_configuration(folder: Path) -> dict[str, Any]:
     """Read a checkpoint's configuration without its weights; see `read_checkpoint`."""
     return _find_and_read(folder)[1]
+
+
+def check_files(folder: Path) -> None:
+    """Check that a checkpoint's weights can be opened and are not cut short; see `read_checkpoint`.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    found, _ = _find_and_read(folder)
+    for path in sorted(found.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise _damaged(found, error) from error
 
 
 def is_checkpoint(folder: Path) -> bool:

@@ -12,9 +12,10 @@ from typing import Any
 import open_clip
 from torch import Tensor, nn
 
-from train.model.backbone import Backbone, BackboneConfig, check_name, create_backbone
+from train.model.backbone import Backbone, BackboneConfig, check_pretrained, create_backbone
 from train.model.checkpoint import (
     CheckpointError,
+    check_files,
     hash_tensors,
     is_checkpoint,
     read_checkpoint,
@@ -22,6 +23,7 @@ from train.model.checkpoint import (
     why_no_checkpoint,
 )
 from train.model.composed_model import ComposedModel
+from train.model_names import check_name
 from train.settings import model_config
 
 __all__ = [
@@ -83,7 +85,7 @@ def load_backbone(spec: str) -> tuple[Backbone, dict[str, Any]]:
 
 
 def check_backbone(spec: str) -> None:
-    """Check that there is a backbone to load, without loading it; see `load_backbone`.
+    """Check that there is a backbone to load, and its weights, without loading them.
 
     Raises:
         CheckpointError, UnsupportedBackboneError: there is no such checkpoint or model.
@@ -92,7 +94,9 @@ def check_backbone(spec: str) -> None:
     if folder is not None:
         check_stage(folder, "backbone")
     else:
-        check_name(spec.partition(":")[0])
+        name, _, pretrained = spec.partition(":")
+        check_name(name)
+        check_pretrained(BackboneConfig(name, pretrained or None))
 
 
 def _backbone_folder(spec: str) -> Path | None:
@@ -115,7 +119,7 @@ def _backbone_folder(spec: str) -> Path | None:
 
 
 def check_stage(folder: Path, need: str, *, backbone: str | None = None) -> dict[str, Any]:
-    """Check that a stage can start from a checkpoint, without reading its weights.
+    """Check that a stage can start from a checkpoint, without reading its weights whole.
 
     Args:
         folder: a checkpoint, or a run's folder.
@@ -131,6 +135,7 @@ def check_stage(folder: Path, need: str, *, backbone: str | None = None) -> dict
     """
     config = read_configuration(folder)
     _check_kind(folder, config, need)
+    check_files(folder)
     if backbone is not None and not Path(backbone).exists():
         name, _, pretrained = backbone.partition(":")
         found = BackboneConfig(**config["backbone"])

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from train.model.text_tower import UnsupportedBackboneError
 from train.model.transformers_layout import Target, target_of
+from train.model_names import UnsupportedBackboneError
 
 __all__ = ["CONFIG", "is_adapter", "merge"]
 

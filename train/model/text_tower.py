@@ -13,17 +13,13 @@ from typing import Any
 
 from open_clip.transformer import ResidualAttentionBlock
 
-from ztcir_sdk.errors import ZtcirError
+from train.model_names import UnsupportedBackboneError
 
-__all__ = ["CLIP_TOWER", "TextTower", "UnsupportedBackboneError", "read_text_tower"]
+__all__ = ["CLIP_TOWER", "TextTower", "read_text_tower"]
 
 POOLS = {"argmax": "eot", "last": "last"}
 """open_clip's name of a pooling -> the bundle manifest's."""
 SIGLIP_CLEANING = "canonicalize"
-
-
-class UnsupportedBackboneError(ZtcirError):
-    """The method does not support this open_clip model."""
 
 
 @dataclass(frozen=True)

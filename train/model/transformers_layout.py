@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.model.text_tower import UnsupportedBackboneError
+from train.model_names import UnsupportedBackboneError
 
 __all__ = ["Target", "needs_quick_gelu", "target_of", "to_open_clip"]
 

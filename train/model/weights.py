@@ -19,14 +19,22 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.model import convert_to_custom_text_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from train.model import lora, transformers_layout
-from train.model.text_tower import UnsupportedBackboneError
+from train.model_names import UnsupportedBackboneError
+from ztcir_sdk.errors import first_line
 
-__all__ = ["WeightsSource", "load_adapter", "load_weights", "needs_quick_gelu", "weights_source"]
+__all__ = [
+    "WeightsSource",
+    "check_weights",
+    "load_adapter",
+    "load_weights",
+    "needs_quick_gelu",
+    "weights_source",
+]
 
 FILES = (
     "open_clip_model.safetensors",
@@ -74,28 +82,62 @@ def _read(path: Path) -> dict[str, Tensor]:
     """
     path = _weights_file(path)
     if path.name.endswith(".index.json"):
-        shards = set(_read_json(path)["weight_map"].values())
-        return {k: v for shard in sorted(shards) for k, v in _read(path.with_name(shard)).items()}
-    if path.suffix in OTHER_FRAMEWORKS:
-        raise UnsupportedBackboneError(
-            f"{path} holds weights of {OTHER_FRAMEWORKS[path.suffix]}; convert them to PyTorch, "
-            "as safetensors."
-        )
+        return {k: v for shard in _shards(path) for k, v in _read(shard).items()}
     try:
         content = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
     except (
         *(OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError),
         *(pickle.UnpicklingError, SafetensorError),
     ) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UnsupportedBackboneError(
-            f"{path} is not a weights file, or is damaged ({lines[0]}); name a file of PyTorch "
-            "weights or safetensors."
-        ) from error
+        raise _damaged(path, error) from error
     return _tensors(content, path)
 
 
+def _damaged(path: Path, error: Exception) -> UnsupportedBackboneError:
+    return UnsupportedBackboneError(
+        f"{path} is not a weights file, or is damaged ({first_line(error)}); name a file of "
+        "PyTorch weights or safetensors."
+    )
+
+
+def check_weights(path: Path) -> None:
+    """Check that a file or folder of weights is there and can be opened, without reading it.
+
+    Raises:
+        UnsupportedBackboneError: it is missing, cut short, or of another framework.
+    """
+    path = _weights_file(path)
+    if path.name.endswith(".index.json"):
+        for shard in _shards(path):
+            check_weights(shard)
+        return
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):
+                return
+        with path.open("rb") as file:
+            start = file.read(2)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+    if start == b"PK" and not zipfile.is_zipfile(path):  # its table of contents is at the end
+        raise _damaged(path, EOFError("it is cut short"))
+
+
+def _shards(path: Path) -> list[Path]:
+    """Return the files that an index such as ``model.safetensors.index.json`` names."""
+    try:
+        names = sorted(set(_read_json(path)["weight_map"].values()))
+        return [path.with_name(name) for name in names]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
 def _weights_file(path: Path) -> Path:
+    if path.suffix in OTHER_FRAMEWORKS:
+        raise UnsupportedBackboneError(
+            f"{path} holds weights of {OTHER_FRAMEWORKS[path.suffix]}; convert them to PyTorch, "
+            "as safetensors."
+        )
     if not path.is_dir():
         return path
     found = next((path / name for name in FILES if (path / name).is_file()), None)

@@ -24,6 +24,7 @@ from train.model import (
     BackboneConfig,
     CheckpointError,
     ComposedModel,
+    check_stage,
     create_backbone,
     describe_model,
     find_checkpoint,
@@ -454,3 +455,12 @@ def test_an_unfinished_backbone_run_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="run that is not finished; repeat its command"):
         load_backbone(str(tmp_path))
+
+
+def test_cut_weights_are_named_before_data_are_read(model: ComposedModel, tmp_path: Path) -> None:
+    write_model(tmp_path / "last", model)
+    check_stage(tmp_path, "map")
+    file = tmp_path / "last" / "backbone.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        check_stage(tmp_path, "map")

@@ -538,7 +538,7 @@ def test_unsupported_towers_are_refused(
         json.dumps({"model_cfg": config, "preprocess_cfg": {}})
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.model.backbone.CONFIGS", tmp_path)
+        patch.setattr("train.model_names.CONFIGS", tmp_path)
         with pytest.raises(UnsupportedBackboneError, match=sentence):
             create_backbone(BackboneConfig("strange"))
 

@@ -18,7 +18,13 @@ from tiny_training import QUICK, VIT, tiny_model
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
-from train.model import Backbone, BackboneConfig, UnsupportedBackboneError, create_backbone
+from train.model import (
+    Backbone,
+    BackboneConfig,
+    UnsupportedBackboneError,
+    check_backbone,
+    create_backbone,
+)
 
 State = dict[str, Tensor]
 
@@ -369,3 +375,42 @@ def test_the_weights_below_an_adapter_are_found_by_their_name_on_the_hub(tmp_pat
         path = adapter(tmp_path / tag, {}, {"x": torch.zeros(1)}, base_model_name_or_path=hub)
         assert tag in open_clip.list_pretrained_tags_by_model("ViT-B-32")
         assert weights_source("ViT-B-32", str(path)).base == tag
+
+
+# --- before data are read -----------------------------------------------------------------------
+
+
+def test_weights_that_can_be_loaded_pass_the_check(clip: Any, folder: Path, tmp_path: Path) -> None:
+    save_file(dict(clip.state_dict()), tmp_path / "w.safetensors")
+    named = (saved(clip.state_dict(), tmp_path / "w.pt"), folder, tmp_path / "w.safetensors")
+    for path in named:
+        check_backbone(f"{VIT}:{path}")
+    check_backbone("ViT-B-32:openai")  # a tag is not downloaded
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
+def test_weights_that_are_cut_short_are_named_before_data_are_read(
+    clip: Any, tmp_path: Path, name: str
+) -> None:
+    file = tmp_path / name
+    if name.endswith("pt"):
+        saved(clip.state_dict(), file)
+    else:
+        save_file(dict(clip.state_dict()), file)
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(UnsupportedBackboneError, match=f"{name} is not a weights file, or is"):
+        check_backbone(f"{VIT}:{file}")
+
+
+def test_weights_that_are_nowhere_are_named_before_data_are_read(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedBackboneError, match=r"no weights 'nothing.pt' of tiny-vit"):
+        check_backbone(f"{VIT}:nothing.pt")
+    with pytest.raises(UnsupportedBackboneError, match=r"one of open_clip's tags: openai, "):
+        check_backbone("ViT-B-32:opanai")
+    with pytest.raises(UnsupportedBackboneError, match="holds none of"):
+        check_backbone(f"{VIT}:{tmp_path}")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.bin"}}')
+    with pytest.raises(UnsupportedBackboneError, match=r"gone\.bin .* No such file"):
+        check_backbone(f"{VIT}:{tmp_path}")
+    with pytest.raises(UnsupportedBackboneError, match="of TensorFlow; convert"):
+        check_backbone(f"{VIT}:{saved({}, tmp_path / 'w.h5')}")
