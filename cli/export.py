@@ -82,7 +82,8 @@ def export(
 
     Each graph is compared with PyTorch at several sizes, with random and with trained weights. If
     they differ by more than 1e-4, nothing is written. fp16 and int8 graphs are kept if they rank
-    as fp32 does; the manifest records the figures. Needs the extra `train`.
+    as fp32 does; the manifest records the figures. If the checkpoint records the words that it was
+    trained on, the bundle has them too. Needs the extra `train`.
 
     With --trt, build TensorRT engines of the new bundle, or of BUNDLE; without either, of the
     bundle inside the package. For BUNDLE this needs only the extra `trt` or `trt-rtx`. int8 graphs
@@ -188,9 +189,11 @@ class _Source:
         """Load the model; return it with the settings of its bundle."""
         from export.bundle import BundleSettings
         from export.card import bare_card, model_card
+        from export.vocabulary import checkpoint_vocabulary
         from train.model import BackboneConfig, create_backbone, load_model
 
         model: ComposedModel | Backbone
+        vocabulary: list[str] | None = None
         methods: list[str] | None = None  # all that the graphs can answer
         if self.backbone is not None:
             model = create_backbone(BackboneConfig(self.backbone, self.pretrained))
@@ -199,6 +202,7 @@ class _Source:
             assert self.folder is not None
             model, config = load_model(self.folder)
             card, trained = model_card(config), True
+            vocabulary = checkpoint_vocabulary(config)
             if config["kind"] == "backbone":  # the other parts are not trained yet
                 model = model.backbone
             elif config["kind"] == "map":
@@ -210,5 +214,6 @@ class _Source:
             small=small,
             precisions=precisions.precision or ("fp32",),
             acceptance=precisions.acceptance(trained=trained),
+            vocabulary=vocabulary,
         )
         return model, settings

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ztcir_sdk.names import BACKENDS, PRECISIONS
+from ztcir_sdk.names import BACKENDS, MAX_STRENGTH, PRECISIONS
 
 if TYPE_CHECKING:
     from ztcir_sdk.bundle import Bundle
@@ -28,6 +28,7 @@ __all__ = [
     "bundle_option",
     "load_bundle",
     "output_option",
+    "strength_option",
     "weight_option",
     "with_engine",
 ]
@@ -105,6 +106,13 @@ weight_option = click.option(
     type=float,
     metavar="W",
     help="Weight of the text with --method sum (0: image only, 1: text only); default: 0.5.",
+)
+strength_option = click.option(
+    "--strength",
+    type=float,
+    metavar="S",
+    help="How much TEXT counts with --method composed and stage1 (0: the image alone, 1: as "
+    f"trained, up to {MAX_STRENGTH:g}: further away from the image); default: 1.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 bundle_option = functools.partial(

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import Command, Engine, as_json, weight_option, with_engine
+from cli.options import (
+    Command,
+    Engine,
+    as_json,
+    strength_option,
+    weight_option,
+    with_engine,
+)
 from cli.output import emit_json, note, relative_to_here, table, write_file
-from ztcir_sdk.names import METHODS
+from ztcir_sdk.names import METHODS, TEXT_METHODS
 from ztcir_sdk.picture_formats import is_image
 
 if TYPE_CHECKING:
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ztcir_sdk.index.hit import Hit
+    from ztcir_sdk.modification import UnknownWord
 
 __all__ = ["search"]
 
@@ -54,6 +62,7 @@ GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
     show_default=True,
     help="Search method; keep the default unless you are comparing.",
 )
+@strength_option
 @weight_option
 @click.option(
     "--grid",
@@ -85,6 +94,7 @@ def search(
     k: int,
     index: Path | None,
     method: str,
+    strength: float | None,
     weight: float | None,
     grid: Path | None,
     html: Path | None,
@@ -102,6 +112,7 @@ def search(
     Examples:
       ztcir search ref.jpg "make it red"
       ztcir search ref.jpg "for women" -k 5 --html hits.html
+      ztcir search ref.jpg "make it red" --strength 0.6
       ztcir search ref.jpg --method image --json
       ztcir search ref.jpg "make it red" -0
     """
@@ -120,7 +131,12 @@ def search(
         _check_grid(grid, k)
     source = open_reference(reference, allow_url=allow_url)
     retriever = engine.retriever()
-    hits = retriever.search(source, text, k, index=where, method=method, weight=weight)
+    hits = retriever.search(
+        source, text, k, index=where, method=method, strength=strength, weight=weight
+    )
+    unknown = retriever.unknown_words(text) if method in TEXT_METHODS else ()
+    if unknown:
+        note(_unknown_sentence(unknown))
     missing = [hit.path for hit in hits if not image_exists(Path(hit.path))]
     if missing:
         note(_missing_sentence(len(missing), len(hits), where, retriever.open_index(where).root))
@@ -133,10 +149,12 @@ def search(
                 "reference": reference,
                 "text": text,
                 "method": method,
+                "strength": strength,
                 "index": str(where.absolute()),
                 "bundle": retriever.bundle.name,
                 "hits": [hit.to_dict() for hit in hits],
                 "missing": missing,
+                "unknown_words": [word.to_dict() for word in unknown],
             }
         )
         return
@@ -148,6 +166,17 @@ def search(
         ("rank", "score", "image"),
         [(str(hit.rank), f"{hit.score:.3f}", str(relative_to_here(hit.path))) for hit in hits],
         header=False,
+    )
+
+
+def _unknown_sentence(words: Sequence[UnknownWord]) -> str:
+    listed = [
+        f"{one.word!r}" + (f" (did you mean {one.suggestion!r}?)" if one.suggestion else "")
+        for one in words
+    ]
+    return (
+        f"The model was not trained on {', '.join(listed)}: it may ignore or misread "
+        f"{'it' if len(listed) == 1 else 'these words'}."
     )
 
 

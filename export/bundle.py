@@ -19,6 +19,7 @@ from export.parity import check_frozen_text, check_parity, randomised
 from export.precision import Acceptance, choose_variants
 from export.storage import round_weights
 from export.variants import Report, Variants, export_fp32, precision_of, write_variants
+from export.vocabulary import VOCABULARY
 from train.model import Backbone, ComposedModel, hash_tensors, text_layout, write_tokenizer
 from ztcir_sdk.bundle import (
     FORMAT,
@@ -33,6 +34,7 @@ from ztcir_sdk.bundle import (
 )
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.files import hash_file
+from ztcir_sdk.modification import Vocabulary
 from ztcir_sdk.names import METHODS, PLACEHOLDER_ID, PRECISIONS, PROMPTS
 from ztcir_sdk.preprocess import Preprocessing
 
@@ -56,6 +58,8 @@ class BundleSettings:
         precisions: some of `ztcir_sdk.names.PRECISIONS`. A graph that is not accurate enough in
             one of them stays in float32.
         acceptance: what fp16 and int8 are measured on; default: drawings, as trained weights.
+        vocabulary: words in lower case that the model was trained on, which a search compares
+            texts with; None records none.
 
     Raises:
         UsageError: a precision is unknown, or there is none.
@@ -67,6 +71,7 @@ class BundleSettings:
     small: bool = False
     precisions: Sequence[str] = ("fp32",)
     acceptance: Acceptance = field(default_factory=Acceptance)
+    vocabulary: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         known = ", ".join(PRECISIONS)
@@ -98,10 +103,13 @@ def export_bundle(
     Raises:
         ParityError: a float32 graph differs from PyTorch by more than 1e-4; nothing is written.
         PrecisionError: no graph is accurate enough in a precision.
-        UsageError: ``folder`` exists.
+        UsageError: ``folder`` exists, or a word cannot be in a vocabulary.
         ZtcirError: a graph cannot be exported, or the images to measure on cannot be used.
     """
     check_target(folder, overwrite=overwrite)  # before minutes of work
+    words: dict[str, bytes] = {}
+    if settings.vocabulary is not None:
+        words[VOCABULARY] = Vocabulary(settings.vocabulary).to_bytes()
     torch.manual_seed(0)
     model = model.eval()
     if settings.small:
@@ -129,7 +137,8 @@ def export_bundle(
         return Bundle.write(
             folder,
             **entries,
-            files={**files, TOKENIZER: work / TOKENIZER},
+            files={**files, TOKENIZER: work / TOKENIZER, **words},
+            vocabulary=VOCABULARY if words else None,
             graphs=graphs,
             precisions={
                 name: replace(

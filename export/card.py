@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from export.vocabulary import VOCABULARY_KEY
 from train.loop.record import versions
 from train.model import Backbone
 
@@ -13,7 +14,7 @@ __all__ = ["bare_card", "model_card"]
 
 
 def model_card(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Return the card of a checkpoint.
+    """Return the card of a checkpoint; the vocabulary, a file of its own, is not repeated in it.
 
     Args:
         config: configuration that `train.model.composed_model.load_model` returns.
@@ -23,7 +24,11 @@ def model_card(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     return {
         "backbone": config["backbone"],
         "method": "From Mapping to Composing (Wang et al., 2025)",
-        "stages": {name: config[key] for name, key in sections.items() if config.get(key)},
+        "stages": {
+            name: {entry: value for entry, value in config[key].items() if entry != VOCABULARY_KEY}
+            for name, key in sections.items()
+            if config.get(key)
+        },
         "parts": config.get("model"),
         "versions": versions(),
         **more,

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from ztcir_sdk.version import __version__
 
 if TYPE_CHECKING:
+    from ztcir_sdk.answers import SearchOptions
     from ztcir_sdk.bundle import Bundle
     from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
     from ztcir_sdk.gallery import IndexOptions, IndexReport
     from ztcir_sdk.index import Index
     from ztcir_sdk.index.hit import Hit
+    from ztcir_sdk.modification import UnknownWord
     from ztcir_sdk.retriever import Reference, Retriever
     from ztcir_sdk.runtime import RuntimeSettings
 
@@ -30,6 +32,8 @@ __all__ = [
     "Reference",
     "Retriever",
     "RuntimeSettings",
+    "SearchOptions",
+    "UnknownWord",
     "UsageError",
     "ZtcirError",
     "__version__",
@@ -45,6 +49,8 @@ _MODULES = {
     "Reference": "retriever",
     "Retriever": "retriever",
     "RuntimeSettings": "runtime",
+    "SearchOptions": "answers",
+    "UnknownWord": "modification",
     "UsageError": "errors",
     "ZtcirError": "errors",
 }

@@ -23,6 +23,7 @@ from ztcir_sdk.bundle.graph_source import (
 )
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.modification import check_strength, move_queries
 from ztcir_sdk.names import METHODS, PLACEHOLDER_MARK, PROMPTED_METHODS, TEXT_SLOT
 from ztcir_sdk.runtime import Graph, RuntimeSettings, open_graph, resolve_device
 from ztcir_sdk.tokenizer import Tokenizer
@@ -55,6 +56,8 @@ class Questions:
     """Token ids of each text; None if the method only uses the image."""
     weight: float
     """Weight of the text in "sum", from 0 to 1."""
+    strength: float = 1.0
+    """How far the text moves the query from the image; see `ztcir_sdk.modification.strength`."""
 
 
 class Encoder:
@@ -197,6 +200,7 @@ class Encoder:
         texts: Sequence[str],
         *,
         weight: float | None = None,
+        strength: float | None = None,
         prompt: str | None = None,
     ) -> Questions:
         """Check and tokenize texts for `encode_queries`.
@@ -206,12 +210,14 @@ class Encoder:
             texts: modification texts; "mapped" and "image" ignore their content.
             weight: weight of the text in "sum", from 0 (image only) to 1 (text only); 0.5 by
                 default.
+            strength: how much the text counts in "composed" and "stage1": 0 is the image, 1, the
+                default, the query as trained, and above 1 the query goes on away from the image.
             prompt: template for "composed" and "stage1", with a ``$`` and a ``{text}``; by default
                 the bundle's own.
 
         Raises:
-            UsageError: the method is unknown or takes no weight or prompt, a text is empty, or the
-                prompt is malformed.
+            UsageError: the method is unknown or takes no weight, strength or prompt, a number is
+                out of its range, a text is empty, or the prompt is malformed.
             ZtcirError: the bundle cannot answer this method.
         """
         if method not in METHODS:
@@ -227,6 +233,13 @@ class Encoder:
         weight = 0.5 if weight is None else float(weight)
         if not 0 <= weight <= 1:
             raise UsageError(f"The weight must be from 0 to 1, not {weight}.")
+        if strength is not None and method not in PROMPTED_METHODS:
+            way_out = "use weight" if method == "sum" else "leave it out"
+            raise UsageError(
+                f"The method {method!r} takes no strength: {way_out}, or choose from "
+                f"{', '.join(PROMPTED_METHODS)}."
+            )
+        strength = 1.0 if strength is None else check_strength(strength)
         if prompt is not None and method not in PROMPTED_METHODS:
             raise UsageError(f"The method {method!r} takes no prompt: leave it out.")
         if prompt is not None and not (PLACEHOLDER_MARK in prompt and TEXT_SLOT in prompt):
@@ -244,7 +257,7 @@ class Encoder:
                 )
                 for text in texts
             ]
-        return Questions(method, len(texts), prompts, weight)
+        return Questions(method, len(texts), prompts, weight, strength)
 
     def encode_queries(
         self, questions: Questions, references: Sequence[EncodedImage], reference_index: ArrayLike
@@ -268,7 +281,7 @@ class Encoder:
         if len(index) and not (index.min() >= 0 and index.max() < len(references)):
             raise UsageError(f"reference_index must be from 0 to {len(references) - 1}.")
 
-        if questions.prompts is None:
+        if questions.prompts is None or questions.strength == 0:
             return self._embeddings(references, index)
         if questions.method == "text":
             return self._run_text_encoder(questions.prompts)
@@ -278,7 +291,8 @@ class Encoder:
             mixed = (1 - questions.weight) * image + questions.weight * text
             return self._normalised(mixed, "text_encoder")
         scale = 1.0 if questions.method == "composed" else 0.0
-        return self._run_text_encoder(questions.prompts, references, index, scale)
+        queries = self._run_text_encoder(questions.prompts, references, index, scale)
+        return move_queries(self._embeddings(references, index), queries, questions.strength)
 
     def _run_image_encoder(
         self, graph: Graph, images: list[ImageSource], outputs: list[str]

@@ -11,6 +11,7 @@ __all__ = [
     "COMPOSED_PROMPT",
     "GRAPHS",
     "MAPPED_PROMPT",
+    "MAX_STRENGTH",
     "METHODS",
     "ORACLE",
     "PLACEHOLDER_ID",
@@ -20,6 +21,7 @@ __all__ = [
     "PROMPTS",
     "TAR_SUFFIXES",
     "TENSORRT_PACKAGES",
+    "TEXT_METHODS",
     "TEXT_SLOT",
     "TRAINING_PRECISIONS",
     "UNKNOWN_VALUE",
@@ -44,6 +46,12 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 PROMPTED_METHODS = ("composed", "stage1")
 """Methods whose prompt has the modification text beside the pseudo-word."""
+
+TEXT_METHODS = (*PROMPTED_METHODS, "text", "sum")
+"""Methods that use the modification text."""
+
+MAX_STRENGTH = 2.0
+"""Largest strength of a text: twice the angle that it was trained to turn the query by."""
 
 ORACLE = "oracle"
 """Evaluation only: the target's own attributes as text; the upper bound for composing."""

@@ -6,18 +6,26 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ztcir_sdk.bundle import Manifest
+from ztcir_sdk.bundle.graph_source import MAX_IMAGES
 from ztcir_sdk.decoding import ImageSource, NamedBytes
-from ztcir_sdk.encoder import EncodedImage
+from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.files import hash_file
 from ztcir_sdk.sources import container_of, read_image
 
-__all__ = ["ReferenceCache", "file_hash", "read_content", "reference_bytes"]
+__all__ = [
+    "ReferenceCache",
+    "encode_references",
+    "file_hash",
+    "read_content",
+    "reference_bytes",
+]
 
 READ_WHOLE = 1 << 28
 """Files up to this size, in bytes, are read into memory, then hashed and decoded from there."""
@@ -108,3 +116,43 @@ class ReferenceCache:
             self._kept.move_to_end(content_hash)
             while len(self._kept) > self.capacity:
                 self._kept.popitem(last=False)
+
+
+def encode_references(
+    encoder: Encoder, cache: ReferenceCache, images: Sequence[ImageSource]
+) -> list[tuple[EncodedImage, str | None]]:
+    """Encode images that the cache does not have, and keep them there.
+
+    Returns:
+        Each image's encoding, and the SHA-256 (hex) of its file; None for an array or a PIL image.
+    """
+    found: list[tuple[EncodedImage, str | None]] = []
+    for start in range(0, len(images), MAX_IMAGES):  # few files in memory at once
+        found += _encode_some(encoder, cache, images[start : start + MAX_IMAGES])
+    return found
+
+
+def _encode_some(
+    encoder: Encoder, cache: ReferenceCache, images: Sequence[ImageSource]
+) -> list[tuple[EncodedImage, str | None]]:
+    contents = [read_content(image) for image in images]
+    known: dict[str | int, EncodedImage] = {}  # by content hash, else by position
+    new: dict[str | int, ImageSource] = {}
+    for position, (source, content_hash) in enumerate(contents):
+        key = position if content_hash is None else content_hash
+        cached = None if content_hash is None else cache.get(content_hash)
+        if cached is not None:
+            known[key] = cached
+        else:
+            new[key] = source
+    fresh = encoder.encode_references(list(new.values())) if new else []
+    for key, encoded in zip(new, fresh, strict=True):
+        known[key] = encoded
+        if isinstance(key, str):
+            cache.put(key, encoded)
+    return [
+        (known[position], file_hash(source))
+        if content_hash is None
+        else (known[content_hash], content_hash)
+        for position, (source, content_hash) in enumerate(contents)
+    ]

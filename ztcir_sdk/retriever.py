@@ -11,20 +11,21 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ztcir_sdk.answers import IndexSource, SearchOptions, SearchSettings
 from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle
-from ztcir_sdk.bundle.graph_source import MAX_IMAGES
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder import EncodedImage, Encoder, Questions
 from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
 from ztcir_sdk.gallery import IndexOptions, IndexReport, build_index
 from ztcir_sdk.index import GalleryIndex, Index, IndexView
 from ztcir_sdk.index.hit import Hit
-from ztcir_sdk.reference_cache import ReferenceCache, file_hash, read_content, reference_bytes
+from ztcir_sdk.modification import UnknownWord
+from ztcir_sdk.reference_cache import ReferenceCache, encode_references, reference_bytes
 from ztcir_sdk.settings import RetrieverOptions, RetrieverSettings
 from ztcir_sdk.sources import Source
 
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` from Python 3.11
 
 __all__ = ["Hit", "Reference", "Retriever"]
-
-IndexSource: TypeAlias = "str | os.PathLike[str] | GalleryIndex"
-"""An index's folder, or an open index."""
 
 SAME_IMAGE = 1 - 1e-6
 """Cosine from which two embeddings belong to the same image: 1, but for rounding."""
@@ -151,6 +149,18 @@ class Retriever:
         """
         return self.encoder.encode_texts(texts)
 
+    def unknown_words(self, text: str) -> tuple[UnknownWord, ...]:
+        """Return the words of a text that the model was not trained on, each once, in order.
+
+        The model may ignore or misread them. Numbers and single letters always count as known, and
+        so does everything if the bundle records no vocabulary (`Bundle.vocabulary` is None).
+
+        Raises:
+            BundleError: the bundle's vocabulary cannot be read.
+        """
+        vocabulary = self.bundle.vocabulary
+        return () if vocabulary is None else vocabulary.unknown_words(text)
+
     def encode_queries(
         self,
         references: Sequence[Reference],
@@ -158,6 +168,7 @@ class Retriever:
         reference_index: ArrayLike,
         method: str = "composed",
         weight: float | None = None,
+        strength: float | None = None,
     ) -> NDArray[np.float32]:
         """Encode B texts, each about one of R references: (B, D) float32, L2-normalised.
 
@@ -167,11 +178,12 @@ class Retriever:
             reference_index: (B,) integers from 0 to R - 1.
             method: see `search`.
             weight: see `search`.
+            strength: see `search`.
 
         Raises:
             UsageError, ZtcirError: as in `search`, or the lengths differ.
         """
-        questions = self.encoder.questions(method, texts, weight=weight)
+        questions = self.encoder.questions(method, texts, weight=weight, strength=strength)
         images = [self._own(reference) for reference in references]
         return self.encoder.encode_queries(questions, images, reference_index)
 
@@ -231,44 +243,15 @@ class Retriever:
         A file whose content is in the cache is not encoded again; see `Retriever`'s
         `reference_cache_mb`.
         """
-        references: list[Reference] = []
-        for start in range(0, len(images), MAX_IMAGES):  # few files in memory at once
-            references += self._encode_references(images[start : start + MAX_IMAGES])
-        return references
-
-    def _encode_references(self, images: Sequence[ImageSource]) -> list[Reference]:
-        contents = [read_content(image) for image in images]
-        known: dict[str | int, EncodedImage] = {}  # by content hash, else by position
-        new: dict[str | int, ImageSource] = {}
-        for position, (source, content_hash) in enumerate(contents):
-            key = position if content_hash is None else content_hash
-            cached = None if content_hash is None else self._cache.get(content_hash)
-            if cached is not None:
-                known[key] = cached
-            else:
-                new[key] = source
-        fresh = self.encoder.encode_references(list(new.values())) if new else []
-        for key, encoded in zip(new, fresh, strict=True):
-            known[key] = encoded
-            if isinstance(key, str):
-                self._cache.put(key, encoded)
-        return [
-            Reference(self, known[position], file_hash(source))
-            if content_hash is None
-            else Reference(self, known[content_hash], content_hash)
-            for position, (source, content_hash) in enumerate(contents)
-        ]
+        encoded = encode_references(self.encoder, self._cache, images)
+        return [Reference(self, image, content_hash) for image, content_hash in encoded]
 
     def search(
         self,
         image: ImageSource,
         text: str = "",
         k: int = 10,
-        *,
-        index: IndexSource | None = None,
-        method: str = "composed",
-        weight: float | None = None,
-        exact: bool | None = None,
+        **options: Unpack[SearchOptions],
     ) -> list[Hit]:
         """Find images similar to `image`, modified as `text` describes; nearest first.
 
@@ -280,54 +263,53 @@ class Retriever:
             image: the reference image; see `reference`.
             text: the modification text; "mapped" and "image" ignore it.
             k: number of hits; a smaller gallery gives all its images.
-            index: an index or its folder, in place of the default one.
-            method: "composed" uses image and text together. For comparisons: "stage1" is the same
-                without the composing adapters; "mapped" and "image" use the image alone, as a
-                pseudo-word or by its embedding; "text" uses the text alone; "sum" adds the
-                embeddings of image and text.
-            weight: weight of the text in "sum", from 0 (image only) to 1 (text only).
-            exact: True compares the query with every image, False uses the index's graph if it has
-                one; None chooses by the size of the index.
+            **options: `index`, `method`, `strength` and others; see `SearchOptions`.
 
         Raises:
-            UsageError: the text is empty, k is below 1, or there is no such method.
+            UsageError: the text is empty, k is below 1, there is no such method, or an option does
+                not go with it.
             ImageError: the image cannot be used.
             IndexMismatchError: the index was made by another image tower.
             ZtcirError: there is no index, or the bundle cannot answer the method.
         """
+        settings = SearchSettings(**options)
         # Check the arguments before any work.
-        questions = self.encoder.questions(method, [text], weight=weight)
+        questions = self._questions([text], settings)
         _check_k(k)
-        gallery = self._resolve(index)
-        [hits] = self._answer([self.reference(image)], [0], questions, k, gallery, exact)
+        gallery = self._resolve(settings.index)
+        [hits] = self._answer([self.reference(image)], [0], questions, k, gallery, settings.exact)
         return hits
 
     def search_many(
         self,
         queries: Sequence[tuple[ImageSource, str]],
         k: int = 10,
-        *,
-        index: IndexSource | None = None,
-        method: str = "composed",
-        weight: float | None = None,
-        exact: bool | None = None,
+        **options: Unpack[SearchOptions],
     ) -> list[list[Hit]]:
         """Answer many queries, each an image and a text: the hits of each, in order.
 
         Gives the same hits as `search`, in less time: images and texts are encoded in batches, each
         file once, and the index is searched once. For the arguments and errors see `search`.
         """
+        settings = SearchSettings(**options)
         queries = list(queries)
-        questions = self.encoder.questions(method, [text for _, text in queries], weight=weight)
+        questions = self._questions([text for _, text in queries], settings)
         _check_k(k)
-        gallery = self._resolve(index)
+        gallery = self._resolve(settings.index)
         if not queries:
             return []
         references = self.references([image for image, _ in queries])
         unique = {id(reference.encoded): reference for reference in references}
         rows = {key: row for row, key in enumerate(unique)}
         reference_index = [rows[id(reference.encoded)] for reference in references]
-        return self._answer(list(unique.values()), reference_index, questions, k, gallery, exact)
+        return self._answer(
+            list(unique.values()), reference_index, questions, k, gallery, settings.exact
+        )
+
+    def _questions(self, texts: Sequence[str], settings: SearchSettings) -> Questions:
+        return self.encoder.questions(
+            settings.method, texts, weight=settings.weight, strength=settings.strength
+        )
 
     def _answer(
         self,
@@ -430,41 +412,41 @@ class Reference:
         self,
         text: str = "",
         k: int = 10,
-        *,
-        index: IndexSource | None = None,
-        method: str = "composed",
-        weight: float | None = None,
-        exact: bool | None = None,
+        **options: Unpack[SearchOptions],
     ) -> list[Hit]:
         """Search with one text; see `Retriever.search`."""
-        [hits] = self.search_many([text], k, index=index, method=method, weight=weight, exact=exact)
+        [hits] = self.search_many([text], k, **options)
         return hits
 
     def search_many(
         self,
         texts: Sequence[str],
         k: int = 10,
-        *,
-        index: IndexSource | None = None,
-        method: str = "composed",
-        weight: float | None = None,
-        exact: bool | None = None,
+        **options: Unpack[SearchOptions],
     ) -> list[list[Hit]]:
         """Search with several texts at once; see `Retriever.search`."""
-        questions = self.retriever.encoder.questions(method, texts, weight=weight)
+        settings = SearchSettings(**options)
+        questions = self.retriever._questions(texts, settings)
         _check_k(k)
-        gallery = self.retriever._resolve(index)
-        return self.retriever._answer([self], [0] * questions.count, questions, k, gallery, exact)
+        gallery = self.retriever._resolve(settings.index)
+        return self.retriever._answer(
+            [self], [0] * questions.count, questions, k, gallery, settings.exact
+        )
 
     def encode(
-        self, text: str = "", method: str = "composed", *, weight: float | None = None
+        self,
+        text: str = "",
+        method: str = "composed",
+        *,
+        weight: float | None = None,
+        strength: float | None = None,
     ) -> NDArray[np.float32]:
         """Return the query embedding of one text: (D,) float32, L2-normalised.
 
         Raises:
             UsageError, ZtcirError: as in `Retriever.search`.
         """
-        [query] = self.retriever.encode_queries([self], [text], [0], method, weight)
+        [query] = self.retriever.encode_queries([self], [text], [0], method, weight, strength)
         return cast("NDArray[np.float32]", query)
 
     def _same_embedding(self, gallery: GalleryIndex, exact: bool | None) -> NDArray[np.int64]:

@@ -30,7 +30,7 @@ from places import ROOT
 from tiny_bundle import TinyModel, write_tiny_bundle
 
 from cli.main import COMMANDS, LazyCommand, main
-from ztcir_sdk import Retriever, benchmark
+from ztcir_sdk import Bundle, Retriever, benchmark
 from ztcir_sdk.environment import list_gpus
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.names import METHODS
@@ -377,6 +377,46 @@ def test_search_uses_method_and_weight(indexed: Path, bundle: Path) -> None:
         assert [hit["path"] for hit in answer["hits"]] == [hit.path for hit in expected]
 
 
+def test_search_moves_the_query_by_the_strength(indexed: Path, bundle: Path) -> None:
+    reference = Retriever(bundle, index="photos.ztcir").reference("photos/03.png")
+    command = ("search", "photos/03.png", "in red", "--bundle", bundle, "--json")
+    for strength in (0, 0.5, 2):
+        answer = json.loads(run(*command, "--strength", strength).stdout)
+        expected = reference.search("in red", strength=strength)
+        assert answer["strength"] == strength
+        assert answer["hits"] == [hit.to_dict() for hit in expected]
+    assert json.loads(run(*command).stdout)["strength"] is None
+
+
+def test_search_notes_words_that_the_model_was_not_trained_on(
+    indexed: Path, bundle: Path, tmp_path: Path
+) -> None:
+    files: dict[str, Any] = {"vocabulary.txt": b"it\nmake\nred\n"}
+    files |= {file: bundle / file for file in Bundle.load(bundle).manifest.files}
+    knowing = write_tiny_bundle(tmp_path / "b", files=files, vocabulary="vocabulary.txt").path
+    command = ("search", "photos/03.png", "Mkae it zorp!", "--bundle", knowing)
+    result = run(*command, "--json")
+    assert json.loads(result.stdout)["unknown_words"] == [
+        {"word": "mkae", "suggestion": "make"},
+        {"word": "zorp", "suggestion": None},
+    ]
+    sentence = (
+        "The model was not trained on 'mkae' (did you mean 'make'?), 'zorp': it may ignore or "
+        "misread these words.\n"
+    )
+    assert result.stderr == sentence
+    lines = run(*command)
+    assert (lines.exit_code, lines.stderr) == (0, sentence)
+    assert "zorp" not in lines.stdout
+    for silent in (
+        ("search", "photos/03.png", "make it red", "--bundle", knowing),
+        ("search", "photos/03.png", "mkae", "--method", "image", "--bundle", knowing),
+        ("search", "photos/03.png", "mkae", "--bundle", bundle),  # it has no vocabulary
+    ):
+        result = run(*silent, "--json")
+        assert (result.stderr, json.loads(result.stdout)["unknown_words"]) == ("", [])
+
+
 def test_methods_that_use_the_image_alone_need_no_text(indexed: Path, bundle: Path) -> None:
     for method in ("image", "mapped"):
         result = run("search", "photos/03.png", "--method", method, "--bundle", bundle)
@@ -496,6 +536,8 @@ def test_an_unusable_reference_is_a_sentence(
         (("red", "--method", "magic"), ("magic",)),
         (("red", "--weight", "0.5"), ("weight",)),
         (("red", "--method", "sum", "--weight", "7"), ("weight", "from 0 to 1")),
+        (("red", "--strength", "2.5"), ("strength", "to 2", "2.5")),
+        (("red", "--method", "sum", "--strength", "1"), ("strength", "use weight")),
         (("red", "--device", "toaster"), ("toaster",)),
         (("red", "--threads", "0"), ("0",)),
     ],

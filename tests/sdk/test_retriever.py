@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import typing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +26,7 @@ from tiny_bundle import PREPROCESSING, TinyModel, tiny_parts, unit, write_tiny_b
 
 import ztcir_sdk
 from ztcir_sdk import Bundle, Hit, Reference, Retriever, ZtcirError
+from ztcir_sdk.answers import SearchOptions, SearchSettings
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import (
     BundleError,
@@ -678,14 +678,19 @@ def in_a_fresh_interpreter(script: str, *arguments: str | os.PathLike[str]) -> A
     return json.loads(done.stdout)
 
 
-def test_editors_know_every_keyword_of_the_settings() -> None:
-    known = typing.get_type_hints(RetrieverOptions)
-    assert set(known) == {field.name for field in dataclasses.fields(RetrieverSettings)}
+@pytest.mark.parametrize(
+    ("options", "held"),
+    [(RetrieverOptions, RetrieverSettings), (SearchOptions, SearchSettings)],
+)
+def test_editors_know_every_keyword_of_the_settings(options: Any, held: Any) -> None:
+    assert options.__optional_keys__ == {field.name for field in dataclasses.fields(held)}
 
 
-def test_an_unknown_keyword_is_refused(retriever: Retriever) -> None:
+def test_an_unknown_keyword_is_refused(retriever: Retriever, folder: Path) -> None:
     with pytest.raises(TypeError, match="treads"):
         Retriever(retriever.bundle, treads=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="strenght"):
+        retriever.search(folder / "01.png", "red", strenght=1)  # type: ignore[call-arg]
 
 
 def test_importing_the_package_costs_nothing() -> None:

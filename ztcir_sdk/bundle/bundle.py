@@ -32,6 +32,7 @@ from ztcir_sdk.bundle.manifest import (
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
 from ztcir_sdk.files import finish_swap, folder_whole, hash_file, standing_folder
+from ztcir_sdk.modification.vocabulary import Vocabulary
 from ztcir_sdk.names import PLACEHOLDER_ID
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.version import __version__
@@ -110,6 +111,7 @@ class Bundle:
         precisions: Mapping[str, Precision] | None = None,
         placeholder: Placeholder | None = None,
         tokenizer: str = "tokenizer.json",
+        vocabulary: str | None = None,
         created: str | None = None,
         overwrite: bool = False,
     ) -> Bundle:
@@ -150,6 +152,7 @@ class Bundle:
                     preprocessing=preprocessing,
                     dimensions=dimensions,
                     tokenizer=tokenizer,
+                    vocabulary=vocabulary,
                     graphs=graphs,
                     image_tower=image_tower,
                     precisions=precisions or {},
@@ -181,6 +184,24 @@ class Bundle:
     def tokenizer_path(self) -> Path:
         """Path of the tokenizer's file."""
         return self.path / self.manifest.tokenizer
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """The words that the model was trained on; None if the bundle does not record them.
+
+        Raises:
+            BundleError: the file cannot be read.
+        """
+        file = self.manifest.vocabulary
+        if file is None:
+            return None
+        try:
+            return Vocabulary.from_bytes((self.path / file).read_bytes())
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(
+                f"{file} of the bundle {self.path} cannot be read ({error}): export or copy the "
+                "bundle again."
+            ) from error
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -225,6 +225,8 @@ class Manifest(_Entry, frozen=True, kw_only=True):
     """Every file but this one, external tensor data too."""
     precisions: Mapping[str, Precision] = field(default_factory=dict)
     """Precision that can be requested -> what then runs; empty for those that all graphs have."""
+    vocabulary: str | None = None
+    """File of the words that the model was trained on, if they are recorded: UTF-8, one a line."""
 
     def __post_init__(self) -> None:
         try:
@@ -257,6 +259,8 @@ class Manifest(_Entry, frozen=True, kw_only=True):
         check_file_name("tokenizer", self.tokenizer)
         if self.tokenizer not in self.files:
             raise ManifestError.wrong("tokenizer", self.tokenizer, "one of the files")
+        if self.vocabulary is not None and self.vocabulary not in self.files:
+            raise ManifestError.wrong("vocabulary", self.vocabulary, "one of the files")
 
     def _check_tensor_names(self, graph: str, variant: GraphVariant, entry: str) -> None:
         inputs, outputs = ([spec.name for spec in s] for s in (variant.inputs, variant.outputs))
@@ -323,7 +327,8 @@ class Manifest(_Entry, frozen=True, kw_only=True):
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON values, complete and in a fixed order.
 
-        Entries with their default value are left out: `check`, `precisions`, the tokenizer's.
+        Entries with their default value are left out: `check`, `precisions`, `vocabulary`, the
+        tokenizer's.
         """
         values: dict[str, Any] = to_json(self)
         return values

@@ -1,0 +1,71 @@
+"""The words that a model was trained on: from its checkpoint into its bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import asdict
+
+from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.modification import Vocabulary
+
+__all__ = ["VOCABULARY", "VOCABULARY_KEY", "checkpoint_vocabulary", "with_vocabulary"]
+
+VOCABULARY = "vocabulary.txt"
+"""File of a bundle's vocabulary."""
+VOCABULARY_KEY = "vocabulary"
+"""Entry of "training" in a checkpoint's configuration: its words in lower case."""
+
+
+def checkpoint_vocabulary(config: Mapping[str, Any]) -> list[str] | None:
+    """Return the sorted words that a checkpoint records; None if it records none.
+
+    Args:
+        config: configuration that `train.model.load_model` returns.
+
+    Raises:
+        ZtcirError: the entry is not a list of words.
+    """
+    words = (config.get("training") or {}).get(VOCABULARY_KEY)
+    if words is None:
+        return None
+    if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
+        raise ZtcirError(
+            f'The checkpoint\'s entry "training.{VOCABULARY_KEY}" must be a list of words: correct '
+            "its config.json, or leave the entry out."
+        )
+    return sorted(set(words))
+
+
+def with_vocabulary(
+    bundle: Bundle,
+    folder: str | os.PathLike[str],
+    words: Iterable[str],
+    *,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a copy of a bundle with another vocabulary; graphs and model card stay as they are.
+
+    Args:
+        bundle: the bundle to copy.
+        folder: folder of the copy; it may be that of `bundle`, with `overwrite`.
+        words: words in lower case, such as `train.word_counts.training_vocabulary` returns.
+        overwrite: replace an existing bundle.
+
+    Raises:
+        UsageError: a word cannot be in a vocabulary, or `folder` exists.
+        BundleError: the bundle cannot be read or written.
+    """
+    entries = asdict(bundle.manifest)
+    for name in ("format", "ztcir", "files"):
+        del entries[name]
+    old = bundle.manifest.vocabulary
+    files: dict[str, Any] = {
+        file: bundle.path / file for file in bundle.manifest.files if file != old
+    }
+    files[VOCABULARY] = Vocabulary(words).to_bytes()
+    entries["vocabulary"] = VOCABULARY
+    return Bundle.write(folder, files=files, overwrite=overwrite, **entries)

@@ -1,0 +1,7 @@
+"""From query vectors to hits: what a search can be asked for."""
+
+from __future__ import annotations
+
+from ztcir_sdk.answers.options import IndexSource, SearchOptions, SearchSettings
+
+__all__ = ["IndexSource", "SearchOptions", "SearchSettings"]
