@@ -9,8 +9,6 @@ import click
 from cli.options import Command, Engine, as_json, with_engine
 from cli.output import emit_json, progress_bars, table
 
-__all__ = ["bench"]
-
 
 @click.command(cls=Command)
 @click.option(

@@ -9,8 +9,6 @@ import click
 from cli.options import Command, Engine, as_json, output_option, with_engine
 from cli.output import emit_json, note, progress_bars, relative_to_here, table
 
-__all__ = ["demo"]
-
 LEAST_PRECISION = 0.8
 """The bundle inside the package reaches more; a lower precision means that something is broken."""
 

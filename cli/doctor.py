@@ -9,8 +9,6 @@ import click
 from cli.options import Command, as_json, bundle_option
 from cli.output import emit_json, print_line
 
-__all__ = ["doctor"]
-
 MARKS = {"ok": "ok", "note": "--", "problem": "!!"}
 
 

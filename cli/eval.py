@@ -17,7 +17,6 @@ from ztcir_sdk.path_patterns import expand_paths
 if TYPE_CHECKING:
     from ztcir_sdk.evaluation.triplet_evaluation import MethodScores
 
-__all__ = ["evaluate"]
 
 ALL = "all"
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ztcir_sdk.evaluation.benchmarks.report import BenchmarkReport, Scores
     from ztcir_sdk.retriever import Retriever
 
-__all__ = ["benchmark_command"]
 
 ALL = "all"
 LISTED = 1000

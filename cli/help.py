@@ -6,8 +6,6 @@ import click
 
 from cli.options import Command
 
-__all__ = ["show_help"]
-
 
 @click.command("help", cls=Command)
 @click.argument("names", nargs=-1, metavar="[COMMAND]...")

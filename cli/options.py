@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -26,14 +26,15 @@ __all__ = [
     "add_options",
     "as_json",
     "bundle_option",
+    "in_section",
     "load_bundle",
     "output_option",
+    "pass_as",
     "strength_option",
     "weight_option",
     "with_engine",
 ]
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 OPTIONS = "Options"
@@ -96,6 +97,32 @@ def add_options(*options: Decorator) -> Decorator:
     return decorate
 
 
+def pass_as(build: Callable[..., Mapping[str, Any]], *options: Decorator) -> Decorator:
+    """Return a decorator that adds options, and passes objects made of their values instead.
+
+    Args:
+        build: takes the options' values by name; returns the command's arguments.
+        options: decorators of the options, in the order of `--help`.
+    """
+    listed = click.command("options")(add_options(*options)(lambda: None))
+    names = [str(option.name) for option in listed.params]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def called(*args: Any, **values: Any) -> Any:
+            own = {name: values.pop(name) for name in names}
+            return command(*args, **build(**own), **values)
+
+        return add_options(*options)(called)
+
+    return decorate
+
+
+def in_section(heading: str, **settings: Any) -> Callable[..., Decorator]:
+    """Return `click.option` for the options of one section of `--help`."""
+    return functools.partial(click.option, cls=SectionOption, section=heading, **settings)
+
+
 def output_option(*names: str, **settings: Any) -> Decorator:
     """Return the option for what a command writes: ``-o``, ``--output`` and the given names."""
     return click.option("-o", "--output", *names, **settings)
@@ -122,7 +149,7 @@ bundle_option = functools.partial(
     metavar="FOLDER",
     help="Bundle to use; default: the one inside the package.",
 )
-_engine_option = functools.partial(click.option, cls=SectionOption, section=ENGINE_OPTIONS)
+_engine_option = in_section(ENGINE_OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -144,21 +171,10 @@ class Engine:
         return Retriever(self.load_bundle(), **self.options)
 
 
-def with_engine(command: Function) -> Callable[..., Any]:
-    """Add the options for the bundle and for how it is run; pass them as `engine`."""
-
-    @functools.wraps(command)
-    def called(*args: Any, bundle: Path | None, **values: Any) -> Any:
-        options: Any = {name: values.pop(name) for name in _ENGINE}
-        return command(*args, engine=Engine(bundle, options), **values)
-
-    return add_options(bundle_option(cls=SectionOption, section=ENGINE_OPTIONS), *_ENGINE.values())(
-        called
-    )
-
-
-_ENGINE: dict[str, Decorator] = {
-    "backend": _engine_option(
+with_engine = pass_as(
+    lambda bundle, **options: {"engine": Engine(bundle, cast("EngineOptions", options))},
+    bundle_option(cls=SectionOption, section=ENGINE_OPTIONS),
+    _engine_option(
         "--backend",
         type=click.Choice(BACKENDS),
         default="auto",
@@ -166,36 +182,35 @@ _ENGINE: dict[str, Decorator] = {
         help="ONNX Runtime, its TensorRT provider, or TensorRT itself; auto uses TensorRT on a "
         "GPU that `ztcir export --trt` has built engines for, else ONNX Runtime.",
     ),
-    "device": _engine_option(
+    _engine_option(
         "--device",
         default="auto",
         show_default=True,
         metavar="DEVICE",
         help="auto, cpu, cuda or cuda:N.",
     ),
-    "precision": _engine_option(
+    _engine_option(
         "--precision",
         metavar="|".join(PRECISIONS),
         help="Precision of the graphs; default: fp32, if the bundle has it.",
     ),
-    "threads": _engine_option(
+    _engine_option(
         "--threads",
         type=click.IntRange(min=1),
         metavar="N",
         help="CPU threads; default: one per available core.",
     ),
-    "gpu_memory_mb": _engine_option(
+    _engine_option(
         "--gpu-memory",
         "gpu_memory_mb",
         type=click.IntRange(min=1),
         metavar="MB",
         help="GPU memory limit of each graph, in MiB; default: no limit.",
     ),
-    "low_memory": _engine_option(
-        "--low-memory", is_flag=True, help="Release memory after every run; slower."
-    ),
-}
-"""Keyword of `EngineOptions` -> the option that sets it."""
+    _engine_option("--low-memory", is_flag=True, help="Release memory after every run; slower."),
+)
+"""Adds the options for the bundle and for how it is run; passes them as `engine`. An option has the
+name of the keyword of `EngineOptions` that it sets."""
 
 
 def load_bundle(path: Path | None) -> Bundle:

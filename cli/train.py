@@ -10,16 +10,18 @@ import click
 
 from cli.options import Group
 from cli.output import note
-from cli.train_options import (
+from cli.train_data_options import (
     Collection,
     TripletOptions,
-    backbone_training,
     collection_options,
+    triplet_options,
+)
+from cli.train_options import (
+    backbone_training,
     compose_training,
     map_training,
     run_settings,
     stage_settings,
-    triplet_options,
 )
 
 if TYPE_CHECKING:

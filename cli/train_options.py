@@ -1,18 +1,15 @@
-"""Options of `ztcir train`, grouped into the objects that its commands work with."""
+"""Options of `ztcir train` for its runs, grouped into the objects that its commands work with."""
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import Decorator, SectionOption, add_options, output_option
-from cli.triplets import parse_columns
+from cli.options import Decorator, in_section, output_option, pass_as
 from train.settings import (
     BackboneTraining,
     ComposeTraining,
@@ -25,25 +22,7 @@ from train.settings import (
 from ztcir_sdk.names import TRAINING_PRECISIONS
 
 if TYPE_CHECKING:
-    from train.data import ShardStream, TrainingImage
     from train.stages.recipes import Recipe
-    from train.triplets import StageTwoData
-
-__all__ = [
-    "Collection",
-    "FolderPath",
-    "TripletOptions",
-    "backbone_training",
-    "collection_options",
-    "compose_training",
-    "map_training",
-    "run_settings",
-    "stage_settings",
-    "triplet_options",
-]
-
-HELD_OUT = 1000
-"""Images of a stream that select the best checkpoint."""
 
 OPTION_NAMES = {"token_learner_depth": "depth", "adapter_bottleneck": "adapter"}
 """Field of a recipe -> the option that sets it, if it has another name."""
@@ -79,104 +58,10 @@ class FolderPath(click.Path):
 FOLDER = FolderPath(file_okay=False, path_type=Path)
 
 
-def _pass_as(build: Callable[..., Mapping[str, Any]], *options: Decorator) -> Decorator:
-    """Return a decorator that adds options, and passes objects made of their values instead.
-
-    Args:
-        build: takes the options' values by name; returns the command's arguments.
-        options: decorators of the options, in the order of `--help`.
-    """
-    listed = click.command("options")(add_options(*options)(lambda: None))
-    names = [str(option.name) for option in listed.params]
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def called(*args: Any, **values: Any) -> Any:
-            own = {name: values.pop(name) for name in names}
-            return command(*args, **build(**own), **values)
-
-        return add_options(*options)(called)
-
-    return decorate
-
-
-def _in_section(section: str) -> Callable[..., Decorator]:
-    return functools.partial(
-        click.option, cls=SectionOption, section=f"{section} options", show_default=True
-    )
-
-
-_training = _in_section("Training")
-_model = _in_section("Model")
-_triplets = _in_section("Triplet")
-_compute = _in_section("Compute")
-_record = _in_section("Cache and log")
-
-
-@dataclass(frozen=True)
-class Collection:
-    """The training data that is named on the command line."""
-
-    data: tuple[str, ...]
-    columns: dict[str, str] | None
-    drawings: int
-    stream: bool = False
-
-    def read(self, *, streamed: bool = False) -> tuple[list[TrainingImage], list[TrainingImage]]:
-        """List training and development images; ``streamed`` holds out those of `read_stream`."""
-        from train.data import read_collection
-
-        return read_collection(
-            self.data, drawings=self.drawings, columns=self.columns, streamed=streamed
-        )
-
-    def read_stream(self, seed: int) -> tuple[ShardStream, list[TrainingImage]]:
-        """Return the training images as a stream, and a list of development images."""
-        from train.data import ShardStream, read_held_out, stream_shards
-
-        if self.drawings or self.columns:
-            raise click.UsageError("--drawings and --columns cannot be used with --stream.")
-        shards = stream_shards(self.data)
-        return ShardStream(shards, seed=seed), read_held_out(shards, HELD_OUT)
-
-
-_COLLECTION = (
-    click.option(
-        "--data",
-        required=True,
-        multiple=True,
-        metavar="SOURCE",
-        help="Training images: webdataset shards, a folder, or a CSV, TSV or Parquet file of paths "
-        "and captions; also as a pattern, such as cc3m/{00000..00331}.tar or *.tar. Repeatable.",
-    ),
-    click.option(
-        "--columns",
-        callback=parse_columns,
-        metavar="FIELD=COLUMN,...",
-        help="Columns of a table's fields, if they have unusual names, such as "
-        "path=file,caption=text,colour=shade,root=photos/.",
-    ),
-    click.option(
-        "--drawings",
-        type=NATURAL,
-        default=0,
-        show_default=True,
-        metavar="N",
-        help="Number of code-drawn images to add.",
-    ),
-)
-_STREAM = click.option(
-    "--stream",
-    is_flag=True,
-    help="Read the shards as a shuffled stream, without listing images or caching features: for "
-    "more images than a list can hold, and for shards behind https:// or pipe:. Needs --steps.",
-)
-
-
-def collection_options(*, stream: bool = False) -> Decorator:
-    """Add the options for the training data; pass them as `collection`."""
-    options = (*_COLLECTION, _STREAM) if stream else _COLLECTION
-    return _pass_as(lambda **values: {"collection": Collection(**values)}, *options)
+_training = in_section("Training options", show_default=True)
+_model = in_section("Model options", show_default=True)
+_compute = in_section("Compute options", show_default=True)
+_record = in_section("Cache and log options", show_default=True)
 
 
 def _number(
@@ -205,7 +90,7 @@ def _schedule(training: type[Any], samples: str) -> list[Decorator]:
     ]
 
 
-backbone_training = _pass_as(
+backbone_training = pass_as(
     lambda **values: {"config": BackboneTraining(**values)},
     click.option(
         "--start",
@@ -273,7 +158,7 @@ def _map_arguments(
     return {"config": recipe.mapping(**values), "parts": parts}
 
 
-map_training = _pass_as(
+map_training = pass_as(
     _map_arguments,
     _recipe_option("map"),
     *_schedule(MapTraining, "images"),
@@ -297,7 +182,7 @@ map_training = _pass_as(
     ),
 )
 
-compose_training = _pass_as(
+compose_training = pass_as(
     lambda recipe, **values: {
         "config": recipe.composing(**values),
         "recipe_backbone": recipe.backbone,
@@ -306,70 +191,6 @@ compose_training = _pass_as(
     *_schedule(ComposeTraining, "triplets"),
     _number(ComposeTraining, "lr", POSITIVE, "Peak learning rate."),
     _number(ComposeTraining, "mined", NATURAL, "Number of hard negatives per query; 0: none."),
-)
-
-
-@dataclass(frozen=True)
-class TripletOptions:
-    """The triplets of Stage II that are named on the command line, or how to make some."""
-
-    triplets: tuple[Path, ...]
-    triplet_columns: dict[str, str] | None
-    skip_missing: bool
-    count: int
-    noise: float
-
-    def read(
-        self, images: list[TrainingImage], development: list[TrainingImage], *, seed: int
-    ) -> StageTwoData:
-        """Read or make the triplets of a collection."""
-        from train.triplets import read_training_triplets, stage_two_data
-
-        given = [
-            triplet
-            for path in self.triplets
-            for triplet in read_training_triplets(path, columns=self.triplet_columns)
-        ]
-        return stage_two_data(
-            images,
-            development,
-            given if self.triplets else None,
-            count=self.count,
-            seed=seed,
-            noise=self.noise,
-            skip_missing=self.skip_missing,
-        )
-
-
-triplet_options = _pass_as(
-    lambda **values: {"triplets": TripletOptions(**values)},
-    _triplets(
-        "--triplets",
-        type=click.Path(path_type=Path),
-        multiple=True,
-        metavar="FILE",
-        help="Triplets to train on: JSONL of `ztcir triplets` or of reference, text and target; "
-        "the training file of FashionIQ, CIRR or LaSCo; or a CSV or Parquet file. Repeatable. "
-        "Default: triplets made from the images' attributes.",
-    ),
-    _triplets(
-        "--triplet-columns",
-        callback=parse_columns,
-        metavar="FIELD=COLUMN,...",
-        help="Fields or columns of a triplet, if they have unusual names, such as "
-        "reference=query,text=caption,target=answer.",
-    ),
-    _triplets("--skip-missing", is_flag=True, help="Leave out triplets with missing images."),
-    _triplets(
-        "--count", type=COUNT, default=80000, metavar="N", help="Number of triplets to make."
-    ),
-    _triplets(
-        "--noise",
-        type=SHARE,
-        default=0.0,
-        metavar="SHARE",
-        help="Share of the made triplets with a wrong target.",
-    ),
 )
 
 
@@ -396,7 +217,7 @@ def _cache_option(what: str) -> Decorator:
 
 def run_settings(out: str) -> Decorator:
     """Add the options for a run's folders; pass them as `settings`, a `RunSettings`."""
-    return _pass_as(
+    return pass_as(
         lambda **values: {"settings": RunSettings(**values)},
         _out_option(out),
         _cache_option("the frozen layers' output"),
@@ -417,7 +238,7 @@ def _stage_settings(
 
 def stage_settings(out: str) -> Decorator:
     """Add the options for a run of Stage I or II; pass them as `settings`, a `StageSettings`."""
-    return _pass_as(
+    return pass_as(
         _stage_settings,
         _out_option(out),
         _training(

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from train.triplets import TripletReport
     from ztcir_sdk.evaluation.triplets import Triplet
 
-__all__ = ["parse_columns", "triplets"]
-
 
 def parse_columns(
     context: click.Context, parameter: click.Parameter, value: str | None

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.export_precision import IMAGE_OPTIONS, PrecisionChoice, precision_options
-from cli.export_trt import (
+from cli.export.precision import IMAGE_OPTIONS, PrecisionChoice, precision_options
+from cli.export.tensorrt import (
     TensorRtChoice,
     engine_precisions,
     export_engines,
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from export.bundle import BundleSettings
     from train.model import Backbone, ComposedModel
     from ztcir_sdk.bundle.engines import EngineReport
-
-__all__ = ["export"]
 
 
 @click.command(cls=Command)

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import SectionOption, add_options
+from cli.options import in_section, pass_as
 from cli.output import note, table
 from ztcir_sdk.names import TENSORRT_PACKAGES
 
 if TYPE_CHECKING:
     from ztcir_sdk.bundle import Bundle
     from ztcir_sdk.bundle.engines import EngineReport
-
-__all__ = [
-    "TensorRtChoice",
-    "engine_precisions",
-    "export_engines",
-    "show_engines",
-    "tensorrt_options",
-]
 
 
 @dataclass(frozen=True)
@@ -41,57 +33,51 @@ class TensorRtChoice:
     rebuild: bool
 
 
-_option = functools.partial(click.option, cls=SectionOption, section="TensorRT options")
+def _tensorrt_choice(trt: bool, **values: Any) -> dict[str, TensorRtChoice | None]:
+    if not trt and (given := [name for name, value in values.items() if value]):
+        option = f"--{given[0].replace('_', '-')}"
+        raise click.UsageError(f"{option} is an option for engines: add --trt.")
+    return {"tensorrt": TensorRtChoice(**values) if trt else None}
+
+
+_option = in_section("TensorRT options")
 _number = functools.partial(_option, type=click.IntRange(min=1))
 
-
-def tensorrt_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --trt and its options; pass them as `tensorrt`, which is None without --trt."""
-
-    @functools.wraps(command)
-    def called(*args: Any, trt: bool, **others: Any) -> Any:
-        values = {field.name: others.pop(field.name) for field in fields(TensorRtChoice)}
-        if not trt and (given := [name for name, value in values.items() if value]):
-            option = f"--{given[0].replace('_', '-')}"
-            raise click.UsageError(f"{option} is an option for engines: add --trt.")
-        return command(*args, tensorrt=TensorRtChoice(**values) if trt else None, **others)
-
-    return add_options(
-        _option(
-            "--trt",
-            is_flag=True,
-            help="Build TensorRT engines of the bundle's graphs, for this GPU or --gpu.",
-        ),
-        _option(
-            "--gpu",
-            metavar="NAME",
-            help='GPU to compile for, such as "RTX 3090" or sm_86; default: the one in this '
-            "machine. Only tensorrt_rtx compiles for other GPUs.",
-        ),
-        _option(
-            "--trt-package",
-            type=click.Choice(tuple(TENSORRT_PACKAGES)),
-            help="TensorRT package to build with; default: an installed one that supports the "
-            "target.",
-        ),
-        _number(
-            "--workspace",
-            metavar="MB",
-            help="Scratch memory limit of each layer, in MiB; default: the GPU's memory.",
-        ),
-        _number("--max-images", metavar="N", help="Largest batch of images; default: 32."),
-        _number("--max-texts", metavar="N", help="Largest batch of texts; default: 64."),
-        _number(
-            "--max-tokens", metavar="N", help="Tokens of the longest text; default: the bundle's."
-        ),
-        _option(
-            "--engines",
-            type=click.Path(path_type=Path, file_okay=False),
-            metavar="FOLDER",
-            help="Folder of engines; default: $ZTCIR_ENGINES, else the user's cache.",
-        ),
-        _option("--rebuild", is_flag=True, help="Build engines even if they exist."),
-    )(called)
+tensorrt_options = pass_as(
+    _tensorrt_choice,
+    _option(
+        "--trt",
+        is_flag=True,
+        help="Build TensorRT engines of the bundle's graphs, for this GPU or --gpu.",
+    ),
+    _option(
+        "--gpu",
+        metavar="NAME",
+        help='GPU to compile for, such as "RTX 3090" or sm_86; default: the one in this '
+        "machine. Only tensorrt_rtx compiles for other GPUs.",
+    ),
+    _option(
+        "--trt-package",
+        type=click.Choice(tuple(TENSORRT_PACKAGES)),
+        help="TensorRT package to build with; default: an installed one that supports the target.",
+    ),
+    _number(
+        "--workspace",
+        metavar="MB",
+        help="Scratch memory limit of each layer, in MiB; default: the GPU's memory.",
+    ),
+    _number("--max-images", metavar="N", help="Largest batch of images; default: 32."),
+    _number("--max-texts", metavar="N", help="Largest batch of texts; default: 64."),
+    _number("--max-tokens", metavar="N", help="Tokens of the longest text; default: the bundle's."),
+    _option(
+        "--engines",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="FOLDER",
+        help="Folder of engines; default: $ZTCIR_ENGINES, else the user's cache.",
+    ),
+    _option("--rebuild", is_flag=True, help="Build engines even if they exist."),
+)
+"""Adds --trt and its options; passes them as `tensorrt`, which is None without --trt."""
 
 
 def engine_precisions(requested: Sequence[str]) -> tuple[str, ...]:
