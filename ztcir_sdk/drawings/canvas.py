@@ -15,23 +15,6 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-__all__ = [
-    "COLOUR_RANGES",
-    "METAL",
-    "PATTERNS",
-    "Canvas",
-    "Cloth",
-    "Corner",
-    "Fabric",
-    "Point",
-    "S",
-    "arc",
-    "between",
-    "curve",
-    "mirrored",
-    "symmetric",
-]
-
 Rgb = tuple[int, int, int]
 Point = tuple[float, float]
 Corner = tuple[float, float] | tuple[float, float, str]  # with a third item "s": a smooth point
@@ -218,7 +201,7 @@ def pattern_mask(
     return mask
 
 
-def curve(points: Sequence[Corner], steps: int = 7) -> list[Point]:
+def curve(*points: Corner, steps: int = 7) -> list[Point]:
     """Return a closed outline through ``points``; a third item `S` makes a point smooth.
 
     Runs of smooth points become Catmull-Rom splines that start and end in the corners beside them.
@@ -237,7 +220,7 @@ def curve(points: Sequence[Corner], steps: int = 7) -> list[Point]:
     return outline
 
 
-def arc(points: Sequence[Point], steps: int = 7) -> list[Point]:
+def arc(*points: Point, steps: int = 7) -> list[Point]:
     """Return an open smooth line through ``points``."""
     line: list[Point] = []
     for here in range(len(points) - 1):
@@ -266,10 +249,10 @@ def _spline(
         yield (w0 * x0 + w1 * x1 + w2 * x2 + w3 * x3, w0 * y0 + w1 * y1 + w2 * y2 + w3 * y3)
 
 
-def symmetric(half: Sequence[Corner]) -> list[Corner]:
-    """Return a symmetric outline from its right half, from the top middle to the bottom middle."""
+def symmetric(*half: Corner) -> list[Point]:
+    """Return a symmetric `curve` from its right half, from the top middle to the bottom middle."""
     left = [(-p[0], p[1], p[2]) if len(p) == 3 else (-p[0], p[1]) for p in reversed(half)]
-    return [*half, *(p for p in left if p[0] != 0)]
+    return curve(*half, *(p for p in left if p[0] != 0))
 
 
 def between(a: Point, b: Point, share: float) -> Point:

@@ -7,6 +7,7 @@ seeds start at 1 000 000).
 
 from __future__ import annotations
 
+import io
 import itertools
 import random
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Literal
 from PIL import Image
 
 from ztcir_sdk.drawings.products import COLOUR_RANGES, PATTERNS, PRODUCTS, Canvas, Cloth, Fabric
-from ztcir_sdk.errors import UsageError
+from ztcir_sdk.errors import UsageError, check_choice
 
 __all__ = [
     "COLOURS",
@@ -33,6 +34,7 @@ __all__ = [
     "demo_gallery",
     "demo_queries",
     "draw",
+    "drawn_jpeg",
     "showcase_queries",
     "training_drawings",
     "with_article",
@@ -121,8 +123,7 @@ class Drawing:
             ("colour", self.colour, COLOURS),
             ("pattern", self.pattern, PATTERNS),
         ):
-            if value not in known:
-                raise UsageError(f"There is no {name} {value!r}: choose from {', '.join(known)}.")
+            check_choice(name, value, known)
         if self.seed < 0:
             raise UsageError(f"The seed of a drawing must be at least 0, not {self.seed}.")
 
@@ -155,6 +156,13 @@ def draw(drawing: Drawing, size: tuple[int, int] = (240, 320)) -> Image.Image:
     canvas = Canvas(size, cloth, Fabric.of(drawing.pattern, weave), shape)
     PRODUCTS[drawing.type](canvas, shape)
     return canvas.finish()
+
+
+def drawn_jpeg(drawing: Drawing) -> bytes:
+    """Draw a product as a JPEG of 240 by 320 pixels."""
+    stream = io.BytesIO()
+    draw(drawing).save(stream, "JPEG", quality=92)
+    return stream.getvalue()
 
 
 def with_article(product: str) -> str:

@@ -22,8 +22,6 @@ from ztcir_sdk.drawings.canvas import (
     symmetric,
 )
 
-__all__ = ["dress", "jacket", "shirt", "skirt", "t_shirt", "trousers"]
-
 
 def _sleeve(
     canvas: Canvas,
@@ -48,15 +46,13 @@ def _sleeve(
     inside = (inside[0] + across[0] * elbow * 0.7, inside[1] + across[1] * elbow * 0.7)
     neck = (shoulder[0] - 0.16, shoulder[1] + 0.0)
     right = curve(
-        [
-            neck,
-            (shoulder[0] - 0.03, shoulder[1] + 0.01, S),
-            (*bulge, S),
-            outer,
-            inner,
-            (*inside, S),
-            (armpit[0] - 0.06, armpit[1] + 0.06),
-        ]
+        neck,
+        (shoulder[0] - 0.03, shoulder[1] + 0.01, S),
+        (*bulge, S),
+        outer,
+        inner,
+        (*inside, S),
+        (armpit[0] - 0.06, armpit[1] + 0.06),
     )
     band_outer, band_inner = between(outer, shoulder, 0.10), between(inner, armpit, 0.10)
     if length < 0.6:
@@ -67,11 +63,9 @@ def _sleeve(
         band = [band_outer, outer, inner, band_inner]
         seam = [band_outer, band_inner]
         crease = arc(
-            [
-                between(armpit, shoulder, 0.45),
-                between(between(outer, inner, 0.6), armpit, 0.55),
-                between(outer, inner, 0.55),
-            ]
+            between(armpit, shoulder, 0.45),
+            between(between(outer, inner, 0.6), armpit, 0.55),
+            between(outer, inner, 0.55),
         )
         if side == -1:
             band, seam, crease = mirrored(band), mirrored(seam), mirrored(crease)
@@ -91,7 +85,7 @@ def _torso_folds(
             y = rng.uniform(top, (top + bottom) / 2)
             reach = rng.uniform(0.3, 0.55) * (bottom - top)
             canvas.fold(
-                arc([(x, y), (x - side * 0.08, y + reach * 0.5), (x - side * 0.04, y + reach)]),
+                arc((x, y), (x - side * 0.08, y + reach * 0.5), (x - side * 0.04, y + reach)),
                 0.05,
                 rng.uniform(0.15, 0.32),
             )
@@ -114,23 +108,19 @@ def t_shirt(canvas: Canvas, rng: random.Random) -> None:
         rng.uniform(0.34, 0.42),
     )
     bottom = (0, top + drop) if v_neck else (0, top + drop, S)
-    torso = curve(
-        symmetric(
-            [
-                bottom,
-                (neck, top),
-                (shoulder[0] - 0.02, shoulder[1], S),
-                (armpit[0], armpit[1], S),
-                (width - 0.02, 0.2, S),
-                (width + rng.uniform(-0.02, 0.04), length),
-                (0, length + 0.03, S),
-            ]
-        )
+    torso = symmetric(
+        bottom,
+        (neck, top),
+        (shoulder[0] - 0.02, shoulder[1], S),
+        (armpit[0], armpit[1], S),
+        (width - 0.02, 0.2, S),
+        (width + rng.uniform(-0.02, 0.04), length),
+        (0, length + 0.03, S),
     )
     canvas.fill(torso)
     band = 0.055
     inner = [(-neck, top), (0, top + drop), (neck, top)]
-    back = arc([(neck, top), (0, top + 0.08), (-neck, top)])
+    back = arc((neck, top), (0, top + 0.08), (-neck, top))
     outer = [
         (neck + band, top + 0.02),
         (0, top + drop + band * (1.5 if v_neck else 1)),
@@ -141,22 +131,18 @@ def t_shirt(canvas: Canvas, rng: random.Random) -> None:
         canvas.fill([*inner, *outer], canvas.cloth.trim)
     else:
         smooth = arc(
-            [
-                inner[0],
-                (-neck * 0.62, top + drop * 0.78),
-                inner[1],
-                (neck * 0.62, top + drop * 0.78),
-                inner[2],
-            ]
+            inner[0],
+            (-neck * 0.62, top + drop * 0.78),
+            inner[1],
+            (neck * 0.62, top + drop * 0.78),
+            inner[2],
         )
         wide = arc(
-            [
-                outer[0],
-                ((neck + band) * 0.62, top + (drop + band) * 0.8),
-                outer[1],
-                (-(neck + band) * 0.62, top + (drop + band) * 0.8),
-                outer[2],
-            ]
+            outer[0],
+            ((neck + band) * 0.62, top + (drop + band) * 0.8),
+            outer[1],
+            (-(neck + band) * 0.62, top + (drop + band) * 0.8),
+            outer[2],
         )
         canvas.fill([*smooth, *back], canvas.cloth.inside)
         canvas.fill([*smooth, *wide], canvas.cloth.trim)
@@ -185,19 +171,15 @@ def shirt(canvas: Canvas, rng: random.Random) -> None:
         canvas, shoulder, armpit, rng.uniform(9, 13), rng.uniform(1.22, 1.36), 0.2, cuff_tone=True
     )
     canvas.fill(
-        curve(
-            symmetric(
-                [
-                    (0, top + 0.2),
-                    (neck, top),
-                    (shoulder[0] - 0.02, shoulder[1], S),
-                    (armpit[0], armpit[1], S),
-                    (width - rng.uniform(0.02, 0.06), 0.15, S),
-                    (width, length - 0.2),
-                    (width * 0.55, length, S),
-                    (0, length + 0.01, S),
-                ]
-            )
+        symmetric(
+            (0, top + 0.2),
+            (neck, top),
+            (shoulder[0] - 0.02, shoulder[1], S),
+            (armpit[0], armpit[1], S),
+            (width - rng.uniform(0.02, 0.06), 0.15, S),
+            (width, length - 0.2),
+            (width * 0.55, length, S),
+            (0, length + 0.01, S),
         )
     )
     canvas.fill(
@@ -217,12 +199,10 @@ def shirt(canvas: Canvas, rng: random.Random) -> None:
         ]
         canvas.fill([(side * x, y) for x, y in collar], canvas.cloth.trim)
     stand = curve(
-        [
-            (-neck - 0.04, top - 0.03),
-            (0, top - 0.09, S),
-            (neck + 0.04, top - 0.03),
-            (0, top + 0.03, S),
-        ]
+        (-neck - 0.04, top - 0.03),
+        (0, top - 0.09, S),
+        (neck + 0.04, top - 0.03),
+        (0, top + 0.03, S),
     )
     canvas.fill(stand, canvas.cloth.trim)
     if rng.random() < 0.7:
@@ -250,14 +230,12 @@ def jacket(canvas: Canvas, rng: random.Random) -> None:
     lining = canvas.cloth.inside
     canvas.fill(
         curve(
-            [
-                (-neck - 0.02, top),
-                (-neck + 0.02, top - 0.09, S),
-                (0, top - 0.12, S),
-                (neck - 0.02, top - 0.09, S),
-                (neck + 0.02, top),
-                (0, top + 0.3),
-            ]
+            (-neck - 0.02, top),
+            (-neck + 0.02, top - 0.09, S),
+            (0, top - 0.12, S),
+            (neck - 0.02, top - 0.09, S),
+            (neck + 0.02, top),
+            (0, top + 0.3),
         ),
         lining,
     )
@@ -278,16 +256,14 @@ def jacket(canvas: Canvas, rng: random.Random) -> None:
     rib = 0.13
     for side in (1, -1):
         panel = curve(
-            [
-                (neck, top),
-                (shoulder[0] - 0.03, shoulder[1], S),
-                (armpit[0], armpit[1], S),
-                (width + 0.03, 0.3, S),
-                (width, length - rib),
-                (open_, length - rib),
-                (open_ * 0.8, 0.0),
-                (0.06, top + 0.42),
-            ]
+            (neck, top),
+            (shoulder[0] - 0.03, shoulder[1], S),
+            (armpit[0], armpit[1], S),
+            (width + 0.03, 0.3, S),
+            (width, length - rib),
+            (open_, length - rib),
+            (open_ * 0.8, 0.0),
+            (0.06, top + 0.42),
         )
         hem = [
             (width, length - rib),
@@ -315,13 +291,11 @@ def jacket(canvas: Canvas, rng: random.Random) -> None:
     if rng.random() < 0.5:  # a stand-up collar
         for side in (1, -1):
             collar = curve(
-                [
-                    (0.05, top + 0.36),
-                    (neck - 0.04, top - 0.09, S),
-                    (neck + 0.09, top - 0.02),
-                    (neck + 0.06, top + 0.12, S),
-                    (0.09, top + 0.46),
-                ]
+                (0.05, top + 0.36),
+                (neck - 0.04, top - 0.09, S),
+                (neck + 0.09, top - 0.02),
+                (neck + 0.06, top + 0.12, S),
+                (0.09, top + 0.46),
             )
             canvas.fill(collar if side == 1 else mirrored(collar), canvas.cloth.trim)
     else:  # lapels
@@ -346,29 +320,23 @@ def dress(canvas: Canvas, rng: random.Random) -> None:
     top, waist_y = -1.0, rng.uniform(-0.26, -0.14)
     straps = rng.random() < 0.4
     neck, drop = rng.uniform(0.15, 0.21), rng.uniform(0.14, 0.28)
-    skirt = curve(
-        symmetric(
-            [
-                (0, waist_y - 0.02),
-                (waist, waist_y - 0.02),
-                (waist + (flare - waist) * 0.48, waist_y + (length - waist_y) * 0.35, S),
-                (flare, length),
-                (flare * 0.66, length + 0.055, S),
-                (flare * 0.33, length + 0.035, S),
-                (0, length + 0.07, S),
-            ]
-        )
+    skirt = symmetric(
+        (0, waist_y - 0.02),
+        (waist, waist_y - 0.02),
+        (waist + (flare - waist) * 0.48, waist_y + (length - waist_y) * 0.35, S),
+        (flare, length),
+        (flare * 0.66, length + 0.055, S),
+        (flare * 0.33, length + 0.035, S),
+        (0, length + 0.07, S),
     )
     if straps:
         bodice = symmetric(
-            [
-                (0, top + 0.30, S),
-                (bust * 0.72, top + 0.22),
-                (bust, top + 0.40, S),
-                (bust - 0.01, top + 0.52, S),
-                (waist, waist_y),
-                (0, waist_y),
-            ]
+            (0, top + 0.30, S),
+            (bust * 0.72, top + 0.22),
+            (bust, top + 0.40, S),
+            (bust - 0.01, top + 0.52, S),
+            (waist, waist_y),
+            (0, waist_y),
         )
         for side in (1, -1):
             canvas.strap(
@@ -378,24 +346,22 @@ def dress(canvas: Canvas, rng: random.Random) -> None:
             )
     else:
         canvas.fill(
-            curve([(-neck, top), (0, top + 0.06, S), (neck, top), (0, top + drop, S)]),
+            curve((-neck, top), (0, top + 0.06, S), (neck, top), (0, top + drop, S)),
             canvas.cloth.inside,
         )
         cap = rng.uniform(0.0, 0.12)
         bodice = symmetric(
-            [
-                (0, top + drop, S),
-                (neck, top),
-                (bust + 0.02 + cap, top + 0.10 + cap),
-                (bust - 0.03 + cap, top + 0.24 + cap * 0.6),
-                (bust - 0.04, top + 0.34, S),
-                (bust, top + 0.48, S),
-                (waist, waist_y),
-                (0, waist_y),
-            ]
+            (0, top + drop, S),
+            (neck, top),
+            (bust + 0.02 + cap, top + 0.10 + cap),
+            (bust - 0.03 + cap, top + 0.24 + cap * 0.6),
+            (bust - 0.04, top + 0.34, S),
+            (bust, top + 0.48, S),
+            (waist, waist_y),
+            (0, waist_y),
         )
     canvas.fill(skirt)
-    canvas.fill(curve(bodice))
+    canvas.fill(bodice)
     band = rng.uniform(0.05, 0.09)
     canvas.fill(
         [
@@ -408,14 +374,14 @@ def dress(canvas: Canvas, rng: random.Random) -> None:
     )
     if not straps:
         canvas.line(
-            arc([(-neck - 0.03, top + 0.02), (0, top + drop + 0.04), (neck + 0.03, top + 0.02)]),
+            arc((-neck - 0.03, top + 0.02), (0, top + drop + 0.04), (neck + 0.03, top + 0.02)),
             0.008,
         )
     for pleat in range(-3, 4):
         x0, x1 = waist * 0.8 * pleat / 3, flare * 0.82 * pleat / 3
         start = waist_y + rng.uniform(0.06, 0.25)
         canvas.fold(
-            arc([(x0, start), ((x0 + x1) * 0.48, (start + length) / 2), (x1, length)]),
+            arc((x0, start), ((x0 + x1) * 0.48, (start + length) / 2), (x1, length)),
             0.05,
             rng.uniform(0.35, 0.65),
         )
@@ -425,11 +391,9 @@ def dress(canvas: Canvas, rng: random.Random) -> None:
     for side in (1, -1):
         canvas.fold(
             arc(
-                [
-                    (side * bust * 0.9, top + 0.5),
-                    (side * bust * 0.5, top + 0.56),
-                    (side * waist * 0.5, waist_y - 0.05),
-                ]
+                (side * bust * 0.9, top + 0.5),
+                (side * bust * 0.5, top + 0.56),
+                (side * waist * 0.5, waist_y - 0.05),
             ),
             0.05,
             0.4,
@@ -443,22 +407,20 @@ def trousers(canvas: Canvas, rng: random.Random) -> None:
     spread = rng.uniform(0.02, 0.10)
     band = 0.12
     canvas.fill(
-        curve([(-waist, top), (0, top + 0.05, S), (waist, top), (0, top + 0.1, S)]),
+        curve((-waist, top), (0, top + 0.05, S), (waist, top), (0, top + 0.1, S)),
         canvas.cloth.inside,
     )
     outer = hip - 0.02 + spread
     for side in (1, -1):
         leg = curve(
-            [
-                (0.0, top + band),
-                (waist + 0.01, top + band),
-                (hip, crotch - 0.12, S),
-                ((hip + outer) / 2 + 0.01, 0.2, S),
-                (outer, bottom),
-                (outer - hem, bottom + 0.02),
-                (0.08 + spread * 0.5, 0.25, S),
-                (0.0, crotch),
-            ]
+            (0.0, top + band),
+            (waist + 0.01, top + band),
+            (hip, crotch - 0.12, S),
+            ((hip + outer) / 2 + 0.01, 0.2, S),
+            (outer, bottom),
+            (outer - hem, bottom + 0.02),
+            (0.08 + spread * 0.5, 0.25, S),
+            (0.0, crotch),
         )
         canvas.fill(leg if side == 1 else mirrored(leg), tone=1.0 if side == 1 else 0.97)
         canvas.line(
@@ -471,19 +433,15 @@ def trousers(canvas: Canvas, rng: random.Random) -> None:
         middle = outer - hem / 2
         canvas.fold(
             arc(
-                [
-                    (side * 0.24, crotch),
-                    (side * (0.24 + middle) / 2, 0.3),
-                    (side * middle, bottom - 0.1),
-                ]
+                (side * 0.24, crotch),
+                (side * (0.24 + middle) / 2, 0.3),
+                (side * middle, bottom - 0.1),
             ),
             0.07,
             -0.45,
         )
         canvas.fold(
-            arc(
-                [(side * 0.02, crotch), (side * 0.14, crotch + 0.10), (side * 0.28, crotch + 0.12)]
-            ),
+            arc((side * 0.02, crotch), (side * 0.14, crotch + 0.10), (side * 0.28, crotch + 0.12)),
             0.04,
             0.5,
         )
@@ -502,23 +460,19 @@ def trousers(canvas: Canvas, rng: random.Random) -> None:
             0.4,
         )
         pocket = arc(
-            [
-                (side * (waist * 0.55), top + band),
-                (side * (waist * 0.72), top + 0.3),
-                (side * (hip - 0.045), top + 0.36),
-            ]
+            (side * (waist * 0.55), top + band),
+            (side * (waist * 0.72), top + 0.3),
+            (side * (hip - 0.045), top + 0.36),
         )
         canvas.line(pocket, 0.012)
     canvas.fill(
         curve(
-            [
-                (-waist, top),
-                (0, top + 0.06, S),
-                (waist, top),
-                (waist + 0.012, top + band),
-                (0, top + band + 0.06, S),
-                (-waist - 0.012, top + band),
-            ]
+            (-waist, top),
+            (0, top + 0.06, S),
+            (waist, top),
+            (waist + 0.012, top + band),
+            (0, top + band + 0.06, S),
+            (-waist - 0.012, top + band),
         ),
         canvas.cloth.trim,
     )
@@ -527,7 +481,7 @@ def trousers(canvas: Canvas, rng: random.Random) -> None:
     canvas.disc(0, top + 0.10, 0.026, METAL)
     canvas.line([(0, top + band + 0.05), (0, crotch)], 0.012)
     canvas.stitches(
-        arc([(0.09, top + band + 0.05), (0.085, crotch - 0.2), (0.0, crotch - 0.08)], 3)
+        arc((0.09, top + band + 0.05), (0.085, crotch - 0.2), (0.0, crotch - 0.08), steps=3)
     )
 
 
@@ -542,31 +496,25 @@ def skirt(canvas: Canvas, rng: random.Random) -> None:
         hem.append((flare * share, bottom + wave + 0.07 * (1 - share * share), S))
     side_x = waist + (flare - waist) * 0.52
     canvas.fill(
-        curve([(-waist, top), (0, top + 0.04, S), (waist, top), (0, top + 0.08, S)]),
+        curve((-waist, top), (0, top + 0.04, S), (waist, top), (0, top + 0.08, S)),
         canvas.cloth.inside,
     )
     canvas.fill(
-        curve(
-            symmetric(
-                [
-                    (0, top + band),
-                    (waist + 0.01, top + band),
-                    (side_x, top + (bottom - top) * 0.45, S),
-                    *hem,
-                ]
-            )
+        symmetric(
+            (0, top + band),
+            (waist + 0.01, top + band),
+            (side_x, top + (bottom - top) * 0.45, S),
+            *hem,
         )
     )
     canvas.fill(
         curve(
-            [
-                (-waist, top),
-                (0, top + 0.05, S),
-                (waist, top),
-                (waist + 0.015, top + band),
-                (0, top + band + 0.05, S),
-                (-waist - 0.015, top + band),
-            ]
+            (-waist, top),
+            (0, top + 0.05, S),
+            (waist, top),
+            (waist + 0.015, top + band),
+            (0, top + band + 0.05, S),
+            (-waist - 0.015, top + band),
         ),
         canvas.cloth.trim,
     )
@@ -574,11 +522,9 @@ def skirt(canvas: Canvas, rng: random.Random) -> None:
         x0, x1 = waist * 0.86 * pleat / pleats, flare * 0.88 * pleat / pleats
         canvas.fold(
             arc(
-                [
-                    (x0, top + band + 0.06),
-                    ((x0 + x1) * 0.49, (top + bottom) / 2),
-                    (x1, bottom + 0.05),
-                ]
+                (x0, top + band + 0.06),
+                ((x0 + x1) * 0.49, (top + bottom) / 2),
+                (x1, bottom + 0.05),
             ),
             0.045,
             rng.uniform(0.5, 0.75),
@@ -593,5 +539,10 @@ def skirt(canvas: Canvas, rng: random.Random) -> None:
     if rng.random() < 0.5:
         canvas.disc(waist * 0.6, top + band / 2 + 0.035, 0.028, (238, 236, 230))
     canvas.stitches(
-        arc([(-flare + 0.03, bottom - 0.06), (0, bottom + 0.02), (flare - 0.03, bottom - 0.06)], 5)
+        arc(
+            (-flare + 0.03, bottom - 0.06),
+            (0, bottom + 0.02),
+            (flare - 0.03, bottom - 0.06),
+            steps=5,
+        )
     )
