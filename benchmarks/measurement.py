@@ -26,7 +26,7 @@ from benchmarks.eager import (
     torch_failures,
     torch_threads,
 )
-from benchmarks.sides import COMPILED, EAGER, SDK, TENSORRT, Sides
+from benchmarks.sides import COMPILED, EAGER, SDK, TENSORRT, Operations, Sides
 from cli.output import note
 from export.bundle import BundleSettings, export_bundle
 from export.parity import TOLERANCE, three_digits
@@ -36,9 +36,8 @@ from ztcir_sdk.benchmark import draw_photos, random_index
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.names import IMAGE_ENCODER, TEXT_ENCODER
 from ztcir_sdk.retriever import Retriever
-
-__all__ = ["LatencySettings", "export_random", "measure", "measure_random", "measure_trained"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class LatencySettings:
         if self.device != "cpu":
             values["tf32"] = False
         if self.compiled:
-            values["compile"] = {"mode": "default", "dynamic": ["text_encoder"]}
+            values["compile"] = {"mode": "default", "dynamic": [TEXT_ENCODER]}
         return values
 
 
@@ -186,12 +185,7 @@ def measure(
         operations = sides.operations(files, texts, middle, settings.k)
         if not settings.is_plain:
             sides.warm_up(operations, files[0], texts)
-        comparisons = {}
-        with fail_on_recompile() if settings.compiled else contextlib.nullcontext():
-            for what, each in operations.items():
-                note(f"{bundle.name}: {what.replace('_', ' ')}")
-                comparison = compare(each, baseline=EAGER, length=settings.length)
-                comparisons[what] = comparison.to_dict()
+        comparisons = _compare_all(bundle.name, operations, settings)
     values = {
         "bundle": {
             "fingerprint": bundle.fingerprint,
@@ -211,10 +205,20 @@ def measure(
             for side, difference in differences.items()
         },
         "providers": {
-            side: one.encoder.graph("image_encoder").provider for side, one in retrievers.items()
+            side: one.encoder.graph(IMAGE_ENCODER).provider for side, one in retrievers.items()
         },
         "not_measured": not_measured,
     }
+
+
+def _compare_all(name: str, operations: Operations, settings: LatencySettings) -> dict[str, Any]:
+    """Time the sides of each comparison, without compiling."""
+    comparisons = {}
+    with fail_on_recompile() if settings.compiled else contextlib.nullcontext():
+        for what, sides in operations.items():
+            note(f"{name}: {what.replace('_', ' ')}")
+            comparisons[what] = compare(sides, baseline=EAGER, length=settings.length).to_dict()
+    return comparisons
 
 
 def _retriever(bundle: Bundle, settings: LatencySettings, backend: str) -> Retriever:

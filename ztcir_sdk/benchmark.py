@@ -6,11 +6,12 @@ indexing of a folder. Images are drawn, and the gallery's vectors are random.
 
 from __future__ import annotations
 
-import io
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ztcir_sdk.bundle import Bundle
-from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries, draw
+from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries, drawn_jpeg
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.environment import describe_machine, now, versions
 from ztcir_sdk.index import Index
+from ztcir_sdk.names import IMAGE_ENCODER, TEXT_ENCODER, TOKEN_LEARNER
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.settings import EngineOptions
 
@@ -206,62 +208,72 @@ def _measure_graphs(
 ) -> dict[str, list[dict[str, Any]]]:
     """Time each graph alone, on the inputs of a query."""
     settings, manifest = steps.settings, encoder.bundle.manifest
-    graphs: dict[str, list[dict[str, Any]]] = {"image_encoder": []}
-    image_encoder = encoder.graph("image_encoder")
-    # an engine may take smaller batches
-    image_batches, reference_batches = (
-        _within(batches, image_encoder.limits.get("R", _NO_LIMIT))
-        for batches in (settings.image_batches, settings.reference_batches)
-    )
+    limit = encoder.graph(IMAGE_ENCODER).limits.get("R", _NO_LIMIT)  # of an engine
+    image_batches = _within(settings.image_batches, limit)
+    reference_batches = _within(settings.reference_batches, limit)
     largest = max((1, *image_batches, *reference_batches))
     pixels = manifest.preprocessing([files[i % len(files)] for i in range(largest)])
-
-    def run_images(batch: int, outputs: list[str]) -> Callable[[], object]:
-        inputs = {"pixel_values": pixels[:batch]}
-        return lambda: image_encoder.run(inputs, outputs)
-
-    for batch in image_batches:
-        timing = steps.measure(run_images(batch, ["image_embeds"]))
-        graphs["image_encoder"].append({"images": batch, **timing})
-
+    graphs = {IMAGE_ENCODER: _time_image_encoder(encoder, pixels, image_batches, steps)}
     learned: dict[str, NDArray[Any]] = {}
-    if "token_learner" in manifest.graphs:
-        graphs["token_learner"] = []
-        learner = encoder.graph("token_learner")
-        names = [spec.name for spec in learner.inputs]
-        arrays = image_encoder.run({"pixel_values": pixels}, names)
-
-        def run_learner(batch: int) -> Callable[[], dict[str, NDArray[Any]]]:
-            inputs = {name: arrays[name][:batch] for name in names}
-            return lambda: learner.run(inputs)
-
-        for batch in _within(reference_batches, learner.limits.get("R", _NO_LIMIT)):
-            timing = steps.measure(run_learner(batch))
-            graphs["token_learner"].append({"references": batch, **timing})
-        learned = run_learner(1)()
-
-    if "text_encoder" in manifest.graphs:
-        graphs["text_encoder"] = []
-        text_encoder = encoder.graph("text_encoder")
-        longest = min(manifest.text.context_length, text_encoder.limits.get("T", _NO_LIMIT))
-        for texts, tokens in _shapes(
-            settings.text_shapes, text_encoder.limits.get("B", _NO_LIMIT), longest
-        ):
-            ids = _input_ids(encoder, texts, manifest.text.pad_to or tokens)
-            tensors: dict[str, NDArray[Any]] = {
-                "input_ids": ids,
-                "reference_index": np.zeros(texts, dtype=np.int64),
-                "adapter_scale": np.ones(texts, dtype=np.float32),
-                **learned,
-            }
-            inputs = {spec.name: tensors[spec.name] for spec in text_encoder.inputs}
-
-            def run_text(inputs: dict[str, NDArray[Any]] = inputs) -> object:
-                return text_encoder.run(inputs)
-
-            timing = steps.measure(run_text)
-            graphs["text_encoder"].append({"texts": texts, "tokens": ids.shape[1], **timing})
+    if TOKEN_LEARNER in manifest.graphs:
+        graphs[TOKEN_LEARNER], learned = _time_token_learner(
+            encoder, pixels, reference_batches, steps
+        )
+    if TEXT_ENCODER in manifest.graphs:
+        graphs[TEXT_ENCODER] = _time_text_encoder(encoder, learned, steps)
     return graphs
+
+
+def _time_image_encoder(
+    encoder: Encoder, pixels: NDArray[np.float32], batches: Sequence[int], steps: _Steps
+) -> list[dict[str, Any]]:
+    run = encoder.graph(IMAGE_ENCODER).run
+    return [
+        {
+            "images": batch,
+            **steps.measure(partial(run, {"pixel_values": pixels[:batch]}, ["image_embeds"])),
+        }
+        for batch in batches
+    ]
+
+
+def _time_token_learner(
+    encoder: Encoder, pixels: NDArray[np.float32], batches: Sequence[int], steps: _Steps
+) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
+    """Return the timings, and the outputs for one image."""
+    learner = encoder.graph(TOKEN_LEARNER)
+    names = [spec.name for spec in learner.inputs]
+    features = encoder.graph(IMAGE_ENCODER).run({"pixel_values": pixels}, names)
+
+    def run(batch: int) -> dict[str, NDArray[Any]]:
+        return learner.run({name: features[name][:batch] for name in names})
+
+    timings = [
+        {"references": batch, **steps.measure(partial(run, batch))}
+        for batch in _within(batches, learner.limits.get("R", _NO_LIMIT))
+    ]
+    return timings, run(1)
+
+
+def _time_text_encoder(
+    encoder: Encoder, learned: dict[str, NDArray[Any]], steps: _Steps
+) -> list[dict[str, Any]]:
+    text, graph = encoder.bundle.manifest.text, encoder.graph(TEXT_ENCODER)
+    longest = min(text.context_length, graph.limits.get("T", _NO_LIMIT))
+    most = graph.limits.get("B", _NO_LIMIT)
+    timings = []
+    for texts, tokens in _shapes(steps.settings.text_shapes, most, longest):
+        ids = _input_ids(encoder, texts, text.pad_to or tokens)
+        tensors: dict[str, NDArray[Any]] = {
+            "input_ids": ids,
+            "reference_index": np.zeros(texts, dtype=np.int64),
+            "adapter_scale": np.ones(texts, dtype=np.float32),
+            **learned,
+        }
+        inputs = {spec.name: tensors[spec.name] for spec in graph.inputs}
+        timing = steps.measure(partial(graph.run, inputs))
+        timings.append({"texts": texts, "tokens": ids.shape[1], **timing})
+    return timings
 
 
 def _within(batches: Sequence[int], most: int) -> list[int]:
@@ -282,7 +294,7 @@ def _input_ids(encoder: Encoder, texts: int, tokens: int) -> NDArray[np.int64]:
     words = tokenizer.encode("a red cotton shirt with long sleeves")
     ids = np.resize(np.array(words[len(start) : -1], dtype=np.int64), (texts, tokens))
     ids[:, : len(start)], ids[:, -1] = start, tokenizer.eot
-    if "token_learner" in encoder.bundle.manifest.graphs:
+    if TOKEN_LEARNER in encoder.bundle.manifest.graphs:
         ids[:, len(start) : len(start) + placeholder.tokens] = placeholder.id
     return ids
 
@@ -296,8 +308,8 @@ def _measure_queries(
     retriever.open_index(index)
     composed = "composed" in retriever.bundle.manifest.methods
     method = "composed" if composed else retriever.bundle.manifest.methods[0]
-    texts = _cycle([query.text for query in demo_queries(demo_gallery(), 120)])
-    paths = _cycle(files)
+    texts = cycle([query.text for query in demo_queries(demo_gallery(), 120)])
+    paths = cycle(files)
     k = settings.k
     first = steps.measure(lambda: retriever.search(next(paths), next(texts), k, method=method))
     reference = retriever.reference(files[0])
@@ -338,13 +350,6 @@ def draw_photos(folder: Path, count: int) -> list[Path]:
     """Draw JPEGs of products, 240 by 320 pixels, into `folder`."""
     files: list[Path] = []
     for number, drawing in enumerate(demo_gallery(-(-count // 40), seed=1)[:count]):
-        stream = io.BytesIO()
-        draw(drawing).save(stream, "JPEG", quality=92)
         files.append(folder / f"{number:04}.jpg")
-        files[-1].write_bytes(stream.getvalue())
+        files[-1].write_bytes(drawn_jpeg(drawing))
     return files
-
-
-def _cycle(values: Sequence[Any]) -> Iterator[Any]:
-    while True:
-        yield from values

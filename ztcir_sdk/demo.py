@@ -9,8 +9,9 @@ import io
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ztcir_sdk.drawings.drawings import (
     Drawing,
     demo_gallery,
     demo_queries,
-    draw,
+    drawn_jpeg,
     showcase_queries,
 )
 from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
@@ -132,52 +133,24 @@ def run_demo(
         UsageError: `out` has other files where the demo's would go.
         ZtcirError: a file cannot be written.
     """
-
-    def tell(what: str, done: int, total: int) -> None:
-        if progress is not None:
-            progress(what, done, total)
-
+    progress = progress or (lambda what, done, total: None)
     base = Path(out).absolute()
     photos, index, sheet = base / FOLDER / "photos", base / FOLDER / "photos.ztcir", base / SHEET
     gallery = demo_gallery()
     names = file_names(gallery)
     _refuse_other_files(photos, names, sheet)
+    _write_gallery(photos, gallery, names, partial(progress, "Drawing"))
     try:
-        photos.mkdir(parents=True, exist_ok=True)
-        for number, (drawing, name) in enumerate(zip(gallery, names, strict=True), start=1):
-            _write_if_new(photos / name, _jpeg(drawing))
-            tell("Drawing", number, len(gallery))
-    except OSError as error:
-        raise ZtcirError(
-            f"{photos} cannot be written ({error.strerror}): choose another folder with --output."
-        ) from error
-
-    def indexing(done: int, total: int) -> None:
-        tell("Indexing", done, total)
-
-    try:
-        retriever.index(photos, to=index, progress=indexing)
+        retriever.index(photos, to=index, progress=partial(progress, "Indexing"))
     except IndexMismatchError:  # the index of an earlier demo with another bundle
         shutil.rmtree(index)
-        retriever.index(photos, to=index, progress=indexing)
-
-    positions = {name: position for position, name in enumerate(names)}
-
-    def search(query: DemoQuery) -> DemoAnswer:
-        reference = str(photos / names[query.reference])
-        hits = retriever.search(reference, query.text, k=DEPTH, index=index)
-        found = [(hit, positions[Path(hit.path).name]) for hit in hits]
-        checked_hits = [
-            DemoHit(hit.path, gallery[at].caption, hit.score, hit.rank, at in query.targets)
-            for hit, at in found
-        ]
-        return DemoAnswer(reference, query.text, query.kind, checked_hits)
-
+        retriever.index(photos, to=index, progress=partial(progress, "Indexing"))
+    search = partial(_search, retriever, index, photos, dict(zip(names, gallery, strict=True)))
     answers = [search(query) for query in showcase_queries(gallery)]
     checked: list[DemoAnswer] = []
     for query in demo_queries(gallery, CHECKED_QUERIES):
         checked.append(search(query))
-        tell("Checking", len(checked), CHECKED_QUERIES)
+        progress("Checking", len(checked), CHECKED_QUERIES)
     precision = _mean(checked)
     title = (
         f"An image and a text: {precision * DEPTH:.1f} of the first {DEPTH} hits are right, "
@@ -195,6 +168,42 @@ def run_demo(
         pictures=len(gallery),
         index=index,
     )
+
+
+def _write_gallery(
+    folder: Path,
+    gallery: Sequence[Drawing],
+    names: Sequence[str],
+    progress: Callable[[int, int], None],
+) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, (drawing, name) in enumerate(zip(gallery, names, strict=True), start=1):
+            _write_if_new(folder / name, drawn_jpeg(drawing))
+            progress(number, len(gallery))
+    except OSError as error:
+        raise ZtcirError(
+            f"{folder} cannot be written ({error.strerror}): choose another folder with --output."
+        ) from error
+
+
+def _search(
+    retriever: Retriever,
+    index: Path,
+    photos: Path,
+    gallery: Mapping[str, Drawing],
+    query: DemoQuery,
+) -> DemoAnswer:
+    """Answer a query about the gallery, whose drawings have their file names as keys."""
+    names = list(gallery)
+    targets = {names[target] for target in query.targets}
+    reference = str(photos / names[query.reference])
+    hits = [
+        DemoHit(hit.path, gallery[name].caption, hit.score, hit.rank, name in targets)
+        for hit in retriever.search(reference, query.text, k=DEPTH, index=index)
+        for name in [Path(hit.path).name]
+    ]
+    return DemoAnswer(reference, query.text, query.kind, hits)
 
 
 def file_names(gallery: Sequence[Drawing]) -> list[str]:
@@ -232,12 +241,6 @@ def _refuse_other_files(photos: Path, names: Sequence[str], sheet: Path) -> None
                 f"{sheet} exists and is not a file of the demo: choose another folder with "
                 "--output."
             )
-
-
-def _jpeg(drawing: Drawing) -> bytes:
-    stream = io.BytesIO()
-    draw(drawing).save(stream, "JPEG", quality=92)
-    return stream.getvalue()
 
 
 def _write_if_new(path: Path, data: bytes) -> None:

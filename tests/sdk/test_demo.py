@@ -18,7 +18,7 @@ from cli.main import main
 from ztcir_sdk import Retriever, demo
 from ztcir_sdk.bundle import DEFAULT_BUNDLE, embedded_names
 from ztcir_sdk.demo import Demo, file_names, run_demo
-from ztcir_sdk.drawings.drawings import demo_gallery
+from ztcir_sdk.drawings.drawings import demo_gallery, drawn_jpeg
 from ztcir_sdk.errors import UsageError, ZtcirError
 
 needs_the_bundle = pytest.mark.skipif(
@@ -30,7 +30,7 @@ needs_the_bundle = pytest.mark.skipif(
 def drawn_once() -> Iterator[None]:
     """Draw each image of the gallery once for all tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "_jpeg", functools.cache(demo._jpeg))
+        patch.setattr(demo, "drawn_jpeg", functools.cache(drawn_jpeg))
         yield
 
 

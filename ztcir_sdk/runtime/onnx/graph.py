@@ -93,29 +93,8 @@ class OnnxGraph:
         def source() -> GraphSource:
             return graph if isinstance(graph, GraphSource) else GraphSource.of_file(path)
 
-        options = self._options(ort, settings)
         providers = choose_providers(ort, settings, source)
-        try:
-            # Without `enable_fallback=0` another provider replaces one that fails, when loading and
-            # when running, and a line goes to standard output.
-            self._session = ort.InferenceSession(
-                os.fspath(path), options, providers=providers, enable_fallback=0
-            )
-        except Exception as error:  # its exceptions have no other common base
-            why, message = first_line(error), str(error).lower()
-            if _is_out_of_memory(message):
-                raise ZtcirError(
-                    f"There is not enough memory to load the graph {self.name} on "
-                    f"{settings.device} ({why}): close other programs that use it, or choose "
-                    "another device."
-                ) from error
-            if settings.device == "cpu" or any(sign in message for sign in _NO_GRAPH):
-                raise BundleError(
-                    f"The graph {path} cannot be loaded ({why}): "
-                    "export or copy the bundle again, or upgrade onnxruntime."
-                ) from error
-            raise provider_error(settings, why) from error
-        self._session.disable_fallback()
+        self._session = self._open_session(ort, settings, providers)
         wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
         used: list[str] = self._session.get_providers()
         if used[0] != wanted:
@@ -141,6 +120,34 @@ class OnnxGraph:
             self._run_options.add_run_config_entry(
                 "memory.enable_memory_arena_shrinkage", f"gpu:{number}"
             )
+
+    def _open_session(self, ort: Any, settings: RuntimeSettings, providers: list[Any]) -> Any:
+        """Load the file without a fallback.
+
+        With one, another provider replaces a provider that fails, when loading and when running,
+        and a line goes to standard output.
+        """
+        options = self._options(ort, settings)
+        try:
+            session = ort.InferenceSession(
+                os.fspath(self.path), options, providers=providers, enable_fallback=0
+            )
+        except Exception as error:  # its exceptions have no other common base
+            why, message = first_line(error), str(error).lower()
+            if _is_out_of_memory(message):
+                raise ZtcirError(
+                    f"There is not enough memory to load the graph {self.name} on "
+                    f"{settings.device} ({why}): close other programs that use it, or choose "
+                    "another device."
+                ) from error
+            if settings.device == "cpu" or any(sign in message for sign in _NO_GRAPH):
+                raise BundleError(
+                    f"The graph {self.path} cannot be loaded ({why}): "
+                    "export or copy the bundle again, or upgrade onnxruntime."
+                ) from error
+            raise provider_error(settings, why) from error
+        session.disable_fallback()
+        return session
 
     def _options(self, ort: Any, settings: RuntimeSettings) -> Any:
         options = ort.SessionOptions()
