@@ -13,11 +13,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_runs import PARTS, drawings, write_configuration
+from tiny_runs import PARTS, write_configuration
 from tiny_siglip import LENGTH, SIGLIP, WORDS, write_siglip
 
-from export.bundle import BundleSettings, export_bundle
-from export.parity import randomised
 from train.model import (
     Backbone,
     BackboneConfig,
@@ -28,14 +26,13 @@ from train.model import (
     mapped_ids,
     prompt_ids,
     text_ids,
+    text_layout,
     tower_tokenizer,
 )
 from train.model.text_tower import read_text_tower
 from train.model.vocabulary import VocabularyError
 from ztcir_sdk.bundle import TextLayout
-from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.runtime import RuntimeSettings
 from ztcir_sdk.tokenizer import TextTruncatedWarning
 from ztcir_sdk.tokenizer import Tokenizer as SDKTokenizer
 
@@ -150,26 +147,8 @@ def test_no_text_holds_a_special_token_or_the_placeholder(siglip: Backbone, text
         assert tokenizer.pad_id not in ids
 
 
-@pytest.mark.parametrize("siglip_folder", ["gemma"], indirect=True)
-def test_a_bundle_answers_as_the_model_does(siglip: Backbone, tmp_path: Path) -> None:
-    """Export, then the SDK alone: tokenizer, padding and graphs of a tower that is not causal."""
-    model = ComposedModel(siglip, PARTS).eval()
-    with randomised(model):
-        bundle = export_bundle(model, tmp_path / "bundle", BundleSettings("tiny-siglip"))
-        images, _ = drawings(2)
-        pictures = [image.load() for image in images]
-        encoder = Encoder(bundle, settings=RuntimeSettings(device="cpu"))
-        references = encoder.encode_references(pictures)
-        questions = encoder.questions("composed", TEXTS)
-        got = encoder.encode_queries(questions, references, [0, 1, 1])
-        pixels = torch.from_numpy(bundle.manifest.preprocessing(pictures))
-        with torch.no_grad():
-            reference = model.learn_token(*model.encode_image(pixels))
-            index, ones = torch.tensor([0, 1, 1]), torch.ones(3)
-            ids = prompt_ids(TEXTS, tower=siglip.tower)
-            expected = model.encode_query(ids, index, ones, *reference)
-    torch.testing.assert_close(torch.from_numpy(got), expected, atol=1e-4, rtol=0)
-    layout = bundle.manifest.text
+def test_a_manifest_describes_the_tower(siglip: Backbone) -> None:
+    layout = text_layout(siglip.tower)
     assert (layout.causal, layout.pool, layout.pad_to) == (False, "last", LENGTH)
     assert msgspec.json.decode(msgspec.json.encode(layout), type=TextLayout) == layout
     assert mapped_ids(1, tower=siglip.tower).shape == (1, LENGTH)
