@@ -39,7 +39,7 @@ class RetrieverSettings(RuntimeSettings):
     """
 
     precision: str | None = None
-    """Of `PRECISIONS`; None is fp32."""
+    """One of `PRECISIONS`; None is fp32."""
     reference_cache_mb: int = 64
     """Memory for encoded reference images, in MiB; 0 keeps none."""
 

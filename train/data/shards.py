@@ -23,18 +23,8 @@ from ztcir_sdk.errors import ImageError
 from ztcir_sdk.names import CATALOGUE_COLUMNS
 from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = [
-    "IMAGE_EXTENSIONS",
-    "SAMPLE_ERRORS",
-    "TEXT_EXTENSIONS",
-    "has_end_mark",
-    "is_complete",
-    "parse_item",
-    "read_shard_list",
-]
-
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-"""Of a sample's images, the first in this order is used; lower case."""
+"""Suffixes of images, lower case; a sample with several uses the first in this order."""
 
 TEXT_EXTENSIONS = ("txt", "json")
 

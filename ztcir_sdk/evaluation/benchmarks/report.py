@@ -12,19 +12,6 @@ from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage
 from ztcir_sdk.evaluation.benchmarks.queries import Part
 from ztcir_sdk.evaluation.ranking import NO_ROW, Ranking
 
-__all__ = [
-    "SHOWN",
-    "Answer",
-    "AnswerHit",
-    "BenchmarkReport",
-    "RankedPart",
-    "Scores",
-    "Verdict",
-    "average_scores",
-    "first_hits",
-    "spread_evenly",
-]
-
 SHOWN = 10
 """Hits of an answer."""
 
@@ -80,7 +67,7 @@ class BenchmarkReport:
     scores: Mapping[str, Scores] = field(default_factory=dict)
     """By method; empty where the targets are not published."""
     answers: Sequence[Answer] = ()
-    """Of the first method, as many as were requested, in the order of the annotations."""
+    """Answers by the first method, as many as requested, in the order of the annotations."""
     submissions: Mapping[str, Any] = field(default_factory=dict)
     """Name of a file for the benchmark's server -> its content, as JSON values."""
     notes: Sequence[str] = ()
