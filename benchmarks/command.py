@@ -12,8 +12,6 @@ from benchmarks.provenance import ROOT
 from cli.output import note, write_file
 from ztcir_sdk.errors import ZtcirError
 
-__all__ = ["RESULTS", "command_parser", "positive", "run_command", "write_result"]
-
 RESULTS = ROOT / "benchmarks" / "results"
 
 

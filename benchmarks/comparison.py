@@ -18,8 +18,6 @@ import numpy as np
 from benchmarks.command import positive
 from ztcir_sdk.benchmark import Timing
 
-__all__ = ["Comparison", "Ratio", "Rounds", "add_round_options", "compare"]
-
 
 @dataclass(frozen=True)
 class Rounds:

@@ -28,17 +28,6 @@ from train.model import (
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError, first_line
 
-__all__ = [
-    "TorchSearch",
-    "checkpoint_model",
-    "exact_float32",
-    "fail_on_recompile",
-    "random_model",
-    "stand_in_model",
-    "torch_failures",
-    "torch_threads",
-]
-
 ReferenceTensors = tuple[Tensor, Tensor, Tensor]
 """``pseudo_tokens`` (1, n, d_t), ``vsi_keys`` and ``vsi_values`` (1, Lv, N, d_vsi)."""
 

@@ -12,8 +12,6 @@ from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.runtime import RuntimeSettings, open_graph
 from ztcir_sdk.runtime.onnx.trial import TINY_GRAPH, TINY_INPUT
 
-__all__ = ["check_gpu", "slug"]
-
 
 def check_gpu(device: str) -> str:
     """Run PyTorch and ONNX Runtime on a GPU; return its name, such as "NVIDIA GeForce RTX 3090".

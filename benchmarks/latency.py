@@ -39,8 +39,6 @@ from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.runtime import resolve_device
 from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = ["main"]
-
 MODELS = ("ViT-B-32", "ViT-L-14")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Limit the threads of NumPy's matrix products; read when NumPy is loaded."""

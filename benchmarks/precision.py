@@ -37,16 +37,15 @@ from train.model import ComposedModel, prompt_ids
 from ztcir_sdk.bundle import REFERENCE_TENSORS
 from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries, draw
 from ztcir_sdk.environment import now
+from ztcir_sdk.names import IMAGE_ENCODER, TEXT_ENCODER
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime import OnnxGraph, RuntimeSettings
 from ztcir_sdk.runtime.cores import available_cores
 from ztcir_sdk.runtime.onnx.graph import import_onnxruntime
 
-__all__ = ["main"]
-
 MODELS = ("fashion-lite", "ViT-B-32")
 EXACT, FUSED = "fp32", "fp32-fused"
-COMPARED_OUTPUTS = {"text_encoder": "query_embeds", "image_encoder": "image_embeds"}
+COMPARED_OUTPUTS = {TEXT_ENCODER: "query_embeds", IMAGE_ENCODER: "image_embeds"}
 """Graph that is measured -> its output that is compared."""
 IMAGES = 16
 TEXTS = 24
@@ -138,7 +137,7 @@ def _inputs(model: ComposedModel, graph: str, preprocessing: Preprocessing) -> d
     """Return a graph's inputs by size: one image, or one prompt short and padded; and a batch."""
     drawings = demo_gallery()[:IMAGES]
     pixels = preprocessing([draw(drawing) for drawing in drawings])
-    if graph == "image_encoder":
+    if graph == IMAGE_ENCODER:
         return {"1 picture": {"pixel_values": pixels[:1]}, "batch": {"pixel_values": pixels}}
     texts = [query.text for query in demo_queries(demo_gallery(), TEXTS)]
     texts.sort(key=len)

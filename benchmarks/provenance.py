@@ -10,8 +10,6 @@ from typing import Any
 from train.loop.record import versions as train_versions
 from ztcir_sdk.environment import describe_machine, versions
 
-__all__ = ["ROOT", "load_average", "provenance"]
-
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -25,9 +25,7 @@ from benchmarks.markdown import format_count, format_table
 from benchmarks.provenance import ROOT
 from cli.output import note, write_file
 from ztcir_sdk.errors import ZtcirError
-from ztcir_sdk.names import METHODS, ORACLE
-
-__all__ = ["DOCUMENTS", "REGIONS", "fill", "main", "region_texts"]
+from ztcir_sdk.names import IMAGE_ENCODER, METHODS, ORACLE, TEXT_ENCODER, TOKEN_LEARNER
 
 SCORES = ("R@1", "R@5", "R@10", "mAP@10")
 NOT_MEASURED = "Not measured yet."
@@ -265,10 +263,10 @@ def _precision(values: Values) -> str:
 
 
 _COMPARED = (
-    ("image_encoder", "image encoder", "sdk"),
-    ("token_learner", "token learner", "sdk"),
-    ("text_encoder", "text encoder", "sdk"),
-    ("text_encoder", "text encoder, both padded", "sdk_padded"),
+    (IMAGE_ENCODER, "image encoder", "sdk"),
+    (TOKEN_LEARNER, "token learner", "sdk"),
+    (TEXT_ENCODER, "text encoder", "sdk"),
+    (TEXT_ENCODER, "text encoder, both padded", "sdk_padded"),
     ("first_text", "JPEG and text in, hits out", "sdk"),
     ("second_text", "another text on that JPEG, hits out", "sdk"),
 )

@@ -15,10 +15,8 @@ from torch import Tensor
 
 from benchmarks.eager import TorchSearch
 from ztcir_sdk.errors import ZtcirError
-from ztcir_sdk.names import GRAPHS
+from ztcir_sdk.names import GRAPHS, IMAGE_ENCODER, TEXT_ENCODER, TOKEN_LEARNER
 from ztcir_sdk.retriever import Retriever
-
-__all__ = ["COMPILED", "EAGER", "LABELS", "SDK", "TENSORRT", "Operations", "Sides"]
 
 SDK, TENSORRT, EAGER, COMPILED = "sdk", "sdk_tensorrt", "pytorch", "pytorch_compiled"
 LABELS = {SDK: "SDK", TENSORRT: "SDK TensorRT", EAGER: "PyTorch", COMPILED: "torch.compile"}
@@ -146,8 +144,8 @@ def _encode_reference_sdk(
     retriever: Retriever, pixels: NDArray[np.float32]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """Return the outputs of the image encoder and of the token learner, by name."""
-    learner = retriever.encoder.graph("token_learner")
-    features = retriever.encoder.graph("image_encoder").run({"pixel_values": pixels})
+    learner = retriever.encoder.graph(TOKEN_LEARNER)
+    features = retriever.encoder.graph(IMAGE_ENCODER).run({"pixel_values": pixels})
     return features, learner.run({spec.name: features[spec.name] for spec in learner.inputs})
 
 
@@ -176,9 +174,9 @@ def _sdk_graphs(side: str, retriever: Retriever, inputs: GraphInputs) -> Operati
         return lambda: text_encoder.run(given)
 
     return {
-        "image_encoder": {side: lambda: image_encoder.run({"pixel_values": pixels})},
-        "token_learner": {side: lambda: token_learner.run(shown)},
-        "text_encoder": {
+        IMAGE_ENCODER: {side: lambda: image_encoder.run({"pixel_values": pixels})},
+        TOKEN_LEARNER: {side: lambda: token_learner.run(shown)},
+        TEXT_ENCODER: {
             side: run_text_encoder(cut),
             f"{side}_padded": run_text_encoder(padded),
         },
@@ -197,7 +195,7 @@ def _torch_graphs(side: str, search: TorchSearch, inputs: GraphInputs) -> Operat
         return lambda: run(search.encode_query, tokens, first, scale, *reference)
 
     return {
-        "image_encoder": {side: lambda: run(search.encode_image, torch.from_numpy(pixels))},
-        "token_learner": {side: lambda: run(search.learn_token, *features)},
-        "text_encoder": {f"{side}_cut": run_text_encoder(cut), side: run_text_encoder(padded)},
+        IMAGE_ENCODER: {side: lambda: run(search.encode_image, torch.from_numpy(pixels))},
+        TOKEN_LEARNER: {side: lambda: run(search.learn_token, *features)},
+        TEXT_ENCODER: {f"{side}_cut": run_text_encoder(cut), side: run_text_encoder(padded)},
     }

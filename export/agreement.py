@@ -20,19 +20,10 @@ from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries, draw, traini
 from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.errors import ImageError, ZtcirError
 from ztcir_sdk.evaluation.ranking import rank
+from ztcir_sdk.names import IMAGE_ENCODER, TOKEN_LEARNER
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime import RuntimeSettings
 from ztcir_sdk.sources import Source, SourceReader, list_images
-
-__all__ = [
-    "Agreement",
-    "Embeddings",
-    "QuerySet",
-    "VariantRunner",
-    "calibration_images",
-    "drawn_queries",
-    "folder_queries",
-]
 
 Array = NDArray[np.float32]
 
@@ -202,7 +193,7 @@ class VariantRunner:
         """
         settings = RuntimeSettings(backend="onnx", device="cpu")
         encoder = Encoder(self.select(selection), precision=SELECTED, settings=settings)
-        gallery, patches = self._encode_images(selection["image_encoder"], encoder)
+        gallery, patches = self._encode_images(selection[IMAGE_ENCODER], encoder)
         rows = sorted(set(self.query_set.references))
         references = [EncodedImage(gallery[row], patches.get(row)) for row in rows]
         index = np.searchsorted(rows, self.query_set.references)
@@ -234,9 +225,9 @@ class VariantRunner:
         """Return the gallery's embeddings, and the patch features of the reference images."""
         if variant in self._encoded:
             return self._encoded[variant]
-        graph = encoder.graph("image_encoder")
+        graph = encoder.graph(IMAGE_ENCODER)
         outputs = ["image_embeds"]
-        outputs += ["patch_features"] if "token_learner" in self.bundle.manifest.graphs else []
+        outputs += ["patch_features"] if TOKEN_LEARNER in self.bundle.manifest.graphs else []
         references = set(self.query_set.references)
         patches: dict[int, Array] = {}
         rows: list[Array] = []

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from train.model.backbone import MASKED
 
-__all__ = ["attend", "plain_attention"]
-
 
 def attend(
     query: Tensor,

@@ -32,15 +32,13 @@ from ztcir_sdk.bundle import (
     Precision,
     check_target,
 )
-from ztcir_sdk.errors import UsageError
+from ztcir_sdk.errors import UsageError, check_choice
 from ztcir_sdk.files import hash_file
 from ztcir_sdk.modification import Vocabulary
-from ztcir_sdk.names import METHODS, PLACEHOLDER_ID, PRECISIONS, PROMPTS
+from ztcir_sdk.names import METHODS, PLACEHOLDER_ID, PRECISIONS, PROMPTS, TOKEN_LEARNER
 from ztcir_sdk.preprocess import Preprocessing
 
-__all__ = ["BARE_METHODS", "BundleSettings", "export_bundle", "image_tower_fingerprint"]
-
-BARE_METHODS = tuple(name for name, graphs in METHODS.items() if "token_learner" not in graphs)
+BARE_METHODS = tuple(name for name, graphs in METHODS.items() if TOKEN_LEARNER not in graphs)
 """Methods of a backbone without trained parts."""
 TOKENIZER = "tokenizer.json"
 
@@ -74,11 +72,10 @@ class BundleSettings:
     vocabulary: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        known = ", ".join(PRECISIONS)
         for precision in self.precisions:
-            if precision not in PRECISIONS:
-                raise UsageError(f"There is no precision {precision!r}: choose from {known}.")
+            check_choice("precision", precision, PRECISIONS)
         if not self.precisions:
+            known = ", ".join(PRECISIONS)
             raise UsageError(f"There is no precision to export: choose from {known}.")
 
 

@@ -10,8 +10,6 @@ from export.vocabulary import VOCABULARY_KEY
 from train.loop.record import versions
 from train.model import Backbone
 
-__all__ = ["bare_card", "model_card"]
-
 
 def model_card(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Return the card of a checkpoint; the vocabulary, a file of its own, is not repeated in it.

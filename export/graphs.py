@@ -25,19 +25,7 @@ from export.attention import plain_attention
 from export.half import HalfGraph, to_half
 from train.model import Backbone, ComposedModel
 from ztcir_sdk.bundle import REFERENCE_TENSORS
-from ztcir_sdk.names import PLACEHOLDER_ID
-
-__all__ = [
-    "OPSET",
-    "BareTextEncoder",
-    "GraphModule",
-    "backbone_of",
-    "export_graph",
-    "graph_modules",
-    "half_graphs",
-    "sample_inputs",
-    "silence",
-]
+from ztcir_sdk.names import IMAGE_ENCODER, PLACEHOLDER_ID, TEXT_ENCODER, TOKEN_LEARNER
 
 OPSET = 18  # the highest that TensorRT 10.3 (JetPack 6) documents
 
@@ -169,21 +157,21 @@ def graph_modules(model: ComposedModel | Backbone) -> tuple[GraphModule, ...]:
     pixels = {"pixel_values": per_reference}
     if isinstance(model, Backbone):
         return (
-            graph("image_encoder", BareImageEncoder(model), pixels, ["image_embeds"]),
-            graph("text_encoder", BareTextEncoder(model), {"input_ids": texts}, ["query_embeds"]),
+            graph(IMAGE_ENCODER, BareImageEncoder(model), pixels, ["image_embeds"]),
+            graph(TEXT_ENCODER, BareTextEncoder(model), {"input_ids": texts}, ["query_embeds"]),
         )
     image_features = ("image_embeds", "patch_features")
     reference_tensors = _reference_tensors(model)
     return (
-        graph("image_encoder", ImageEncoder(model), pixels, image_features),
+        graph(IMAGE_ENCODER, ImageEncoder(model), pixels, image_features),
         graph(
-            "token_learner",
+            TOKEN_LEARNER,
             TokenLearnerGraph(model),
             dict.fromkeys(image_features, per_reference),
             reference_tensors,
         ),
         graph(
-            "text_encoder",
+            TEXT_ENCODER,
             TextEncoderWithoutInjection(model) if model.vsi is None else TextEncoder(model),
             {
                 "input_ids": texts,
@@ -234,7 +222,7 @@ def sample_inputs(
     backbone = backbone_of(model)
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(references, 3, *backbone.image_size, generator=generator)
-    if name == "image_encoder":
+    if name == IMAGE_ENCODER:
         return {"pixel_values": pixels}
     slots = 0 if isinstance(model, Backbone) else model.config.tokens
     end = backbone.vocab_size - 1
@@ -250,7 +238,7 @@ def sample_inputs(
     if isinstance(model, Backbone):
         return {"input_ids": ids}
     v, patches = model.encode_image(pixels)
-    if name == "token_learner":
+    if name == TOKEN_LEARNER:
         return {"image_embeds": v, "patch_features": patches}
     learned = dict(zip(REFERENCE_TENSORS, model.learn_token(v, patches), strict=True))
     return {

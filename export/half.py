@@ -20,8 +20,6 @@ from torch.overrides import TorchFunctionMode
 
 from export.storage import Int8Embedding
 
-__all__ = ["HalfGraph", "to_half"]
-
 Module = TypeVar("Module", bound=nn.Module)
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)

@@ -38,8 +38,6 @@ from onnxruntime.transformers.optimizer import optimize_model
 from export.graphs import silence
 from export.storage import SMALL, row_scales
 
-__all__ = ["PRODUCTS", "fuse", "narrow_tables", "quantize_dynamic_int8", "quantize_static_int8"]
-
 PRODUCTS = ("MatMul", "Gemm")
 FIRST, LAST = 3, 1
 """Number of convolutions and products at both ends of the image encoder that stay in float32."""

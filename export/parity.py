@@ -18,20 +18,8 @@ from export.graphs import BareTextEncoder, GraphModule, backbone_of, sample_inpu
 from train.model import Backbone, ComposedModel, text_ids
 from ztcir_sdk.bundle import REFERENCE_TENSORS
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.names import TEXT_ENCODER
 from ztcir_sdk.runtime import OnnxGraph, RuntimeSettings
-
-__all__ = [
-    "HALF_TOLERANCE",
-    "TOLERANCE",
-    "ParityError",
-    "ParityResult",
-    "check_frozen_text",
-    "check_half",
-    "check_parity",
-    "cosine_distances",
-    "randomised",
-    "three_digits",
-]
 
 TOLERANCE = 1e-4  # largest absolute difference of normalised embeddings, fp32
 HALF_TOLERANCE = 1e-3  # largest cosine distance, fp16
@@ -218,7 +206,7 @@ def check_frozen_text(model: ComposedModel | Backbone) -> float:
     if isinstance(model, Backbone):
         found = BareTextEncoder(model)(ids)
     else:
-        inputs = sample_inputs(model, "text_encoder", references=2, texts=2, length=5, seed=0)
+        inputs = sample_inputs(model, TEXT_ENCODER, references=2, texts=2, length=5, seed=0)
         learned = [inputs[name] for name in REFERENCE_TENSORS if name in inputs]
         if model.vsi is None:
             learned += [learned[0][:, :0, None, :]] * 2

@@ -20,8 +20,6 @@ from ztcir_sdk.evaluation.triplet_evaluation import evaluate_triplets
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.sources import Source
 
-__all__ = ["BOUNDS", "Acceptance", "Bounds", "PrecisionError", "choose_variants"]
-
 MAP_LOSS = 0.005
 """Largest accepted loss of mAP@10: half a point."""
 

@@ -23,8 +23,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from train.model import Backbone, ComposedModel
 
-__all__ = ["Int8Embedding", "compress", "fold_norms", "round_weights", "row_scales"]
-
 Model = TypeVar("Model", bound="ComposedModel | Backbone")
 
 SMALL = 4096  # entries; below, the saved bytes do not pay for the Cast node

@@ -20,9 +20,8 @@ from export.storage import compress
 from train.model import Backbone, ComposedModel
 from ztcir_sdk.bundle import GraphVariant
 from ztcir_sdk.errors import ZtcirError, first_line
+from ztcir_sdk.names import IMAGE_ENCODER
 from ztcir_sdk.runtime import TensorSpec
-
-__all__ = ["Report", "Variants", "export_fp32", "precision_of", "write_variants"]
 
 TRACED = {"references": 3, "texts": 4, "length": 9, "seed": 0}  # no 1: it would be a constant
 MOST_BYTES = (1 << 31) - 1
@@ -177,7 +176,7 @@ def _add_int8(
     report: Report,
 ) -> None:
     """Write the int8 variants, the preferred first; they are checked later."""
-    pixel_values = calibration() if graph == "image_encoder" else None
+    pixel_values = calibration() if graph == IMAGE_ENCODER else None
     dynamic = pixel_values is None or _mostly_products(raw)
 
     def quantizations(bits: int) -> Iterator[tuple[str, Callable[[Path], dict[str, Any]]]]:

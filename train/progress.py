@@ -8,8 +8,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["progress_bar"]
-
 SECONDS_IN_LOG = 60.0
 SECONDS_ON_TERMINAL = 0.1
 

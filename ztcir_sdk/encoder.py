@@ -22,9 +22,17 @@ from ztcir_sdk.bundle.graph_source import (
     graph_source,
 )
 from ztcir_sdk.decoding import ImageSource
-from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.errors import UsageError, ZtcirError, check_choice
 from ztcir_sdk.modification import check_strength, move_queries
-from ztcir_sdk.names import METHODS, PLACEHOLDER_MARK, PROMPTED_METHODS, TEXT_SLOT
+from ztcir_sdk.names import (
+    IMAGE_ENCODER,
+    METHODS,
+    PLACEHOLDER_MARK,
+    PROMPTED_METHODS,
+    TEXT_ENCODER,
+    TEXT_SLOT,
+    TOKEN_LEARNER,
+)
 from ztcir_sdk.runtime import Graph, RuntimeSettings, open_graph, resolve_device
 from ztcir_sdk.tokenizer import Tokenizer
 
@@ -125,7 +133,7 @@ class Encoder:
     @property
     def precision(self) -> str:
         """Precision of the image encoder."""
-        return self._variants["image_encoder"].precision
+        return self._variants[IMAGE_ENCODER].precision
 
     @property
     def precisions(self) -> dict[str, str]:
@@ -159,7 +167,7 @@ class Encoder:
             ImageError: an image cannot be used; see `ztcir_sdk.preprocess.load_image`.
         """
         vectors = np.empty((len(images), self.dim), dtype=np.float32)
-        graph = self.graph("image_encoder")
+        graph = self.graph(IMAGE_ENCODER)
         for rows in _chunks(range(len(images)), _batch_size(graph, MAX_IMAGES)):
             outputs = self._run_image_encoder(graph, [images[i] for i in rows], ["image_embeds"])
             vectors[rows] = outputs["image_embeds"]
@@ -172,10 +180,10 @@ class Encoder:
             ImageError: an image cannot be used; see `ztcir_sdk.preprocess.load_image`.
         """
         outputs = ["image_embeds"]
-        if "token_learner" in self._variants:
+        if TOKEN_LEARNER in self._variants:
             outputs.append("patch_features")
         encoded: list[EncodedImage] = []
-        graph = self.graph("image_encoder")
+        graph = self.graph(IMAGE_ENCODER)
         for rows in _chunks(range(len(images)), _batch_size(graph, MAX_IMAGES)):
             arrays = self._run_image_encoder(graph, [images[i] for i in rows], outputs)
             patches = arrays.get("patch_features", [None] * len(rows))
@@ -206,7 +214,7 @@ class Encoder:
         """Check and tokenize texts for `encode_queries`.
 
         Args:
-            method: of `METHODS`.
+            method: one of `METHODS`.
             texts: modification texts; "mapped" and "image" ignore their content.
             weight: weight of the text in "sum", from 0 (image only) to 1 (text only); 0.5 by
                 default.
@@ -220,8 +228,7 @@ class Encoder:
                 out of its range, a text is empty, or the prompt is malformed.
             ZtcirError: the bundle cannot answer this method.
         """
-        if method not in METHODS:
-            raise UsageError(f"There is no method {method!r}: choose from {', '.join(METHODS)}.")
+        check_choice("method", method, METHODS)
         manifest = self.bundle.manifest
         if method not in manifest.methods:
             raise ZtcirError(
@@ -289,7 +296,7 @@ class Encoder:
             text = self._run_text_encoder(questions.prompts)
             image = self._embeddings(references, index)
             mixed = (1 - questions.weight) * image + questions.weight * text
-            return self._normalised(mixed, "text_encoder")
+            return self._normalised(mixed, TEXT_ENCODER)
         scale = 1.0 if questions.method == "composed" else 0.0
         queries = self._run_text_encoder(questions.prompts, references, index, scale)
         return move_queries(self._embeddings(references, index), queries, questions.strength)
@@ -299,7 +306,7 @@ class Encoder:
     ) -> dict[str, NDArray[Any]]:
         pixel_values = self.bundle.manifest.preprocessing(images)
         arrays = graph.run({"pixel_values": pixel_values}, outputs)
-        arrays["image_embeds"] = self._normalised(arrays["image_embeds"], "image_encoder")
+        arrays["image_embeds"] = self._normalised(arrays["image_embeds"], IMAGE_ENCODER)
         return arrays
 
     def _embeddings(
@@ -316,7 +323,7 @@ class Encoder:
         scale: float = 0.0,
     ) -> NDArray[np.float32]:
         """Run the text encoder; prompts with a placeholder need `references`."""
-        graph = self.graph("text_encoder")
+        graph = self.graph(TEXT_ENCODER)
         declared = {spec.name for spec in graph.inputs}
         vectors = np.empty((len(prompts), self.dim), dtype=np.float32)
         # sorted by length, since a batch is padded to its longest text
@@ -335,7 +342,7 @@ class Encoder:
             }
             given = {name: array for name, array in inputs.items() if name in declared}
             vectors[rows] = graph.run(given, ["query_embeds"])["query_embeds"]
-        return self._normalised(vectors, "text_encoder")
+        return self._normalised(vectors, TEXT_ENCODER)
 
     @cached_property
     def _empty_reference(self) -> dict[str, NDArray[np.float32]]:
@@ -353,7 +360,7 @@ class Encoder:
     ) -> dict[str, NDArray[np.float32]]:
         """Return the token learner's outputs, (R, ...) each; runs it once for each reference."""
         if new := [reference for reference in references if reference.learned is None]:
-            graph = self.graph("token_learner")
+            graph = self.graph(TOKEN_LEARNER)
             declared = {spec.name for spec in graph.inputs}
             for rows in _chunks(new, _batch_size(graph, MAX_IMAGES)):
                 inputs = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "MissingDependencyError",
     "UsageError",
     "ZtcirError",
+    "check_choice",
     "disk_full_as_error",
     "first_line",
     "install_hint",
@@ -106,6 +107,16 @@ def install_hint(extra: str, *, reinstall: bool = False) -> str:
     if not packages:
         return f"pip install {option}'.[{extra}]' in a checkout of ztcir (ztcir[{extra}])"
     return f"pip install {option}{packages} (ztcir[{extra}])"
+
+
+def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
+    """Refuse a name that is not among the choices.
+
+    Raises:
+        UsageError: "There is no method 'blend': choose from composed, ...".
+    """
+    if name not in choices:
+        raise UsageError(f"There is no {what} {name!r}: choose from {', '.join(choices)}.")
 
 
 def first_line(error: BaseException) -> str:

@@ -29,7 +29,8 @@ __all__ = [
     "is_tar",
 ]
 
-GRAPHS = ("image_encoder", "token_learner", "text_encoder")
+IMAGE_ENCODER, TOKEN_LEARNER, TEXT_ENCODER = "image_encoder", "token_learner", "text_encoder"
+GRAPHS = (IMAGE_ENCODER, TOKEN_LEARNER, TEXT_ENCODER)
 """The graphs of a bundle, in the order in which a query passes through them."""
 
 METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -37,9 +38,9 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "composed": GRAPHS,
         "mapped": GRAPHS,
         "stage1": GRAPHS,
-        "image": ("image_encoder",),
-        "text": ("image_encoder", "text_encoder"),
-        "sum": ("image_encoder", "text_encoder"),
+        "image": (IMAGE_ENCODER,),
+        "text": (IMAGE_ENCODER, TEXT_ENCODER),
+        "sum": (IMAGE_ENCODER, TEXT_ENCODER),
     }
 )
 """Search method -> the graphs that it needs."""

@@ -18,7 +18,6 @@ __all__ = [
     "how_to_read",
     "is_image",
     "is_readable",
-    "is_readable_image",
 ]
 
 
@@ -89,12 +88,6 @@ def is_readable(one: PictureFormat) -> bool:
 def is_image(path: str | PurePath) -> bool:
     """Return whether a file's suffix stands for an image format, readable here or not."""
     return PurePath(path).suffix.lower() in IMAGE_SUFFIXES
-
-
-def is_readable_image(path: str | PurePath) -> bool:
-    """Return whether a file's suffix stands for an image format that can be read here."""
-    one = format_of(path)
-    return one is not None and not one.is_video and is_readable(one)
 
 
 def how_to_read(one: PictureFormat) -> str:

@@ -17,6 +17,7 @@ from ztcir_sdk.bundle.graph_source import MAX_IMAGES
 from ztcir_sdk.decoding import ImageSource, NamedBytes
 from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.files import hash_file
+from ztcir_sdk.names import TOKEN_LEARNER
 from ztcir_sdk.sources import container_of, read_image
 
 __all__ = [
@@ -77,7 +78,7 @@ def reference_bytes(manifest: Manifest) -> int:
     learner's outputs, all float32.
     """
     sizes, numbers = manifest.dimensions, manifest.dimensions.embed
-    if "token_learner" in manifest.graphs:
+    if TOKEN_LEARNER in manifest.graphs:
         numbers += sizes.patches * sizes.patch + manifest.placeholder.tokens * sizes.text
         numbers += 2 * sizes.vsi_layers * sizes.patches * sizes.vsi
     return 4 * numbers

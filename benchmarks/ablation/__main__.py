@@ -37,8 +37,6 @@ from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import disk_full_as_error
 
-__all__ = ["main", "measure_rows"]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, measure and write the result file; return the exit code."""

@@ -32,6 +32,7 @@ from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings.drawings import draw, training_drawings
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.names import IMAGE_ENCODER, TEXT_ENCODER
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime import RuntimeSettings
 
@@ -76,7 +77,7 @@ def read_backbone(bundle: Bundle) -> Backbone:
     """
     backbone = create_backbone(BackboneConfig())
     image, text = (
-        onnx.load(bundle.path / f"{name}.onnx") for name in ("image_encoder", "text_encoder")
+        onnx.load(bundle.path / f"{name}.onnx") for name in (IMAGE_ENCODER, TEXT_ENCODER)
     )
     try:
         weights = {**_image_weights(backbone, image), **_text_weights(backbone, text)}

@@ -16,8 +16,6 @@ from benchmarks.markdown import format_count
 from cli.output import write_file
 from ztcir_sdk.errors import MissingDependencyError, install_hint
 
-__all__ = ["draw_plot", "is_current", "points"]
-
 NUMBERS: Mapping[str, int | None] = {
     "stage1": 0,
     "triplets-100": 100,

@@ -11,8 +11,6 @@ from typing import Any
 from benchmarks.ablation.rows import FROZEN, Row
 from benchmarks.markdown import format_count, format_table
 
-__all__ = ["REGIONS", "Claim", "claims", "judge", "summarise"]
-
 Values = Mapping[str, Any]
 MAP = "mAP@10"
 OWN = "self_R@1"

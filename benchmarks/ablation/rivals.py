@@ -32,21 +32,6 @@ from train.stages.losses import info_nce
 from ztcir_sdk.names import PLACEHOLDER_ID
 from ztcir_sdk.tokenizer import Tokenizer
 
-__all__ = [
-    "RIVALS",
-    "Rival",
-    "concept_phrases",
-    "cosine_loss",
-    "likeliest_scale",
-    "masked_caption",
-    "masked_ids",
-    "noisy_text",
-    "projection_model",
-    "self_masking_loss",
-    "token_distillation",
-    "tokenizer_of",
-]
-
 TEMPERATURE = 0.25  # SEARLE's distillation
 NEAREST = 15  # concepts per image, SEARLE sec. 3.1
 LAMBDA_COSINE, LAMBDA_INVERSION = 1.0, 0.5  # SEARLE's inversion, from its published code

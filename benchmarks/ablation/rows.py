@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ztcir_sdk.errors import UsageError
-
-__all__ = ["FROZEN", "FULL", "ROWS", "Row", "Settings", "choose_rows"]
+from ztcir_sdk.errors import check_choice
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,7 @@ def choose_rows(names: Sequence[str] | None) -> tuple[Row, ...]:
     """
     known = [row.name for row in ROWS]
     for name in names or ():
-        if name not in known:
-            raise UsageError(f"There is no row {name!r}: choose from {', '.join(known)}.")
+        check_choice("row", name, known)
     return ROWS if names is None else tuple(row for row in ROWS if row.name in names)
 
 

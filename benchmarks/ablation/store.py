@@ -13,8 +13,6 @@ from benchmarks.ablation.rows import Row
 from ztcir_sdk.environment import now
 from ztcir_sdk.files import write_whole
 
-__all__ = ["FORMAT", "Store"]
-
 FORMAT = 1
 """Increased when the meaning of a result changes."""
 

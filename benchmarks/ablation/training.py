@@ -34,8 +34,6 @@ from train.triplets.from_captions import mine_captions
 from train.triplets.stage_two import StageTwoData, stage_two_data
 from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
 
-__all__ = ["Workshop", "caption_triplets", "repeated"]
-
 
 @dataclass
 class Workshop:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["Batches"]
-
 
 class Batches:
     """Batches of positions by step: each epoch is a new permutation, without its short last batch.

@@ -10,8 +10,6 @@ from train.data.item import Item
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.names import CATALOGUE_COLUMNS
 
-__all__ = ["DEFAULT_COLUMNS", "read_catalogue"]
-
 DEFAULT_COLUMNS: Mapping[str, str] = {
     "id": "id",
     **CATALOGUE_COLUMNS,

@@ -11,8 +11,6 @@ from train.data.report import caption_notes, print_notes
 from train.data.source import read_sources
 from ztcir_sdk.drawings.drawings import draw, training_drawings
 
-__all__ = ["drawn_images", "read_collection"]
-
 
 def drawn_images(count: int, seed: int) -> list[TrainingImage]:
     """Return images drawn by code, none with a combination, a seed or a wording of the demo."""

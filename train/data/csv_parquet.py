@@ -18,7 +18,6 @@ from ztcir_sdk.names import UNKNOWN_VALUE, is_known
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-__all__ = ["TABLE_SUFFIXES", "Row", "Table", "check_fields", "choose_columns", "open_table"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 

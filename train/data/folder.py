@@ -14,8 +14,6 @@ from ztcir_sdk.names import is_tar
 from ztcir_sdk.runtime.cores import available_cores
 from ztcir_sdk.sources import SourceFile, list_images
 
-__all__ = ["read_folder"]
-
 
 def read_folder(folder: Path, report: ReadReport) -> list[TrainingImage]:
     """List the images of a folder and its subfolders, ordered by path; archives are left out.

@@ -17,18 +17,6 @@ from train.data.item import Item
 from ztcir_sdk.decoding import load_image
 from ztcir_sdk.errors import ImageError
 
-__all__ = [
-    "DRAWING_PREFIX",
-    "BytesPicture",
-    "FilePicture",
-    "Picture",
-    "SlicePicture",
-    "TablePicture",
-    "TrainingImage",
-    "check_picture",
-    "checked",
-]
-
 DRAWING_PREFIX = "drawing-"
 """Ids of code-drawn images begin with this."""
 

@@ -10,15 +10,6 @@ import numpy as np
 
 from ztcir_sdk.errors import UsageError, ZtcirError
 
-__all__ = [
-    "ONE_HELD_OUT_OF",
-    "DataError",
-    "Item",
-    "is_held_out",
-    "product_name",
-    "split_development",
-]
-
 ONE_HELD_OUT_OF = 20
 """A stream holds out one product name of this many."""
 

@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["NAMED_SAMPLES", "ReadReport", "caption_notes", "main_script", "print_notes"]
-
 NAMED_SAMPLES = 10
 """A report names this many broken samples and counts the others."""
 

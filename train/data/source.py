@@ -16,8 +16,6 @@ from ztcir_sdk.errors import UsageError
 from ztcir_sdk.names import is_tar
 from ztcir_sdk.path_patterns import expand_paths
 
-__all__ = ["expand_sources", "read_sources"]
-
 
 def expand_sources(patterns: Sequence[str]) -> list[Path]:
     """Return the files and folders that patterns name, in order; see `expand_paths`.

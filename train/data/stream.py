@@ -32,8 +32,6 @@ from train.data.source import expand_sources
 from ztcir_sdk.files import write_whole
 from ztcir_sdk.names import is_tar
 
-__all__ = ["ShardStream", "endless", "read_held_out", "shards_fingerprint", "stream_shards"]
-
 
 def stream_shards(patterns: Sequence[str]) -> list[str]:
     """Return the shards that ``--data`` names: files, ``https://...`` and ``pipe:...``.

@@ -15,8 +15,6 @@ from train.data.report import ReadReport
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = ["pair_id", "pair_picture_columns", "read_table"]
-
 _FIELDS = ("id", "path", "caption", "gender", "type", "colour", "pattern")
 _PAIR_FIELDS = ("reference", "target")
 _CHUNK = 512  # rows that threads decode at a time

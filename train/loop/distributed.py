@@ -22,8 +22,6 @@ from torch import Tensor, nn
 
 from ztcir_sdk.errors import MissingDependencyError, UsageError, install_hint
 
-__all__ = ["Workers"]
-
 Result = TypeVar("Result")
 
 TIMEOUT = datetime.timedelta(hours=12)

@@ -23,8 +23,6 @@ from train.loop.precision import autocast, loss_scaler
 from train.model import ComposedModel
 from train.settings import Compute
 
-__all__ = ["Engine"]
-
 Encode = Callable[[NDArray[np.int64]], Tensor]
 """Encodes some rows (b,) as (b, D)."""
 

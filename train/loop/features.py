@@ -33,16 +33,6 @@ from ztcir_sdk.files import open_whole, write_whole
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = [
-    "DiskFullError",
-    "ImageFeatures",
-    "LivePatches",
-    "encode_images",
-    "image_features",
-    "prefetch",
-    "text_features",
-]
-
 BATCH = 128  # images per forward pass
 SAVE_EVERY = 50  # forward passes between two notes of the progress
 SPARE = 0.1  # share of the free disk space that is left to checkpoints and logs

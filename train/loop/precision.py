@@ -6,8 +6,6 @@ import torch
 
 from ztcir_sdk.names import TRAINING_PRECISIONS
 
-__all__ = ["autocast", "loss_scaler"]
-
 _TYPES = dict(zip(TRAINING_PRECISIONS, (None, torch.bfloat16, torch.float16), strict=True))
 
 

@@ -21,16 +21,6 @@ from ztcir_sdk.errors import MissingDependencyError, install_hint
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.files import write_whole
 
-__all__ = [
-    "Cost",
-    "Log",
-    "Record",
-    "data_fingerprint",
-    "peak_memory_mib",
-    "triplets_fingerprint",
-    "versions",
-]
-
 LOG = "log.jsonl"
 SUMMARY = "run.json"
 EVENTS = "tensorboard"

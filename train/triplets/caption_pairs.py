@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from train.triplets.tempered_draw import draw_index, tempered_edges
 
-__all__ = ["CaptionPairs", "Edit", "Tokens", "tokens"]
-
 Tokens = tuple[str, ...]
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")

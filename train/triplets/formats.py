@@ -30,8 +30,6 @@ from ztcir_sdk.errors import UsageError
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.schema import Text, from_json
 
-__all__ = ["read_training_triplets"]
-
 _FIELDS = ("reference", "text", "target")
 _FASHIONIQ_BOTH = "{first} and {second}"  # as the benchmark's own evaluation joins them
 _RIGHT = 1.0  # CIRR's soft label of a right target; other targets are similar or not judged

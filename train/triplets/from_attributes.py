@@ -23,8 +23,6 @@ from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.files import open_whole
 from ztcir_sdk.names import UNKNOWN_VALUE
 
-__all__ = ["add_noise", "check_limit_and_noise", "synthesise", "write_triplets"]
-
 _Attributes = tuple[str, ...]  # values in the order of KINDS
 
 

@@ -22,8 +22,6 @@ from train.wordings import phrase_wording
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet
 
-__all__ = ["CaptionMining", "mine_captions"]
-
 _MAX_IMAGES = 20  # a caption of more images describes none of them well
 _MAX_USES = 3  # triplets per pair of captions
 _MAX_DRAWS = 40  # draws per triplet

@@ -11,8 +11,6 @@ from train.data import DataError, print_notes
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.picture_formats import IMAGE_SUFFIXES
 
-__all__ = ["resolve_image_names"]
-
 
 def resolve_image_names(
     triplets: Sequence[Triplet], ids: Iterable[str], *, skip_missing: bool = False

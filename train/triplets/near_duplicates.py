@@ -12,8 +12,6 @@ from PIL import Image
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.evaluation.triplets import Triplet
 
-__all__ = ["NEAR_DUPLICATE", "NearDuplicates", "without_near_duplicates"]
-
 NEAR_DUPLICATE = "the images are near-duplicates"
 """Why a pair gives no triplet, for the report."""
 

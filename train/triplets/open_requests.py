@@ -25,8 +25,6 @@ from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.names import UNKNOWN_VALUE
 
-__all__ = ["REQUEST_KINDS", "synthesise_requests"]
-
 REQUEST_KINDS: Mapping[str, float] = {
     "typo": 0.15,
     "not": 0.12,

@@ -16,8 +16,6 @@ from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.pages.contact_sheet import Picture, SheetCell, SheetRow, contact_sheet
 from ztcir_sdk.schema import to_json
 
-__all__ = ["TripletReport", "triplet_sheet"]
-
 _SHEET_TARGETS = 5
 _SHEET_TRIPLETS = 12  # most in a sheet
 _SHEET_HEIGHT = 1600  # pixels, of a screen

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["draw_index", "tempered_edges"]
-
 _EXPONENT = 0.5  # 0 would be uniform
 
 

@@ -11,17 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-__all__ = [
-    "FILLERS",
-    "FRAMES",
-    "REFERENCE_CLAUSES",
-    "STRAY_WORDS",
-    "TALK_AFTER",
-    "TALK_BEFORE",
-    "WANTED_PHRASES",
-    "WEARERS",
-]
-
 # fmt: off
 # kind -> phrases for the wanted item, which replace ``{np}`` in a frame
 WANTED_PHRASES: Mapping[str, tuple[str, ...]] = MappingProxyType({

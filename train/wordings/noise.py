@@ -9,8 +9,6 @@ import numpy as np
 from train.wordings.frames import FILLERS, STRAY_WORDS
 from train.wordings.templates import MISSPELLINGS
 
-__all__ = ["add_typing_noise", "pick", "vary_spelling"]
-
 _AMERICAN = (("colour", "color"), ("favourite", "favorite"))
 _AMERICAN_SHARE = 0.4
 _NO_APOSTROPHE_SHARE = 0.15

@@ -6,22 +6,6 @@ Slots: ``{new}``, ``{old}``, ``{thing}`` (a type, in the plural or with an artic
 
 from __future__ import annotations
 
-__all__ = [
-    "ASKS",
-    "CLOSINGS",
-    "DETAILS",
-    "DETAIL_FRAMES",
-    "GREETINGS",
-    "KEEP_FRAMES",
-    "OLD_FIRST",
-    "REFUSALS",
-    "STORIES",
-    "TWO_COLOUR_GENDER",
-    "TWO_COLOUR_TYPE",
-    "TWO_TYPE_GENDER",
-    "UNANSWERABLE",
-]
-
 # A colour that is not wanted; every other colour is right.
 REFUSALS: tuple[str, ...] = (
     "not in {old}",

@@ -16,8 +16,6 @@ from train.wordings.attribute_wordings import Wording, add_context, draw_reading
 from train.wordings.family import Family
 from train.wordings.noise import add_typing_noise, pick, vary_spelling
 
-__all__ = ["CHANGES", "HELD_OUT_PHRASE_FAMILIES", "SHAPES", "phrase_families", "phrase_wording"]
-
 CHANGES: tuple[str, ...] = ("swap", "add", "remove")
 SHAPES: tuple[str, ...] = ("thing", "place", "quality")
 """Grammatical role of a phrase: "a red car", "in the snow", "wooden"."""

@@ -20,8 +20,6 @@ from functools import cache
 
 import numpy as np
 
-__all__ = ["SLOTS", "add_article", "verbalise", "weighted_forms"]
-
 SLOTS: dict[str, tuple[str, ...]] = {
     "colour": ("plain", "a"),
     "type": ("plain", "a", "np"),

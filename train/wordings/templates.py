@@ -11,18 +11,6 @@ from types import MappingProxyType
 
 from train.wordings.family import Family
 
-__all__ = [
-    "CAPTION_TEMPLATES",
-    "CHOICES",
-    "DEFAULT_KEEP_CLAUSES",
-    "ENDINGS",
-    "HELD_OUT_FAMILIES",
-    "KEEP_CLAUSES",
-    "MISSPELLINGS",
-    "OPENINGS",
-    "WRITTEN_FAMILIES",
-]
-
 # chosen before any training; no training family is similar to one of them
 HELD_OUT_FAMILIES: Mapping[str, frozenset[str]] = MappingProxyType(
     {

@@ -37,8 +37,6 @@ from ztcir_sdk.names import PLACEHOLDER_ID
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.version import __version__
 
-__all__ = ["DEFAULT_BUNDLE", "Bundle", "check_target", "embedded_names"]
-
 DEFAULT_BUNDLE = "fashion-lite"
 """Name of the embedded bundle that is used by default."""
 
@@ -205,7 +203,7 @@ class Bundle:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Search methods that it supports, of `METHODS`."""
+        """Search methods that it supports, some of `METHODS`."""
         return self.manifest.methods
 
     @property

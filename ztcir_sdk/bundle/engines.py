@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ztcir_sdk.runtime.tensorrt.open import Target
     from ztcir_sdk.runtime.tensorrt.package import TensorRt
 
-__all__ = ["EngineReport", "build_engines"]
-
 
 @dataclass(frozen=True)
 class EngineReport:

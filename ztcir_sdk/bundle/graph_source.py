@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.bundle.manifest import GraphVariant
 from ztcir_sdk.errors import UsageError
+from ztcir_sdk.names import IMAGE_ENCODER, TEXT_ENCODER
 from ztcir_sdk.runtime.source import GraphSource, ShapeRange
-
-__all__ = ["CPU_PRECISIONS", "MAX_IMAGES", "MAX_TEXTS", "BatchSizes", "graph_source"]
 
 MAX_IMAGES = 32
 MAX_TEXTS = 64
@@ -69,9 +68,9 @@ def graph_source(
 
 def _ranges(graph: str, sizes: BatchSizes, tokens: int) -> dict[str, ShapeRange]:
     """Return the sizes of a graph's axes, tuned for single queries and for indexing."""
-    if graph == "text_encoder":
+    if graph == TEXT_ENCODER:
         one = ShapeRange(1, 1, sizes.texts)
         # Each text may have its own reference image. A prompt of 16 tokens is long.
         return {"B": one, "R": one, "T": ShapeRange(1, min(16, tokens), tokens)}
-    usual = min(8, sizes.images) if graph == "image_encoder" else 1
+    usual = min(8, sizes.images) if graph == IMAGE_ENCODER else 1
     return {"R": ShapeRange(1, usual, sizes.images)}

@@ -17,25 +17,21 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 from ztcir_sdk.errors import BundleError
-from ztcir_sdk.names import GRAPHS, METHODS, PLACEHOLDER_ID, PLACEHOLDER_MARK, PROMPTS, TEXT_SLOT
+from ztcir_sdk.names import (
+    GRAPHS,
+    IMAGE_ENCODER,
+    METHODS,
+    PLACEHOLDER_ID,
+    PLACEHOLDER_MARK,
+    PROMPTS,
+    TEXT_ENCODER,
+    TEXT_SLOT,
+    TOKEN_LEARNER,
+)
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.schema import EntryError, NaturalNumber, PositiveNumber, Text, from_json, to_json
 from ztcir_sdk.tokenizer import CLEANINGS, END_OF_TEXT, START_OF_TEXT
-
-__all__ = [
-    "FORMAT",
-    "MANIFEST",
-    "REFERENCE_TENSORS",
-    "Dimensions",
-    "FileRecord",
-    "GraphVariant",
-    "Manifest",
-    "Placeholder",
-    "Precision",
-    "TextLayout",
-    "check_file_name",
-]
 
 FORMAT = 1
 MANIFEST = "bundle.json"
@@ -49,22 +45,22 @@ REFERENCE_TENSORS = ("pseudo_tokens", "vsi_keys", "vsi_values")
 """Outputs of the token learner that the text encoder takes; the last two only with VSI."""
 
 _INPUTS = {
-    "image_encoder": {"pixel_values"},
-    "token_learner": {"image_embeds", "patch_features"},
-    "text_encoder": {"input_ids", "reference_index", "adapter_scale", *REFERENCE_TENSORS},
+    IMAGE_ENCODER: {"pixel_values"},
+    TOKEN_LEARNER: {"image_embeds", "patch_features"},
+    TEXT_ENCODER: {"input_ids", "reference_index", "adapter_scale", *REFERENCE_TENSORS},
 }
 """Graph -> the inputs that it may have."""
 _OUTPUTS = {
-    "image_encoder": {"image_embeds"},
-    "token_learner": {"pseudo_tokens"},
-    "text_encoder": {"query_embeds"},
+    IMAGE_ENCODER: {"image_embeds"},
+    TOKEN_LEARNER: {"pseudo_tokens"},
+    TEXT_ENCODER: {"query_embeds"},
 }
 """Graph -> the outputs that it must have."""
-_NEXT_GRAPH = {"image_encoder": "token_learner", "token_learner": "text_encoder"}
+_NEXT_GRAPH = {IMAGE_ENCODER: TOKEN_LEARNER, TOKEN_LEARNER: TEXT_ENCODER}
 """Graph -> the graph that takes its outputs."""
 _FROM_PREVIOUS = {
-    "token_learner": _INPUTS["token_learner"],
-    "text_encoder": set(REFERENCE_TENSORS),
+    TOKEN_LEARNER: _INPUTS[TOKEN_LEARNER],
+    TEXT_ENCODER: set(REFERENCE_TENSORS),
 }
 """Graph -> its inputs that are outputs of the previous graph."""
 
@@ -206,7 +202,7 @@ class Manifest(_Entry, frozen=True, kw_only=True):
     model_card: _Object
     """Free form: backbone, stages, data and licences, measured quality, limits."""
     methods: tuple[str, ...]
-    """Search methods that it supports, of `METHODS`."""
+    """Search methods that it supports, some of `METHODS`."""
     prompts: Mapping[str, Text]
     """Method -> template, such as "a photo of $ that {text}"."""
     placeholder: Placeholder

@@ -21,8 +21,6 @@ from ztcir_sdk.runtime.cores import available_cores
 from ztcir_sdk.sources import image_exists, printable
 from ztcir_sdk.version import __version__
 
-__all__ = ["diagnose"]
-
 CHECKED_IMAGES = 1000
 """Images of an index whose files are looked for, at least, if it has as many."""
 

@@ -8,8 +8,6 @@ from typing import Any, Literal
 from ztcir_sdk.environment import describe_machine, now, versions
 from ztcir_sdk.runtime.onnx.trial import ProviderRun
 
-__all__ = ["Diagnosis", "Finding", "Status"]
-
 Status = Literal["ok", "note", "problem"]
 
 

@@ -26,8 +26,6 @@ from ztcir_sdk.runtime.tensorrt.cuda import (
 )
 from ztcir_sdk.runtime.tensorrt.package import PACKAGES, import_tensorrt, installed_packages
 
-__all__ = ["Library", "TensorRtTrial", "cuda_libraries", "tensorrt_libraries", "try_tensorrt"]
-
 
 @dataclass(frozen=True)
 class Library:

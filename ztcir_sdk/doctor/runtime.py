@@ -18,8 +18,6 @@ from ztcir_sdk.runtime.onnx.providers import CPU, CUDA, import_onnxruntime
 from ztcir_sdk.runtime.onnx.trial import ProviderRun, run_tiny_graph
 from ztcir_sdk.runtime.tensorrt.package import installed_packages
 
-__all__ = ["check_gpu", "check_runtime"]
-
 _REMOTE = "AzureExecutionProvider"  # not a device: it calls a web service
 
 

@@ -13,8 +13,6 @@ from ztcir_sdk.names import CATALOGUE_COLUMNS, ORACLE
 from ztcir_sdk.sources import Listing, Source, SourceReader
 from ztcir_sdk.sources.tables import TABLE_SUFFIXES, MetadataTable
 
-__all__ = ["NoAttributesError", "attribute_caption", "oracle_captions"]
-
 TABLE_NAME = "metadata"
 """Name, without suffix, of a table in a folder of images or beside it."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-__all__ = ["BATCH", "image_batches"]
-
 T = TypeVar("T")
 
 BATCH = 32

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.evaluation.ranking import NO_ROW
 
-__all__ = ["average_precision_at_k", "recall_at_k", "relevance"]
-
 
 def relevance(ranking: NDArray[np.int64], targets: Sequence[Collection[int]]) -> NDArray[np.bool_]:
     """Return which rows of a ranking (Q, K) are targets of their query: (Q, K) bool.

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.index.vectors import Gallery, exact_search
 
-__all__ = ["BLOCK", "NO_ROW", "Ranking", "rank", "rank_blocks", "rank_own"]
-
 NO_ROW = -1
 """Fills a ranking of a gallery that has fewer rows than the ranking."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.errors import UsageError, ZtcirError, check_choice
 from ztcir_sdk.evaluation.attribute_caption import NoAttributesError, oracle_captions
 from ztcir_sdk.evaluation.image_batches import image_batches
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, recall_at_k, relevance
@@ -25,11 +25,9 @@ from ztcir_sdk.evaluation.ranking import rank
 from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
 from ztcir_sdk.index import Index
 from ztcir_sdk.loading import GalleryImage, iter_images
-from ztcir_sdk.names import METHODS, ORACLE
+from ztcir_sdk.names import METHODS, ORACLE, TOKEN_LEARNER
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.sources import Failure, Listing, Source, SourceReader, list_images
-
-__all__ = ["ALL_METHODS", "SUM_WEIGHTS", "MethodScores", "TripletEvaluation", "evaluate_triplets"]
 
 ALL_METHODS = (*METHODS, ORACLE)
 SUM_WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
@@ -146,10 +144,8 @@ def evaluate_triplets(
         ZtcirError: there is no image, the file is not one of triplets, it names an image that is
             missing or unusable, or the bundle does not support a method.
     """
-    if unknown := [method for method in methods if method not in ALL_METHODS]:
-        raise UsageError(
-            f"There is no method {unknown[0]!r}: choose from {', '.join(ALL_METHODS)}."
-        )
+    for method in methods:
+        check_choice("method", method, ALL_METHODS)
     if weight is not None and "sum" not in methods:
         raise UsageError(f"The method {methods[0]!r} takes no weight: leave it out, or use sum.")
     listing = list_images(images)
@@ -175,7 +171,7 @@ def evaluate_triplets(
             notes.append(f"{ORACLE} is left out. {error}")
             methods = [method for method in methods if method != ORACLE]
     needed = {*methods, "sum"} if best_sum else set(methods)
-    in_pass = [name for name in METHODS if name in needed and "token_learner" in METHODS[name]]
+    in_pass = [name for name in METHODS if name in needed and TOKEN_LEARNER in METHODS[name]]
     if needed & {"image", "sum"}:
         in_pass.append("image")
     encoded = _encode(retriever, images, len(listing.files), queries, in_pass, index, progress)

@@ -13,8 +13,6 @@ from msgspec import Meta, Struct
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.schema import EntryError, Text, from_json
 
-__all__ = ["Triplet", "read_triplets"]
-
 _Id = Annotated[
     Annotated[str, Meta(min_length=1)] | int,
     Meta(description="an id, a string or a whole number"),

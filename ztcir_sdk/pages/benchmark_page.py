@@ -18,8 +18,6 @@ from ztcir_sdk.evaluation.benchmarks.report import Answer, AnswerHit
 from ztcir_sdk.pages.contact_sheet import RIGHT, UNKNOWN, WRONG
 from ztcir_sdk.pages.thumbnails import image_tag
 
-__all__ = ["benchmark_page"]
-
 SIDE = 144
 """Longest side of a thumbnail, in pixels."""
 

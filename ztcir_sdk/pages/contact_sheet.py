@@ -21,17 +21,6 @@ from ztcir_sdk.decoding import load_image
 from ztcir_sdk.errors import ImageError, UsageError
 from ztcir_sdk.pages.text import TextFont
 
-__all__ = [
-    "RIGHT",
-    "UNKNOWN",
-    "WRONG",
-    "Picture",
-    "SheetCell",
-    "SheetRow",
-    "contact_sheet",
-    "sheet_height",
-]
-
 Picture: TypeAlias = "Image.Image | str | os.PathLike[str]"
 _Rgb = tuple[int, int, int]
 

@@ -18,8 +18,6 @@ from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["TextFont"]
-
 _Face: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
 
 _OWN = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"

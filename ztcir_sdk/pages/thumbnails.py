@@ -13,8 +13,6 @@ from ztcir_sdk.decoding import load_image
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.sources import read_image
 
-__all__ = ["image_tag", "thumbnail"]
-
 SIDE = 320
 """Longest side of a thumbnail, in pixels."""
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.errors import UsageError
 
-__all__ = ["Graph", "TensorSpec", "axis_sizes", "check_call"]
-
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An input or output of a graph."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ztcir_sdk.errors import UsageError
+from ztcir_sdk.errors import UsageError, check_choice
 from ztcir_sdk.names import BACKENDS
 from ztcir_sdk.runtime.cores import available_cores
-
-__all__ = ["RuntimeSettings"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,7 @@ class RuntimeSettings:
     """Build TensorRT engines that are missing or outdated; False raises an error instead."""
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise UsageError(
-                f"There is no backend {self.backend!r}: choose from {', '.join(BACKENDS)}."
-            )
+        check_choice("backend", self.backend, BACKENDS)
         for name in ("threads", "gpu_memory_mb"):
             number = getattr(self, name)
             if number is not None and number < 1:

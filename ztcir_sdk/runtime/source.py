@@ -14,8 +14,6 @@ from ztcir_sdk.errors import BundleError
 from ztcir_sdk.files import hash_file
 from ztcir_sdk.runtime.protocol import TensorSpec
 
-__all__ = ["GraphSource", "ShapeRange", "ShapeRanges", "missing_graph"]
-
 
 class ShapeRange(Struct, frozen=True, forbid_unknown_fields=True):
     """Sizes of a dynamic axis: an engine accepts `least` to `most` and is tuned for `usual`."""

@@ -15,8 +15,6 @@ import msgspec
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.evaluation.benchmarks.images import first_names
 
-__all__ = ["find_folder", "read_annotations", "read_records", "require_known"]
-
 T = TypeVar("T")
 
 _PLACE = re.compile(r"(?P<problem>.*) - at `\$\[(?P<number>\d+)\]\.?(?P<field>.*)`")

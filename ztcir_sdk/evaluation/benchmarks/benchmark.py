@@ -12,8 +12,6 @@ from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
 from ztcir_sdk.evaluation.benchmarks.queries import Annotations, Q
 from ztcir_sdk.evaluation.benchmarks.report import BenchmarkReport, RankedPart, Scores, first_hits
 
-__all__ = ["Benchmark", "Outcome"]
-
 
 @dataclass(frozen=True)
 class Outcome:

@@ -31,8 +31,6 @@ from ztcir_sdk.evaluation.metrics import average_precision_at_k, recall_at_k, re
 from ztcir_sdk.evaluation.ranking import NO_ROW, Ranking, rank_blocks
 from ztcir_sdk.names import TEXT_SLOT
 
-__all__ = ["BENCHMARK", "SUBMISSION"]
-
 NAME = "circo"
 CONCEPT_SLOT = "{concept}"
 DEPTHS = (5, 10, 25, 50)

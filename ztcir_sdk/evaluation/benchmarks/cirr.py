@@ -26,8 +26,6 @@ from ztcir_sdk.evaluation.benchmarks.queries import Annotations, Part, Query
 from ztcir_sdk.evaluation.benchmarks.report import RankedPart
 from ztcir_sdk.evaluation.ranking import NO_ROW, Ranking, rank_blocks, rank_own
 
-__all__ = ["BENCHMARK", "SUBMISSIONS", "VERSION"]
-
 NAME = "cirr"
 VERSION = "rc2"
 """Version of the data set, in its files' names and in submissions."""

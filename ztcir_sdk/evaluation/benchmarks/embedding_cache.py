@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.errors import ZtcirError
 
-__all__ = ["EmbeddingCache", "default_cache_folder"]
-
 FORMAT = "1"
 WAIT_SECONDS = 60.0
 """Time to wait for another process that writes."""

@@ -34,10 +34,8 @@ from ztcir_sdk.evaluation.benchmarks.queries import Query
 from ztcir_sdk.evaluation.image_batches import BATCH, image_batches
 from ztcir_sdk.evaluation.ranking import BLOCK
 from ztcir_sdk.loading import iter_images
-from ztcir_sdk.names import METHODS, PROMPTED_METHODS, TEXT_SLOT
+from ztcir_sdk.names import METHODS, PROMPTED_METHODS, TEXT_SLOT, TOKEN_LEARNER
 from ztcir_sdk.tokenizer import canonicalize
-
-__all__ = ["EmbeddingRun", "Method", "Progress"]
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a step, the number of items done, and the number of all items."""
@@ -178,7 +176,7 @@ class EmbeddingRun:
         self, references: Sequence[BenchmarkImage], method: Method
     ) -> Iterator[list[tuple[BenchmarkImage, EncodedImage]]]:
         """Yield references in batches, with patch features if the method needs them."""
-        if "token_learner" not in METHODS[method.name]:
+        if TOKEN_LEARNER not in METHODS[method.name]:
             for start in range(0, len(references), BATCH):
                 part = references[start : start + BATCH]
                 yield [

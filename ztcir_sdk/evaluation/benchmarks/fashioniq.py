@@ -32,8 +32,6 @@ from ztcir_sdk.evaluation.benchmarks.queries import Annotations, Part, Query
 from ztcir_sdk.evaluation.benchmarks.report import RankedPart, average_scores
 from ztcir_sdk.evaluation.ranking import rank_blocks
 
-__all__ = ["BENCHMARK", "CATEGORIES", "ORDERS", "PROTOCOLS", "join_captions"]
-
 NAME = "fashioniq"
 CATEGORIES = ("dress", "shirt", "toptee")
 PROTOCOLS = ("original", "val_union")

@@ -25,8 +25,6 @@ from ztcir_sdk.evaluation.benchmarks.queries import Annotations, Part, Query
 from ztcir_sdk.evaluation.benchmarks.report import RankedPart, average_scores
 from ztcir_sdk.evaluation.ranking import rank_own
 
-__all__ = ["BENCHMARK", "TASKS"]
-
 NAME = "genecis"
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
 RECALLS = (1, 2, 3)

@@ -15,16 +15,6 @@ from PIL import Image
 from ztcir_sdk.decoding import load_image
 from ztcir_sdk.errors import ImageError, ZtcirError
 
-__all__ = [
-    "BenchmarkImage",
-    "UnusableImagesError",
-    "first_names",
-    "locate",
-    "refuse_broken",
-    "require_files",
-    "require_intact",
-]
-
 Box = tuple[float, float, float, float]
 """Left, top, width and height, in pixels."""
 

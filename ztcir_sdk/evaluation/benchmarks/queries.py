@@ -14,8 +14,6 @@ from ztcir_sdk.evaluation.benchmarks.images import BenchmarkImage
 from ztcir_sdk.evaluation.metrics import recall_at_k, relevance
 from ztcir_sdk.evaluation.ranking import Ranking
 
-__all__ = ["Annotations", "Part", "Q", "Query"]
-
 
 @dataclass(frozen=True)
 class Query:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ztcir_sdk.evaluation.benchmarks.benchmark import Benchmark
 
-__all__ = ["BENCHMARKS", "load_benchmark"]
 
 BENCHMARKS: Mapping[str, str] = {
     "fashioniq": "Measure R@10 and R@50 on FashionIQ.",

@@ -11,8 +11,6 @@ from ztcir_sdk.runtime.onnx.providers import CUDA, import_onnxruntime
 from ztcir_sdk.runtime.onnx.trial import run_tiny_graph
 from ztcir_sdk.runtime.tensorrt.cuda import count_gpus
 
-__all__ = ["resolve_device"]
-
 _GPU_BACKENDS = ("tensorrt", "onnx-tensorrt")
 
 

@@ -14,16 +14,6 @@ from ztcir_sdk.runtime.settings import RuntimeSettings
 from ztcir_sdk.runtime.source import GraphSource
 from ztcir_sdk.runtime.tensorrt.cuda import DRIVER_FIX
 
-__all__ = [
-    "CPU",
-    "CUDA",
-    "CUDA_LIBRARIES_FIX",
-    "TENSORRT",
-    "choose_providers",
-    "import_onnxruntime",
-    "provider_error",
-]
-
 TENSORRT, CUDA, CPU = (
     "TensorrtExecutionProvider",
     "CUDAExecutionProvider",

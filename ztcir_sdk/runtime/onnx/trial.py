@@ -10,15 +10,6 @@ import numpy as np
 from ztcir_sdk.errors import first_line
 from ztcir_sdk.runtime.onnx.preload import preload
 
-__all__ = [
-    "PLACEMENT",
-    "TINY_GRAPH",
-    "TINY_INPUT",
-    "ProviderRun",
-    "placement",
-    "run_tiny_graph",
-]
-
 # y = MatMul(x, x) for 2 x 2 float32 (opset 13, IR version 8), serialised by `onnx.helper`.
 TINY_GRAPH = bytes.fromhex(
     "08083a400a110a01780a017812017922064d61744d756c1201675a130a0178120e0a0c"

@@ -9,8 +9,6 @@ import re
 
 from ztcir_sdk.errors import UsageError
 
-__all__ = ["architecture_of", "gpu_names"]
-
 _GPUS = {
     "sm_75": "t4 rtx2060 rtx2070 rtx2080 rtx2080ti gtx1650",
     "sm_80": "a100 a30",

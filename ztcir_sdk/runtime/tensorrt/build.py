@@ -15,8 +15,6 @@ from ztcir_sdk.runtime.source import GraphSource, ShapeRange, missing_graph
 from ztcir_sdk.runtime.tensorrt.package import TensorRt, last_message, one_line
 from ztcir_sdk.runtime.tensorrt.widen import onnx_installed, widen_stored_weights
 
-__all__ = ["BuiltEngine", "EngineBuildError", "UnsupportedGraphError", "build_engine"]
-
 
 class EngineBuildError(ZtcirError):
     """TensorRT could not build an engine of a graph."""

@@ -26,8 +26,6 @@ from ztcir_sdk.runtime.tensorrt.build import BuiltEngine
 from ztcir_sdk.schema import NaturalNumber, from_json, to_json
 from ztcir_sdk.version import __version__
 
-__all__ = ["CACHE_VARIABLE", "EngineCache", "EngineError", "EngineKey", "StoredEngine"]
-
 CACHE_VARIABLE = "ZTCIR_ENGINES"
 """Environment variable: the folder of engines, instead of the one in the user's cache."""
 FORMAT = 1
@@ -73,7 +71,7 @@ class _Metadata(Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     key: EngineKey
     sha256: str
-    """Of the engine."""
+    """SHA-256 (hex) of the engine."""
     bytes: NaturalNumber
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

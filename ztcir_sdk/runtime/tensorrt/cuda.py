@@ -10,18 +10,6 @@ from typing import Any
 
 from ztcir_sdk.errors import MissingDependencyError, UsageError, ZtcirError, install_hint
 
-__all__ = [
-    "DRIVER_FIX",
-    "CudaError",
-    "Gpu",
-    "OutOfGpuMemoryError",
-    "count_gpus",
-    "dotted_version",
-    "driver_version",
-    "gpu_names",
-    "import_cuda",
-]
-
 DRIVER_FIX = "install NVIDIA's driver, or start the container with --gpus all"
 
 _RESTART = (

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.runtime.tensorrt.cuda import Gpu, OutOfGpuMemoryError
 
-__all__ = ["Buffer", "Buffers"]
-
 
 class Buffer:
     """`size` bytes on the GPU and as many in pinned host memory."""

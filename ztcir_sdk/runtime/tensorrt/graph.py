@@ -20,8 +20,6 @@ from ztcir_sdk.runtime.tensorrt.cuda import CudaError, Gpu, OutOfGpuMemoryError
 from ztcir_sdk.runtime.tensorrt.loaded_engine import Key, LoadedEngine, Plan
 from ztcir_sdk.runtime.tensorrt.package import TensorRt
 
-__all__ = ["TensorRtGraph"]
-
 SHAPES_KEPT = 16
 """Number of shapes whose context and CUDA graph are kept: the most recently used ones."""
 

@@ -15,8 +15,6 @@ from ztcir_sdk.runtime.tensorrt.cuda import CudaError, Gpu, OutOfGpuMemoryError
 from ztcir_sdk.runtime.tensorrt.gpu_buffers import Buffers
 from ztcir_sdk.runtime.tensorrt.package import TensorRt, last_message
 
-__all__ = ["Key", "LoadedEngine", "Plan"]
-
 Key = tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]
 """Shapes of the inputs, names of the requested outputs."""
 

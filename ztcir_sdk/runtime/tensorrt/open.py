@@ -15,8 +15,6 @@ from ztcir_sdk.runtime.tensorrt.cuda import Gpu
 from ztcir_sdk.runtime.tensorrt.graph import TensorRtGraph
 from ztcir_sdk.runtime.tensorrt.package import TensorRt, import_tensorrt, installed_packages
 
-__all__ = ["Target", "ensure_engine", "open_cached_engine", "open_engine"]
-
 
 @dataclass(frozen=True)
 class Target:

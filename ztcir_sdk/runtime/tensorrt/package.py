@@ -10,17 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ztcir_sdk.errors import EXTRAS, MissingDependencyError, UsageError, first_line, install_hint
+from ztcir_sdk.errors import EXTRAS, MissingDependencyError, check_choice, first_line, install_hint
 from ztcir_sdk.names import TENSORRT_PACKAGES
-
-__all__ = [
-    "PACKAGES",
-    "TensorRt",
-    "import_tensorrt",
-    "installed_packages",
-    "last_message",
-    "one_line",
-]
 
 PACKAGES = TENSORRT_PACKAGES
 """If both are installed, the first is preferred."""
@@ -85,10 +76,8 @@ def import_tensorrt(package: str | None = None) -> TensorRt:
         MissingDependencyError: it is not installed, or cannot be loaded.
         UsageError: there is no such package.
     """
-    if package is not None and package not in PACKAGES:
-        raise UsageError(
-            f"There is no TensorRT package {package!r}: choose from {', '.join(PACKAGES)}."
-        )
+    if package is not None:
+        check_choice("TensorRT package", package, PACKAGES)
     reasons: list[str] = []
     for name in PACKAGES if package is None else [package]:
         try:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["onnx_installed", "widen_stored_weights"]
 
 _QUANTIZED = (
     "ConvInteger",
