@@ -19,6 +19,7 @@ __all__ = [
     "PRECISIONS",
     "PROMPTED_METHODS",
     "PROMPTS",
+    "STORAGES",
     "TAR_SUFFIXES",
     "TENSORRT_PACKAGES",
     "TEXT_METHODS",
@@ -67,6 +68,9 @@ TENSORRT_PACKAGES: Mapping[str, str] = MappingProxyType(
 
 PRECISIONS = ("fp32", "fp16", "int8")
 """Precisions of exported graphs."""
+
+STORAGES = ("f32", "f16", "i8")
+"""How an index stores its vectors: float32, float16, or int8 with what int8 lacks beside it."""
 
 TRAINING_PRECISIONS = ("fp32", "bf16", "fp16")
 """Precisions of matrix products in training; weights are always fp32."""

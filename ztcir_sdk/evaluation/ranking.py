@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk.index.vectors import Gallery, exact_search
+from ztcir_sdk.index.nearest import exact_search, gallery_of
 
 NO_ROW = -1
 """Fills a ranking of a gallery that has fewer rows than the ranking."""
@@ -75,7 +75,7 @@ def rank_blocks(
     start = 0
     for block in blocks:
         size = len(block)
-        gallery = Gallery(block, np.ones(size, dtype=np.bool_), np.arange(size, dtype=np.int64))
+        gallery = gallery_of(np.ascontiguousarray(block, dtype=np.float32))
         local = [one[(one >= start) & (one < start + size)] - start for one in removed]
         for query, (near, near_scores) in enumerate(exact_search(gallery, queries, k, local)):
             # Earlier rows come first, and a stable sort keeps them first among equal scores.

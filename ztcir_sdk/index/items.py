@@ -1,37 +1,51 @@
-"""The items of an index: one SQLite file per committed state, which never changes.
+"""The items of an index, in SQLite: each commit adds versions of items to one file.
 
-SQLite provides the file format and look-ups, but its journal is not used: a writer changes a
-private copy, and a manifest that names this copy commits it.
+A version is visible from the commit that added it until the commit that replaced or removed it.
+The manifest says which commit counts, so readers of any state see exactly that state while a writer
+adds to the file, and what a killed writer added is invisible. SQLite's rollback journal keeps the
+file itself whole. It needs no shared memory, unlike a write-ahead log, so an index may be on a
+network disk, on read-only media, or in a folder of another user.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import sqlite3
+import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Item", "ItemTable"]
+from ztcir_sdk.index.manifest import OLD_FORMAT, IndexUnusableError, Manifest, corrupt
 
-SCHEMA = """
-CREATE TABLE items (
-    label    INTEGER PRIMARY KEY,
-    path     TEXT NOT NULL UNIQUE,
-    hash     TEXT NOT NULL,
-    size     INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    metadata TEXT
-);
-CREATE INDEX items_by_hash ON items (hash);
-"""
+__all__ = [
+    "BUSY_SECONDS",
+    "COLUMNS",
+    "HASH_INDEX",
+    "Item",
+    "ItemTable",
+    "Query",
+    "item_values",
+    "version_checksum",
+]
+
 COLUMNS = "label, path, hash, size, mtime_ns, metadata"
+BUSY_SECONDS = 60.0
+"""How long a reader waits for a commit, and a commit for readers; each takes milliseconds."""
+
+LABELS_IN_A_BUCKET = 16
+"""Logarithm of the labels that lie together in the index of hashes. New items change only the last
+part of it, so that a commit's cost does not grow with the index."""
+HASH_INDEX = f"label >> {LABELS_IN_A_BUCKET}, substr(hash, 1, 12)"
+MOST_VARIABLES = 500
 
 
 @dataclass(frozen=True)
@@ -52,43 +66,49 @@ class Item:
     """The image's metadata, a JSON object."""
 
 
-class ItemTable:
-    """An SQLite file of items, with one connection and a lock, so threads may share it."""
+class Query:
+    """Look-ups in the table `items` of a connection, which threads may share."""
 
-    def __init__(self, file: Path, *, writable: bool = False, create: bool = False) -> None:
-        uri = file.absolute().as_uri()
-        # `immutable`: committed files never change, so SQLite needs no lock files and the folder
-        # may be read-only.
-        mode = "?mode=rwc" if create else "?mode=rw" if writable else "?mode=ro&immutable=1"
+    def __init__(self, folder: Path, file: str, connection: sqlite3.Connection) -> None:
+        self._folder = folder
+        self._file = file
+        self._connection = connection
         self._lock = threading.Lock()
-        self._connection = sqlite3.connect(
-            uri + mode, uri=True, check_same_thread=False, isolation_level=None
-        )
-        self._finalizer = weakref.finalize(self, self._connection.close)
-        if create or writable:
-            # Nobody reads this copy before the manifest names it, and the writer flushes it first.
-            self._connection.execute("PRAGMA journal_mode = MEMORY")
-            self._connection.execute("PRAGMA synchronous = OFF")
-        if create:
-            self._connection.executescript(SCHEMA)
-        if create or writable:
-            self._connection.execute("BEGIN")
+        self._finalizer = weakref.finalize(self, connection.close)
 
-    def close(self, *, commit: bool = False) -> None:
-        """Close the file; `commit` first writes the changes to it."""
+    def close(self) -> None:
+        """Close the connection, without committing."""
         with self._lock:
-            if commit:
-                self._connection.execute("COMMIT")
-            self._finalizer()  # closes the connection, once
+            self._finalizer()  # closes it once
 
-    def __len__(self) -> int:
-        [(count,)] = self._rows("SELECT count(*) FROM items")
-        return int(count)
+    def sql(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+        """Return the rows of a query in which `items` has the items of this state.
+
+        Raises:
+            IndexUnusableError: the file is damaged, or another process holds it.
+        """
+        with self._lock:
+            try:
+                return self._connection.execute(query, values).fetchall()
+            except sqlite3.OperationalError as error:
+                raise self._unreadable(error) from error
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, (sqlite3.ProgrammingError, sqlite3.InterfaceError)):
+                    raise
+                raise corrupt(self._folder, self._file, str(error)) from error
+
+    def _unreadable(self, error: sqlite3.OperationalError) -> Exception:
+        if "syntax" in str(error) or "no such" in str(error):
+            return error  # the query's fault
+        return IndexUnusableError(
+            f"{self._file} of the index {self._folder} cannot be read ({error}); try again, and "
+            "check the disk if it fails again."
+        )
 
     def __iter__(self) -> Iterator[Item]:
         """Yield every item, ordered by path; no lock is held between pages of 1000."""
         after = ""
-        while page := self._rows(
+        while page := self.sql(
             f"SELECT {COLUMNS} FROM items WHERE path > ? ORDER BY path LIMIT 1000", (after,)
         ):
             yield from map(_item, page)
@@ -98,68 +118,174 @@ class ItemTable:
         """Return the item of a label, or None."""
         return self._one("label", int(label))
 
+    def by_labels(self, labels: Sequence[int]) -> list[Item]:
+        """Return the items of labels, in their order.
+
+        Raises:
+            KeyError: there is no such label.
+        """
+        found: dict[int, Item] = {}
+        for start in range(0, len(labels), MOST_VARIABLES):
+            part = [int(label) for label in labels[start : start + MOST_VARIABLES]]
+            marks = ", ".join("?" * len(part))
+            rows = self.sql(f"SELECT {COLUMNS} FROM items WHERE label IN ({marks})", part)
+            found.update((row[0], _item(row)) for row in rows)
+        return [found[int(label)] for label in labels]
+
     def by_path(self, path: str) -> Item | None:
         """Return the item at a path, or None."""
         return self._one("path", path)
 
     def by_hash(self, content_hash: str) -> list[Item]:
         """Return every item with this content, ordered by path."""
-        rows = self._rows(
-            f"SELECT {COLUMNS} FROM items WHERE hash = ? ORDER BY path", (content_hash,)
-        )
-        return [_item(row) for row in rows]
+        query = f"SELECT {COLUMNS} FROM items WHERE {self._hash_terms()} ORDER BY path"
+        return [_item(row) for row in self.sql(query, {"hash": content_hash})]
 
-    def labels_within(self, first: int, end: int) -> bool:
-        """Return whether every label is at least `first` and below `end`."""
-        [(least, most)] = self._rows("SELECT min(label), max(label) FROM items")
-        return least is None or bool(first <= least and most < end)
+    def labels_of_hash(self, content_hash: str) -> list[int]:
+        """Return the label of every item with this content."""
+        query = f"SELECT label FROM items WHERE {self._hash_terms()}"
+        return [label for (label,) in self.sql(query, {"hash": content_hash})]
+
+    def _hash_terms(self) -> str:
+        return "hash = :hash"
 
     def times(self) -> dict[str, tuple[int, int]]:
         """Return path -> (size, mtime_ns)."""
-        rows = self._rows("SELECT path, size, mtime_ns FROM items")
+        rows = self.sql("SELECT path, size, mtime_ns FROM items")
         return {path: (size, mtime_ns) for path, size, mtime_ns in rows}
 
     def labels_by_path(self) -> NDArray[np.int64]:
         """Return every label (n,), in the order of the paths."""
-        rows = self._rows("SELECT label FROM items ORDER BY path")
-        return np.fromiter((label for (label,) in rows), dtype=np.int64, count=len(rows))
+        return _labels(self.sql("SELECT label FROM items ORDER BY path"))
 
-    def put(self, item: Item) -> None:
-        """Add an item; replace the one at its path, if there is one."""
-        self._change(
-            f"INSERT OR REPLACE INTO items ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                item.label,
-                item.path,
-                item.content_hash,
-                item.size,
-                item.mtime_ns,
-                None if item.metadata is None else json.dumps(item.metadata),
-            ),
-        )
-
-    def remove(self, label: int) -> None:
-        """Remove the item of a label."""
-        self._change("DELETE FROM items WHERE label = ?", (label,))
-
-    def relabel(self, old_and_new: Iterable[tuple[int, int]]) -> None:
-        """Give items new labels, which must not be in use."""
-        with self._lock:
-            self._connection.executemany(
-                "UPDATE items SET label = ?2 WHERE label = ?1", old_and_new
-            )
+    def order(self, labels: ArrayLike) -> NDArray[np.int64]:
+        """Return for each of a few labels (n,) its rank among them by path."""
+        labels = np.asarray(labels, dtype=np.int64)
+        paths = [item.path for item in self.by_labels(labels.tolist())]
+        ranks = np.empty(len(labels), dtype=np.int64)
+        ranks[sorted(range(len(paths)), key=paths.__getitem__)] = np.arange(len(labels))
+        return ranks
 
     def _one(self, column: str, value: int | str) -> Item | None:
-        rows = self._rows(f"SELECT {COLUMNS} FROM items WHERE {column} = ?", (value,))
+        rows = self.sql(f"SELECT {COLUMNS} FROM items WHERE {column} = ?", (value,))
         return _item(rows[0]) if rows else None
 
-    def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        with self._lock:
-            return self._connection.execute(query, values).fetchall()
 
-    def _change(self, statement: str, values: tuple[Any, ...]) -> None:
-        with self._lock:
-            self._connection.execute(statement, values)
+class ItemTable(Query):
+    """The items of one committed state."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Open the table of a state; raises `IndexUnusableError` if it is missing or damaged."""
+        file = manifest.table.file
+        self._manifest = manifest
+        self._old = manifest.format_version == OLD_FORMAT
+        try:
+            connection = _connect(folder / file, old=self._old)
+        except sqlite3.Error as error:
+            raise corrupt(folder, file, str(error)) from error
+        super().__init__(folder, file, connection)
+        if not self._old:
+            self.sql(
+                f"CREATE TEMP VIEW items AS SELECT {COLUMNS} FROM versions "
+                f"WHERE id <= {manifest.versions} "
+                f"AND coalesce(died, {manifest.generation + 1}) > {manifest.generation}"
+            )
+        self.sql("PRAGMA query_only = ON")
+
+    def dead_labels(self) -> NDArray[np.int64]:
+        """Return the labels of rows that no item has any more, in no order."""
+        state = self._manifest
+        if self._old:
+            alive = np.zeros(state.rows, dtype=np.bool_)
+            alive[self.labels_by_path() - state.first_label] = True
+            return np.flatnonzero(~alive) + state.first_label
+        return _labels(
+            self.sql(
+                f"SELECT label FROM versions WHERE died <= {state.generation} "
+                f"AND amended = 0 AND id <= {state.versions}"
+            )
+        )
+
+    def blocks(self) -> list[tuple[int, int, str]]:
+        """Return first row, number of rows and SHA-256 (hex) of each run of rows."""
+        if self._old:
+            return []
+        rows = self._manifest.rows
+        found = self.sql(
+            "SELECT first, rows, sha256 FROM blocks WHERE first < ? ORDER BY 1", (rows,)
+        )
+        return [(first, count, sha256) for first, count, sha256 in found]
+
+    def _hash_terms(self) -> str:
+        if self._old:
+            return super()._hash_terms()
+        return hash_terms(self._manifest.first_label, self._manifest.rows)
+
+
+def hash_terms(first_label: int, rows: int) -> str:
+    """Return SQL that finds ``:hash`` by `HASH_INDEX` among the labels of some rows."""
+    first = first_label >> LABELS_IN_A_BUCKET
+    end = ((first_label + rows) >> LABELS_IN_A_BUCKET) + 1
+    buckets = ", ".join(map(str, range(first, end)))
+    return (
+        f"label >> {LABELS_IN_A_BUCKET} IN ({buckets}) "
+        "AND substr(hash, 1, 12) = substr(:hash, 1, 12) AND hash = :hash"
+    )
+
+
+def item_values(item: Item) -> tuple[Any, ...]:
+    """Return the values of `COLUMNS`."""
+    metadata = None if item.metadata is None else json.dumps(item.metadata)
+    return item.label, item.path, item.content_hash, item.size, item.mtime_ns, metadata
+
+
+def version_checksum(values: Iterable[Any]) -> int:
+    """Return the checksum of an item's values."""
+    import zlib
+
+    return zlib.crc32(repr(tuple(values)).encode("utf-8", "surrogatepass"))
+
+
+def _connect(file: Path, *, old: bool) -> sqlite3.Connection:
+    """Connect to a file that may only be read.
+
+    A file of the old format never changes. Of today's, SQLite first undoes what a killed writer
+    left half done; where the folder cannot be written to, it does so in a copy.
+    """
+    uri = file.absolute().as_uri()
+    if old:
+        return _connection(f"{uri}?mode=ro&immutable=1")
+    try:
+        connection = _connection(f"{uri}?mode=rw")
+        connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError:
+        journal = file.with_name(f"{file.name}-journal")
+        if not file.exists() or not journal.exists():
+            raise
+        return _connect_copy(file, journal)
+    return connection
+
+
+def _connect_copy(file: Path, journal: Path) -> sqlite3.Connection:
+    """Connect to a copy in memory of a file that its journal must be applied to."""
+    with tempfile.TemporaryDirectory(prefix="ztcir-items-") as folder:
+        copy = Path(folder) / file.name
+        shutil.copyfile(file, copy)
+        shutil.copyfile(journal, copy.with_name(journal.name))
+        connection = _connection(":memory:", uri=False)
+        with contextlib.closing(_connection(f"{copy.absolute().as_uri()}?mode=rw")) as source:
+            source.backup(connection)
+    return connection
+
+
+def _connection(name: str, *, uri: bool = True) -> sqlite3.Connection:
+    return sqlite3.connect(
+        name, uri=uri, check_same_thread=False, isolation_level=None, timeout=BUSY_SECONDS
+    )
+
+
+def _labels(rows: list[tuple[int]]) -> NDArray[np.int64]:
+    return np.fromiter((label for (label,) in rows), dtype=np.int64, count=len(rows))
 
 
 def _item(row: tuple[Any, ...]) -> Item:

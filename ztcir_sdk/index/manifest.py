@@ -1,58 +1,96 @@
-"""``index.json``: the properties of an index, its files and their checksums.
+"""``index.json``: the properties of an index, its files and their sizes.
 
-Replacing this one file commits a state of the index; files that it does not name are not part of
-the index.
+Replacing this one file commits a state of the index. What its files hold beyond that state, and
+files that it does not name, are not part of the index.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.files import flush_folder, hash_file, write_whole
+from ztcir_sdk.index.rows import row_bytes
+from ztcir_sdk.names import STORAGES
 from ztcir_sdk.schema import EntryError, NaturalNumber, PositiveNumber, from_json, to_json
 from ztcir_sdk.sources import CollectionRules
 from ztcir_sdk.version import __version__
 
 __all__ = [
     "FORMAT_VERSION",
+    "INDEX_FILE",
     "MANIFEST",
+    "OLD_FORMAT",
     "FileRecord",
+    "GraphRecord",
     "IndexUnusableError",
     "Manifest",
     "MetadataRecord",
+    "corrupt",
     "file_record",
     "relative_root",
     "remove_unlisted",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+OLD_FORMAT = 1
+"""The format of ztcir 0.1: one checksum of all vectors, and a new file of items in each commit."""
 MANIFEST = "index.json"
 INDEX_FILE = re.compile(
-    r"(vectors-\d+\.f32|items-\d+\.sqlite|graph-\d+\.hnsw|index\.json\.new|\.index\.json\.\w+\.new)"
+    r"(vectors-\d+\.(f32|f16|i8)|residuals-\d+\.i8|items-\d+\.sqlite(-journal)?|graph-\d+\.hnsw|"
+    r"index\.json\.new|\.index\.json\.\w+\.new)"
 )
 """Names of files that are removed from an index if the manifest does not name them."""
+_JOURNAL = "-journal"
+
+FileName = Annotated[
+    str, Meta(pattern=rf"^{INDEX_FILE.pattern}\Z", description="the name of an index's file")
+]
+
+StorageName = Annotated[
+    str,
+    Meta(pattern=rf"^({'|'.join(STORAGES)})\Z", description=f"one of {', '.join(STORAGES)}"),
+]
 
 
 class IndexUnusableError(ZtcirError):
     """An index is missing, incomplete, altered, locked, or has an unknown format."""
 
 
-class FileRecord(Struct, frozen=True, forbid_unknown_fields=True):
-    """A file of the index; only its first `bytes` bytes belong to it and to the checksum."""
+class FileRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A file of the index; only its first `bytes` bytes belong to this state."""
 
-    file: Annotated[
-        str, Meta(pattern=rf"^{INDEX_FILE.pattern}\Z", description="the name of an index's file")
-    ]
+    file: FileName
+    bytes: NaturalNumber
+    sha256: str = ""
+    """Checksum of a file of the old format; in today's format the items' file has those of all
+    others."""
+
+
+class GraphRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """An hnswlib graph, and how it is searched."""
+
+    file: FileName
     bytes: NaturalNumber
     sha256: str
+    rows: NaturalNumber
+    """The graph holds the first `rows` rows."""
+    m: PositiveNumber
+    """hnswlib's links per node."""
+    ef_construction: PositiveNumber
+    """hnswlib's candidates while building."""
+    ef: PositiveNumber
+    """hnswlib's candidates while searching for 10 neighbours."""
+    recall: float | None
+    """Recall@10 that was measured with `ef` on vectors of the index; None: never measured."""
 
 
 class MetadataRecord(Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,20 +120,23 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     first_label: NaturalNumber
     """Label of the first row; it grows when rows are rewritten, so no label is used twice."""
     rows: NaturalNumber
-    """Rows in the file of vectors, including those of removed items."""
-    vectors: FileRecord
-    """(rows, dim) little-endian float32, L2-normalised, without a header."""
+    """Rows in the files of vectors, including those of removed items."""
+    versions: NaturalNumber
+    """Number of the last version of an item in `table`."""
+    storage: StorageName
+    """How the vectors are stored; see `ztcir_sdk.index.rows`."""
+    vectors: tuple[FileRecord, ...]
+    """Files of rows, without headers."""
     table: FileRecord
-    """SQLite file of the items."""
-    graph: FileRecord | None
-    """hnswlib graph of the first `graph_rows` rows, if the collection is large."""
-    graph_rows: NaturalNumber
+    """SQLite file of the items, and of checksums."""
+    graph: GraphRecord | None
+    """Graph of the first rows, if the collection is large."""
     updated: str
     """Time of this commit: UTC, ISO 8601."""
     ztcir: str
     """Version that made it."""
     rules: CollectionRules = CollectionRules()
-    """Which files of the collection are indexed; not written where these are the usual ones."""
+    """Which files of the collection are indexed."""
     metadata: MetadataRecord | None = None
     """The table that the images' metadata comes from."""
     metric: Literal["cosine"] = "cosine"
@@ -104,7 +145,11 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def files(self) -> set[str]:
         """Names of the files of this state."""
-        records = (self.vectors, self.table, self.graph)
+        records: tuple[FileRecord | GraphRecord | None, ...] = (
+            *self.vectors,
+            self.table,
+            self.graph,
+        )
         return {record.file for record in records if record is not None}
 
     @classmethod
@@ -133,11 +178,15 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         try:
             values = json.loads(text)
             found = values.get("format_version") if isinstance(values, dict) else FORMAT_VERSION
+            if found == OLD_FORMAT:
+                return _from_old(from_json(values, _OldManifest))
             if found != FORMAT_VERSION:
                 raise IndexUnusableError(
                     f"{folder} has index format {found!r}, which ztcir {__version__} does not "
                     "know; update ztcir, or index the collection again."
                 )
+            if isinstance(values, dict):
+                _check_checksum(values)
             manifest = from_json(values, cls)
             _check_sizes(manifest)
             return manifest
@@ -151,12 +200,73 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         """Commit this state; a crash leaves the previous state or this one."""
         flush_folder(folder)  # the named files must be on disk before the manifest
         values = to_json(self)
-        if self.rules == CollectionRules():  # so that older versions can read it
-            del values["rules"]
-        if self.metadata is None:
-            del values["metadata"]
+        values["checksum"] = _checksum(values)
         write_whole(folder / MANIFEST, json.dumps(values, indent=2) + "\n")
         flush_folder(folder)
+
+
+class _OldManifest(Struct, frozen=True, forbid_unknown_fields=True):
+    """One committed state of an index in the old format."""
+
+    dim: PositiveNumber
+    items: NaturalNumber
+    image_tower: str
+    precision: str
+    root: str
+    generation: NaturalNumber
+    first_label: NaturalNumber
+    rows: NaturalNumber
+    vectors: FileRecord
+    table: FileRecord
+    graph: FileRecord | None
+    graph_rows: NaturalNumber
+    updated: str
+    ztcir: str
+    rules: CollectionRules = CollectionRules()
+    metadata: MetadataRecord | None = None
+    metric: Literal["cosine"] = "cosine"
+    format_version: int = OLD_FORMAT
+
+
+def _from_old(old: _OldManifest) -> Manifest:
+    graph = None
+    if old.graph is not None:
+        if old.graph_rows > old.rows:
+            raise EntryError.wrong("graph_rows", old.graph_rows, f"at most the {old.rows} rows")
+        graph = GraphRecord(
+            file=old.graph.file,
+            bytes=old.graph.bytes,
+            sha256=old.graph.sha256,
+            rows=old.graph_rows,
+            # How ztcir 0.1 built and searched every graph.
+            m=32,
+            ef_construction=200,
+            ef=800,
+            recall=None,
+        )
+    same = {
+        name: getattr(old, name)
+        for name in old.__struct_fields__
+        if name not in ("vectors", "graph", "graph_rows")
+    }
+    manifest = Manifest(**same, vectors=(old.vectors,), versions=0, storage="f32", graph=graph)
+    _check_sizes(manifest)
+    return manifest
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _check_checksum(values: dict[str, Any]) -> None:
+    """Take the checksum out of the values of a manifest, and compare it.
+
+    Raises:
+        EntryError: it differs.
+    """
+    written = values.pop("checksum", None)
+    if written != _checksum(values):
+        raise EntryError("checksum", "differs from that of the other entries")
 
 
 def _check_sizes(manifest: Manifest) -> None:
@@ -165,17 +275,24 @@ def _check_sizes(manifest: Manifest) -> None:
     Raises:
         EntryError: entries contradict each other.
     """
-    if manifest.vectors.bytes != 4 * manifest.rows * manifest.dim:
-        raise EntryError.wrong("vectors.bytes", manifest.vectors.bytes, "4 * rows * dim")
-    for name in ("items", "graph_rows"):
-        if (number := getattr(manifest, name)) > manifest.rows:
-            raise EntryError.wrong(name, number, f"at most the {manifest.rows} rows")
+    widths = row_bytes(manifest.storage, manifest.dim)
+    expected = [manifest.rows * width for width in widths]
+    if [record.bytes for record in manifest.vectors] != expected:
+        raise EntryError("vectors", f"do not have the bytes of {manifest.rows} rows")
+    if manifest.items > manifest.rows:
+        raise EntryError.wrong("items", manifest.items, f"at most the {manifest.rows} rows")
+    if manifest.graph is not None and manifest.graph.rows > manifest.rows:
+        raise EntryError.wrong(
+            "graph.rows", manifest.graph.rows, f"at most the {manifest.rows} rows"
+        )
 
 
 def remove_unlisted(folder: Path, listed: set[str]) -> None:
     """Remove files that a killed writer left or that only older states need."""
     for entry in list(folder.iterdir()):
-        if entry.name not in listed and INDEX_FILE.fullmatch(entry.name):
+        # A journal belongs to its file of items: SQLite needs it after a kill.
+        name = entry.name.removesuffix(_JOURNAL)
+        if name not in listed and INDEX_FILE.fullmatch(entry.name):
             # Windows cannot remove open files; the next writer tries again.
             with contextlib.suppress(PermissionError):
                 entry.unlink(missing_ok=True)
@@ -184,6 +301,14 @@ def remove_unlisted(folder: Path, listed: set[str]) -> None:
 def file_record(file: Path) -> FileRecord:
     """Return the record of a file, all of whose bytes belong to the index."""
     return FileRecord(file.name, file.stat().st_size, hash_file(file))
+
+
+def corrupt(folder: Path, file: str, why: str) -> IndexUnusableError:
+    """Return the error of a damaged file."""
+    return IndexUnusableError(
+        f"{file} of the index {folder} is corrupt ({why}); "
+        "delete the index and index the collection again."
+    )
 
 
 def relative_root(root: Path, folder: Path) -> str:

@@ -1,37 +1,42 @@
 """The index on disk: create, open, search and change a folder ``NAME.ztcir``.
 
-A process may be killed at any moment, because committed files never change. Items and the graph
-are written to new files, and new vectors are appended after the bytes that belong to the index.
-Then one step replaces the manifest, which names the files and their sizes. The next writer removes
-files that it does not name. An open reader keeps the state that it opened.
+A process may be killed at any moment, because what is committed never changes. New vectors are
+appended after the bytes that belong to the index, and items are added to SQLite as versions that do
+not count yet. Then one step replaces the manifest, which says what counts. So a commit costs as
+much as its changes. The next writer removes what does not count. An open reader keeps the state
+that it opened.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-from collections.abc import Collection, Iterator, Sequence
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.environment import now
-from ztcir_sdk.errors import IndexMismatchError
+from ztcir_sdk.errors import IndexMismatchError, UsageError
 from ztcir_sdk.files import flush_file
-from ztcir_sdk.index.items import Item, ItemTable
+from ztcir_sdk.index.item_writer import ItemWriter, new_table
+from ztcir_sdk.index.items import Item
 from ztcir_sdk.index.manifest import (
     INDEX_FILE,
     MANIFEST,
     FileRecord,
     IndexUnusableError,
     Manifest,
-    file_record,
     relative_root,
     remove_unlisted,
 )
 from ztcir_sdk.index.protocol import Neighbours
+from ztcir_sdk.index.rows import STORAGES, storage_files
+from ztcir_sdk.index.verify import damage
 from ztcir_sdk.index.view import IndexView, open_view
 from ztcir_sdk.index.writer import IndexWriter
 from ztcir_sdk.version import __version__
@@ -39,6 +44,7 @@ from ztcir_sdk.version import __version__
 __all__ = ["Index"]
 
 LOCK = "lock"
+DEFAULT_STORAGE = "f32"
 
 
 class Index:
@@ -62,6 +68,7 @@ class Index:
         image_tower: str,
         precision: str,
         root: str | os.PathLike[str],
+        storage: str = DEFAULT_STORAGE,
     ) -> Index:
         """Create an empty index in a folder that is new, empty, or left by a killed `create`.
 
@@ -71,10 +78,15 @@ class Index:
             image_tower: fingerprint (hex) of image-tower weights and preprocessing.
             precision: precision of the image encoder; only recorded.
             root: folder that item paths are relative to.
+            storage: how vectors are stored: "f32" keeps every bit; "f16" and "i8" take half the
+                space, and "i8" is searched fastest.
 
         Raises:
+            UsageError: there is no such storage.
             IndexUnusableError: the folder has other contents, or cannot be written to.
         """
+        if storage not in STORAGES:
+            raise UsageError(f"storage must be one of {', '.join(STORAGES)}, not {storage!r}.")
         folder = Path(path).absolute()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -97,9 +109,10 @@ class Index:
                     f"Another process has just created the index {folder}; open it."
                 )
             remove_unlisted(folder, set())
-            (folder / "vectors-1.f32").touch()
-            ItemTable(folder / "items-1.sqlite", create=True).close(commit=True)
-            flush_file(folder / "vectors-1.f32")
+            names_of_vectors = storage_files(storage, 1)
+            for name in names_of_vectors:
+                (folder / name).touch()
+                flush_file(folder / name)
             manifest = Manifest(
                 dim=dim,
                 items=0,
@@ -109,19 +122,32 @@ class Index:
                 generation=1,
                 first_label=0,
                 rows=0,
-                vectors=FileRecord("vectors-1.f32", 0, hashlib.sha256().hexdigest()),
-                table=file_record(folder / "items-1.sqlite"),
+                versions=0,
+                storage=storage,
+                vectors=tuple(FileRecord(name, 0) for name in names_of_vectors),
+                table=new_table(folder),
                 graph=None,
-                graph_rows=0,
                 updated=now(),
                 ztcir=__version__,
             )
+            try:
+                table = ItemWriter(folder, manifest, create=True)
+                table.commit()
+                table.close()
+            except sqlite3.OperationalError as error:
+                raise IndexUnusableError(
+                    f"The index {folder} cannot be created ({error}); choose another folder."
+                ) from error
+            size = (folder / manifest.table.file).stat().st_size
+            manifest = replace(manifest, table=FileRecord(manifest.table.file, size))
             manifest.write(folder)
         return cls(folder, IndexView(folder, manifest))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, image_tower: str | None) -> Index:
-        """Open an index and check the checksum of every file.
+        """Open an index, in a time that does not depend on its size.
+
+        The manifest's checksum and the sizes of the files are checked; see also `verify`.
 
         Args:
             path: folder of the index.
@@ -190,6 +216,18 @@ class Index:
         """Return every item whose file has this SHA-256 (hex), ordered by path."""
         return self._view.by_hash(content_hash)
 
+    def items_at(self, labels: Sequence[int]) -> list[Item]:
+        """Return the items of labels, in their order; see `IndexView.items_at`."""
+        return self._view.items_at(labels)
+
+    def sql(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+        """Return the rows of an SQL query; see `IndexView.sql`."""
+        return self._view.sql(query, values)
+
+    def verify(self) -> list[str]:
+        """Check every byte; return a sentence for each damaged part."""
+        return damage(self.path, self._view)
+
     def vectors(self, labels: ArrayLike | None = None) -> NDArray[np.float32]:
         """Return vectors (n, D) float32; see `IndexView.vectors`."""
         return self._view.vectors(labels)
@@ -202,6 +240,7 @@ class Index:
         exclude_labels: Sequence[Collection[int]] | None = None,
         exclude_hashes: Sequence[Collection[str]] | None = None,
         exact: bool | None = None,
+        among: NDArray[np.int64] | None = None,
     ) -> list[Neighbours]:
         """Find the nearest items to each of `queries` (B, D); see `IndexView.search`."""
         return self._view.search(
@@ -210,6 +249,7 @@ class Index:
             exclude_labels=exclude_labels,
             exclude_hashes=exclude_hashes,
             exact=exact,
+            among=among,
         )
 
     def refresh(self) -> bool:

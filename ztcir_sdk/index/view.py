@@ -1,33 +1,35 @@
-"""One committed state of an index: its checksums are verified once, then it is only read."""
+"""One committed state of an index. Opening it reads its manifest and the sizes of its files."""
 
 from __future__ import annotations
 
-import hashlib
+import mmap
 import os
-import sqlite3
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.files import hash_file
-from ztcir_sdk.index import vectors as nearest
+from ztcir_sdk.index import nearest
+from ztcir_sdk.index.effort import GraphBudget
+from ztcir_sdk.index.graph import Graph, can_use_graphs
 from ztcir_sdk.index.items import Item, ItemTable
-from ztcir_sdk.index.manifest import MANIFEST, FileRecord, IndexUnusableError, Manifest
+from ztcir_sdk.index.manifest import (
+    MANIFEST,
+    FileRecord,
+    GraphRecord,
+    IndexUnusableError,
+    Manifest,
+    corrupt,
+)
 from ztcir_sdk.index.protocol import Neighbours
+from ztcir_sdk.index.rows import Rows, as_rows
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
-
-__all__ = ["FLOAT", "IndexView", "map_vectors", "open_view", "rows_in_a_block"]
-
-FLOAT = np.dtype("<f4")
-BLOCK_BYTES = 1 << 24
+__all__ = ["IndexView", "map_rows", "open_view"]
 
 
 class IndexView:
@@ -36,32 +38,23 @@ class IndexView:
     Keep the same `Index.view` for calls that must agree while another thread updates the index.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, *, checked: _Hash | None = None) -> None:
-        """Open a state; `checked` is the hash of its vectors if they need no check."""
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Open a state.
+
+        Raises:
+            IndexUnusableError: a file is missing or too short.
+        """
         self.manifest = manifest
         self._folder = folder
         self._lock = threading.Lock()
-        self._loaded_graph: nearest.Graph | None = None
-        if checked is None:
-            _verify(folder, manifest.table)
-            if manifest.graph is not None:
-                _verify(folder, manifest.graph)
-        try:
-            self._items = ItemTable(folder / manifest.table.file)
-        except sqlite3.Error as error:
-            raise _corrupt(folder, manifest.table.file, str(error)) from error
-        # Mapped once, then hashed and searched: the checked bytes are the ones that are used.
-        self._vectors = map_vectors(folder, manifest)
-        if checked is None:
-            checked = hashlib.sha256()
-            for start in range(0, manifest.rows, step := rows_in_a_block(manifest.dim)):
-                checked.update(self._vectors[start : start + step].data)
-            if checked.hexdigest() != manifest.vectors.sha256:
-                raise _corrupt(folder, manifest.vectors.file, "its checksum differs")
-            first, end = manifest.first_label, manifest.first_label + manifest.rows
-            if len(self._items) != manifest.items or not self._items.labels_within(first, end):
-                raise _corrupt(folder, MANIFEST, "it does not match its files")
-        self.vectors_hash = checked
+        self._graph_in_memory: Graph | None = None
+        self._budget = GraphBudget()
+        for record in (manifest.table, manifest.graph):
+            if record is not None:
+                _check_size(folder, record)
+        self._items = ItemTable(folder, manifest)
+        # Mapped once: what a newer state removes stays readable.
+        self._rows = map_rows(folder, manifest)
 
     def __len__(self) -> int:
         return self.manifest.items
@@ -96,6 +89,14 @@ class IndexView:
             raise KeyError(label)
         return item
 
+    def items_at(self, labels: Sequence[int]) -> list[Item]:
+        """Return the items of labels, in their order.
+
+        Raises:
+            KeyError: this state has no such label.
+        """
+        return self._items.by_labels(labels)
+
     def by_path(self, path: str) -> Item | None:
         """Return the item at a path relative to the root, or None."""
         return self._items.by_path(path)
@@ -104,6 +105,25 @@ class IndexView:
         """Return every item whose file has this SHA-256 (hex), ordered by path."""
         return self._items.by_hash(content_hash)
 
+    def sql(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+        """Return the rows of an SQL query, which can only read.
+
+        Its table `items` has the items of this state: `label`, `path`, `hash`, `size`, `mtime_ns`,
+        and `metadata`, a JSON object or NULL.
+        """
+        return self._items.sql(query, values)
+
+    def blocks(self) -> list[tuple[int, int, str]]:
+        """Return first row, number of rows and SHA-256 (hex) of each run of rows."""
+        return self._items.blocks()
+
+    def search_state_is_broken(self) -> bool:
+        """Return whether the items do not account for every row."""
+        try:
+            return self._gallery.alive != len(self)
+        except IndexUnusableError:
+            return True
+
     def vectors(self, labels: ArrayLike | None = None) -> NDArray[np.float32]:
         """Return the vectors (n, D) float32 of labels (n,); by default of all items, by path.
 
@@ -111,14 +131,18 @@ class IndexView:
             KeyError: this state has no such label.
         """
         if labels is None:
-            labels = self._labels_by_path
-        rows = np.asarray(labels, dtype=np.int64) - self.manifest.first_label
+            rows = self._items.labels_by_path() - self.manifest.first_label
+        else:
+            rows = self._rows_of(np.asarray(labels, dtype=np.int64).ravel())
+        return self._rows.take(rows)
+
+    def _rows_of(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        rows: NDArray[np.int64] = labels - self.manifest.first_label
         known = (rows >= 0) & (rows < self.manifest.rows)
-        known[known] = self._gallery.alive[rows[known]]
+        known &= ~np.isin(rows, self._gallery.dead)
         if not known.all():
-            raise KeyError(int(rows[~known][0]) + self.manifest.first_label)
-        found: NDArray[np.float32] = self._vectors[rows]
-        return found
+            raise KeyError(int(labels[~known][0]))
+        return rows
 
     def search(
         self,
@@ -128,6 +152,7 @@ class IndexView:
         exclude_labels: Sequence[Collection[int]] | None = None,
         exclude_hashes: Sequence[Collection[str]] | None = None,
         exact: bool | None = None,
+        among: NDArray[np.int64] | None = None,
     ) -> list[Neighbours]:
         """Find the nearest items to each query.
 
@@ -136,8 +161,9 @@ class IndexView:
             k: maximum number of items per query.
             exclude_labels: for each query, labels to exclude.
             exclude_hashes: for each query, SHA-256 (hex) of contents to exclude.
-            exact: True compares with every vector, False searches the graph if there is one; by
-                default the graph is searched only if there are over `EXACT_LIMIT` items.
+            exact: True compares with every vector, False searches the graph if there is one. By
+                default every vector is compared until that has taken as long as loading the graph.
+            among: the labels (n,) that may be found; all by default.
 
         Returns:
             For each query, labels (n,) int64 and cosine similarities (n,) float32 in [-1, 1],
@@ -146,6 +172,7 @@ class IndexView:
         Raises:
             UsageError: `k` is below 1.
             ValueError: `queries` has another shape, a zero row, or values that are not finite.
+            KeyError: `among` has a label that this state has not.
         """
         if k < 1:
             raise UsageError(f"k must be at least 1, not {k}.")
@@ -154,15 +181,34 @@ class IndexView:
         if len(queries) == 0 or len(self) == 0:
             nothing = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
             return [nothing for _ in queries]
-        gallery = self._gallery
-        if exact is None:
-            exact = len(self) <= nearest.EXACT_LIMIT
-        graph = None if exact else self._graph
-        if graph is None:
-            found = nearest.exact_search(gallery, queries, k, excluded)
+        if among is not None:
+            rows = self._rows_of(np.unique(np.asarray(among, dtype=np.int64)))
+            found = self._search_among(rows, queries, k, excluded, exact)
         else:
-            found = nearest.graph_search(gallery, graph, queries, k, excluded)
+            graph = self._graph_for(len(queries), exact)
+            if graph is None:
+                found = nearest.exact_search(self._gallery, queries, k, excluded)
+            else:
+                found = nearest.graph_search(self._gallery, graph, queries, k, excluded)
         return [(rows + self.manifest.first_label, scores) for rows, scores in found]
+
+    def _search_among(
+        self,
+        rows: NDArray[np.int64],
+        queries: NDArray[np.float32],
+        k: int,
+        excluded: list[NDArray[np.int64]],
+        exact: bool | None,
+    ) -> list[Neighbours]:
+        gallery = self._gallery
+        if len(rows) * nearest.FEW_ROWS <= self.manifest.rows:
+            inside = [nearest.places(rows, out) for out in excluded]
+            found = nearest.exact_search(gallery.part(rows), queries, k, inside)
+            return [(rows[near], scores) for near, scores in found]
+        graph = self._graph_for(len(queries), exact)
+        if graph is None:
+            return nearest.exact_search(gallery.among(rows), queries, k, excluded)
+        return nearest.graph_search(gallery, graph, queries, k, excluded, among=rows)
 
     def _normalised(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         queries = np.ascontiguousarray(queries, dtype=np.float64)
@@ -180,7 +226,7 @@ class IndexView:
         labels: Sequence[Collection[int]] | None,
         hashes: Sequence[Collection[str]] | None,
     ) -> list[NDArray[np.int64]]:
-        """Return the rows to exclude for each query."""
+        """Return the rows to exclude for each query, ascending."""
         for given in (labels, hashes):
             if given is not None and len(given) != count:
                 raise ValueError(f"exclusions are given for {len(given)} queries, not {count}")
@@ -188,42 +234,45 @@ class IndexView:
         for i in range(count):
             out = set() if labels is None else {int(label) for label in labels[i]}
             for content_hash in () if hashes is None else hashes[i]:
-                out.update(item.label for item in self.by_hash(content_hash))
+                out.update(self._items.labels_of_hash(content_hash))
             rows = np.fromiter(sorted(out), dtype=np.int64, count=len(out))
             rows -= self.manifest.first_label
             excluded.append(rows[(rows >= 0) & (rows < self.manifest.rows)])
         return excluded
 
     @cached_property
-    def _labels_by_path(self) -> NDArray[np.int64]:
-        return self._items.labels_by_path()
-
-    @cached_property
     def _gallery(self) -> nearest.Gallery:
-        rows = self._labels_by_path - self.manifest.first_label
-        alive = np.zeros(self.manifest.rows, dtype=np.bool_)
-        alive[rows] = True
-        order = np.zeros(self.manifest.rows, dtype=np.int64)
-        order[rows] = np.arange(len(rows))
-        return nearest.Gallery(self._vectors, alive, order)
+        first = self.manifest.first_label
+        dead = np.unique(self._items.dead_labels()) - first
+        inside = len(dead) == 0 or (dead[0] >= 0 and dead[-1] < self.manifest.rows)
+        if not inside or self.manifest.rows - len(dead) != len(self):
+            raise corrupt(self._folder, MANIFEST, "it does not match its files")
+        return nearest.Gallery(self._rows, dead, lambda rows: self._items.order(rows + first))
 
-    @property
-    def _graph(self) -> nearest.Graph | None:
+    def _graph_for(self, queries: int, exact: bool | None) -> Graph | None:
+        """Return the graph if a search of so many queries uses it."""
         record = self.manifest.graph
-        if record is None:
+        if record is None or exact is True:
             return None
-        file = self._folder / record.file
         with self._lock:  # load it once
-            if self._loaded_graph is None:
-                try:
-                    self._loaded_graph = nearest.Graph.load(
-                        file, self.dim, self.manifest.graph_rows
-                    )
-                except RuntimeError:
-                    if file.exists():
-                        raise
-                    return None  # a newer state removed it; search without it
-            return self._loaded_graph
+            if self._graph_in_memory is None:
+                wanted = exact is False or self._budget.is_worth_loading(
+                    queries, self.manifest, record
+                )
+                if wanted and can_use_graphs():
+                    self._graph_in_memory = self._load(record)
+            return self._graph_in_memory
+
+    def _load(self, record: GraphRecord) -> Graph | None:
+        file = self._folder / record.file
+        try:
+            return Graph.load(file, self.dim, record)
+        except (OSError, RuntimeError) as error:
+            if file.exists():
+                raise corrupt(self._folder, record.file, str(error)) from error
+            return None  # a newer state removed it; search without it
+        except ValueError as error:
+            raise corrupt(self._folder, record.file, str(error)) from error
 
 
 def open_view(folder: Path) -> IndexView:
@@ -239,34 +288,27 @@ def open_view(folder: Path) -> IndexView:
             manifest = newest
 
 
-def map_vectors(folder: Path, manifest: Manifest) -> NDArray[np.float32]:
-    """Map the rows of the index (rows, dim), read-only."""
-    shape = (manifest.rows, manifest.dim)
-    if manifest.rows == 0:  # an empty file cannot be mapped
-        return np.empty(shape, dtype=FLOAT)
+def map_rows(folder: Path, manifest: Manifest) -> Rows:
+    """Map the rows of a state, read-only."""
+    buffers: list[Any] = []
+    for record in manifest.vectors:
+        _check_size(folder, record)
+        if record.bytes == 0:  # an empty file cannot be mapped
+            buffers.append(b"")
+            continue
+        try:
+            with (folder / record.file).open("rb") as stream:
+                buffers.append(mmap.mmap(stream.fileno(), record.bytes, access=mmap.ACCESS_READ))
+        except (OSError, ValueError) as error:
+            raise corrupt(folder, record.file, str(error)) from error
+    return as_rows(manifest.storage, manifest.dim, buffers)
+
+
+def _check_size(folder: Path, record: FileRecord | GraphRecord) -> None:
+    """Check that a file is there with the bytes of its record; it may have more."""
     try:
-        file = folder / manifest.vectors.file
-        return np.memmap(file, dtype=FLOAT, mode="r", shape=shape).view(np.ndarray)
-    except (OSError, ValueError) as error:  # ValueError: the file is too short
-        raise _corrupt(folder, manifest.vectors.file, str(error)) from error
-
-
-def rows_in_a_block(dim: int) -> int:
-    """Return the number of vectors to process at once."""
-    return max(1, BLOCK_BYTES // (4 * dim))
-
-
-def _verify(folder: Path, record: FileRecord) -> None:
-    try:
-        matches = hash_file(folder / record.file) == record.sha256
+        size = (folder / record.file).stat().st_size
     except OSError as error:
-        raise _corrupt(folder, record.file, error.strerror or str(error)) from error
-    if not matches:
-        raise _corrupt(folder, record.file, "its checksum differs")
-
-
-def _corrupt(folder: Path, file: str, why: str) -> IndexUnusableError:
-    return IndexUnusableError(
-        f"{file} of the index {folder} is corrupt ({why}); "
-        "delete the index and index the collection again."
-    )
+        raise corrupt(folder, record.file, error.strerror or str(error)) from error
+    if size < record.bytes:
+        raise corrupt(folder, record.file, f"it has {size} of its {record.bytes} bytes")

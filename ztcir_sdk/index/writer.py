@@ -1,13 +1,12 @@
-"""Change an index: write new files, then commit them by replacing the manifest."""
+"""Change an index: add to its files, then commit what was added by replacing the manifest."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace as replace_item
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,29 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.environment import now
 from ztcir_sdk.files import flush_file
-from ztcir_sdk.index import vectors as nearest
-from ztcir_sdk.index.items import Item, ItemTable
+from ztcir_sdk.index import tuning
+from ztcir_sdk.index.graph import can_use_graphs
+from ztcir_sdk.index.item_writer import ItemWriter, new_table
+from ztcir_sdk.index.items import Item
 from ztcir_sdk.index.manifest import (
     FileRecord,
     IndexUnusableError,
     Manifest,
     MetadataRecord,
-    file_record,
     relative_root,
     remove_unlisted,
 )
-from ztcir_sdk.index.view import FLOAT, IndexView, map_vectors, rows_in_a_block
+from ztcir_sdk.index.row_writer import RowWriter, write_rows
+from ztcir_sdk.index.rows import TOLERANCE
+from ztcir_sdk.index.upgrade import upgraded
+from ztcir_sdk.index.view import IndexView, map_rows
 from ztcir_sdk.sources import CollectionRules
 from ztcir_sdk.version import __version__
 
-__all__ = ["IndexWriter"]
+__all__ = ["GRAPH_FROM", "IndexWriter"]
 
+GRAPH_FROM = 50_000
+"""Items above which a graph is built: one core compares 50 000 x 512 floats in 5 ms."""
 NEWER_THAN_GRAPH = 10_000
 """Maximum rows outside the graph, which are searched exactly; a commit of more adds them."""
 COMPACT_FROM = 1_000
@@ -53,43 +58,46 @@ class IndexWriter:
         self._folder = folder
         self._before = view
         self._committed = committed
-        self._start(view)
-
-    def _start(self, view: IndexView) -> None:
-        folder = self._folder
         self._state = view.manifest
-        self._items: ItemTable | None = None
-        self._hash = view.vectors_hash.copy()
-        self._rows = self._state.rows
         self._changed = False
-        self._new_table = folder / f"items-{self._state.generation + 1}.sqlite"
-        self._stream = (folder / self._state.vectors.file).open("rb+")
-        if self._stream.seek(0, os.SEEK_END) > self._state.vectors.bytes:
-            self._stream.truncate(self._state.vectors.bytes)  # left by a killed writer
+        self._closed = False
+        self._opened: tuple[ItemWriter, RowWriter] | None = None
 
-    def __len__(self) -> int:
-        return self._state.items if self._items is None else len(self._items)
+    def _open(self) -> tuple[ItemWriter, RowWriter]:
+        """Return the writers of the files, opened on first use."""
+        if self._closed:
+            raise RuntimeError("this writer is closed")
+        if self._opened is None:
+            with self._writing():
+                before = self._state.format_version
+                self._state = upgraded(self._folder, self._state)
+                self._changed |= self._state.format_version != before
+                items = ItemWriter(self._folder, self._state)
+                try:
+                    self._opened = items, RowWriter(self._folder, self._state)
+                except BaseException:
+                    items.close()
+                    raise
+                self._items_left = self._state.items
+        return self._opened
 
     @property
-    def _table(self) -> ItemTable:
-        """The private copy of the items, made on first use."""
-        if self._stream.closed:
-            raise RuntimeError("this writer is closed")
-        if self._items is None:
-            with self._writing():
-                shutil.copyfile(self._folder / self._state.table.file, self._new_table)
-                self._items = ItemTable(self._new_table, writable=True)
-        return self._items
+    def _table(self) -> ItemWriter:
+        return self._open()[0]
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except (OSError, sqlite3.OperationalError) as error:
+            self._closed = True  # what is in memory may differ from what is on disk
             raise IndexUnusableError(
                 f"The index {self._folder} cannot be written ({error}); "
                 "its last committed state is unchanged."
             ) from error
+
+    def __len__(self) -> int:
+        return self._state.items if self._opened is None else self._items_left
 
     def items(self) -> Iterator[Item]:
         """Yield every item, ordered by path."""
@@ -107,17 +115,18 @@ class IndexWriter:
         """Return every item with this content, ordered by path."""
         return self._table.by_hash(content_hash)
 
+    def sql(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+        """Return the rows of an SQL query; see `IndexView.sql`. Changes count already."""
+        return self._table.sql(query, values)
+
     def vector_of(self, content_hash: str) -> NDArray[np.float32] | None:
         """Return the vector (D,) of this content, or None.
 
         Items that were replaced or removed since `Index.edit` are included.
         """
-        if items := self._table.by_hash(content_hash):
-            row = items[0].label - self._state.first_label
-            self._stream.seek(4 * self._state.dim * row)
-            data = self._stream.read(4 * self._state.dim)
-            vector: NDArray[np.float32] = np.frombuffer(data, dtype=FLOAT)
-            return vector
+        table, rows = self._open()
+        if labels := table.labels_of_hash(content_hash):
+            return rows.read(labels[0] - self._state.first_label)
         replaced = self._before.by_hash(content_hash)
         return self._before.vectors([replaced[0].label])[0] if replaced else None
 
@@ -144,27 +153,39 @@ class IndexWriter:
         Raises:
             ValueError: the vector has another shape or is not normalised, or the path is empty.
         """
-        vector = np.asarray(vector, dtype=FLOAT)
+        vector = self._unit(path, vector)
+        if not path:
+            raise ValueError("an item needs a path")
+        table, rows = self._open()
+        self._changed = True
+        with self._writing():
+            self._drop(path)
+            label = self._state.first_label + rows.append(vector)
+            table.cover(self._state.first_label, rows.rows)
+            item = Item(label, path, content_hash, size, mtime_ns, metadata)
+            table.add(item)
+            self._items_left += 1
+        return item
+
+    def _unit(self, path: str, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        vector = np.array(vector, dtype=np.float32)  # a copy: it is written later
         if vector.shape != (self._state.dim,):
             raise ValueError(f"vector of {path} has shape {vector.shape}, not ({self._state.dim},)")
         norm = float(np.linalg.norm(vector.astype(np.float64)))
         if not abs(norm - 1) < 1e-2:  # false for NaN as well; fp16 encoders are off by up to 1e-3
             raise ValueError(f"vector of {path} has length {norm}, not 1")
-        if not path:
-            raise ValueError("an item needs a path")
-        if abs(norm - 1) > nearest.UNIT:  # else keep the bits, so that copies stay equal
-            vector = (vector / norm).astype(FLOAT)
-        data = vector.tobytes()
-        label = self._state.first_label + self._rows
-        item = Item(label, path, content_hash, size, mtime_ns, metadata)
-        self._changed = True
-        with self._writing():
-            self._stream.seek(4 * self._state.dim * self._rows)
-            self._stream.write(data)
-            self._hash.update(data)
-            self._rows += 1
-            self._table.put(item)
-        return item
+        if abs(norm - 1) > TOLERANCE[self._state.storage]:  # else keep the bits: copies stay equal
+            vector = (vector / norm).astype(np.float32)
+        return vector
+
+    def _drop(self, path: str) -> bool:
+        """Remove the item at a path, if there is one."""
+        table = self._table
+        present = table.sql("SELECT label FROM items WHERE path = ?", (path,))
+        for (label,) in present:
+            table.remove(label)
+            self._items_left -= 1
+        return bool(present)
 
     def amend(self, item: Item) -> None:
         """Change the path, size, time or metadata of an item that keeps its vector.
@@ -174,11 +195,15 @@ class IndexWriter:
         Raises:
             KeyError: there is no such label.
         """
-        if self._table.by_label(item.label) is None:
+        table = self._table
+        present = table.by_label(item.label)
+        if present is None:
             raise KeyError(item.label)
         self._changed = True
         with self._writing():
-            self._table.put(item)
+            if present.path != item.path:
+                self._drop(item.path)
+            table.amend(item)
 
     def remove(self, path: str) -> None:
         """Remove the item at a path.
@@ -186,12 +211,11 @@ class IndexWriter:
         Raises:
             KeyError: there is no item at the path.
         """
-        item = self._table.by_path(path)
-        if item is None:
-            raise KeyError(path)
-        self._changed = True
+        self._open()
         with self._writing():
-            self._table.remove(item.label)
+            if not self._drop(path):
+                raise KeyError(path)
+        self._changed = True
 
     def set_origin(
         self,
@@ -203,110 +227,163 @@ class IndexWriter:
         no_metadata: bool = False,
     ) -> None:
         """Record the collection's folder and rules, or the precision of the next vectors."""
+        before = self._state
         if metadata is not None or no_metadata:
-            self._changed |= metadata != self._state.metadata
             self._state = replace(self._state, metadata=metadata)
         if rules is not None:
-            self._changed |= rules != self._state.rules
             self._state = replace(self._state, rules=rules)
         if root is not None:
-            relative = relative_root(Path(root), self._folder)
-            self._changed |= relative != self._state.root
-            self._state = replace(self._state, root=relative)
+            self._state = replace(self._state, root=relative_root(Path(root), self._folder))
         if precision is not None and precision not in self._state.precision.split("+"):
-            self._changed = True
             self._state = replace(self._state, precision=f"{self._state.precision}+{precision}")
+        self._changed |= self._state != before
 
-    def commit(self, *, build_graph: bool | None = None) -> None:
+    def commit(
+        self,
+        *,
+        build_graph: bool | None = None,
+        compact: bool | None = None,
+        storage: str | None = None,
+    ) -> None:
         """Commit all changes so far, and continue from there.
 
         Args:
             build_graph: whether to build or extend the graph. By default, and dead rows are then
                 dropped, if it is worth it. False does neither, so that the commit costs only as
                 much as the changes; True builds the graph at any size.
+            compact: whether to drop dead rows and old versions of items; by default if it is worth
+                it, and `build_graph` is not False.
+            storage: how to store the vectors from now on, of `STORAGES`; this compacts.
         """
-        count = len(self)
-        dead = self._rows - count
-        compact = build_graph is not False and dead > max(COMPACT_FROM, self._rows // 4)
-        newer = count if compact else self._rows - self._state.graph_rows
-        link = build_graph is not False and count > nearest.EXACT_LIMIT and newer > NEWER_THAN_GRAPH
-        link |= build_graph is True and newer > 0
+        if self._closed:
+            raise RuntimeError("this writer is closed")
+        convert = storage is not None and storage != self._state.storage
+        compact = convert or (
+            self._is_worn() if compact is None and build_graph is not False else bool(compact)
+        )
+        if compact or build_graph or (build_graph is None and self._wants_graph(compact=False)):
+            self._open()
+        link = build_graph is True or (build_graph is None and self._wants_graph(compact=compact))
+        link = link and can_use_graphs() and self._rows_outside(compact=compact) > 0
         if self._changed or compact or link:
-            with self._writing():
-                self._commit(compact=compact, link=link)
+            try:
+                with self._writing():
+                    self._commit(compact=compact, link=link, storage=storage or self._state.storage)
+            except BaseException:
+                self._closed = True
+                raise
 
-    def _commit(self, *, compact: bool, link: bool) -> None:
-        table = self._table
+    def _row_count(self) -> int:
+        return self._state.rows if self._opened is None else self._opened[1].rows
+
+    def _is_worn(self) -> bool:
+        """Return whether so much is dead that copying the rest is worth it."""
+        rows = self._row_count()
+        dead = rows - len(self)
+        if dead > max(COMPACT_FROM, rows // 4):
+            return True
+        versions = self._state.versions if self._opened is None else self._table.count_versions()
+        return versions - rows > max(2 * COMPACT_FROM, rows)
+
+    def _rows_outside(self, *, compact: bool) -> int:
+        """Return the rows that are not in the graph."""
+        graph = self._state.graph
+        inside = 0 if graph is None or compact else graph.rows
+        return (len(self) if compact else self._row_count()) - inside
+
+    def _wants_graph(self, *, compact: bool) -> bool:
+        return len(self) > GRAPH_FROM and self._rows_outside(compact=compact) > NEWER_THAN_GRAPH
+
+    def _commit(self, *, compact: bool, link: bool, storage: str) -> None:
+        table, rows = self._open()
         state = replace(
             self._state,
             generation=self._state.generation + 1,
-            items=len(table),
+            items=len(self),
             updated=now(),
             ztcir=__version__,
         )
-        self._stream.flush()
+        block = rows.flush()
+        if block is not None:
+            table.add_block(*block)
+        state = replace(state, rows=rows.rows, vectors=rows.records())
         if compact:
-            state = self._compact(state, table)
+            state = self._compact(state, table, storage)
         else:
-            os.fsync(self._stream.fileno())
-            size = 4 * state.dim * self._rows
-            record = FileRecord(state.vectors.file, size, self._hash.hexdigest())
-            state = replace(state, rows=self._rows, vectors=record)
-        self._stream.close()
-        table.close(commit=True)
-        flush_file(self._new_table)
-        state = replace(state, table=file_record(self._new_table))
+            versions = table.commit()
+            size = (self._folder / state.table.file).stat().st_size
+            state = replace(state, versions=versions, table=FileRecord(state.table.file, size))
         if link:
             state = self._link(state)
         state.write(self._folder)
 
-        view = IndexView(self._folder, state, checked=self._hash)
-        self._committed(view)
+        moved = state.vectors[0].file != self._state.vectors[0].file
+        self._state, self._changed = state, False
+        if moved:
+            self._close_files()
+        else:
+            table.begin(state, rows.rows)
+        self._committed(IndexView(self._folder, state))
         remove_unlisted(self._folder, state.files)
-        self._start(view)
 
-    def _compact(self, state: Manifest, table: ItemTable) -> Manifest:
-        """Copy the alive rows to a new file, with new labels."""
-        file = self._folder / f"vectors-{state.generation}.f32"
-        rows = np.sort(table.labels_by_path()) - state.first_label
-        first_label = state.first_label + self._rows
-        old = map_vectors(self._folder, replace(state, rows=self._rows))
-        self._hash = hashlib.sha256()
-        with file.open("wb") as stream:
-            for start in range(0, len(rows), step := rows_in_a_block(state.dim)):
-                part = old[rows[start : start + step]].tobytes()
-                self._hash.update(part)
-                stream.write(part)
-            stream.flush()
-            os.fsync(stream.fileno())
-        table.relabel((state.first_label + int(row), first_label + i) for i, row in enumerate(rows))
-        return replace(
+    def _compact(self, state: Manifest, table: ItemWriter, storage: str) -> Manifest:
+        """Copy the items and their rows to new files, with new labels."""
+        old = map_rows(self._folder, state)
+        labels = np.sort(table.labels_by_path())
+        records, blocks = write_rows(self._folder, state, old, labels - state.first_label, storage)
+        first_label = state.first_label + state.rows
+        state = replace(
             state,
-            rows=len(rows),
+            rows=len(labels),
             first_label=first_label,
-            vectors=FileRecord(file.name, 4 * state.dim * len(rows), self._hash.hexdigest()),
+            storage=storage,
+            vectors=records,
+            versions=0,
+            table=new_table(self._folder),
             graph=None,
-            graph_rows=0,
         )
+        fresh = ItemWriter(self._folder, replace(state, rows=0), create=True)
+        try:
+            # The new labels are in the order of the old ones.
+            fresh.add_all(
+                replace_item(item, label=first_label + int(np.searchsorted(labels, item.label)))
+                for item in table
+            )
+            for block in blocks:
+                fresh.add_block(*block)
+            versions = fresh.commit()
+        finally:
+            fresh.close()
+        size = (self._folder / state.table.file).stat().st_size
+        return replace(state, versions=versions, table=FileRecord(state.table.file, size))
 
     def _link(self, state: Manifest) -> Manifest:
-        """Build the graph of all rows, or extend the existing one."""
-        folder = self._folder
-        vectors = map_vectors(folder, state)
-        if state.graph is None:
-            graph = nearest.Graph.build(vectors)
-        else:
-            graph = nearest.Graph.load(folder / state.graph.file, state.dim, state.graph_rows)
-            graph.extend(vectors)
-        file = folder / f"graph-{state.generation}.hnsw"
-        graph.save(file)
+        """Build the graph of all rows, or extend the existing one; measure its recall."""
+        file = self._folder / f"graph-{state.generation}.hnsw"
+        dead = self._dead_rows(state)
+        record = tuning.build_graph(self._folder, file, map_rows(self._folder, state), state, dead)
         flush_file(file)
-        return replace(state, graph=file_record(file), graph_rows=state.rows)
+        return replace(state, graph=record)
+
+    def _dead_rows(self, state: Manifest) -> NDArray[np.int64]:
+        from ztcir_sdk.index.items import ItemTable
+
+        table = ItemTable(self._folder, state)
+        try:
+            return np.unique(table.dead_labels()) - state.first_label
+        finally:
+            table.close()
+
+    def _close_files(self) -> None:
+        if self._opened is not None:
+            table, rows = self._opened
+            self._opened = None
+            try:
+                rows.close()
+            finally:
+                table.close()
 
     def discard(self) -> None:
         """Drop uncommitted changes and close the files; for `Index.edit`."""
-        try:
-            self._stream.close()
-        finally:
-            if self._items is not None:
-                self._items.close()
+        self._closed = True
+        self._close_files()

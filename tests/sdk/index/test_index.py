@@ -25,10 +25,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from numpy.typing import NDArray
+from old_index import OldItem, write_old_index
 from places import ROOT
 
 from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
-from ztcir_sdk.index import GalleryIndex, Index, IndexWriter, Item, vectors, writer
+from ztcir_sdk.index import GalleryIndex, Index, IndexWriter, Item, effort, nearest, writer
+from ztcir_sdk.index.graph import can_use_graphs
+from ztcir_sdk.index.graph_check import check_graph
+from ztcir_sdk.names import STORAGES
 
 TOWER = "ab" * 32
 DIM = 8
@@ -53,18 +57,33 @@ def put(to: IndexWriter, path: str, seed: int, dim: int = DIM) -> Item:
     return to.put(path, unit(seed, dim), content_hash=content(seed), size=seed, mtime_ns=seed)
 
 
-def create(folder: Path, *, dim: int = DIM, root: Path | None = None) -> Index:
+def create(
+    folder: Path, *, dim: int = DIM, root: Path | None = None, storage: str = "f32"
+) -> Index:
     root = folder.parent if root is None else root
-    return Index.create(folder, dim=dim, image_tower=TOWER, precision="fp32", root=root)
+    return Index.create(
+        folder, dim=dim, image_tower=TOWER, precision="fp32", root=root, storage=storage
+    )
 
 
-def filled(folder: Path, rows: NDArray[np.float32], *, build_graph: bool | None = None) -> Index:
-    index = create(folder, dim=rows.shape[1])
+def filled(
+    folder: Path,
+    rows: NDArray[np.float32],
+    *,
+    build_graph: bool | None = None,
+    storage: str = "f32",
+) -> Index:
+    index = create(folder, dim=rows.shape[1], storage=storage)
     with index.edit() as edit:
         for i, row in enumerate(rows):
             edit.put(f"{i:06}.jpg", row, content_hash=content(i), size=i, mtime_ns=i)
         edit.commit(build_graph=build_graph)
     return index
+
+
+def graph_rows(index: Index) -> int:
+    graph = index.manifest.graph
+    return 0 if graph is None else graph.rows
 
 
 def contents(index: Index) -> dict[str, str]:
@@ -223,7 +242,7 @@ def test_the_graph_has_high_recall_after_every_change(folder: Path) -> None:
     """With random unit vectors, then dead rows in the graph, then rows newer than the graph."""
     rows, queries = units(4000, 64), units(100, 64, seed=1)
     index = filled(folder, rows, build_graph=True)
-    assert index.manifest.graph_rows == 4000
+    assert graph_rows(index) == 4000
     assert recall(index, queries) >= 0.95
 
     with index.edit() as edit:
@@ -232,13 +251,13 @@ def test_the_graph_has_high_recall_after_every_change(folder: Path) -> None:
         for i, row in enumerate(units(500, 64, seed=2)):
             edit.put(f"new{i}.jpg", row, content_hash=content(i), size=i, mtime_ns=i)
     index = Index.open(folder, image_tower=TOWER)
-    assert (index.manifest.graph_rows, index.manifest.rows, len(index)) == (4000, 4500, 3700)
+    assert (graph_rows(index), index.manifest.rows, len(index)) == (4000, 4500, 3700)
     assert recall(index, queries) >= 0.95
 
     with index.edit() as edit:
         edit.commit(build_graph=True)  # extends it
     index = Index.open(folder, image_tower=TOWER)
-    assert index.manifest.graph_rows == 4500
+    assert graph_rows(index) == 4500
     assert recall(index, queries) >= 0.95
     assert all(len(labels) == 2000 for labels, _ in index.search(queries[:2], 2000, exact=False))
 
@@ -259,7 +278,7 @@ def test_search_is_exact_where_the_graph_finds_too_few(folder: Path) -> None:
 def test_a_large_collection_gets_a_graph_automatically(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors, "EXACT_LIMIT", 50)
+    monkeypatch.setattr(writer, "GRAPH_FROM", 50)
     monkeypatch.setattr(writer, "NEWER_THAN_GRAPH", 20)
     index = filled(folder, units(50))
     assert index.manifest.graph is None
@@ -267,13 +286,16 @@ def test_a_large_collection_gets_a_graph_automatically(
         put(edit, "a", 1)
         edit.commit(build_graph=False)
         assert index.manifest.graph is None
-    assert index.manifest.graph_rows == 51
+    assert graph_rows(index) == 51
     with index.edit() as edit:
         put(edit, "b", 2)
-    assert index.manifest.graph_rows == 51
+    assert graph_rows(index) == 51
     walked: list[int] = []
-    walk = vectors.graph_search
-    monkeypatch.setattr(vectors, "graph_search", lambda *a: (walked.append(1), walk(*a))[1])  # type: ignore[func-returns-value]
+    walk = nearest.graph_search
+    monkeypatch.setattr(nearest, "graph_search", lambda *a: (walked.append(1), walk(*a))[1])  # type: ignore[func-returns-value]
+    index.search(units(1), 3)
+    assert walked == []  # loading the graph takes longer than comparing with every vector
+    monkeypatch.setattr(effort, "LOAD_BYTES_PER_SECOND", 1e15)
     index.search(units(1), 3)
     index.search(units(1), 3, exact=True)
     assert walked == [1]
@@ -398,8 +420,9 @@ def assert_clean(folder: Path) -> None:
     assert names == {"index.json", *index.manifest.files}
     with index.edit():  # removes files of older states
         pass
-    size = (folder / index.manifest.vectors.file).stat().st_size
-    assert size == index.manifest.vectors.bytes
+    for record in index.manifest.vectors:
+        assert (folder / record.file).stat().st_size == record.bytes
+    assert index.verify() == []
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -591,7 +614,7 @@ def after(folder: Path) -> dict[str, str]:
     index = Index.open(folder, image_tower=TOWER)
     change(index)
     assert index.manifest.first_label > 0
-    assert index.manifest.graph_rows == 6
+    assert graph_rows(index) == 6
     return contents(index)
 
 
@@ -726,7 +749,7 @@ def test_a_failing_disk_loses_only_the_uncommitted_change(
 def test_uncommitted_files_are_ignored_and_removed(folder: Path) -> None:
     old = start(folder)
     manifest = Index.open(folder, image_tower=TOWER).manifest
-    with (folder / manifest.vectors.file).open("ab") as stream:
+    with (folder / manifest.vectors[0].file).open("ab") as stream:
         stream.write(b"torn")
     for name in (
         "index.json.new",
@@ -750,26 +773,77 @@ def test_uncommitted_files_are_ignored_and_removed(folder: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "empty"])
+def record_of(index: Index, which: str) -> Any:
+    manifest = index.manifest
+    return {"vectors": manifest.vectors[0], "table": manifest.table, "graph": manifest.graph}[which]
+
+
+@pytest.mark.parametrize("damage", ["cut", "remove", "empty"])
 @pytest.mark.parametrize("which", ["vectors", "table", "graph"])
-def test_an_altered_file_is_refused_before_anything_reads_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, which: str, damage: str
+def test_an_incomplete_file_is_refused_when_the_index_is_opened(
+    folder: Path, which: str, damage: str
 ) -> None:
     start(folder)
-    record = getattr(Index.open(folder, image_tower=TOWER).manifest, which)
-    file = folder / record.file
-    data = bytearray(file.read_bytes())
-    if damage == "flip":
-        data[len(data) // 2] ^= 1
+    file = folder / record_of(Index.open(folder, image_tower=TOWER), which).file
+    data = file.read_bytes()
     file.unlink()
     if damage != "remove":
-        file.write_bytes({"flip": data, "cut": data[:-1], "empty": b""}[damage])
-    monkeypatch.setattr(
-        vectors.Graph, "load", lambda *_: pytest.fail("hnswlib has read an altered file")
-    )
-    with pytest.raises(ZtcirError, match=record.file) as caught:
+        file.write_bytes({"cut": data[:-1], "empty": b""}[damage])
+    with pytest.raises(ZtcirError, match=file.name) as caught:
         Index.open(folder, image_tower=TOWER)
     assert "index the collection again" in str(caught.value)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("which", ["vectors", "table", "graph"])
+def test_verify_finds_every_altered_byte(tmp_path: Path, which: str, storage: str) -> None:
+    folder = tmp_path / "x.ztcir"
+    index = filled(folder, units(40), build_graph=True, storage=storage)
+    assert index.verify() == []
+    file = folder / record_of(index, which).file
+    data = bytearray(file.read_bytes())
+    inside = data.index(b"000017.jpg") if which == "table" else len(data) // 2
+    data[inside] ^= 1
+    file.write_bytes(data)
+    [sentence] = Index.open(folder, image_tower=TOWER).verify()
+    assert file.name in sentence
+    assert "damaged" in sentence
+
+
+@pytest.mark.skipif(not can_use_graphs(), reason="needs the extra hnsw")
+def test_hnswlib_reads_no_graph_that_leads_out_of_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each word of the file becomes huge: the graph is refused, or the word is a coordinate."""
+    index = filled(folder, units(150), build_graph=True)
+    record = index.manifest.graph
+    assert record is not None
+    file = folder / record.file
+    whole = file.read_bytes()
+    check_graph(file, DIM, record)
+    node = 4 + 4 * 2 * record.m + 4 * DIM + 8
+    header = len(whole) % 4  # at the start of the nodes, words are aligned to it
+    rng = np.random.default_rng(0)
+    level_0 = range(96, 96 + 150 * node)
+    accepted: list[int] = []
+    for at in [*range(0, 96, 4), *rng.integers(96, len(whole) - 4, 250).tolist()]:
+        data = bytearray(whole)
+        at -= (at - header) % 4
+        data[at : at + 4] = b"\xff\xff\xff\x7f"
+        file.write_bytes(data)
+        try:
+            check_graph(file, DIM, record)
+        except ValueError:
+            continue
+        accepted.append(at)
+    for at in accepted:
+        place = (at - 96) % node
+        in_vector = at in level_0 and 4 + 8 * record.m - 4 < place < node - 8
+        count = int.from_bytes(whole[at - place : at - place + 2], "little")
+        beyond = at in level_0 and place >= 4 + 4 * count - 3
+        above = at not in level_0  # a link beyond the count of its level
+        scale = 76 <= at < 88
+        assert in_vector or beyond or above or scale, at
 
 
 JSON = st.recursive(
@@ -779,8 +853,9 @@ JSON = st.recursive(
 )
 
 
-PLACES = ["", "dim", "items", "rows", "first_label", "graph_rows", "generation", "metric", "root"]
-PLACES += ["vectors", "table", "graph", "vectors.file", "vectors.bytes", "table.sha256", "unknown"]
+PLACES = ["", "dim", "items", "rows", "first_label", "versions", "generation", "metric", "root"]
+PLACES += ["storage", "vectors", "table", "graph", "vectors.0.file", "vectors.0.bytes"]
+PLACES += ["table.file", "table.bytes", "unknown"]
 
 
 @pytest.fixture(scope="module")
@@ -794,17 +869,22 @@ def any_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(
     where=st.sampled_from(PLACES),
     value=JSON | st.sampled_from(["../../x", "/etc/passwd", "items-1.sqlite", "graph-2.hnsw"]),
+    with_checksum=st.booleans(),
 )
 @settings(max_examples=150, deadline=None)
 def test_any_manifest_opens_or_is_refused_with_one_sentence(
-    any_index: Path, where: str, value: Any
+    any_index: Path, where: str, value: Any, with_checksum: bool
 ) -> None:
     text = (any_index / "index.json").read_text()
     manifest = at = json.loads(text)
     *outer, last = where.split(".")
     for name in outer:
-        at = at[name]
+        at = at[int(name) if name.isdecimal() else name]
     at[last] = value
+    if with_checksum:
+        del manifest["checksum"]
+        data = json.dumps(manifest, sort_keys=True).encode()
+        manifest["checksum"] = hashlib.sha256(data).hexdigest()
     try:
         (any_index / "index.json").write_text(json.dumps(manifest if where else value))
         with contextlib.suppress(ZtcirError):
@@ -824,9 +904,79 @@ def test_a_manifest_that_is_not_json_is_refused(folder: Path, text: bytes) -> No
 def test_a_newer_format_is_refused(folder: Path) -> None:
     create(folder)
     manifest = json.loads((folder / "index.json").read_text())
-    (folder / "index.json").write_text(json.dumps({**manifest, "format_version": 2}))
-    with pytest.raises(ZtcirError, match=r"index format 2, which ztcir .* update ztcir"):
+    (folder / "index.json").write_text(json.dumps({**manifest, "format_version": 3}))
+    with pytest.raises(ZtcirError, match=r"index format 3, which ztcir .* update ztcir"):
         Index.open(folder, image_tower=TOWER)
+
+
+# --- the format of ztcir 0.1 ---------------------------------------------------------------------
+
+
+def old_index(folder: Path, *, graph: bool = True) -> None:
+    """Items of seeds 0 to 5, of which the row of 2 is dead; labels start at 10."""
+    items: list[OldItem] = [
+        (10 + i, f"{i}.jpg", content(i), i, i, '{"n": NaN}' if i == 4 else None)
+        for i in range(6)
+        if i != 2
+    ]
+    write_old_index(
+        folder,
+        np.stack([unit(i) for i in range(6)]),
+        items,
+        image_tower=TOWER,
+        graph=graph and can_use_graphs(),
+    )
+
+
+def test_an_index_of_the_old_format_is_read_and_not_changed(folder: Path) -> None:
+    old_index(folder)
+    before = {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+    index = assert_sound(folder)
+    assert contents(index) == {f"{i}.jpg": content(i) for i in (0, 1, 3, 4, 5)}
+    for exact in (None, True, False):
+        [(labels, _)] = index.search(unit(3)[None], 9, exact=exact)
+        assert index.item(int(labels[0])).path == "3.jpg"
+        assert len(labels) == 5
+    item = index.by_path("4.jpg")
+    assert item is not None
+    assert item.metadata == {"n": None}
+    assert [item.path for item in index.by_hash(content(5))] == ["5.jpg"]
+    assert index.sql("SELECT count(*) FROM items WHERE metadata IS NULL") == [(4,)]
+    assert index.verify() == []
+    assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("build_graph", [None, True])
+def test_the_next_write_brings_the_old_format_up_to_date(
+    folder: Path, build_graph: bool | None
+) -> None:
+    old_index(folder)
+    reader = Index.open(folder, image_tower=TOWER)
+    index = Index.open(folder, image_tower=TOWER)
+    with index.edit() as edit:
+        assert edit.vector_of(content(2)) is None
+        put(edit, "new.jpg", 7)
+        edit.remove("0.jpg")
+        edit.commit(build_graph=build_graph)
+    assert json.loads((folder / "index.json").read_text())["format_version"] == 2
+    expected = {f"{i}.jpg": content(i) for i in (1, 3, 4, 5)} | {"new.jpg": content(7)}
+    assert contents(assert_sound(folder)) == expected
+    assert_clean(folder)
+    label = index.search(unit(7)[None], 1, exact=False)[0][0][0]
+    assert label == 16  # labels go on
+    assert contents(reader) == {f"{i}.jpg": content(i) for i in (0, 1, 3, 4, 5)}
+
+
+def test_a_damaged_index_of_the_old_format_is_not_brought_up_to_date(folder: Path) -> None:
+    old_index(folder)
+    data = bytearray((folder / "vectors-3.f32").read_bytes())
+    data[7] ^= 1
+    (folder / "vectors-3.f32").write_bytes(data)
+    index = Index.open(folder, image_tower=TOWER)
+    assert index.verify() == ["vectors-3.f32 is damaged: its checksum differs."]
+    with pytest.raises(ZtcirError, match=r"vectors-3\.f32 .*corrupt"), index.edit() as edit:
+        put(edit, "new.jpg", 7)
+    assert json.loads((folder / "index.json").read_text())["format_version"] == 1
 
 
 def test_another_image_tower_is_refused(folder: Path) -> None:

@@ -1,0 +1,106 @@
+"""An hnswlib graph: built, extended, loaded and searched. hnswlib is the extra ``hnsw``."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ztcir_sdk.index.graph_check import check_graph
+from ztcir_sdk.index.manifest import GraphRecord
+from ztcir_sdk.index.rows import Rows
+from ztcir_sdk.runtime.cores import available_cores
+
+__all__ = ["GRAPH_EF_CONSTRUCTION", "GRAPH_M", "Graph", "can_use_graphs"]
+
+GRAPH_M = 16
+"""hnswlib's links per node."""
+GRAPH_EF_CONSTRUCTION = 100
+"""hnswlib's candidates while building."""
+_ROWS_AT_ONCE = 1 << 14  # 32 MB at D = 512
+
+
+def can_use_graphs() -> bool:
+    """Return whether hnswlib is installed."""
+    return importlib.util.find_spec("hnswlib") is not None
+
+
+class Graph:
+    """A graph of the first `rows` rows; its labels are rows. Threads may share it."""
+
+    def __init__(self, engine: Any, rows: int, ef: int) -> None:
+        self.rows = rows
+        self.ef = ef
+        self._engine = engine
+        # `ef` is a setting of the engine, not of a query, and is not saved with the graph.
+        self._lock = threading.Lock()
+        self._set: int | None = None
+
+    @classmethod
+    def empty(cls, dim: int, rows: int, *, m: int, ef_construction: int) -> Graph:
+        """Return a graph without rows, with room for `rows`."""
+        engine = _engine(dim)
+        engine.init_index(rows, M=m, ef_construction=ef_construction)
+        return cls(engine, 0, ef_construction)
+
+    @classmethod
+    def load(cls, file: Path, dim: int, record: GraphRecord, *, room: int = 0) -> Graph:
+        """Load a graph, with room for at least `room` rows.
+
+        Raises:
+            ValueError: the file is not a graph of this record. hnswlib trusts what it reads, so
+                every number that it uses as a place in memory is checked before.
+        """
+        check_graph(file, dim, record)
+        engine = _engine(dim)
+        engine.load_index(os.fspath(file), max_elements=max(record.rows, room))
+        return cls(engine, record.rows, record.ef)
+
+    def extend(self, rows: Rows, *, progress: Callable[[int], None] | None = None) -> None:
+        """Add the rows that are not in the graph yet."""
+        with self._lock:
+            if len(rows) > self._engine.get_max_elements():
+                self._engine.resize_index(len(rows))
+            for start in range(self.rows, len(rows), _ROWS_AT_ONCE):
+                stop = min(start + _ROWS_AT_ONCE, len(rows))
+                self._engine.add_items(
+                    rows.take(slice(start, stop)),
+                    np.arange(start, stop),
+                    num_threads=available_cores(),
+                )
+                if progress is not None:
+                    progress(stop)
+            self.rows = len(rows)
+
+    def save(self, file: Path) -> None:
+        """Write the graph, not atomically: use a file that the manifest does not name yet."""
+        self._engine.save_index(os.fspath(file))
+
+    def nearest(self, queries: NDArray[np.float32], wanted: int) -> NDArray[np.int64] | None:
+        """Return about the nearest `wanted` rows (B, wanted) to `queries` (B, D).
+
+        None if fewer are found.
+        """
+        ef = max(self.ef, 2 * wanted)
+        threads = 1 if len(queries) == 1 else available_cores()
+        with self._lock:
+            if ef != self._set:
+                self._engine.set_ef(ef)
+                self._set = ef
+            try:
+                rows, _ = self._engine.knn_query(queries, k=wanted, num_threads=threads)
+            except RuntimeError:  # fewer than that are reachable, and hnswlib returns none
+                return None
+        return np.asarray(rows).astype(np.int64)
+
+
+def _engine(dim: int) -> Any:
+    import hnswlib
+
+    return hnswlib.Index(space="ip", dim=dim)  # inner product of unit vectors: cosine
