@@ -1,11 +1,12 @@
-"""`ztcir search`: an image and a text in, ranked hits out."""
+"""`ztcir search`: images and texts in, ranked hits out."""
 
 from __future__ import annotations
 
-import io
-import os
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,28 +18,30 @@ from cli.options import (
     weight_option,
     with_engine,
 )
-from cli.output import emit_json, note, relative_to_here, table, write_file
+from cli.output import emit_json, note
+from cli.search_output import (
+    check_grid,
+    missing_sentence,
+    print_hits,
+    unknown_sentence,
+    write_pages,
+)
+from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
 from ztcir_sdk.names import METHODS, TEXT_METHODS
-from ztcir_sdk.picture_formats import is_image
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from PIL import Image
-
     from ztcir_sdk.index.hit import Hit
-    from ztcir_sdk.modification import UnknownWord
+    from ztcir_sdk.query import Query
+    from ztcir_sdk.retriever import Retriever
 
 __all__ = ["search"]
 
-LARGEST_SIDES = {"WEBP": 16_383, "JPEG": 65_500}
-"""Format -> largest side of an image, in pixels."""
-GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+BATCH = 64
+"""Queries of --batch that are answered at once."""
 
 
 @click.command(cls=Command)
-@click.argument("reference", metavar="REF")
-@click.argument("text", default="")
+@click.argument("asked", nargs=-1, metavar="[IMAGE]... [TEXT]")
 @click.option(
     "-k",
     "--top",
@@ -55,6 +58,33 @@ GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
     metavar="NAME.ztcir",
     help="Index to search; default: $ZTCIR_INDEX, else the only *.ztcir in the current folder.",
 )
+@click.option("--image", "images", multiple=True, metavar="IMAGE", help="A further image.")
+@click.option("--text", "texts", multiple=True, metavar="TEXT", help="A further text.")
+@click.option(
+    "--weights",
+    metavar="W,W,...",
+    help="Weights of the images, then of the texts, in the order given; default: 1 each.",
+)
+@click.option(
+    "--not",
+    "without",
+    multiple=True,
+    metavar="TEXT",
+    help='What the hits must not show, such as "stripes"; may be repeated.',
+)
+@click.option(
+    "--unlike",
+    multiple=True,
+    metavar="IMAGE",
+    help="An image that the hits must not be like; may be repeated.",
+)
+@click.option(
+    "--batch",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Answer the queries of a CSV (columns id, image, text, not, unlike) or JSONL file; print "
+    "a line of JSON for each.",
+)
 @click.option(
     "--method",
     type=click.Choice(METHODS),
@@ -68,10 +98,10 @@ GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
     "--grid",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="OUT.png",
-    help="Also write an image of REF and the hits.",
+    help="Also write an image of the query and the hits.",
 )
 @click.option(
-    "--allow-url", is_flag=True, help="Download REF if it is a web address (at most 100 MB)."
+    "--allow-url", is_flag=True, help="Download images given by web address (at most 100 MB)."
 )
 @click.option(
     "-0",
@@ -84,15 +114,20 @@ GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="OUT.html",
-    help="Also write a self-contained page of REF and the hits.",
+    help="Also write a self-contained page of the query and the hits.",
 )
 @with_engine
 @as_json
 def search(
-    reference: str,
-    text: str,
+    asked: Sequence[str],
     k: int,
     index: Path | None,
+    images: Sequence[str],
+    texts: Sequence[str],
+    weights: str | None,
+    without: Sequence[str],
+    unlike: Sequence[str],
+    batch: Path | None,
     method: str,
     strength: float | None,
     weight: float | None,
@@ -103,51 +138,60 @@ def search(
     engine: Engine,
     as_json: bool,
 ) -> None:
-    """Find images similar to REF, modified as TEXT describes.
+    """Find images similar to IMAGE, modified as TEXT describes.
 
-    REF is a path, - for standard input, or a file:// or http(s):// address. REF itself is left out
-    of the hits. TEXT is optional with --method image and mapped.
+    IMAGE alone finds similar images, TEXT alone what it describes. An argument that is a file, -
+    for standard input, or a file:// or http(s):// address is an image; anything else is text. The
+    images of the query are left out of the hits.
 
     \b
     Examples:
       ztcir search ref.jpg "make it red"
-      ztcir search ref.jpg "for women" -k 5 --html hits.html
+      ztcir search ref.jpg
+      ztcir search "a red dress" --not stripes
+      ztcir search ref.jpg other.jpg "for women" --weights 2,1,1
+      ztcir search ref.jpg "in blue" --unlike other.jpg -k 5 --html hits.html
       ztcir search ref.jpg "make it red" --strength 0.6
-      ztcir search ref.jpg --method image --json
+      ztcir search --batch queries.csv
       ztcir search ref.jpg "make it red" -0
     """
-    from ztcir_sdk.decoding import load_image
-    from ztcir_sdk.decoding.reference_source import open_reference
     from ztcir_sdk.index.default import default_index_path
-    from ztcir_sdk.sources import image_exists
 
-    _check_arguments(reference, text)
-    if grid is not None and grid.suffix.lower() not in GRID_FORMATS:
-        raise click.BadParameter(
-            f"{grid.name!r} must end in {' or '.join(GRID_FORMATS)}.", param_hint="--grid"
-        )
-    where = default_index_path() if index is None else index
     if grid is not None:
-        _check_grid(grid, k)
-    source = open_reference(reference, allow_url=allow_url)
+        check_grid(grid, k)
+    options: dict[str, Any] = {"k": k, "method": method, "strength": strength, "weight": weight}
+    if batch is not None:
+        if asked or images or texts or without or unlike or grid or html or print0:
+            raise click.UsageError("--batch takes its queries from the file: give no others.")
+        where = default_index_path() if index is None else index
+        _answer_batch(batch, where, engine.retriever(), options)
+        return
+    request = _Request.of(asked, images, texts, without, unlike)
+    sources = request.open(allow_url)
+    query = request.query(sources, weights)
+    where = default_index_path() if index is None else index
     retriever = engine.retriever()
-    hits = retriever.search(
-        source, text, k, index=where, method=method, strength=strength, weight=weight
-    )
-    unknown = retriever.unknown_words(text) if method in TEXT_METHODS else ()
+    hits = retriever.search(query, index=where, **options)
+    read = " ".join([*request.texts, *request.without]) if method in TEXT_METHODS else ""
+    unknown = retriever.unknown_words(read)
     if unknown:
-        note(_unknown_sentence(unknown))
-    missing = [hit.path for hit in hits if not image_exists(Path(hit.path))]
-    if missing:
-        note(_missing_sentence(len(missing), len(hits), where, retriever.open_index(where).root))
+        note(unknown_sentence(unknown))
+    missing = _note_missing([hit.path for hit in hits], where, retriever)
     if grid is not None or html is not None:
-        shown = source if isinstance(source, str) else load_image(source)
-        _write_pages(shown, text, hits, grid=grid, html=html)
+        from ztcir_sdk.decoding import load_image
+
+        shown = sources[request.images[0]] if request.images else None
+        reference = shown if shown is None or isinstance(shown, str) else load_image(shown)
+        write_pages(reference, request.sentence, hits, grid=grid, html=html)
     if as_json:
         emit_json(
             {
-                "reference": reference,
-                "text": text,
+                "reference": request.images[0] if request.images else None,
+                "text": " ".join(request.texts),
+                "images": request.images,
+                "texts": request.texts,
+                "not": request.without,
+                "unlike": request.unlike,
                 "method": method,
                 "strength": strength,
                 "index": str(where.absolute()),
@@ -157,98 +201,125 @@ def search(
                 "unknown_words": [word.to_dict() for word in unknown],
             }
         )
-        return
-    if print0:
-        for hit in hits:
-            click.echo(os.fsencode(hit.path) + b"\0", nl=False)
-        return
-    table(
-        ("rank", "score", "image"),
-        [(str(hit.rank), f"{hit.score:.3f}", str(relative_to_here(hit.path))) for hit in hits],
-        header=False,
-    )
+    else:
+        print_hits(hits, print0=print0)
 
 
-def _unknown_sentence(words: Sequence[UnknownWord]) -> str:
-    listed = [
-        f"{one.word!r}" + (f" (did you mean {one.suggestion!r}?)" if one.suggestion else "")
-        for one in words
-    ]
-    return (
-        f"The model was not trained on {', '.join(listed)}: it may ignore or misread "
-        f"{'it' if len(listed) == 1 else 'these words'}."
-    )
+@dataclass(frozen=True)
+class _Request:
+    """A query in a command line's words."""
 
+    images: list[str]
+    texts: list[str]
+    without: list[str]
+    unlike: list[str]
 
-def _missing_sentence(missing: int, found: int, index: Path, root: Path) -> str:
-    if not root.is_dir():
-        return (
-            f"{missing} of {found} hits are missing, since {root} does not exist: connect the "
-            f"disk, or name the folder that was moved: `ztcir index --root FOLDER --to {index}`."
+    @classmethod
+    def of(
+        cls,
+        asked: Sequence[str],
+        images: Sequence[str],
+        texts: Sequence[str],
+        without: Sequence[str],
+        unlike: Sequence[str],
+    ) -> _Request:
+        """Take arguments, which are images or the words of one text, and options."""
+        from ztcir_sdk.query.arguments import split_arguments
+
+        if any(not argument.strip() for argument in (*asked, *texts)):
+            raise click.UsageError(
+                "The text is empty: describe what should change, or leave it out to find similar "
+                "images."
+            )
+        found, words = split_arguments(asked)
+        texts = [*([" ".join(words)] if words else []), *texts]
+        return cls([*found, *images], texts, list(without), list(unlike))
+
+    @property
+    def sentence(self) -> str:
+        """All words of the query, for people."""
+        return ", ".join([*self.texts, *(f"not {text}" for text in self.without)])
+
+    def open(self, allow_url: bool) -> dict[str, Any]:
+        """Return each image of the query: its path, or what was read."""
+        from ztcir_sdk.decoding.reference_source import open_reference
+
+        names = dict.fromkeys([*self.images, *self.unlike])
+        return {name: open_reference(name, allow_url=allow_url) for name in names}
+
+    def query(self, sources: dict[str, Any], weights: str | None) -> Query:
+        """Return the query, with its images opened."""
+        from ztcir_sdk.query import Query
+
+        count = len(self.images) + len(self.texts)
+        numbers = [1.0] * count if weights is None else _numbers(weights, count)
+        images = [sources[name] for name in self.images]
+        return Query(
+            images=list(zip(images, numbers, strict=False)),
+            texts=list(zip(self.texts, numbers[len(images) :], strict=False)),
+            without=self.without,
+            unlike=[sources[name] for name in self.unlike],
         )
-    return f"{missing} of {found} hits no longer exist: update {index} with `ztcir index`."
 
 
-def _check_arguments(reference: str, text: str) -> None:
-    """Refuse a text where the image goes, and the other way round."""
-
-    def is_file(argument: str) -> bool:
-        try:
-            return Path(argument).is_file()
-        except (OSError, ValueError):  # too long, or with a null character: words
-            return False
-
-    if is_file(text) and not is_file(reference):
-        raise click.UsageError(
-            f"REF comes first and TEXT second: ztcir search {text!r} {reference!r}."
-        )
-    if is_file(text) and is_image(text):
-        raise click.UsageError(
-            f"TEXT is the image file {text!r}: describe in words what should change. To search "
-            "with an image alone, use --method image."
-        )
-
-
-def _check_grid(grid: Path, k: int) -> None:
-    """Refuse a sheet that its format cannot hold, before anything is searched."""
-    from ztcir_sdk.pages.contact_sheet import sheet_height
-
-    most = LARGEST_SIDES.get(GRID_FORMATS[grid.suffix.lower()])
-    if most is not None and sheet_height(k) > most:
+def _numbers(text: str, count: int) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
         raise click.BadParameter(
-            f"A sheet of {k} hits is higher than the {most} pixels that a {grid.suffix} can have: "
-            "write a .png, or ask for fewer hits with -k.",
-            param_hint="--grid",
+            f"{text!r} must be {count} numbers separated by commas: one for each image, then one "
+            "for each text.",
+            param_hint="--weights",
         )
+    return numbers
 
 
-def _write_pages(
-    reference: str | Image.Image,
-    text: str,
-    hits: Sequence[Hit],
-    *,
-    grid: Path | None,
-    html: Path | None,
-) -> None:
-    if grid is not None:
-        write_file(grid, _grid(reference, text, hits, GRID_FORMATS[grid.suffix.lower()]))
-        note(f"wrote {grid}")
-    if html is not None:
-        from ztcir_sdk.pages.result_page import result_page
+def _note_missing(paths: Sequence[str], index: Path, retriever: Retriever) -> list[str]:
+    """Return the paths whose images are gone, and say so."""
+    from ztcir_sdk.sources import image_exists
 
-        write_file(html, result_page(reference, text, hits).encode())
-        note(f"wrote {html}")
+    missing = [path for path in paths if not image_exists(Path(path))]
+    if missing:
+        root = retriever.open_index(index).root
+        note(missing_sentence(len(missing), len(paths), index, root))
+    return missing
 
 
-def _grid(reference: str | Image.Image, text: str, hits: Sequence[Hit], file_format: str) -> bytes:
-    from ztcir_sdk.pages.contact_sheet import SheetCell, SheetRow, contact_sheet
-    from ztcir_sdk.pages.thumbnails import thumbnail
+def _answer_batch(file: Path, index: Path, retriever: Retriever, options: dict[str, Any]) -> None:
+    """Print a line of JSON for each query of a file, in order."""
+    from ztcir_sdk.query.batch import read_batch
 
-    cells = [
-        SheetCell(thumbnail(hit.path) or hit.path, f"{Path(hit.path).name}\n{hit.score:.3f}")
-        for hit in hits
-    ]
-    sheet = contact_sheet([SheetRow(thumbnail(reference) or reference, text, cells)])
-    stream = io.BytesIO()
-    sheet.save(stream, file_format)
-    return stream.getvalue()
+    rows = iter(read_batch(file))
+    count = failed = 0
+    while chunk := list(itertools.islice(rows, BATCH)):
+        answers = _answers([row.query for row in chunk], index, retriever, options)
+        for row, answer in zip(chunk, answers, strict=True):
+            hits = [hit.to_dict() for hit in answer] if isinstance(answer, list) else None
+            error = row.error or (None if hits is not None else str(answer))
+            emit_json({"id": row.id, **({"error": error} if error else {"hits": hits})})
+            failed += error is not None
+        count += len(chunk)
+    if failed:
+        raise ZtcirError(f"{failed} of {count} queries failed: see the lines with an error.")
+
+
+def _answers(
+    queries: Sequence[Query | None], index: Path, retriever: Retriever, options: dict[str, Any]
+) -> list[list[Hit] | ZtcirError | None]:
+    """Answer queries at once; one that fails has its error, and spoils no other."""
+    asked = [query for query in queries if query is not None]
+    try:
+        found: list[list[Hit] | ZtcirError] = [
+            *retriever.search_many(asked, index=index, **options)
+        ]
+    except ZtcirError:
+        found = []
+        for query in asked:
+            try:
+                found.append(retriever.search(query, index=index, **options))
+            except (ImageError, UsageError) as error:  # any other would fail every query
+                found.append(error)
+    answers = iter(found)
+    return [None if query is None else next(answers) for query in queries]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ztcir_sdk.index import Index
     from ztcir_sdk.index.hit import Hit
     from ztcir_sdk.modification import UnknownWord
+    from ztcir_sdk.query import Query
     from ztcir_sdk.retriever import Reference, Retriever
     from ztcir_sdk.runtime import RuntimeSettings
 
@@ -29,6 +30,7 @@ __all__ = [
     "Index",
     "IndexOptions",
     "IndexReport",
+    "Query",
     "Reference",
     "Retriever",
     "RuntimeSettings",
@@ -46,6 +48,7 @@ _MODULES = {
     "Index": "index",
     "IndexOptions": "gallery",
     "IndexReport": "gallery",
+    "Query": "query",
     "Reference": "retriever",
     "Retriever": "retriever",
     "RuntimeSettings": "runtime",

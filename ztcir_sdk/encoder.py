@@ -273,7 +273,7 @@ class Encoder:
 
         Args:
             questions: the B texts.
-            references: the R reference images.
+            references: the R reference images; "text" needs none.
             reference_index: (B,) integers from 0 to R - 1.
 
         Raises:
@@ -285,7 +285,8 @@ class Encoder:
                 f"reference_index must have one number for each of {questions.count} texts, not "
                 f"the shape {index.shape}."
             )
-        if len(index) and not (index.min() >= 0 and index.max() < len(references)):
+        alone = questions.method == "text" and not references
+        if len(index) and not alone and not (index.min() >= 0 and index.max() < len(references)):
             raise UsageError(f"reference_index must be from 0 to {len(references) - 1}.")
 
         if questions.prompts is None or questions.strength == 0:

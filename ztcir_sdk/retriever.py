@@ -5,12 +5,9 @@ They only compose the encoder, the index and the indexing of collections.
 
 from __future__ import annotations
 
-import contextlib
 import operator
 import os
-import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -19,12 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from ztcir_sdk.answers import IndexSource, SearchOptions, SearchSettings
 from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle
 from ztcir_sdk.decoding import ImageSource
-from ztcir_sdk.encoder import EncodedImage, Encoder, Questions
-from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
+from ztcir_sdk.encoder import EncodedImage, Encoder
+from ztcir_sdk.errors import UsageError
 from ztcir_sdk.gallery import IndexOptions, IndexReport, build_index
 from ztcir_sdk.index import GalleryIndex, Index, IndexView
 from ztcir_sdk.index.hit import Hit
+from ztcir_sdk.index.opened import OpenIndexes
 from ztcir_sdk.modification import UnknownWord
+from ztcir_sdk.query import IMAGE_METHODS, Picture, Query, QueryPlan
 from ztcir_sdk.reference_cache import ReferenceCache, encode_references, reference_bytes
 from ztcir_sdk.settings import RetrieverOptions, RetrieverSettings
 from ztcir_sdk.sources import Source
@@ -86,11 +85,9 @@ class Retriever:
         self.encoder = Encoder(bundle, precision=settings.precision, settings=settings)
         cached = (settings.reference_cache_mb << 20) // reference_bytes(bundle.manifest)
         self._cache = ReferenceCache(cached)
-        self._index: GalleryIndex | None = None
-        self._opened: dict[Path, Index] = {}
-        self._lock = threading.Lock()
+        self._indexes = OpenIndexes(self.image_tower, self.dim)
         if index is not None:
-            self._index = self._resolve(index)
+            self._indexes.default = self._indexes.resolve(index)
 
     @classmethod
     def from_pretrained(
@@ -131,7 +128,7 @@ class Retriever:
     @property
     def current_index(self) -> GalleryIndex | None:
         """The index that is searched by default."""
-        return self._index
+        return self._indexes.default
 
     def encode_images(self, images: Sequence[ImageSource]) -> NDArray[np.float32]:
         """Encode N images for a gallery: (N, D) float32, L2-normalised.
@@ -220,8 +217,8 @@ class Retriever:
             IndexMismatchError: it was made by another image tower.
             ZtcirError: there is no index, or it is corrupt.
         """
-        index = self._open(path)
-        self._index = index
+        index = self._indexes.open(path)
+        self._indexes.default = index
         return index
 
     def reference(self, image: ImageSource) -> Reference:
@@ -248,95 +245,99 @@ class Retriever:
 
     def search(
         self,
-        image: ImageSource,
+        image: ImageSource | Query,
         text: str = "",
         k: int = 10,
         **options: Unpack[SearchOptions],
     ) -> list[Hit]:
         """Find images similar to `image`, modified as `text` describes; nearest first.
 
-        The reference itself is left out, except with "mapped": every image whose file has the same
-        bytes, and every image whose embedding is the same but for rounding. The bytes of an array
-        or a PIL image are unknown, so only its embedding counts.
+        Without a text these are similar images. A `Query` also asks with a text alone, with several
+        images and texts, and for what is not wanted.
+
+        The references themselves are left out, except with "mapped": every image whose file has the
+        same bytes, and every image whose embedding is the same but for rounding. The bytes of an
+        array or a PIL image are unknown, so only its embedding counts.
 
         Args:
-            image: the reference image; see `reference`.
+            image: the reference image (see `reference`), or a `Query`.
             text: the modification text; "mapped" and "image" ignore it.
             k: number of hits; a smaller gallery gives all its images.
             **options: `index`, `method`, `strength` and others; see `SearchOptions`.
 
         Raises:
-            UsageError: the text is empty, k is below 1, there is no such method, or an option does
+            UsageError: the text is blank, k is below 1, there is no such method, or an option does
                 not go with it.
             ImageError: the image cannot be used.
             IndexMismatchError: the index was made by another image tower.
             ZtcirError: there is no index, or the bundle cannot answer the method.
         """
-        settings = SearchSettings(**options)
-        # Check the arguments before any work.
-        questions = self._questions([text], settings)
-        _check_k(k)
-        gallery = self._resolve(settings.index)
-        [hits] = self._answer([self.reference(image)], [0], questions, k, gallery, settings.exact)
+        query = _as_query(image, text, options)
+        [hits] = self.search_many([query], k, **options)
         return hits
 
     def search_many(
         self,
-        queries: Sequence[tuple[ImageSource, str]],
+        queries: Sequence[Query | tuple[ImageSource, str]],
         k: int = 10,
         **options: Unpack[SearchOptions],
     ) -> list[list[Hit]]:
-        """Answer many queries, each an image and a text: the hits of each, in order.
+        """Answer many queries, each a `Query` or an image and a text: the hits of each, in order.
 
         Gives the same hits as `search`, in less time: images and texts are encoded in batches, each
         file once, and the index is searched once. For the arguments and errors see `search`.
         """
         settings = SearchSettings(**options)
-        queries = list(queries)
-        questions = self._questions([text for _, text in queries], settings)
+        asked = [one if isinstance(one, Query) else _as_query(*one, options) for one in queries]
+        # Check the arguments before any work.
+        plan = QueryPlan(
+            self.encoder,
+            asked,
+            settings.method,
+            weight=settings.weight,
+            strength=settings.strength,
+        )
         _check_k(k)
-        gallery = self._resolve(settings.index)
-        if not queries:
+        gallery = self._indexes.resolve(settings.index)
+        if not asked:
             return []
-        references = self.references([image for image, _ in queries])
-        unique = {id(reference.encoded): reference for reference in references}
-        rows = {key: row for row, key in enumerate(unique)}
-        reference_index = [rows[id(reference.encoded)] for reference in references]
-        return self._answer(
-            list(unique.values()), reference_index, questions, k, gallery, settings.exact
-        )
+        if isinstance(gallery, Index):
+            gallery = gallery.view  # a state that other threads cannot change
+        images = self._encoded([query.positive_images for query in asked])
+        unlike = self._encoded([query.unwanted_images for query in asked])
+        vectors = plan.vectors(images, unlike)
+        left_out = unlike
+        if settings.method != "mapped":  # there the reference itself is the target
+            left_out = [[*one, *other] for one, other in zip(images, unlike, strict=True)]
+        return self._find(vectors, left_out, k, gallery, settings.exact)
 
-    def _questions(self, texts: Sequence[str], settings: SearchSettings) -> Questions:
-        return self.encoder.questions(
-            settings.method, texts, weight=settings.weight, strength=settings.strength
-        )
+    def _encoded(self, pictures: Sequence[Sequence[Picture]]) -> list[list[Reference]]:
+        """Encode the pictures of each query; those that are references are encoded already."""
+        new = [one for own in pictures for one in own if not isinstance(one, Reference)]
+        fresh = iter(self.references(cast("list[ImageSource]", new)))
+        found = [
+            [one if isinstance(one, Reference) else next(fresh) for one in own] for own in pictures
+        ]
+        for reference in (one for own in found for one in own):
+            self._own(reference)
+        return found
 
-    def _answer(
+    def _find(
         self,
-        references: Sequence[Reference],
-        reference_index: Sequence[int],
-        questions: Questions,
+        vectors: NDArray[np.float32],
+        left_out: Sequence[Sequence[Reference]],
         k: int,
         gallery: GalleryIndex,
         exact: bool | None,
     ) -> list[list[Hit]]:
-        """Answer B questions, each about the reference at its index."""
-        if isinstance(gallery, Index):
-            gallery = gallery.view  # a state that other threads cannot change
-        queries = self.encoder.encode_queries(
-            questions, [reference.encoded for reference in references], reference_index
-        )
-        labels: list[Sequence[int]] = [()] * len(references)
-        hashes: list[Sequence[str]] = [()] * len(references)
-        if questions.method != "mapped":  # there the reference itself is the target
-            labels = [one._same_embedding(gallery, exact).tolist() for one in references]
-            hashes = [() if one.content_hash is None else (one.content_hash,) for one in references]
+        """Return the hits of each of B vectors (B, D), without some references."""
+        labels = [
+            [label for one in own for label in one._same_embedding(gallery, exact).tolist()]
+            for own in left_out
+        ]
+        hashes = [[one.content_hash for one in own if one.content_hash] for own in left_out]
         found = gallery.search(
-            queries,
-            k,
-            exclude_labels=[labels[i] for i in reference_index],
-            exclude_hashes=[hashes[i] for i in reference_index],
-            exact=exact,
+            vectors, k, exclude_labels=labels, exclude_hashes=hashes, exact=exact
         )
         root = gallery.root
         return [
@@ -346,37 +347,6 @@ class Retriever:
             ]
             for neighbours in found
         ]
-
-    def _open(self, path: str | os.PathLike[str]) -> Index:
-        """Return the newest state of an index, opened before or now."""
-        folder = Path(path).absolute()
-        with self._lock:
-            if (index := self._opened.get(folder)) is not None:
-                with contextlib.suppress(ZtcirError):  # deleted or replaced: open it below
-                    index.refresh()
-                    return index
-            index = Index.open(folder, image_tower=self.image_tower)
-            self._opened[folder] = index
-            return index
-
-    def _resolve(self, index: IndexSource | None) -> GalleryIndex:
-        """Return the index to search, open, and made by this image tower."""
-        gallery = self._index if index is None else index
-        if gallery is None:
-            raise ZtcirError(
-                "There is no index to search: build one with "
-                'Retriever.index("photos/", to="photos.ztcir") or `ztcir index photos/`, '
-                "or open one with Retriever.open_index."
-            )
-        if isinstance(gallery, (str, os.PathLike)):
-            gallery = self._open(gallery)
-        if gallery.image_tower != self.image_tower or gallery.dim != self.dim:
-            raise IndexMismatchError(
-                f"The index was made by another image tower ({gallery.image_tower[:12]}, not "
-                f"{self.image_tower[:12]}): index the collection again, or use the bundle that "
-                "made it."
-            )
-        return gallery
 
     def _own(self, reference: Reference) -> EncodedImage:
         owner = reference.retriever
@@ -425,13 +395,10 @@ class Reference:
         **options: Unpack[SearchOptions],
     ) -> list[list[Hit]]:
         """Search with several texts at once; see `Retriever.search`."""
-        settings = SearchSettings(**options)
-        questions = self.retriever._questions(texts, settings)
-        _check_k(k)
-        gallery = self.retriever._resolve(settings.index)
-        return self.retriever._answer(
-            [self], [0] * questions.count, questions, k, gallery, settings.exact
-        )
+        if isinstance(texts, str):
+            raise UsageError("texts must be a list, even for a single text.")
+        queries = [_as_query(self, text, options) for text in texts]
+        return self.retriever.search_many(queries, k, **options)
 
     def encode(
         self,
@@ -464,6 +431,16 @@ class Reference:
         if isinstance(gallery, IndexView):  # which never changes
             self._same = (gallery, same)
         return same
+
+
+def _as_query(image: Picture | Query, text: str, options: SearchOptions) -> Query:
+    """Return the query of an image and a text, which may be a query already."""
+    if isinstance(image, Query):
+        if text:
+            raise UsageError("The text belongs into the Query: Query(image, text).")
+        return image
+    needed = text and options.get("method") not in IMAGE_METHODS
+    return Query(images=[image], texts=[text] if needed else ())
 
 
 def _check_k(k: int) -> None:

@@ -529,7 +529,6 @@ def test_an_unusable_reference_is_a_sentence(
     [
         (("",), ("text",)),
         (("  \n ",), ("text",)),
-        ((), ("text",)),
         (("red", "-k", "0"), ("k must be", "at least 1")),
         (("red", "-k", "-3"), ("k must be", "at least 1")),
         (("red", "-k", "ten"), ("ten",)),

@@ -76,6 +76,8 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
         colour = (40 * number, 255 - 40 * number, 90 * (number % 3))
         Image.new("RGB", (24, 16), colour).save(folder / "photos" / f"{number}.jpg")
     shutil.copy(folder / "photos" / "3.jpg", folder / "ref.jpg")
+    shutil.copy(folder / "photos" / "4.jpg", folder / "other.jpg")
+    (folder / "queries.csv").write_text("id,image,text\na,ref.jpg,make it red\nb,,a dress\n")
     shutil.copytree(folder / "photos", folder / "moved" / "photos")
     (folder / "scans").mkdir()
     Image.new("RGB", (24, 16), "teal").save(folder / "scans" / "scan.jpg")

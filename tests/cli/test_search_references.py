@@ -120,13 +120,86 @@ def test_a_server_that_is_down_is_a_sentence(place: Path) -> None:
     assert "cannot be downloaded" in result.stderr
 
 
-def test_swapped_arguments_are_said(place: Path) -> None:
-    swapped = run("search", "make it red", "ref.png")
-    assert swapped.exit_code == 2
-    assert "ztcir search 'ref.png' 'make it red'" in swapped.stderr
-    image_as_text = run("search", "ref.png", f"photos/{NAMES[1]}")
-    assert image_as_text.exit_code == 2
-    assert "describe in words what should change" in image_as_text.stderr
+def test_images_and_text_may_come_in_any_order(place: Path) -> None:
+    swapped = run("search", "make it red", "ref.png", "--json")
+    assert swapped.exit_code == 0, swapped.stderr
+    usual = run("search", "ref.png", "make", "it", "red", "--json")  # not quoted: one text
+    assert json.loads(swapped.stdout) == json.loads(usual.stdout)
+    both = json.loads(run("search", "ref.png", f"photos/{NAMES[1]}", "--json").stdout)
+    assert both["images"] == ["ref.png", f"photos/{NAMES[1]}"]
+    assert both["texts"] == []
+
+
+def names(result: Result) -> list[str]:
+    assert result.exit_code == 0, result.stderr
+    return [Path(hit["path"]).name for hit in json.loads(result.stdout)["hits"]]
+
+
+def test_words_alone_and_an_image_alone_are_queries(place: Path) -> None:
+    words = run("search", "a red dress", "--json", "-k", "20")
+    assert len(names(words)) == len(NAMES)
+    assert json.loads(words.stdout)["reference"] is None
+    alone = names(run("search", "ref.png", "--json"))
+    assert alone == names(run("search", "ref.png", "--method", "image", "--json"))
+    pages = run("search", "a red dress", "--html", "words.html", "--grid", "words.png")
+    assert pages.exit_code == 0, pages.stderr
+    assert "a red dress" in (place / "words.html").read_text(encoding="utf-8")
+
+
+def test_weights_and_unwanted_things_change_the_answer(place: Path) -> None:
+    both = ("search", "ref.png", f"photos/{NAMES[2]}", "in red", "--json")
+    first = run(*both, "--weights", "9,1,1")
+    second = run(*both, "--weights", "1,9,1")
+    assert names(first) != names(second)
+    assert len(names(run(*both, "--unlike", f"photos/{NAMES[3]}"))) == len(NAMES) - 2
+    without = run("search", "ref.png", "in red", "--not", "stripes", "--json")
+    assert json.loads(without.stdout)["not"] == ["stripes"]
+    plain = run("search", "ref.png", "in red", "--json")
+    assert json.loads(without.stdout)["hits"] != json.loads(plain.stdout)["hits"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "query is empty"),
+        (["--not", "red"], "query is empty"),
+        (["ref.png", "red", "--weights", "1"], "must be 2 numbers"),
+        (["ref.png", "--weights", "x"], "must be 1 numbers"),
+        (["ref.png", "--weights", "-1"], "must be above 0"),
+        (["missing.png", "red"], "missing.png does not exist"),
+        (["red/blue"], "write --image 'red/blue'"),
+        (["red", "--batch", "queries.csv"], "give no others"),
+    ],
+)
+def test_a_wrong_query_is_a_sentence(place: Path, arguments: list[str], sentence: str) -> None:
+    result = run("search", *arguments)
+    assert result.exit_code in (1, 2)
+    assert sentence in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_batch_prints_a_line_for_each_query(place: Path) -> None:
+    (place / "queries.csv").write_text(
+        "id,image,text,not\na,ref.png,in red,\nb,,a shirt,red\nc,missing.png,in red,\nd,,,\n"
+    )
+    result = run("search", "--batch", "queries.csv", "-k", "3")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["id"] for line in lines] == ["a", "b", "c", "d"]
+    assert (
+        lines[0]["hits"]
+        == json.loads(run("search", "ref.png", "in red", "-k", "3", "--json").stdout)["hits"]
+    )
+    assert len(lines[1]["hits"]) == 3
+    assert "missing.png does not exist" in lines[2]["error"]
+    assert "query is empty" in lines[3]["error"]
+    assert result.exit_code == 1
+    assert "2 of 4 queries failed" in result.stderr
+    (place / "good.jsonl").write_text('{"image": ["ref.png", 2], "text": "in red"}\n')
+    assert run("search", "--batch", "good.jsonl").exit_code == 1  # 2 is no image
+    (place / "good.jsonl").write_text('{"image": [["ref.png", 2]], "text": "in red"}\n')
+    good = run("search", "--batch", "good.jsonl", "-k", "3")
+    assert good.exit_code == 0, good.stderr
+    assert json.loads(good.stdout)["hits"] == lines[0]["hits"]
 
 
 def test_a_sheet_that_its_format_cannot_hold_is_refused_before_the_search(place: Path) -> None:

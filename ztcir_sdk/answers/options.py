@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import TypeAlias, TypedDict
+from typing import TypedDict
 
-from ztcir_sdk.index import GalleryIndex
+from ztcir_sdk.index.opened import IndexSource
 
 __all__ = ["IndexSource", "SearchOptions", "SearchSettings"]
-
-IndexSource: TypeAlias = "str | os.PathLike[str] | GalleryIndex"
-"""An index's folder, or an open index."""
 
 
 class SearchOptions(TypedDict, total=False):
@@ -22,7 +18,7 @@ class SearchOptions(TypedDict, total=False):
         method: "composed", the default, uses image and text together. For comparisons: "stage1" is
             the same without the composing adapters; "mapped" and "image" use the image alone, as a
             pseudo-word or by its embedding; "text" uses the text alone; "sum" adds the embeddings
-            of image and text.
+            of image and text. A query of images alone, or of texts alone, needs no method.
         weight: weight of the text in "sum", from 0 (image only) to 1 (text only).
         strength: how much the text counts in "composed" and "stage1", from 0 to 2: 0 finds what is
             similar to the image, 1 is the query as it was trained, and above 1 the query goes on

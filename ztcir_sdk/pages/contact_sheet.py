@@ -57,9 +57,9 @@ class SheetCell:
 
 @dataclass(frozen=True)
 class SheetRow:
-    """A query: its reference (an image or a path), its text, and its hits, best first."""
+    """A query: its reference (an image or a path, if any), its text, and its hits, best first."""
 
-    reference: Picture
+    reference: Picture | None
     text: str
     hits: Sequence[SheetCell]
 
@@ -133,8 +133,10 @@ def _card(row: SheetRow, columns: int, cell: tuple[int, int], width: int) -> Ima
     card = Image.new("RGB", (width, height), _PAGE)
     _stamp(card, (0, 0), card.size, _EDGE, lambda draw, s: _rounded(draw, s, card.size, 0))
     _stamp(card, (0, 0), card.size, _CARD, lambda draw, s: _rounded(draw, s, card.size, 1))
-    _framed(card, row.reference, (_MARGIN, _MARGIN), reference_size, UNKNOWN)
-    text_top = _MARGIN + reference_size[1] + 2 * _FRAME + 10
+    text_top = _MARGIN
+    if row.reference is not None:
+        _framed(card, row.reference, (_MARGIN, _MARGIN), reference_size, UNKNOWN)
+        text_top += reference_size[1] + 2 * _FRAME + 10
     _write(card, text_lines, text_font, _MARGIN, text_top, _INK, reference_width)
 
     arrow_left = _MARGIN + reference_width

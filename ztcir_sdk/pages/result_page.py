@@ -43,12 +43,12 @@ figure:target .close { display: inline; }
 """
 
 
-def result_page(reference: str | Image.Image, text: str, hits: Sequence[Hit]) -> str:
+def result_page(reference: str | Image.Image | None, text: str, hits: Sequence[Hit]) -> str:
     """Return an HTML page of a query and its hits, best first.
 
     Args:
-        reference: the reference image, or its path.
-        text: the modification text; may be empty.
+        reference: the reference image, or its path; None for a search by words alone.
+        text: what was asked for in words; may be empty.
         hits: from a search. An image that no longer exists becomes a grey cell.
     """
     side = LARGE if len(hits) <= MOST_LARGE else SIDE
@@ -62,7 +62,7 @@ def result_page(reference: str | Image.Image, text: str, hits: Sequence[Hit]) ->
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>{_STYLE}</style>
-<header id="top">{_image(reference, SIDE)}
+<header id="top">{"" if reference is None else _image(reference, SIDE)}
 <div><h1>{title}</h1><p>{len(hits)} images, nearest first</p></div></header>
 <ol>
 {cells}

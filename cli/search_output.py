@@ -1,0 +1,121 @@
+"""What `ztcir search` shows of its hits: lines, a sheet, a page."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.output import note, relative_to_here, table, write_file
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ztcir_sdk.index.hit import Hit
+    from ztcir_sdk.modification import UnknownWord
+
+__all__ = ["check_grid", "missing_sentence", "print_hits", "unknown_sentence", "write_pages"]
+
+LARGEST_SIDES = {"WEBP": 16_383, "JPEG": 65_500}
+"""Format -> largest side of an image, in pixels."""
+GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def print_hits(hits: Sequence[Hit], *, print0: bool) -> None:
+    """Print a line for each hit, or only its path and a NUL byte."""
+    if print0:
+        for hit in hits:
+            click.echo(os.fsencode(hit.path) + b"\0", nl=False)
+        return
+    table(
+        ("rank", "score", "image"),
+        [(str(hit.rank), f"{hit.score:.3f}", str(relative_to_here(hit.path))) for hit in hits],
+        header=False,
+    )
+
+
+def unknown_sentence(words: Sequence[UnknownWord]) -> str:
+    """Return which words of a query the model was not trained on."""
+    listed = [
+        f"{one.word!r}" + (f" (did you mean {one.suggestion!r}?)" if one.suggestion else "")
+        for one in words
+    ]
+    return (
+        f"The model was not trained on {', '.join(listed)}: it may ignore or misread "
+        f"{'it' if len(listed) == 1 else 'these words'}."
+    )
+
+
+def missing_sentence(missing: int, found: int, index: Path, root: Path) -> str:
+    """Return what to do about hits whose files are gone."""
+    if not root.is_dir():
+        return (
+            f"{missing} of {found} hits are missing, since {root} does not exist: connect the "
+            f"disk, or name the folder that was moved: `ztcir index --root FOLDER --to {index}`."
+        )
+    return f"{missing} of {found} hits no longer exist: update {index} with `ztcir index`."
+
+
+def check_grid(grid: Path, k: int) -> None:
+    """Refuse a sheet that its format cannot hold, before anything is searched."""
+    from ztcir_sdk.pages.contact_sheet import sheet_height
+
+    if grid.suffix.lower() not in GRID_FORMATS:
+        raise click.BadParameter(
+            f"{grid.name!r} must end in {' or '.join(GRID_FORMATS)}.", param_hint="--grid"
+        )
+    most = LARGEST_SIDES.get(GRID_FORMATS[grid.suffix.lower()])
+    if most is not None and sheet_height(k) > most:
+        raise click.BadParameter(
+            f"A sheet of {k} hits is higher than the {most} pixels that a {grid.suffix} can have: "
+            "write a .png, or ask for fewer hits with -k.",
+            param_hint="--grid",
+        )
+
+
+def write_pages(
+    reference: str | Image.Image | None,
+    text: str,
+    hits: Sequence[Hit],
+    *,
+    grid: Path | None,
+    html: Path | None,
+) -> None:
+    """Write the sheet and the page that are asked for.
+
+    Args:
+        reference: the first reference image or its path; None for a search by words alone.
+        text: what was asked for, in words.
+        hits: the hits.
+        grid: where the sheet goes; its suffix is of `GRID_FORMATS`.
+        html: where the page goes.
+    """
+    if grid is not None:
+        write_file(grid, _grid(reference, text, hits, GRID_FORMATS[grid.suffix.lower()]))
+        note(f"wrote {grid}")
+    if html is not None:
+        from ztcir_sdk.pages.result_page import result_page
+
+        write_file(html, result_page(reference, text, hits).encode())
+        note(f"wrote {html}")
+
+
+def _grid(
+    reference: str | Image.Image | None, text: str, hits: Sequence[Hit], file_format: str
+) -> bytes:
+    from ztcir_sdk.pages.contact_sheet import SheetCell, SheetRow, contact_sheet
+    from ztcir_sdk.pages.thumbnails import thumbnail
+
+    cells = [
+        SheetCell(thumbnail(hit.path) or hit.path, f"{Path(hit.path).name}\n{hit.score:.3f}")
+        for hit in hits
+    ]
+    shown = None if reference is None else thumbnail(reference) or reference
+    sheet = contact_sheet([SheetRow(shown, text, cells)])
+    stream = io.BytesIO()
+    sheet.save(stream, file_format)
+    return stream.getvalue()

@@ -1,0 +1,75 @@
+"""Indexes that a retriever has opened: each once, at its newest state, and made by its tower."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from pathlib import Path
+from typing import TypeAlias
+
+from ztcir_sdk.errors import IndexMismatchError, ZtcirError
+from ztcir_sdk.index.protocol import GalleryIndex
+from ztcir_sdk.index.store import Index
+
+__all__ = ["IndexSource", "OpenIndexes"]
+
+IndexSource: TypeAlias = "str | os.PathLike[str] | GalleryIndex"
+"""An index's folder, or an open index."""
+
+
+class OpenIndexes:
+    """The indexes of one image tower. Threads may share one.
+
+    Attributes:
+        default: the index that is searched where none is named.
+    """
+
+    def __init__(self, image_tower: str, dim: int) -> None:
+        """Accept indexes of this image tower (hex), with vectors of width `dim`."""
+        self.default: GalleryIndex | None = None
+        self._image_tower = image_tower
+        self._dim = dim
+        self._opened: dict[Path, Index] = {}
+        self._lock = threading.Lock()
+
+    def open(self, path: str | os.PathLike[str]) -> Index:
+        """Return the newest state of an index, opened before or now.
+
+        Raises:
+            IndexMismatchError: it was made by another image tower.
+            ZtcirError: there is no index, or it is corrupt.
+        """
+        folder = Path(path).absolute()
+        with self._lock:
+            if (index := self._opened.get(folder)) is not None:
+                with contextlib.suppress(ZtcirError):  # deleted or replaced: open it below
+                    index.refresh()
+                    return index
+            index = Index.open(folder, image_tower=self._image_tower)
+            self._opened[folder] = index
+            return index
+
+    def resolve(self, index: IndexSource | None) -> GalleryIndex:
+        """Return the index to search, open; None is the default one.
+
+        Raises:
+            IndexMismatchError: it was made by another image tower.
+            ZtcirError: there is no index, or it is corrupt.
+        """
+        gallery = self.default if index is None else index
+        if gallery is None:
+            raise ZtcirError(
+                "There is no index to search: build one with "
+                'Retriever.index("photos/", to="photos.ztcir") or `ztcir index photos/`, '
+                "or open one with Retriever.open_index."
+            )
+        if isinstance(gallery, (str, os.PathLike)):
+            gallery = self.open(gallery)
+        if gallery.image_tower != self._image_tower or gallery.dim != self._dim:
+            raise IndexMismatchError(
+                f"The index was made by another image tower ({gallery.image_tower[:12]}, not "
+                f"{self._image_tower[:12]}): index the collection again, or use the bundle that "
+                "made it."
+            )
+        return gallery

@@ -1,0 +1,8 @@
+"""Queries: what is looked for, where it comes from, and the vectors that stand for it."""
+
+from __future__ import annotations
+
+from ztcir_sdk.query.plan import IMAGE_METHODS, QueryPlan
+from ztcir_sdk.query.query import EncodedReference, Picture, Query
+
+__all__ = ["IMAGE_METHODS", "EncodedReference", "Picture", "Query", "QueryPlan"]

@@ -1,0 +1,144 @@
+"""Files of queries: CSV with a column for each part of a query, or JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.query.query import Query
+
+__all__ = ["BatchQuery", "read_batch"]
+
+SEPARATOR = "|"
+"""Between several pictures or texts of one cell of a CSV."""
+FIELDS: Mapping[str, str] = {
+    "image": "images",
+    "images": "images",
+    "reference": "images",
+    "text": "texts",
+    "texts": "texts",
+    "not": "without",
+    "unlike": "unlike",
+}
+"""Column or key -> field of `Query`."""
+
+
+@dataclass(frozen=True)
+class BatchQuery:
+    """One row of a file of queries."""
+
+    id: str
+    """The row's own "id", or its number from 1."""
+    query: Query | None
+    error: str | None = None
+    """Why the row is no query."""
+
+
+def read_batch(path: str | os.PathLike[str]) -> Iterator[BatchQuery]:
+    """Yield the queries of a file, in order.
+
+    A CSV has a header with some of the columns ``id``, ``image``, ``text``, ``not``, ``unlike``; a
+    cell holds several values separated by ``|``. JSON lines (``.jsonl``) have the same keys, whose
+    values are a text, or a list of texts and of pairs of a text and its weight.
+
+    Raises:
+        ZtcirError: the file cannot be read.
+        UsageError: a CSV has no column of a query, or one that is unknown.
+    """
+    file = Path(path)
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ZtcirError(f"{file} is not UTF-8 ({error.reason}): save it as UTF-8.") from error
+    except OSError as error:
+        raise ZtcirError(f"{file} cannot be read ({error.strerror}): check the path.") from error
+    lines = file.suffix.lower() in (".jsonl", ".ndjson", ".json")
+    rows = _json_rows(text) if lines else _csv_rows(text, file)
+    try:
+        for number, row in enumerate(rows, start=1):
+            name = str(number) if row.id is None else row.id
+            try:
+                query = _query(row)
+            except UsageError as error:
+                yield BatchQuery(name, None, str(error))
+            else:
+                yield BatchQuery(name, query)
+    except csv.Error as error:
+        raise UsageError(f"{file} is not a CSV file ({error}): correct it.") from error
+
+
+@dataclass(frozen=True)
+class _Row:
+    id: str | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    """Column or key -> its value."""
+    fault: str = ""
+    """Why the row cannot be used."""
+
+
+def _csv_rows(text: str, file: Path) -> Iterator[_Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    columns = [name.strip().lower() for name in reader.fieldnames or ()]
+    unknown = [name for name in columns if name not in (*FIELDS, "id")]
+    if unknown or not {FIELDS.get(name) for name in columns} & {"images", "texts"}:
+        found = f"the column {unknown[0]!r} is unknown" if unknown else "it has none of them"
+        raise UsageError(
+            f"{file} must have a header with columns of id, image, text, not and unlike: {found}."
+        )
+    reader.fieldnames = columns
+    for row in reader:
+        cells = {key: value for key, value in row.items() if isinstance(key, str) and value}
+        parts = {
+            key: [part.strip() for part in value.split(SEPARATOR) if part.strip()]
+            for key, value in cells.items()
+            if key != "id"
+        }
+        fault = "it has more cells than the header" if len(row) > len(columns) else ""
+        yield _Row(cells.get("id"), parts, fault)
+
+
+def _json_rows(text: str) -> Iterator[_Row]:
+    for line in filter(str.strip, text.splitlines()):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            yield _Row(fault=f"it is not JSON ({error})")
+            continue
+        if not isinstance(row, dict):
+            yield _Row(fault="it is no JSON object")
+            continue
+        own = row.pop("id", None)
+        yield _Row(None if own is None else str(own), row)
+
+
+def _query(row: _Row) -> Query:
+    if row.fault:
+        _refuse(row.fault)
+    fields: dict[str, list[Any]] = {}
+    for key, value in row.parts.items():
+        if key not in FIELDS:
+            _refuse(f"its key {key!r} is none of id, image, text, not and unlike")
+        values = value if isinstance(value, list) else [value]
+        fields.setdefault(FIELDS[key], []).extend(_value(one, key) for one in values)
+    return Query(**fields)
+
+
+def _value(value: Any, key: str) -> Any:
+    """Return a text, or a pair of a text and a weight."""
+    pair = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+    if pair and isinstance(value[1], (int, float)) and FIELDS[key] in ("images", "texts"):
+        return (value[0], value[1])
+    if not isinstance(value, str):
+        _refuse(f"{key} must be a text, or a list of texts and of pairs [text, weight]")
+    return value
+
+
+def _refuse(why: str) -> NoReturn:
+    raise UsageError(f"The row cannot be used, since {why}: correct it.")

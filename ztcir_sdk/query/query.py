@@ -1,0 +1,162 @@
+"""What a user looks for: pictures, words, their weights, and what is not wanted."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
+
+from ztcir_sdk.decoding import ImageSource
+from ztcir_sdk.encoder import EncodedImage
+from ztcir_sdk.errors import UsageError
+
+__all__ = ["EncodedReference", "Picture", "Query", "Weighted"]
+
+
+class EncodedReference(Protocol):
+    """A reference that is encoded already: `ztcir_sdk.Reference`."""
+
+    encoded: EncodedImage
+    content_hash: str | None
+
+
+Picture: TypeAlias = "ImageSource | EncodedReference"
+"""An image, or a reference that is encoded already."""
+
+
+Images: TypeAlias = (
+    "Picture | tuple[Picture, float] | Sequence[Picture | tuple[Picture, float]] | None"
+)
+"""One picture or several, each with a weight or without."""
+
+Texts: TypeAlias = "str | tuple[str, float] | Sequence[str | tuple[str, float]] | None"
+"""One text or several, each with a weight or without."""
+
+
+class Weighted(NamedTuple):
+    """A picture or a text, with its weight among those of its kind."""
+
+    value: Any
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to look for: pictures, words, and what is not wanted.
+
+    - A picture and words: pictures like it, changed as the words say.
+    - Pictures alone: similar pictures. Words alone: pictures that show it.
+    - Several of a kind count by their weights. With pictures and words, every picture is changed by
+      every text, and each pair counts by the product of its weights.
+
+    One picture or text may stand by itself, and a pair ``(value, weight)`` gives it a weight::
+
+        Query("shirt.jpg", "make it red")
+        Query(images=["shirt.jpg", ("coat.jpg", 0.5)], texts="in blue", without="stripes")
+
+    Attributes:
+        images: reference images, each an image, a `Reference`, or a pair of it and its weight.
+        texts: modification texts, each a text or a pair of it and its weight.
+        without: texts of what the hits shall not show.
+        unlike: images that the hits shall not be like.
+
+    Raises:
+        UsageError: there is neither an image nor a text, a text is empty, or a weight is no
+            positive number.
+    """
+
+    images: Images = ()
+    texts: Texts = ()
+    without: str | Sequence[str] | None = ()
+    unlike: Picture | Sequence[Picture] | None = ()
+
+    def __post_init__(self) -> None:
+        for name, of_texts in (("images", False), ("texts", True)):
+            values = _listed(getattr(self, name), texts=of_texts)
+            weighted = tuple(_weighted(value, name) for value in values)
+            object.__setattr__(self, name, weighted)
+        for name, of_texts in (("without", True), ("unlike", False)):
+            object.__setattr__(self, name, _listed(getattr(self, name), texts=of_texts))
+        if not self.images and not self.texts:
+            raise UsageError("The query is empty: give an image, a text, or both.")
+        for name, texts in (("text", self.positive_texts), ("unwanted text", self.unwanted_texts)):
+            for text in texts:
+                _check_text(text, name)
+
+    @property
+    def weighted_images(self) -> Sequence[Weighted]:
+        """The reference images with their weights."""
+        return cast("Sequence[Weighted]", self.images)
+
+    @property
+    def weighted_texts(self) -> Sequence[Weighted]:
+        """The modification texts with their weights."""
+        return cast("Sequence[Weighted]", self.texts)
+
+    @property
+    def positive_images(self) -> list[Picture]:
+        """The reference images."""
+        return [image for image, _ in self.weighted_images]
+
+    @property
+    def positive_texts(self) -> list[str]:
+        """The modification texts."""
+        return [text for text, _ in self.weighted_texts]
+
+    @property
+    def unwanted_texts(self) -> Sequence[str]:
+        """What the hits shall not show."""
+        return cast("Sequence[str]", self.without)
+
+    @property
+    def unwanted_images(self) -> Sequence[Picture]:
+        """What the hits shall not be like."""
+        return cast("Sequence[Picture]", self.unlike)
+
+
+def _check_text(text: object, name: str) -> None:
+    if not isinstance(text, str):
+        raise UsageError(f"A {name} must be a str, not {type(text).__name__}.")
+    if not text.strip():
+        raise UsageError(
+            f"The {name} {text!r} is empty: describe what should change, or leave it out to find "
+            "similar images."
+        )
+
+
+def _listed(values: Any, *, texts: bool) -> tuple[Any, ...]:
+    """Return several values as a tuple; one value by itself is the only one."""
+    if values is None:
+        return ()
+    if _is_pair(values) or isinstance(values, str):
+        return (values,)
+    if isinstance(values, Sequence) and not isinstance(values, (bytes, bytearray)):
+        return tuple(values)
+    if texts:
+        raise UsageError(f"Texts must be a str or a list, not {type(values).__name__}.")
+    return (values,)
+
+
+def _is_pair(value: Any) -> bool:
+    """Return whether a value is one with its weight."""
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and isinstance(value[1], (int, float))
+        and not isinstance(value[1], bool)
+    )
+
+
+def _weighted(value: Any, name: str) -> Weighted:
+    if not _is_pair(value):
+        return Weighted(value)
+    weight = float(value[1])
+    if not (math.isfinite(weight) and weight > 0):
+        what = os.fspath(value[0]) if isinstance(value[0], (str, os.PathLike)) else "one"
+        raise UsageError(
+            f"The weight of {what!r} in {name} must be above 0, not {value[1]}: name what is not "
+            "wanted in without or unlike."
+        )
+    return Weighted(value[0], weight)
