@@ -26,10 +26,12 @@ from cli.search_output import (
     unknown_sentence,
     write_pages,
 )
+from cli.search_trail import search_on
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
 from ztcir_sdk.names import METHODS, TEXT_METHODS
 
 if TYPE_CHECKING:
+    from ztcir_sdk.answers import SearchOptions
     from ztcir_sdk.index.hit import Hit
     from ztcir_sdk.query import Query
     from ztcir_sdk.retriever import Retriever
@@ -95,6 +97,15 @@ BATCH = 64
 @strength_option
 @weight_option
 @click.option(
+    "--then",
+    "changes",
+    type=(str, str),
+    multiple=True,
+    metavar="HIT TEXT",
+    help="Go on from HIT, the rank or path of a hit, and also ask TEXT; the image and the text "
+    "before it still count. May be repeated: each goes on from the hits of the one before.",
+)
+@click.option(
     "--grid",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="OUT.png",
@@ -131,6 +142,7 @@ def search(
     method: str,
     strength: float | None,
     weight: float | None,
+    changes: Sequence[tuple[str, str]],
     grid: Path | None,
     html: Path | None,
     allow_url: bool,
@@ -152,6 +164,7 @@ def search(
       ztcir search ref.jpg other.jpg "for women" --weights 2,1,1
       ztcir search ref.jpg "in blue" --unlike other.jpg -k 5 --html hits.html
       ztcir search ref.jpg "make it red" --strength 0.6
+      ztcir search ref.jpg "make it red" --then 2 "for women"
       ztcir search --batch queries.csv
       ztcir search ref.jpg "make it red" -0
     """
@@ -161,7 +174,7 @@ def search(
         check_grid(grid, k)
     options: dict[str, Any] = {"k": k, "method": method, "strength": strength, "weight": weight}
     if batch is not None:
-        if asked or images or texts or without or unlike or grid or html or print0:
+        if asked or images or texts or without or unlike or changes or grid or html or print0:
             raise click.UsageError("--batch takes its queries from the file: give no others.")
         where = default_index_path() if index is None else index
         _answer_batch(batch, where, engine.retriever(), options)
@@ -171,8 +184,23 @@ def search(
     query = request.query(sources, weights)
     where = default_index_path() if index is None else index
     retriever = engine.retriever()
-    hits = retriever.search(query, index=where, **options)
-    read = " ".join([*request.texts, *request.without]) if method in TEXT_METHODS else ""
+    picked: list[str] = []
+    if changes:
+        one_of_each = (len(request.images), len(request.texts)) == (1, 1)
+        if weights or without or unlike or not one_of_each:
+            raise click.UsageError("--then goes on from a search with one IMAGE and one TEXT.")
+        image, [text] = sources[request.images[0]], request.texts
+        settings: SearchOptions = {
+            "index": where,
+            "method": method,
+            "strength": strength,
+            "weight": weight,
+        }
+        hits, picked = search_on(retriever, image, text, k, changes, settings)
+    else:
+        hits = retriever.search(query, index=where, **options)
+    wishes = [wish for _, wish in changes]
+    read = " ".join([*request.texts, *request.without, *wishes]) if method in TEXT_METHODS else ""
     unknown = retriever.unknown_words(read)
     if unknown:
         note(unknown_sentence(unknown))
@@ -182,7 +210,8 @@ def search(
 
         shown = sources[request.images[0]] if request.images else None
         reference = shown if shown is None or isinstance(shown, str) else load_image(shown)
-        write_pages(reference, request.sentence, hits, grid=grid, html=html)
+        sentence = ", then ".join([request.sentence, *wishes])
+        write_pages(reference, sentence, hits, grid=grid, html=html)
     if as_json:
         emit_json(
             {
@@ -194,6 +223,9 @@ def search(
                 "unlike": request.unlike,
                 "method": method,
                 "strength": strength,
+                "then": [
+                    {"hit": path, "text": wish} for path, wish in zip(picked, wishes, strict=True)
+                ],
                 "index": str(where.absolute()),
                 "bundle": retriever.bundle.name,
                 "hits": [hit.to_dict() for hit in hits],

@@ -23,7 +23,13 @@ from ztcir_sdk.bundle.graph_source import (
 )
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.errors import UsageError, ZtcirError, check_choice
-from ztcir_sdk.modification import check_strength, move_queries
+from ztcir_sdk.modification import (
+    MOST_FORMER,
+    check_strength,
+    join_texts,
+    mix_queries,
+    move_queries,
+)
 from ztcir_sdk.names import (
     IMAGE_ENCODER,
     METHODS,
@@ -51,6 +57,31 @@ class EncodedImage:
     """Patch features (N, d_v); None in a bundle without a token learner."""
     learned: Mapping[str, NDArray[np.float32]] | None = field(default=None, repr=False)
     """Outputs of the token learner, by name. Two threads may both set it, to equal values."""
+    former: tuple[FormerImage, ...] = ()
+    """The images that it was refined from, oldest first; see `ztcir_sdk.Reference.refine`."""
+
+    def after(self, image: EncodedImage, asked: str | None) -> EncodedImage:
+        """Return this image as one that was picked among the hits of another.
+
+        Args:
+            image: the image before it.
+            asked: what was asked of `image`; None if it is not known, so that neither `image` nor
+                those before it can help.
+        """
+        if asked is None:
+            return replace(self, former=())
+        former = [FormerImage(one.image, join_texts(one.asked, asked)) for one in image.former]
+        former.append(FormerImage(replace(image, former=()), asked))
+        return replace(self, former=tuple(former[-MOST_FORMER:]))
+
+
+@dataclass(frozen=True, eq=False)
+class FormerImage:
+    """An image before the last one of a trail."""
+
+    image: EncodedImage
+    asked: str
+    """Everything that was asked of it, and of those after it but the last."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +97,10 @@ class Questions:
     """Weight of the text in "sum", from 0 to 1."""
     strength: float = 1.0
     """How far the text moves the query from the image; see `ztcir_sdk.modification.strength`."""
+    texts: Sequence[str] = ()
+    """The texts."""
+    template: str = ""
+    """Prompt template, if the method has one."""
 
 
 class Encoder:
@@ -254,17 +289,17 @@ class Encoder:
 
         texts = _as_list(texts)
         prompts: list[list[int]] | None = None
+        template = prompt or manifest.prompts.get(method, "")
         if method in ("text", "sum"):
             prompts = [self.tokenizer.encode(text) for text in texts]
         elif method != "image":
-            template, tokens = prompt or manifest.prompts[method], manifest.placeholder.tokens
-            prompts = [
-                self.tokenizer.encode_prompt(
-                    template, None if method == "mapped" else text, n_tokens=tokens
-                )
-                for text in texts
-            ]
-        return Questions(method, len(texts), prompts, weight, strength)
+            asked = [None if method == "mapped" else text for text in texts]
+            prompts = self._prompts(template, asked)
+        return Questions(method, len(texts), prompts, weight, strength, texts, template)
+
+    def _prompts(self, template: str, texts: Sequence[str | None]) -> list[list[int]]:
+        tokens = self.bundle.manifest.placeholder.tokens
+        return [self.tokenizer.encode_prompt(template, text, n_tokens=tokens) for text in texts]
 
     def encode_queries(
         self, questions: Questions, references: Sequence[EncodedImage], reference_index: ArrayLike
@@ -299,8 +334,36 @@ class Encoder:
             mixed = (1 - questions.weight) * image + questions.weight * text
             return self._normalised(mixed, TEXT_ENCODER)
         scale = 1.0 if questions.method == "composed" else 0.0
-        queries = self._run_text_encoder(questions.prompts, references, index, scale)
+        if questions.method in PROMPTED_METHODS and any(references[i].former for i in index):
+            queries = self._run_with_former(questions, references, index, scale)
+        else:
+            queries = self._run_text_encoder(questions.prompts, references, index, scale)
         return move_queries(self._embeddings(references, index), queries, questions.strength)
+
+    def _run_with_former(
+        self,
+        questions: Questions,
+        references: Sequence[EncodedImage],
+        index: NDArray[np.int64],
+        scale: float,
+    ) -> NDArray[np.float32]:
+        """Compose references, and the images that they were refined from, in one run."""
+        template, tokens = questions.template, self.bundle.manifest.placeholder.tokens
+        former = [
+            (row, one, joined)
+            for row, text in enumerate(questions.texts)
+            for one in reversed(references[index[row]].former)
+            if self.tokenizer.fits(template, joined := join_texts(one.asked, text), n_tokens=tokens)
+        ]
+        images = [*references, *(one.image for _, one, _ in former)]
+        prompts = [
+            *(questions.prompts or []),
+            *self._prompts(template, [text for _, _, text in former]),
+        ]
+        rows = np.concatenate([index, np.arange(len(references), len(images))])
+        queries = self._run_text_encoder(prompts, images, rows, scale)
+        own = questions.count
+        return mix_queries(queries[:own], queries[own:], [row for row, _, _ in former])
 
     def _run_image_encoder(
         self, graph: Graph, images: list[ImageSource], outputs: list[str]

@@ -5,15 +5,16 @@ They only compose the encoder, the index and the indexing of collections.
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ztcir_sdk.answers import IndexSource, SearchOptions, SearchSettings
+from ztcir_sdk.answers import IndexSource, SearchOptions, SearchSettings, check_k
 from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder import EncodedImage, Encoder
@@ -22,11 +23,12 @@ from ztcir_sdk.gallery import IndexOptions, IndexReport, build_index
 from ztcir_sdk.index import GalleryIndex, Index, IndexView
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.index.opened import OpenIndexes
-from ztcir_sdk.modification import UnknownWord
-from ztcir_sdk.query import IMAGE_METHODS, Picture, Query, QueryPlan
+from ztcir_sdk.modification import UnknownWord, join_texts
+from ztcir_sdk.names import TEXT_METHODS
+from ztcir_sdk.query import Picture, Query, QueryPlan, as_query
 from ztcir_sdk.reference_cache import ReferenceCache, encode_references, reference_bytes
 from ztcir_sdk.settings import RetrieverOptions, RetrieverSettings
-from ztcir_sdk.sources import Source
+from ztcir_sdk.sources import Source, image_exists
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` from Python 3.11
@@ -171,7 +173,8 @@ class Retriever:
 
         Args:
             references: R reference images, from `references`.
-            texts: B modification texts; "mapped" and "image" ignore their content.
+            texts: B modification texts, to which no reference's `wish` is added; "mapped" and
+                "image" ignore their content.
             reference_index: (B,) integers from 0 to R - 1.
             method: see `search`.
             weight: see `search`.
@@ -272,7 +275,7 @@ class Retriever:
             IndexMismatchError: the index was made by another image tower.
             ZtcirError: there is no index, or the bundle cannot answer the method.
         """
-        query = _as_query(image, text, options)
+        query = as_query(image, text, options.get("method"))
         [hits] = self.search_many([query], k, **options)
         return hits
 
@@ -288,16 +291,13 @@ class Retriever:
         file once, and the index is searched once. For the arguments and errors see `search`.
         """
         settings = SearchSettings(**options)
-        asked = [one if isinstance(one, Query) else _as_query(*one, options) for one in queries]
+        method = settings.method
+        asked = [one if isinstance(one, Query) else as_query(*one, method) for one in queries]
         # Check the arguments before any work.
         plan = QueryPlan(
-            self.encoder,
-            asked,
-            settings.method,
-            weight=settings.weight,
-            strength=settings.strength,
+            self.encoder, asked, method, weight=settings.weight, strength=settings.strength
         )
-        _check_k(k)
+        check_k(k)
         gallery = self._indexes.resolve(settings.index)
         if not asked:
             return []
@@ -307,9 +307,15 @@ class Retriever:
         unlike = self._encoded([query.unwanted_images for query in asked])
         vectors = plan.vectors(images, unlike)
         left_out = unlike
-        if settings.method != "mapped":  # there the reference itself is the target
+        if method != "mapped":  # there the reference itself is the target
             left_out = [[*one, *other] for one, other in zip(images, unlike, strict=True)]
-        return self._find(vectors, left_out, k, gallery, settings.exact)
+        found = self._find(vectors, left_out, k, gallery, settings.exact)
+        used = method in TEXT_METHODS
+        texts = [join_texts(*query.positive_texts) if used else "" for query in asked]
+        return [
+            [replace(hit, asked=text) for hit in hits]
+            for hits, text in zip(found, texts, strict=True)
+        ]
 
     def _encoded(self, pictures: Sequence[Sequence[Picture]]) -> list[list[Reference]]:
         """Encode the pictures of each query; those that are references are encoded already."""
@@ -335,7 +341,7 @@ class Retriever:
             [label for one in own for label in one._same_embedding(gallery, exact).tolist()]
             for own in left_out
         ]
-        hashes = [[one.content_hash for one in own if one.content_hash] for own in left_out]
+        hashes = [[file for one in own for file in one._content_hashes()] for own in left_out]
         found = gallery.search(
             vectors, k, exclude_labels=labels, exclude_hashes=hashes, exact=exact
         )
@@ -362,15 +368,25 @@ class Reference:
         retriever: the retriever that encoded it, and searches.
         encoded: its encoding.
         content_hash: SHA-256 (hex) of its file; None for an array or a PIL image.
+        wish: what `refine` asked of it; every search asks it, too.
+        former: the references that it was refined from, oldest first.
     """
 
     def __init__(
-        self, retriever: Retriever, encoded: EncodedImage, content_hash: str | None
+        self,
+        retriever: Retriever,
+        encoded: EncodedImage,
+        content_hash: str | None,
+        *,
+        wish: str = "",
+        former: tuple[Reference, ...] = (),
     ) -> None:
-        """Use `Retriever.reference`."""
+        """Use `Retriever.reference`, and `refine`."""
         self.retriever = retriever
         self.encoded = encoded
         self.content_hash = content_hash
+        self.wish = wish
+        self.former = former
         self._same: tuple[GalleryIndex, NDArray[np.int64]] | None = None
 
     @property
@@ -378,26 +394,64 @@ class Reference:
         """v, the embedding of the image: (D,) float32, L2-normalised."""
         return self.encoded.embedding
 
-    def search(
-        self,
-        text: str = "",
-        k: int = 10,
-        **options: Unpack[SearchOptions],
-    ) -> list[Hit]:
+    def refine(
+        self, hit: Hit | ImageSource, text: str = "", *, asked: str | None = None
+    ) -> Reference:
+        """Go on from a hit with a further change, and keep what was asked before.
+
+        The new reference stands for the hit's image. Its searches ask for `text` and for their own
+        text. With "composed" and "stage1" each image before it is composed with all that was asked
+        of it and since (`ztcir_sdk.modification.trail`). Other methods use the hit's image alone.
+        No image of the trail is among the hits::
+
+            hits = reference.search("make it red")
+            hits = reference.refine(hits[0], "for women").search()
+
+        Args:
+            hit: a hit of this reference's search; or an image (see `Retriever.reference`), or the
+                path of an item of the default index.
+            text: the further change; it may also be left to `search`.
+            asked: the text that `hit` was found with. A `Hit` knows it. If it is not known, only
+                the hit's image is used.
+
+        Raises:
+            ImageError: the image cannot be used.
+        """
+        if asked is None and isinstance(hit, Hit):
+            asked = hit.asked  # with this reference's own wish
+        elif asked is not None:
+            asked = join_texts(self.wish, asked)
+        picked = self.retriever.reference(self._image_of(hit))
+        return Reference(
+            self.retriever,
+            picked.encoded.after(self.encoded, asked),
+            picked.content_hash,
+            wish=text,
+            former=(*self.former, self),
+        )
+
+    def _image_of(self, hit: Hit | ImageSource) -> ImageSource:
+        """Return the image of a hit, which may be the path of an item of the default index."""
+        if isinstance(hit, Hit):
+            return hit.path
+        index = self.retriever.current_index
+        if isinstance(hit, (str, os.PathLike)) and isinstance(index, Index):
+            item = None if image_exists(Path(hit)) else index.by_path(Path(hit).as_posix())
+            return hit if item is None else index.root / item.path
+        return hit
+
+    def search(self, text: str = "", k: int = 10, **options: Unpack[SearchOptions]) -> list[Hit]:
         """Search with one text; see `Retriever.search`."""
         [hits] = self.search_many([text], k, **options)
         return hits
 
     def search_many(
-        self,
-        texts: Sequence[str],
-        k: int = 10,
-        **options: Unpack[SearchOptions],
+        self, texts: Sequence[str], k: int = 10, **options: Unpack[SearchOptions]
     ) -> list[list[Hit]]:
         """Search with several texts at once; see `Retriever.search`."""
         if isinstance(texts, str):
             raise UsageError("texts must be a list, even for a single text.")
-        queries = [_as_query(self, text, options) for text in texts]
+        queries = [as_query(self, self._with_wish(text), options.get("method")) for text in texts]
         return self.retriever.search_many(queries, k, **options)
 
     def encode(
@@ -413,14 +467,24 @@ class Reference:
         Raises:
             UsageError, ZtcirError: as in `Retriever.search`.
         """
-        [query] = self.retriever.encode_queries([self], [text], [0], method, weight, strength)
+        texts = [self._with_wish(text)]
+        [query] = self.retriever.encode_queries([self], texts, [0], method, weight, strength)
         return cast("NDArray[np.float32]", query)
 
+    def _with_wish(self, text: str) -> str:
+        """Return a text after what `refine` asked."""
+        return join_texts(self.wish, text) if self.wish else text
+
+    def _content_hashes(self) -> list[str]:
+        """Return the hashes of its file and of those of the former references."""
+        return [one.content_hash for one in (*self.former, self) if one.content_hash is not None]
+
     def _same_embedding(self, gallery: GalleryIndex, exact: bool | None) -> NDArray[np.int64]:
-        """Return the labels of images that have the same embedding."""
+        """Return the labels of images that have its embedding, or that of a former reference."""
         known = self._same
         if known is not None and known[0] is gallery:
             return known[1]
+        earlier = [one._same_embedding(gallery, exact) for one in self.former[-1:]]
         k = 8
         while True:
             [(labels, scores)] = gallery.search(self.embedding[None], k, exact=exact)
@@ -428,25 +492,7 @@ class Reference:
             if len(same) < k:
                 break
             k *= 8
+        same = np.concatenate([same, *earlier])
         if isinstance(gallery, IndexView):  # which never changes
             self._same = (gallery, same)
         return same
-
-
-def _as_query(image: Picture | Query, text: str, options: SearchOptions) -> Query:
-    """Return the query of an image and a text, which may be a query already."""
-    if isinstance(image, Query):
-        if text:
-            raise UsageError("The text belongs into the Query: Query(image, text).")
-        return image
-    needed = text and options.get("method") not in IMAGE_METHODS
-    return Query(images=[image], texts=[text] if needed else ())
-
-
-def _check_k(k: int) -> None:
-    try:
-        number = operator.index(k)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(k, bool):
-        raise UsageError(f"k must be a whole number of at least 1, not {k!r}.")

@@ -219,6 +219,23 @@ class Tokenizer:
         start = [] if self.sot is None else [self.sot]
         return [*start, *(token for ids in encoded for token in ids), self.eot]
 
+    def fits(self, template: str, text: str, *, n_tokens: int = 1) -> bool:
+        """Return whether a prompt fits into the context, so that its text is not cut.
+
+        Args:
+            template: see `encode_prompt`.
+            text: the text for ``{text}``.
+            n_tokens: number of pseudo-words of a placeholder.
+        """
+        tokens = 1 if self.sot is None else 2
+        for piece in _split_template(template):
+            if piece == PLACEHOLDER_MARK:
+                tokens += n_tokens
+            else:
+                words = text if piece == TEXT_SLOT else piece
+                tokens += len(self._encode_words(words, first=False))
+        return tokens <= self.context_length
+
     def pad(self, sequences: Iterable[Sequence[int]]) -> NDArray[np.int64]:
         """Stack encoded texts or prompts into (B, T) int64, padded with `pad_id`.
 

@@ -388,6 +388,29 @@ def test_search_moves_the_query_by_the_strength(indexed: Path, bundle: Path) -> 
     assert json.loads(run(*command).stdout)["strength"] is None
 
 
+def test_search_goes_on_from_hits_with_further_changes(indexed: Path, bundle: Path) -> None:
+    reference = Retriever(bundle, index="photos.ztcir").reference("photos/03.png")
+    first = reference.search("in red", 7)[6]
+    refined = reference.refine(first, "for women")
+    second = refined.search()[1]
+    expected = refined.refine(second, "long").search(k=3, strength=0.8)
+    command = ("search", "photos/03.png", "in red", "-k", 3, "--bundle", bundle, "--strength", 1)
+    answers = []
+    for hit in (7, first.path, Path(first.path).relative_to(indexed)):
+        then = ("--then", hit, "for women", "--then", 2, "long")
+        answers.append(json.loads(run(*command, *then, "--json").stdout))
+    assert answers[0]["then"] == [
+        {"hit": first.path, "text": "for women"},
+        {"hit": second.path, "text": "long"},
+    ]
+    trained = refined.refine(second, "long").search(k=3)
+    for answer in answers:
+        assert answer["hits"] == [hit.to_dict() for hit in trained]
+    weaker = json.loads(run(*command[:-1], 0.8, *then, "--json").stdout)
+    assert len(weaker["hits"]) == len(expected) == 3
+    assert json.loads(run(*command, "--json").stdout)["then"] == []
+
+
 def test_search_notes_words_that_the_model_was_not_trained_on(
     indexed: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -535,6 +558,11 @@ def test_an_unusable_reference_is_a_sentence(
         (("red", "--method", "magic"), ("magic",)),
         (("red", "--weight", "0.5"), ("weight",)),
         (("red", "--method", "sum", "--weight", "7"), ("weight", "from 0 to 1")),
+        (("red", "--then", "99", "long"), ("no hit 99", "only 11")),
+        (("red", "--then", "0", "long"), ("rank 1, not 0",)),
+        (("red", "--then", "1", " "), ("text", "empty")),
+        (("red", "-k", "0", "--then", "1", "long"), ("k must be", "at least 1")),
+        (("red", "--method", "sum", "--then", "1", "long"), ("--then", "composed or stage1")),
         (("red", "--strength", "2.5"), ("strength", "to 2", "2.5")),
         (("red", "--method", "sum", "--strength", "1"), ("strength", "use weight")),
         (("red", "--device", "toaster"), ("toaster",)),

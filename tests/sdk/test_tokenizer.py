@@ -212,3 +212,18 @@ class TestLoading:
             Tokenizer.from_file(tokenizer_file, context_length=77, pad_to=64)
         with pytest.raises(UsageError, match="context_length"):
             Tokenizer.from_file(tokenizer_file, context_length=2)
+
+
+@given(
+    text=st.lists(st.sampled_from(["red", "extraordinarily", "$", "été", "x1"]), max_size=90).map(
+        " ".join
+    ),
+    n_tokens=st.integers(1, 4),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_text_fits_if_it_is_not_cut(tokenizer: Tokenizer, text: str, n_tokens: int) -> None:
+    assume(text)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tokenizer.encode_prompt(TEMPLATE, text, n_tokens=n_tokens)
+    assert tokenizer.fits(TEMPLATE, text, n_tokens=n_tokens) == (not caught)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ztcir_sdk.answers.options import IndexSource, SearchOptions, SearchSettings
+from ztcir_sdk.answers.options import IndexSource, SearchOptions, SearchSettings, check_k
 
-__all__ = ["IndexSource", "SearchOptions", "SearchSettings"]
+__all__ = ["IndexSource", "SearchOptions", "SearchSettings", "check_k"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TypedDict
 
+from ztcir_sdk.errors import UsageError
 from ztcir_sdk.index.opened import IndexSource
 
-__all__ = ["IndexSource", "SearchOptions", "SearchSettings"]
+__all__ = ["IndexSource", "SearchOptions", "SearchSettings", "check_k"]
 
 
 class SearchOptions(TypedDict, total=False):
@@ -43,3 +45,17 @@ class SearchSettings:
     weight: float | None = None
     strength: float | None = None
     exact: bool | None = None
+
+
+def check_k(k: int) -> None:
+    """Check a number of hits.
+
+    Raises:
+        UsageError: it is no whole number of at least 1.
+    """
+    try:
+        number = operator.index(k)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(k, bool):
+        raise UsageError(f"k must be a whole number of at least 1, not {k!r}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class Hit:
     """1 for the nearest."""
     metadata: dict[str, Any] | None = None
     """The image's JSON object in the index, if it has one."""
+    asked: str | None = field(default=None, repr=False, compare=False)
+    """Modification text that it was found with; `Reference.refine` keeps it. Not in `to_dict`."""
 
     @classmethod
     def from_item(cls, item: Item, root: Path, score: float, rank: int) -> Hit:
@@ -32,4 +34,6 @@ class Hit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        del values["asked"]
+        return values

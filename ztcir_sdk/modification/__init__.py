@@ -1,8 +1,18 @@
-"""The modification text of a query: how much it counts, and which of its words are known."""
+"""The modification text of a query: how much it counts, several of them, known words."""
 
 from __future__ import annotations
 
 from ztcir_sdk.modification.strength import check_strength, move_queries
+from ztcir_sdk.modification.trail import MOST_FORMER, join_texts, mix_queries
 from ztcir_sdk.modification.vocabulary import UnknownWord, Vocabulary, words_of
 
-__all__ = ["UnknownWord", "Vocabulary", "check_strength", "move_queries", "words_of"]
+__all__ = [
+    "MOST_FORMER",
+    "UnknownWord",
+    "Vocabulary",
+    "check_strength",
+    "join_texts",
+    "mix_queries",
+    "move_queries",
+    "words_of",
+]

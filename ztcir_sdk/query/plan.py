@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from ztcir_sdk.encoder import Encoder, Questions
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.names import PROMPTED_METHODS
-from ztcir_sdk.query.query import EncodedReference, Query, Weighted
+from ztcir_sdk.query.query import EncodedReference, Picture, Query, Weighted
 from ztcir_sdk.query.unwanted import without_unwanted
 
-__all__ = ["QueryPlan"]
+__all__ = ["QueryPlan", "as_query"]
 
 IMAGE_METHODS = ("image", "mapped")
 """Methods that use the image alone."""
@@ -136,3 +136,13 @@ def _method_of(query: Query, method: str) -> str:
     if method in IMAGE_METHODS:
         raise UsageError(f"The method {method!r} needs an image: give a reference image.")
     return "text"
+
+
+def as_query(image: Picture | Query, text: str, method: str | None = None) -> Query:
+    """Return the query of an image and a text, which may be a query already."""
+    if isinstance(image, Query):
+        if text:
+            raise UsageError("The text belongs into the Query: Query(image, text).")
+        return image
+    needed = text and method not in IMAGE_METHODS
+    return Query(images=[image], texts=[text] if needed else ())
