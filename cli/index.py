@@ -9,6 +9,7 @@ import click
 
 from cli.options import Command, Engine, as_json, output_option, with_engine
 from cli.output import emit_json, note, print_line, progress_bar
+from ztcir_sdk.names import STORAGES
 from ztcir_sdk.path_patterns import expand_paths
 
 __all__ = ["index"]
@@ -54,6 +55,12 @@ __all__ = ["index"]
     "filename or id; '' for none.",
 )
 @click.option(
+    "--storage",
+    type=click.Choice(STORAGES),
+    help="How vectors are stored: f32 keeps every bit (the default at first); f16 and i8 take half "
+    "the space, and i8 is searched fastest. An existing index is converted.",
+)
+@click.option(
     "--add", is_flag=True, help="Add SOURCE to an index of other folders, which stay in it."
 )
 @click.option(
@@ -77,6 +84,7 @@ def index(
     default_excludes: bool | None,
     video_every: float | None,
     metadata: str | None,
+    storage: str | None,
     add: bool,
     root: Path | None,
     prune: bool,
@@ -119,6 +127,7 @@ def index(
             default_excludes=default_excludes,
             video_every=video_every,
             metadata=metadata,
+            storage=storage,
             add=add,
             prune=prune,
         )

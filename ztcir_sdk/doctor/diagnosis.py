@@ -13,9 +13,10 @@ from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.doctor.findings import Diagnosis
 from ztcir_sdk.doctor.runtime import check_gpu, check_runtime
 from ztcir_sdk.environment import describe_machine
-from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.errors import ZtcirError, install_hint
 from ztcir_sdk.index import Index
 from ztcir_sdk.index.default import default_index_path
+from ztcir_sdk.index.graph import can_use_graphs, graph_notes
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.runtime.cores import available_cores
 from ztcir_sdk.sources import image_exists, printable
@@ -107,7 +108,29 @@ def _check_index(
     except ZtcirError as error:
         diagnosis.add("index", "problem", f"{where} cannot be searched", str(error))
         return
+    for sentence in index.verify():
+        diagnosis.add("index", "problem", f"{where} is damaged", sentence)
+    _check_graph(diagnosis, index)
     _check_root(diagnosis, where, index)
+
+
+def _check_graph(diagnosis: Diagnosis, index: Index) -> None:
+    """Report how an index is searched, and what would make it faster."""
+    graph = index.manifest.graph
+    if graph is not None:
+        recall = "not measured" if graph.recall is None else f"{graph.recall:.3f}"
+        detail = (
+            f"graph of {graph.rows} vectors, recall@10 {recall} (M {graph.m}, ef_construction "
+            f"{graph.ef_construction}, ef {graph.ef})"
+        )
+        if can_use_graphs():
+            diagnosis.add("index graph", "ok", detail)
+        else:
+            hint = f"{install_hint('hnsw')}; without it, a search compares all images"
+            diagnosis.add("index graph", "note", f"{detail}, which needs hnswlib", hint)
+        return
+    for sentence in graph_notes(index.manifest):
+        diagnosis.add("index graph", "note", "there is none", sentence)
 
 
 def _check_root(diagnosis: Diagnosis, where: Path, index: Index) -> None:

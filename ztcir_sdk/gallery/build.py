@@ -21,7 +21,8 @@ from PIL import Image
 from ztcir_sdk.errors import ImageError, IndexMismatchError, UsageError, ZtcirError
 from ztcir_sdk.gallery.report import IndexReport, no_image_sentence, source_name
 from ztcir_sdk.gallery.settings import IndexOptions, IndexSettings
-from ztcir_sdk.index import Index, IndexWriter
+from ztcir_sdk.index import DEFAULT_STORAGE, Index, IndexWriter
+from ztcir_sdk.index.graph import graph_notes
 from ztcir_sdk.index.manifest import MANIFEST, MetadataRecord, relative_root
 from ztcir_sdk.loading import PIXELS_AHEAD, DecodingPipeline, LoadedFile, pixel_count
 from ztcir_sdk.sources import (
@@ -126,6 +127,7 @@ def build_index(
             image_tower=encoder.image_tower,
             precision=encoder.precision,
             root=listing.root,
+            storage=settings.storage or DEFAULT_STORAGE,
         )
     try:
         with (
@@ -143,6 +145,7 @@ def build_index(
                     f"None of the {len(listing.files)} images in {source_name(source)} can be "
                     f"used; the first: {build.failed[0][1]}"
                 )
+            writer.commit(storage=settings.storage)
     except BaseException:
         if created and len(index) == 0:
             shutil.rmtree(target)
@@ -158,7 +161,7 @@ def build_index(
         total=len(index),
         skipped=dict(listing.skipped),
         excluded=listing.excluded,
-        notes=[*listing.fixes, *build.table_notes()],
+        notes=[*listing.fixes, *build.table_notes(), *graph_notes(index.manifest)],
     )
 
 

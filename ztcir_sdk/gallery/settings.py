@@ -12,6 +12,7 @@ from typing import TypedDict
 from msgspec.structs import replace
 
 from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.names import STORAGES
 from ztcir_sdk.sources import CollectionRules, MetadataTable
 
 __all__ = ["IndexOptions", "IndexSettings"]
@@ -33,6 +34,9 @@ class IndexOptions(TypedDict, total=False):
             first, leaves videos out.
         metadata: a CSV, TSV or Parquet file with a row for each image, which becomes its metadata.
             A column such as "path", "filename" or "id" names the images. An empty text: none.
+        storage: how vectors are stored: "f32" keeps every bit (the default at first); "f16" and
+            "i8" take half the space, and "i8" is searched fastest without a graph. An index of
+            another storage is converted.
         add: allow a source outside the index's collection, which is then added to it.
         prune: allow to remove more than half of the index.
     """
@@ -42,6 +46,7 @@ class IndexOptions(TypedDict, total=False):
     default_excludes: bool | None
     video_every: float | None
     metadata: str | os.PathLike[str] | None
+    storage: str | None
     add: bool
     prune: bool
 
@@ -51,7 +56,7 @@ class IndexSettings:
     """The values of `IndexOptions`.
 
     Raises:
-        UsageError: `video_every` is negative, or no number.
+        UsageError: `video_every` is negative, or no number, or there is no such storage.
     """
 
     exclude: Sequence[str] | None = None
@@ -59,6 +64,7 @@ class IndexSettings:
     default_excludes: bool | None = None
     video_every: float | None = None
     metadata: str | os.PathLike[str] | None = None
+    storage: str | None = None
     add: bool = False
     prune: bool = False
 
@@ -66,6 +72,8 @@ class IndexSettings:
         every = self.video_every
         if every is not None and not (every == 0 or (math.isfinite(every) and every >= 0.001)):
             raise UsageError(f"video_every must be 0 or at least 0.001 seconds, not {every}.")
+        if self.storage is not None and self.storage not in STORAGES:
+            raise UsageError(f"storage must be one of {', '.join(STORAGES)}, not {self.storage!r}.")
         for name in ("exclude", "include"):
             if isinstance(getattr(self, name), str):
                 raise UsageError(f"{name} must be a list of patterns, not a text.")

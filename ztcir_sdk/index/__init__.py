@@ -8,11 +8,12 @@ from __future__ import annotations
 from ztcir_sdk.index.items import Item
 from ztcir_sdk.index.manifest import IndexUnusableError, Manifest
 from ztcir_sdk.index.protocol import GalleryIndex, Neighbours
-from ztcir_sdk.index.store import Index
+from ztcir_sdk.index.store import DEFAULT_STORAGE, Index
 from ztcir_sdk.index.view import IndexView
 from ztcir_sdk.index.writer import IndexWriter
 
 __all__ = [
+    "DEFAULT_STORAGE",
     "GalleryIndex",
     "Index",
     "IndexUnusableError",

@@ -41,7 +41,7 @@ from ztcir_sdk.index.view import IndexView, open_view
 from ztcir_sdk.index.writer import IndexWriter
 from ztcir_sdk.version import __version__
 
-__all__ = ["Index"]
+__all__ = ["DEFAULT_STORAGE", "Index"]
 
 LOCK = "lock"
 DEFAULT_STORAGE = "f32"

@@ -49,6 +49,7 @@ class IndexView:
         self._lock = threading.Lock()
         self._graph_in_memory: Graph | None = None
         self._budget = GraphBudget()
+        self._last_selected: _Selected | None = None
         for record in (manifest.table, manifest.graph):
             if record is not None:
                 _check_size(folder, record)
@@ -182,8 +183,7 @@ class IndexView:
             nothing = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
             return [nothing for _ in queries]
         if among is not None:
-            rows = self._rows_of(np.unique(np.asarray(among, dtype=np.int64)))
-            found = self._search_among(rows, queries, k, excluded, exact)
+            found = self._search_among(self._selected(among), queries, k, excluded, exact)
         else:
             graph = self._graph_for(len(queries), exact)
             if graph is None:
@@ -192,23 +192,34 @@ class IndexView:
                 found = nearest.graph_search(self._gallery, graph, queries, k, excluded)
         return [(rows + self.manifest.first_label, scores) for rows, scores in found]
 
+    def _selected(self, among: NDArray[np.int64]) -> _Selected:
+        """Return the rows of labels; those of the last call are remembered."""
+        with self._lock:
+            known = self._last_selected
+        if known is None or known.labels is not among:
+            rows = self._rows_of(np.unique(np.asarray(among, dtype=np.int64)))
+            known = _Selected(among, rows, self._gallery)
+            with self._lock:
+                self._last_selected = known
+        return known
+
     def _search_among(
         self,
-        rows: NDArray[np.int64],
+        selected: _Selected,
         queries: NDArray[np.float32],
         k: int,
         excluded: list[NDArray[np.int64]],
         exact: bool | None,
     ) -> list[Neighbours]:
-        gallery = self._gallery
+        rows = selected.rows
         if len(rows) * nearest.FEW_ROWS <= self.manifest.rows:
             inside = [nearest.places(rows, out) for out in excluded]
-            found = nearest.exact_search(gallery.part(rows), queries, k, inside)
+            found = nearest.exact_search(selected.alone, queries, k, inside)
             return [(rows[near], scores) for near, scores in found]
         graph = self._graph_for(len(queries), exact)
         if graph is None:
-            return nearest.exact_search(gallery.among(rows), queries, k, excluded)
-        return nearest.graph_search(gallery, graph, queries, k, excluded, among=rows)
+            return nearest.exact_search(selected.masked, queries, k, excluded)
+        return nearest.graph_search(self._gallery, graph, queries, k, excluded, among=rows)
 
     def _normalised(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         queries = np.ascontiguousarray(queries, dtype=np.float64)
@@ -273,6 +284,27 @@ class IndexView:
             return None  # a newer state removed it; search without it
         except ValueError as error:
             raise corrupt(self._folder, record.file, str(error)) from error
+
+
+class _Selected:
+    """The rows that a filter leaves."""
+
+    def __init__(
+        self, labels: NDArray[np.int64], rows: NDArray[np.int64], gallery: nearest.Gallery
+    ) -> None:
+        self.labels = labels
+        self.rows = rows
+        self._gallery = gallery
+
+    @cached_property
+    def alone(self) -> nearest.Gallery:
+        """These rows, copied together."""
+        return self._gallery.part(self.rows)
+
+    @cached_property
+    def masked(self) -> nearest.Gallery:
+        """All rows, of which the others are dead."""
+        return self._gallery.among(self.rows)
 
 
 def open_view(folder: Path) -> IndexView:

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.environment import now
 from ztcir_sdk.files import flush_file
-from ztcir_sdk.index import tuning
-from ztcir_sdk.index.graph import can_use_graphs
+from ztcir_sdk.index import graph, tuning
 from ztcir_sdk.index.item_writer import ItemWriter, new_table
 from ztcir_sdk.index.items import Item
 from ztcir_sdk.index.manifest import (
@@ -35,10 +34,8 @@ from ztcir_sdk.index.view import IndexView, map_rows
 from ztcir_sdk.sources import CollectionRules
 from ztcir_sdk.version import __version__
 
-__all__ = ["GRAPH_FROM", "IndexWriter"]
+__all__ = ["IndexWriter"]
 
-GRAPH_FROM = 50_000
-"""Items above which a graph is built: one core compares 50 000 x 512 floats in 5 ms."""
 NEWER_THAN_GRAPH = 10_000
 """Maximum rows outside the graph, which are searched exactly; a commit of more adds them."""
 COMPACT_FROM = 1_000
@@ -264,7 +261,7 @@ class IndexWriter:
         if compact or build_graph or (build_graph is None and self._wants_graph(compact=False)):
             self._open()
         link = build_graph is True or (build_graph is None and self._wants_graph(compact=compact))
-        link = link and can_use_graphs() and self._rows_outside(compact=compact) > 0
+        link = link and graph.can_use_graphs() and self._rows_outside(compact=compact) > 0
         if self._changed or compact or link:
             try:
                 with self._writing():
@@ -287,12 +284,14 @@ class IndexWriter:
 
     def _rows_outside(self, *, compact: bool) -> int:
         """Return the rows that are not in the graph."""
-        graph = self._state.graph
-        inside = 0 if graph is None or compact else graph.rows
+        present = self._state.graph
+        inside = 0 if present is None or compact else present.rows
         return (len(self) if compact else self._row_count()) - inside
 
     def _wants_graph(self, *, compact: bool) -> bool:
-        return len(self) > GRAPH_FROM and self._rows_outside(compact=compact) > NEWER_THAN_GRAPH
+        return (
+            len(self) > graph.GRAPH_FROM and self._rows_outside(compact=compact) > NEWER_THAN_GRAPH
+        )
 
     def _commit(self, *, compact: bool, link: bool, storage: str) -> None:
         table, rows = self._open()

@@ -29,7 +29,7 @@ from old_index import OldItem, write_old_index
 from places import ROOT
 
 from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
-from ztcir_sdk.index import GalleryIndex, Index, IndexWriter, Item, effort, nearest, writer
+from ztcir_sdk.index import GalleryIndex, Index, IndexWriter, Item, effort, graph, nearest, writer
 from ztcir_sdk.index.graph import can_use_graphs
 from ztcir_sdk.index.graph_check import check_graph
 from ztcir_sdk.names import STORAGES
@@ -278,7 +278,7 @@ def test_search_is_exact_where_the_graph_finds_too_few(folder: Path) -> None:
 def test_a_large_collection_gets_a_graph_automatically(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "GRAPH_FROM", 50)
+    monkeypatch.setattr(graph, "GRAPH_FROM", 50)
     monkeypatch.setattr(writer, "NEWER_THAN_GRAPH", 20)
     index = filled(folder, units(50))
     assert index.manifest.graph is None
