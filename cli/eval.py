@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import Engine, Group, as_json, weight_option, with_engine
+from cli.options import Engine, Group, as_json, parse_columns, weight_option, with_engine
 from cli.output import emit_json, measured_with, note, progress_bar, table
 from ztcir_sdk.evaluation.benchmarks.registry import BENCHMARKS
 from ztcir_sdk.names import METHODS, ORACLE
@@ -88,6 +88,13 @@ def evaluate() -> None:
     metavar="NAME.ztcir",
     help="Index with vectors of the same images, which are then not encoded again.",
 )
+@click.option(
+    "--columns",
+    callback=parse_columns,
+    metavar="FIELD=COLUMN,...",
+    help="Columns or JSON keys of the attributes gender, type and colour for oracle, for example "
+    "colour=shade,type=kind.",
+)
 @with_engine
 @as_json
 def triplets(
@@ -97,6 +104,7 @@ def triplets(
     method: str,
     weight: float | None,
     index: Path | None,
+    columns: dict[str, str] | None,
     engine: Engine,
     as_json: bool,
 ) -> None:
@@ -123,6 +131,7 @@ def triplets(
             weight=weight,
             best_sum=method == ALL,
             optional_oracle=method == ALL,
+            columns=columns,
             index=None if index is None else retriever.open_index(index),
             progress=progress,
         )

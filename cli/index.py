@@ -65,9 +65,9 @@ __all__ = ["index"]
 )
 @click.option(
     "--root",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="FOLDER",
-    help="The collection was moved: its root is FOLDER now. Nothing is encoded again.",
+    metavar="[OLD=]NEW",
+    help="The collection was moved: its root is NEW now; or one of its folders, OLD. Nothing is "
+    "encoded again.",
 )
 @click.option(
     "--prune",
@@ -86,7 +86,7 @@ def index(
     metadata: str | None,
     storage: str | None,
     add: bool,
-    root: Path | None,
+    root: str | None,
     prune: bool,
     engine: Engine,
     as_json: bool,
@@ -104,6 +104,7 @@ def index(
       ztcir index photos/ --exclude drafts --exclude "*.png"
       ztcir index scans/ --to photos.ztcir --add
       ztcir index --root moved/photos/ --to photos.ztcir
+      ztcir index --root scans=/mnt/scans --to photos.ztcir
       ztcir index "shards/val-{0000..0001}.tar" --json
     """
     from ztcir_sdk.gallery.report import excluded_sentence, skipped_sentence
@@ -145,6 +146,7 @@ def index(
             ("removed", report.removed),
             ("unchanged", report.unchanged),
             ("failed", len(report.failed)),
+            ("without their metadata", len(report.ignored_metadata)),
         )
         if count or name in ("added", "unchanged")
     )
@@ -152,6 +154,8 @@ def index(
     print_line(f"{target}: {report.total} images; {counts}; {report.seconds:.1f} s{pace}")
     for _, sentence in report.failed:
         note(f"failed: {sentence}")
+    for _, sentence in report.ignored_metadata:
+        note(f"ignored: {sentence}")
     if report.excluded:
         note(excluded_sentence(report.excluded))
     if report.skipped:
@@ -169,15 +173,22 @@ def _target(paths: list[Path], output: Path | None) -> Path:
     return _default_index(paths) if paths else default_index_path()
 
 
-def _relocate(target: Path, root: Path, *, prune: bool, as_json: bool) -> None:
-    from ztcir_sdk.gallery.relocation import relocate_index
+def _relocate(target: Path, root: str, *, prune: bool, as_json: bool) -> None:
+    from ztcir_sdk.gallery import move_folder, parse_move, relocate_index
 
-    found, total = relocate_index(target, root, prune=prune)
-    if as_json:
-        values = {"index": str(target.absolute()), "root": str(root.absolute())}
-        emit_json({**values, "found": found, "total": total})
+    old, new = parse_move(root)
+    if old is None:
+        found, total = relocate_index(target, new, prune=prune)
+        what = "the root"
     else:
-        note(f"{target}: the root is {root} now; {found} of {total} images are there")
+        found, total = move_folder(target, old, new, prune=prune)
+        what = old
+    if as_json:
+        values = {"index": str(target.absolute()), "root": str(Path(new).absolute())}
+        moved = {} if old is None else {"moved": old}
+        emit_json({**values, **moved, "found": found, "total": total})
+    else:
+        note(f"{target}: {what} is {new} now; {found} of {total} images are there")
 
 
 def _default_index(paths: list[Path]) -> Path:

@@ -29,6 +29,7 @@ __all__ = [
     "in_section",
     "load_bundle",
     "output_option",
+    "parse_columns",
     "pass_as",
     "strength_option",
     "weight_option",
@@ -121,6 +122,20 @@ def pass_as(build: Callable[..., Mapping[str, Any]], *options: Decorator) -> Dec
 def in_section(heading: str, **settings: Any) -> Callable[..., Decorator]:
     """Return `click.option` for the options of one section of `--help`."""
     return functools.partial(click.option, cls=SectionOption, section=heading, **settings)
+
+
+def parse_columns(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> dict[str, str] | None:
+    """Parse comma-separated ``field=column`` pairs."""
+    if value is None:
+        return None
+    pairs = [pair.partition("=") for pair in value.split(",")]
+    if not all(field.strip() and equals for field, equals, _ in pairs):
+        raise click.BadParameter(
+            f"{value!r} is not a list such as colour=baseColour,type=articleType."
+        )
+    return {field.strip(): column.strip() for field, _, column in pairs}
 
 
 def output_option(*names: str, **settings: Any) -> Decorator:

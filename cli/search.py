@@ -315,7 +315,7 @@ def _note_missing(paths: Sequence[str], index: Path, retriever: Retriever) -> li
     missing = [path for path in paths if not image_exists(Path(path))]
     if missing:
         root = retriever.open_index(index).root
-        note(missing_sentence(len(missing), len(paths), index, root))
+        note(missing_sentence(missing, len(paths), index, root))
     return missing
 
 

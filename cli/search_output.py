@@ -50,14 +50,18 @@ def unknown_sentence(words: Sequence[UnknownWord]) -> str:
     )
 
 
-def missing_sentence(missing: int, found: int, index: Path, root: Path) -> str:
+def missing_sentence(missing: Sequence[str], found: int, index: Path, root: Path) -> str:
     """Return what to do about hits whose files are gone."""
-    if not root.is_dir():
-        return (
-            f"{missing} of {found} hits are missing, since {root} does not exist: connect the "
-            f"disk, or name the folder that was moved: `ztcir index --root FOLDER --to {index}`."
-        )
-    return f"{missing} of {found} hits no longer exist: update {index} with `ztcir index`."
+    from ztcir_sdk.gallery import missing_folder
+
+    gone = missing_folder(root, [os.path.relpath(path, root) for path in missing])
+    if gone is None:
+        return f"{len(missing)} of {found} hits no longer exist: update {index} with `ztcir index`."
+    new = "FOLDER" if gone == root else f"{gone}=FOLDER"
+    return (
+        f"{len(missing)} of {found} hits are missing, since {gone} does not exist: connect the "
+        f"disk, or name the folder that was moved: `ztcir index --root {new} --to {index}`."
+    )
 
 
 def check_grid(grid: Path, k: int) -> None:

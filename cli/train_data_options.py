@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import Decorator, in_section, pass_as
-from cli.triplets import parse_columns
+from cli.options import Decorator, in_section, parse_columns, pass_as
 
 if TYPE_CHECKING:
     from train.data import ShardStream, TrainingImage

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import Command, output_option
+from cli.options import Command, output_option, parse_columns
 from cli.options import as_json as json_option
 from cli.output import emit_json, note, write_file
 from ztcir_sdk.names import CATALOGUE_COLUMNS, UNKNOWN_VALUE
@@ -19,20 +19,6 @@ if TYPE_CHECKING:
     from train.data import Item
     from train.triplets import TripletReport
     from ztcir_sdk.evaluation.triplets import Triplet
-
-
-def parse_columns(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> dict[str, str] | None:
-    """Parse comma-separated ``field=column`` pairs."""
-    if value is None:
-        return None
-    pairs = [pair.partition("=") for pair in value.split(",")]
-    if not all(field.strip() and equals for field, equals, _ in pairs):
-        raise click.BadParameter(
-            f"{value!r} is not a list such as colour=baseColour,type=articleType."
-        )
-    return {field.strip(): column.strip() for field, _, column in pairs}
 
 
 @click.command(cls=Command)

@@ -27,7 +27,9 @@ __all__ = [
     "TRAINING_PRECISIONS",
     "UNKNOWN_VALUE",
     "is_known",
+    "is_plain_tar",
     "is_tar",
+    "tar_suffix",
 ]
 
 IMAGE_ENCODER, TOKEN_LEARNER, TEXT_ENCODER = "image_encoder", "token_learner", "text_encoder"
@@ -111,6 +113,16 @@ def is_known(value: str) -> bool:
     return value.strip().lower() not in _UNKNOWN_VALUES
 
 
+def tar_suffix(name: str) -> str | None:
+    """Return the suffix of a tar archive's name, such as ".tar.gz"; None for other files."""
+    return next((suffix for suffix in TAR_SUFFIXES if name.lower().endswith(suffix)), None)
+
+
 def is_tar(name: str) -> bool:
     """Return whether a file name has the suffix of a tar archive."""
-    return name.lower().endswith(TAR_SUFFIXES)
+    return tar_suffix(name) is not None
+
+
+def is_plain_tar(name: str) -> bool:
+    """Return whether a file name has the suffix of a tar archive that is not compressed."""
+    return tar_suffix(name) == TAR_SUFFIXES[0]

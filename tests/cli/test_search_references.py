@@ -6,6 +6,7 @@ import http.server
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -288,3 +289,24 @@ def test_the_page_links_files_and_shows_metadata(place: Path) -> None:
     assert "<dt>price</dt><dd>&lt;5&gt;</dd>" in page
     assert f'href="{(place / "shop" / "a.tar").as_uri()}"' in page
     assert 'href="#hit-1"' in page
+
+
+def test_a_server_that_refuses_is_named_without_a_number(place: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/x.jpg"
+    done = run("search", address, "red", "--allow-url", "--index", "photos.ztcir")
+    assert done.exit_code == 1, done.stderr
+    assert "cannot be downloaded (Connection refused)" in done.stderr
+    assert "Errno" not in done.stderr
+
+
+def test_damaged_data_are_named_without_a_number_of_the_decoder(place: Path) -> None:
+    stream = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(stream, "TIFF", compression="tiff_lzw")
+    data = bytearray(stream.getvalue())
+    data[300:2000] = bytes(1700)
+    done = run("search", "-", "red", "--index", "photos.ztcir", input=bytes(data))
+    assert done.exit_code == 1, done.stderr
+    assert "is damaged or cut short" in done.stderr
+    assert "decoder error" not in done.stderr

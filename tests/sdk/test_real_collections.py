@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from messy_collection import (
     NAMES,
@@ -30,6 +30,7 @@ from messy_collection import (
     write_messy_collection,
     write_video,
 )
+from msgspec.structs import replace
 from PIL import Image
 from tiny_bundle import write_tiny_bundle
 
@@ -38,7 +39,7 @@ from ztcir_sdk import picture_formats
 from ztcir_sdk.errors import MissingDependencyError, UsageError, ZtcirError
 from ztcir_sdk.gallery import IndexReport, build_index
 from ztcir_sdk.index import Index
-from ztcir_sdk.index.manifest import MANIFEST
+from ztcir_sdk.index.manifest import MANIFEST, Manifest
 from ztcir_sdk.sources import container_of, list_images, read_image
 
 no_links = pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
@@ -128,9 +129,25 @@ def test_every_file_of_a_messy_collection_is_accounted_for(tmp_path: Path, bundl
         for name in ("nan", "surrogate", "deep", "large", "list", "digits"):
             left_out[".json"] -= f"shard.tar{suffix}/{name}.png" in indexed or name == "nan"
     left_out[".json"] -= 2  # of the archive that is cut
+    left_out[".json"] -= 6  # beside pictures in the folder texts
     assert report["skipped"] == dict(left_out)
     for name in ("jpg", "jpe", "JFIF", "webp", "jp2", "avif"):
         assert f"good/one.{name}" in indexed
+    assert {f"wide/{name}.jpg" for name in ("p3", "adobe", "prophoto")} <= indexed
+    assert {"phone/photo.heic", "phone/photo.heif", "camera/photo.dng", "panorama.jpg"} <= indexed
+    assert "camera/no preview.dng" in failed
+    texts = {path: found for path, found in items(index).items() if path.startswith("texts/")}
+    assert texts == {
+        "texts/deep.png": None,
+        "texts/digits.png": {"a": None},
+        "texts/large.png": None,
+        "texts/list.png": None,
+        "texts/one.png": {"caption": "one", "similarity": None},
+        "texts/service.jpg": {"taken": "2024"},
+    }
+    ignored = {one["path"] for one in report["ignored_metadata"]}
+    places = ("shard.tar", "shard.tar.gz", "texts")
+    assert ignored == {f"{one}/{name}.png" for one in places for name in ("list", "large", "deep")}
     if sys.platform != "win32":
         assert {f"names/{name}" for name in NAMES} <= indexed
         assert {"offline", "lost.jpg", "circle"} <= failed
@@ -138,6 +155,7 @@ def test_every_file_of_a_messy_collection_is_accounted_for(tmp_path: Path, bundl
     assert report["total"] == len(indexed)
     again = json.loads(ztcir(*command, "--json")[0])
     assert (again["added"], again["unchanged"]) == (0, report["total"])
+    assert again["ignored_metadata"] == report["ignored_metadata"]  # said each time
     plain = ztcir(*command)[1]
     assert f"skipped {sum(left_out.values())} files: " in plain
     assert "Traceback" not in noted
@@ -246,6 +264,51 @@ def test_a_video_with_too_many_frames_is_named(
     [(path, sentence)] = report.failed
     assert path == "clip.mp4"
     assert "would give 6 frames: give more seconds with --video-every" in sentence
+
+
+@pytest.mark.parametrize(("time", "code"), [("1.0s", 0), ("2.9s", 0), ("99s", 1), ("4s", 1)])
+def test_a_time_after_the_end_of_a_video_is_refused(
+    photos: Path, index: Path, bundle: Path, time: str, code: int
+) -> None:
+    video = write_video(photos / "clip.mp4")
+    ztcir("index", photos, "--to", index, "--bundle", bundle)
+    query = ("search", f"{video}@{time}", "red", "--index", index, "--bundle", bundle)
+    noted = ztcir(*query, code=code)[1]
+    assert ("clip.mp4 has only 3.0 seconds, so no frame at" in noted) == bool(code)
+
+
+def test_a_video_in_place_of_an_image_is_said_to_be_one(
+    photos: Path, index: Path, bundle: Path
+) -> None:
+    video = write_video(photos / "clip.mp4")
+    ztcir("index", photos, "--to", index, "--bundle", bundle)
+    query = ("search", video, "red", "--index", index, "--bundle", bundle)
+    assert "clip.mp4 is a video: name one of its frames, as in" in ztcir(*query, code=1)[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--video-every", "-1"), "--video-every"),
+        (("--video-every", "nan"), "--video-every"),
+        (("--exclude", "["), "is not a pattern of --exclude or --include: close its brackets"),
+        (("--include", "[z-a]"), "is not a pattern of --exclude or --include"),
+        (("--exclude", "\\"), "is not a pattern of --exclude or --include"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused_by_their_name(
+    photos: Path, index: Path, bundle: Path, options: tuple[str, ...], sentence: str
+) -> None:
+    noted = ztcir("index", photos, "--to", index, "--bundle", bundle, *options, code=2)[1]
+    assert sentence in noted
+    assert not index.exists()
+
+
+def test_a_table_that_does_not_exist_is_named(photos: Path, index: Path, bundle: Path) -> None:
+    call = ("index", photos, "--to", index, "--bundle", bundle, "--metadata", "no.csv")
+    noted = ztcir(*call, code=1)[1]
+    assert "no.csv does not exist: check the path." in noted
+    assert "Errno" not in noted
 
 
 def test_archives_in_a_folder_are_counted_and_the_way_to_read_them_is_said(
@@ -398,6 +461,17 @@ def test_doctor_counts_images_that_are_gone(photos: Path, index: Path, bundle: P
     assert "1 of 4 that were checked do not exist" in checked
 
 
+def test_an_index_of_an_older_version_says_that_profiles_were_ignored(
+    photos: Path, index: Path, bundle: Path
+) -> None:
+    ztcir("index", photos, "--to", index, "--bundle", bundle)
+    assert Manifest.read(index).colour == "srgb"
+    assert "colour" not in ztcir("index", photos, "--to", index, "--bundle", bundle)[1]
+    replace(Manifest.read(index), colour=None).write(index)
+    assert "ignored colour profiles" in ztcir("index", photos, "--to", index, "--bundle", bundle)[1]
+    assert "ignored colour profiles" in ztcir("doctor", "--index", index, "--bundle", bundle)[0]
+
+
 def test_more_than_half_of_an_index_goes_only_with_prune(photos: Path, index: Path) -> None:
     build_index(photos, index, QuartersEncoder())
     kept = (index / MANIFEST).read_bytes()
@@ -489,7 +563,8 @@ def test_large_json_beside_an_image_is_never_in_memory(
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 25e6
-    [(path, sentence)] = report.failed
+    [(path, sentence)] = report.ignored_metadata
+    assert report.failed == []
     assert path == f"s.{suffix}/a.png"
     assert "its JSON has 30.0 MB, over the limit of 1 MB" in sentence
     assert items(index)[f"s.{suffix}/a.png"] is None
@@ -508,8 +583,9 @@ def test_json_is_at_most_a_hundred_levels_deep(photos: Path, index: Path) -> Non
         ],
     )
     report = build_index(shard, index, QuartersEncoder())
-    assert [path for path, _ in report.failed] == ["s.tar/b.png", "s.tar/c.png"]
-    assert all("more than 100 levels" in sentence for _, sentence in report.failed)
+    ignored = report.ignored_metadata
+    assert [path for path, _ in ignored] == ["s.tar/b.png", "s.tar/c.png"]
+    assert all("more than 100 levels" in sentence for _, sentence in ignored)
     assert [one is None for one in items(index).values()] == [False, True, True]
 
 
@@ -539,6 +615,68 @@ def test_links_in_archives_are_followed(photos: Path, index: Path, suffix: str) 
         f"s.{suffix}/lost.png",
     ]
     assert read_image(photos, f"s.{suffix}/deep/soft.png") == picture(1)
+
+
+# --- metadata beside the pictures of a folder ----------------------------------------------------
+
+
+def test_json_beside_an_image_of_a_folder_is_its_metadata(photos: Path, index: Path) -> None:
+    write(photos / "sub" / "0.json", b'{"a": NaN}')
+    write(photos / "sub" / "1.png.json", b'{"b": 1}')
+    write(photos / "sub" / "lonely.json", b"{}")
+    encoder = QuartersEncoder()
+    report = build_index(photos, index, encoder)
+    assert list(items(index).values()) == [{"a": None}, {"b": 1}, None, None]
+    assert (report.skipped, report.failed, report.ignored_metadata) == ({".json": 1}, [], [])
+
+
+def test_json_that_changes_comes_or_goes_is_noticed_without_encoding(
+    photos: Path, index: Path
+) -> None:
+    text = write(photos / "sub" / "0.json", b'{"a": 1}')
+    build_index(photos, index, QuartersEncoder())
+    encoder = QuartersEncoder()
+    later = text.stat().st_mtime_ns + 10**9
+    for number, content in enumerate((b'{"a": 2}', b'{"a": 3}')):
+        write(text, content)
+        os.utime(text, ns=(later + number, later + number))
+        report = build_index(photos, index, encoder)
+        assert (report.updated, items(index)["sub/0.png"]) == (1, {"a": number + 2})
+    text.unlink()
+    assert build_index(photos, index, encoder).updated == 1
+    assert items(index)["sub/0.png"] is None
+    write(text, b'{"a": 4}')
+    os.utime(text, ns=(10**9, 10**9))  # unpacked, older than the image
+    assert build_index(photos, index, encoder).updated == 1
+    assert items(index)["sub/0.png"] == {"a": 4}
+    text.unlink()
+    assert build_index(photos, index, encoder).updated == 1
+    assert items(index)["sub/0.png"] is None
+    assert build_index(photos, index, encoder).unchanged == 4
+    assert encoder.encoded == 0
+
+
+def test_unusable_json_beside_an_image_is_ignored_with_a_sentence(
+    photos: Path, index: Path
+) -> None:
+    write(photos / "sub" / "0.json", b"[" * 200)
+    write(photos / "sub" / "1.json", b'{"a": "' + b"x" * 1_000_001 + b'"}')
+    write(photos / "sub" / "2.json", b"no JSON")
+    (photos / "sub" / "3.json").mkdir()
+    for _ in range(2):
+        report = build_index(photos, index, QuartersEncoder())
+        assert (report.total, report.failed) == (4, [])
+        assert [path for path, _ in report.ignored_metadata] == [f"sub/{n}.png" for n in range(3)]
+        assert all("of sub/" in sentence for _, sentence in report.ignored_metadata)
+
+
+def test_patterns_leave_out_json_but_include_is_about_images(photos: Path, index: Path) -> None:
+    write(photos / "sub" / "0.json", b'{"a": 1}')
+    build_index(photos, index, QuartersEncoder(), include=["*.png"])
+    assert items(index)["sub/0.png"] == {"a": 1}
+    report = build_index(photos, index, QuartersEncoder(), include=[], exclude=["*.json"])
+    assert items(index)["sub/0.png"] is None
+    assert report.skipped == {"excluded": 1}
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -748,3 +886,70 @@ def test_no_name_metadata_or_content_ends_in_a_traceback(
     listing = list_images([folder, shard])
     total = len(listing.files) + len(listing.failed) + sum(listing.skipped.values())
     assert total + len(listing.excluded) == sum(1 for one in folder.rglob("*")) + 1
+
+
+CELLS = st.one_of(VALUES, st.sampled_from(["a.png", "a", "0.png", 10**400, "\ud800", ""]))
+LINES = st.lists(
+    st.one_of(
+        st.fixed_dictionaries(
+            {},
+            optional=dict.fromkeys(
+                ("id", "kind", "reference", "text", "targets", "caption", "articleType", "path"),
+                st.one_of(CELLS, st.lists(CELLS, max_size=2)),
+            ),
+        ).map(lambda value: _dumped(value).encode()),
+        st.binary(max_size=30),
+        st.just(b'{"id": 1, "kind": "k", "reference": "a", "text": "red", "targets": ["0"]}'),
+        st.just(b"id,path,caption,articleType,baseColour,gender"),
+        st.just(b"1,a.png,a red shirt,Shirts,Red,Men"),
+        st.just(b'{"id": ' + b"9" * 5000 + b"}"),
+        st.just(b"[" * 2000),
+    ),
+    max_size=5,
+).map(b"\n".join)
+
+
+def _dumped(value: Any) -> str:
+    text = json.dumps({**value, "large": 0})
+    return text.replace('"large": 0', '"large": 1' + "0" * 400)
+
+
+@settings(
+    max_examples=8,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],  # shrinking would take minutes
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(lines=LINES, text=LINES, suffix=st.sampled_from([".csv", ".tsv", ".parquet", ".jsonl"]))
+def test_no_file_that_a_command_reads_ends_in_a_traceback(
+    lines: bytes, text: bytes, suffix: str, bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    here = tmp_path_factory.mktemp("any")
+    photos = here / "photos"
+    for number, name in enumerate(("a.png", "0.png", "b.png")):
+        write(photos / name, picture(number))
+    write(photos / "a.json", lines)
+    write(photos / "b.txt", text)
+    shard = write_archive(
+        here / "s.tar", [("a.png", picture(6)), ("a.json", lines), ("b.png", picture(7))]
+    )
+    table, out = write(here / f"table{suffix}", text + b"\n" + lines), here / "out.jsonl"
+    own = ("--bundle", bundle)
+    index = here / "an.ztcir"
+    ztcir("index", photos, "--to", index, *own)
+    ztcir("index", photos, shard, "--to", index, "--add", *own, "--metadata", table, code=None)
+    for source in ("captions", "attributes", "requests"):
+        for named in (("--data", photos), ("--data", shard), ("--data", table), ("--csv", table)):
+            ztcir("triplets", "--from", source, *named, "-o", out, "--json", code=None)
+    made = write(here / "made.jsonl", lines)
+    for images in (photos, shard):
+        call = ("eval", "triplets", "--images", images, "--triplets", made, *own)
+        ztcir(*call, "--method", "all", "--json", code=None)
+    write(here / "bundle" / "bundle.json", lines)
+    write(here / "other.ztcir" / "index.json", lines)
+    other = ("--index", here / "other.ztcir")
+    ztcir("search", photos / "a.png", "red", "--index", index, "--bundle", here / "bundle", code=1)
+    ztcir("search", photos / "a.png", "red", *other, *own, code=1)
+    ztcir("export", here / "bundle", "--trt", "-o", here / "made", code=None)
+    ztcir("index", "--root", photos, "--to", here / "other.ztcir", code=1)

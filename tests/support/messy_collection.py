@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
+from icc_profiles import ADOBE_RGB, DISPLAY_P3, PROPHOTO
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
+from raw_files import make_dng
 
 NAMES = (
     "Screenshot 2024-01-01 at 9.41.00\u202fAM.png",
@@ -88,6 +91,7 @@ def write_archive(path: Path, members: list[tuple[str, bytes | tuple[bytes, str]
 def write_messy_collection(folder: Path) -> list[Path]:
     """Fill a folder, and return what to index: the folder, and the archives in it."""
     _write_images(folder)
+    _write_texts(folder)
     _write_damaged(folder)
     _write_left_out(folder)
     write_video(folder / "clip.mp4")
@@ -114,6 +118,41 @@ def _write_images(folder: Path) -> None:
     stream = io.BytesIO()
     Image.new("CMYK", (8, 8), (10, 200, 30, 0)).save(stream, "JPEG")
     write(folder / "good" / "cmyk.jpg", stream.getvalue())
+    for name, profile in (("p3", DISPLAY_P3), ("adobe", ADOBE_RGB), ("prophoto", PROPHOTO)):
+        write(folder / "wide" / f"{name}.jpg", picture(21, "JPEG", icc_profile=profile))
+    write(folder / "phone" / "photo.heic", (Path(__file__).parent / "photo.heic").read_bytes())
+    write(folder / "phone" / "photo.heif", (Path(__file__).parent / "photo.heic").read_bytes())
+    write(folder / "camera" / "photo.dng", make_dng(Image.new("RGB", (32, 24), "teal")))
+    write(folder / "camera" / "no preview.dng", make_dng(None))
+    write(folder / "panorama.jpg", large_jpeg())
+
+
+def large_jpeg() -> bytes:
+    """Return a grey JPEG of 101 megapixels: one block of zeros after the other, written by hand."""
+    stream = io.BytesIO()
+    Image.new("L", (16, 8), 128).save(stream, "JPEG", quality=50)
+    small = stream.getvalue()
+    start = small.index(b"\xff\xc0")
+    size = struct.pack(">HH", 10_080, 10_040)  # height and width, in multiples of eight
+    scan = small.index(b"\xff\xda")
+    scan += 2 + struct.unpack(">H", small[scan + 2 : scan + 4])[0]
+    # Each block is the code of "same mean" and the code of "no more": 00 and 1010.
+    blocks = 10_080 * 10_040 // 64
+    bits = 0b001010_001010_001010_001010.to_bytes(3, "big") * -(-blocks // 4)
+    return small[: start + 5] + size + small[start + 9 : scan] + bits + b"\xff\xd9"
+
+
+def _write_texts(folder: Path) -> None:
+    """JSON beside pictures in plain folders."""
+    for number, name in enumerate(("one", "list", "large", "deep", "digits")):
+        write(folder / "texts" / f"{name}.png", picture(60 + number))
+    write(folder / "texts" / "one.json", b'{"caption": "one", "similarity": NaN}')
+    write(folder / "texts" / "list.json", b"[1]")
+    write(folder / "texts" / "large.json", b'{"a": "' + b"x" * 1_100_000 + b'"}')
+    write(folder / "texts" / "deep.json", b'{"a":' * 300 + b"1" + b"}" * 300)
+    write(folder / "texts" / "digits.JSON", b'{"a": ' + b"9" * 5000 + b"}")
+    write(folder / "texts" / "service.jpg", picture(70, "JPEG"))
+    write(folder / "texts" / "service.jpg.json", b'{"taken": "2024"}')
 
 
 def _write_damaged(folder: Path) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from train.data.image import FilePicture, TrainingImage, checked
 from train.data.report import ReadReport
-from train.data.shards import SAMPLE_ERRORS, TEXT_EXTENSIONS, parse_item
+from train.data.shards import SAMPLE_ERRORS, TEXT_EXTENSIONS, bounded_text, parse_item
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.names import is_tar
 from ztcir_sdk.runtime.cores import available_cores
 from ztcir_sdk.sources import SourceFile, list_images
+from ztcir_sdk.sources.metadata import MAX_METADATA_BYTES
 
 
 def read_folder(folder: Path, report: ReadReport) -> list[TrainingImage]:
@@ -62,4 +63,5 @@ def _texts_beside(picture: Path) -> Iterator[tuple[str, bytes]]:
     for extension in TEXT_EXTENSIONS:
         beside = picture.with_suffix(f".{extension}")
         if beside.is_file():
-            yield extension, beside.read_bytes()
+            with beside.open("rb") as stream:
+                yield extension, bounded_text(stream.read(MAX_METADATA_BYTES + 1))

@@ -22,6 +22,8 @@ from train.data.report import ReadReport
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.names import CATALOGUE_COLUMNS
 from ztcir_sdk.runtime.cores import available_cores
+from ztcir_sdk.sources.metadata import MAX_METADATA_BYTES
+from ztcir_sdk.sources.reading import LARGEST_FILE
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 """Suffixes of images, lower case; a sample with several uses the first in this order."""
@@ -63,6 +65,8 @@ def parse_item(key: str, texts: Mapping[str, bytes]) -> Item:
     Raises:
         KeyError, ValueError: the JSON or the text is broken, or an attribute is missing.
     """
+    for text in texts.values():
+        bounded_text(text)
     fields = json.loads(texts["json"]) if "json" in texts else {}
     if not isinstance(fields, dict):
         raise ValueError("the JSON is not an object")
@@ -76,6 +80,17 @@ def parse_item(key: str, texts: Mapping[str, bytes]) -> Item:
         raise ValueError("the caption is not a text")
     caption = " ".join(caption.split())
     return Item(id=key, gender="", type="", colour="", pattern=None, caption=caption)
+
+
+def bounded_text(text: bytes) -> bytes:
+    """Return a text or JSON beside an image.
+
+    Raises:
+        ValueError: it has over 1 MB.
+    """
+    if len(text) > MAX_METADATA_BYTES:
+        raise ValueError(f"its text has over {MAX_METADATA_BYTES // 1_000_000} MB")
+    return text
 
 
 def read_shard_list(paths: Sequence[Path], report: ReadReport) -> list[TrainingImage]:
@@ -219,8 +234,9 @@ def _add(
         sample.pictures[extension] = picture
     elif extension in (*IMAGE_EXTENSIONS, *TEXT_EXTENSIONS):
         stream = archive.extractfile(member)
-        data = b"" if stream is None else stream.read()
-        if len(data) < member.size:
+        limit = LARGEST_FILE if extension in IMAGE_EXTENSIONS else MAX_METADATA_BYTES
+        data = b"" if stream is None else stream.read(limit + 1)
+        if len(data) < min(member.size, limit + 1):
             raise EOFError("unexpected end of data")
         if extension in IMAGE_EXTENSIONS:
             sample.pictures[extension] = BytesPicture(sample.key, data)

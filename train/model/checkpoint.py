@@ -183,9 +183,12 @@ def _find_and_read(folder: Path) -> tuple[Path, dict[str, Any]]:
     if found is None:
         raise CheckpointError(why_no_checkpoint(folder))
     try:
-        return found, json.loads((found / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = json.loads((found / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"its {CONFIG} is not an object")
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(found, error) from error
+    return found, config
 
 
 def _damaged(found: Path, error: Exception) -> CheckpointError:

@@ -155,7 +155,7 @@ def _check_kind(folder: Path, config: Mapping[str, Any], need: str | None) -> No
             f"{folder} holds a {kind!r} checkpoint, but a {need or 'map'!r} checkpoint is needed; "
             f"run `ztcir train {need or 'map'}` first."
         )
-    if not isinstance(config["backbone"], Mapping):
+    if not isinstance(config.get("backbone"), Mapping):
         raise CheckpointError(
             f"{folder} holds a backbone run that is not finished; repeat its command to resume it."
         )

@@ -18,7 +18,14 @@ from PIL import ExifTags, Image, ImageCms
 from ztcir_sdk.decoding.camera_raw import is_raw, read_preview
 from ztcir_sdk.decoding.colour import to_srgb
 from ztcir_sdk.decoding.pillow_formats import is_heif, open_header
-from ztcir_sdk.errors import ImageError, MissingDecoderError, UsageError, install_hint
+from ztcir_sdk.errors import (
+    ImageError,
+    MissingDecoderError,
+    UsageError,
+    first_line,
+    install_hint,
+)
+from ztcir_sdk.picture_formats import format_of
 
 __all__ = ["MAX_PIXELS", "ImageSource", "NamedBytes", "file_being_decoded", "load_image"]
 
@@ -130,8 +137,14 @@ def _from_stream(stream: IO[bytes], name: str) -> Image.Image:
         except MemoryError:
             raise
         except Exception as error:  # Pillow's parsers raise whatever a damaged header leads them to
-            raise ImageError(f"{name} is damaged or cut short ({error}): replace it.") from error
+            raise _damaged(name, error) from error
         if image is None:
+            one = format_of(name)
+            if one is not None and one.is_video:
+                raise ImageError(
+                    f"{name} is a video: name one of its frames, as in {name}@12.0s for the one at "
+                    "12 seconds."
+                )
             if is_heif(prefix):
                 raise MissingDecoderError(
                     f"{name} is HEIF, which needs pi-heif: {install_hint('formats')}."
@@ -160,7 +173,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:  # a picture within the picture
         raise ImageError(f"{name} is too large ({error}): scale it down first.") from error
     except Exception as error:  # Pillow's decoders raise whatever damaged data leads them to
-        raise ImageError(f"{name} is damaged or cut short ({error}): replace it.") from error
+        raise _damaged(name, error) from error
     _check_size(image.size, name)  # some formats know it only now
 
     # After loading: TIFF is turned upright by Pillow itself, PNG may have its EXIF at the end.
@@ -172,6 +185,13 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
             f"{name} cannot be converted from {image.mode} to RGB ({error}): convert it first."
         ) from error
     return image if turn is None else image.transpose(turn)
+
+
+def _damaged(name: str, error: Exception) -> ImageError:
+    why = first_line(error)
+    if why.startswith("decoder error "):  # a number of Pillow's
+        why = "its data are broken"
+    return ImageError(f"{name} is damaged or cut short ({why}): replace it.")
 
 
 def _reduce_jpeg(image: Image.Image) -> None:

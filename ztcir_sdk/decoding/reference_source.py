@@ -58,6 +58,7 @@ def _fetch(address: str) -> bytes:
         ) from error
     except (OSError, ValueError) as error:  # also urllib's URLError and time-outs
         reason = getattr(error, "reason", None) or error
+        reason = getattr(reason, "strerror", None) or reason
         raise ImageError(
             f"{address} cannot be downloaded ({reason}): check the address and the network."
         ) from error

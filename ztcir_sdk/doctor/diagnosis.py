@@ -14,9 +14,11 @@ from ztcir_sdk.doctor.findings import Diagnosis
 from ztcir_sdk.doctor.runtime import check_gpu, check_runtime
 from ztcir_sdk.environment import describe_machine
 from ztcir_sdk.errors import ZtcirError, install_hint
+from ztcir_sdk.gallery import missing_folder
 from ztcir_sdk.index import Index
 from ztcir_sdk.index.default import default_index_path
 from ztcir_sdk.index.graph import can_use_graphs, graph_notes
+from ztcir_sdk.index.manifest import old_colours
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.runtime.cores import available_cores
 from ztcir_sdk.sources import image_exists, printable
@@ -112,6 +114,8 @@ def _check_index(
         diagnosis.add("index", "problem", f"{where} is damaged", sentence)
     _check_graph(diagnosis, index)
     _check_root(diagnosis, where, index)
+    for sentence in old_colours(index.manifest):
+        diagnosis.add("index colours", "note", "colour profiles were ignored at first", sentence)
 
 
 def _check_graph(diagnosis: Diagnosis, index: Index) -> None:
@@ -143,18 +147,36 @@ def _check_root(diagnosis: Diagnosis, where: Path, index: Index) -> None:
             "note",
             f"{detail}, which does not exist",
             "connect the disk, or name the folder that was moved: "
-            f"`ztcir index --root FOLDER --to {where}`",
+            f"`ztcir index --root FOLDER --to {shlex.quote(str(where))}`",
         )
         return
     step = max(1, len(index) // CHECKED_IMAGES)
     paths = [item.path for item in itertools.islice(index.items(), 0, None, step)]
-    missing = sum(not image_exists(index.root / path) for path in paths)
+    missing = [path for path in paths if not image_exists(index.root / path)]
     if missing:
         diagnosis.add(
             "index",
             "note",
-            f"{detail}; {missing} of {len(paths)} that were checked do not exist",
-            f"update the index: `ztcir index {shlex.quote(root)} --to {where}`",
+            f"{detail}; {len(missing)} of {len(paths)} that were checked do not exist",
+            _fix_of_missing(index.root, missing, shlex.quote(str(where))),
         )
     else:
         diagnosis.add("index", "ok", detail)
+
+
+def _fix_of_missing(root: Path, missing: list[str], where: str) -> str:
+    """Return what to do about missing images: their folder may have moved, or they were deleted."""
+    by_folder: dict[str, list[str]] = {}
+    for path in missing:
+        by_folder.setdefault(path.partition("/")[0], []).append(path)
+    for paths in (missing, *by_folder.values()):
+        if (gone := missing_folder(root, paths)) is not None:
+            old = shlex.quote(printable(str(gone)))
+            return (
+                f"connect the disk, or name the new place of {old}: `ztcir index --root "
+                f"{old}=FOLDER --to {where}`"
+            )
+    # The root may hold more than the collection, once --add has widened it.
+    below = os.path.commonpath([os.path.dirname(path) for path in missing])  # noqa: PTH120
+    folder = shlex.quote(printable(str(root / below)))
+    return f"update the index: `ztcir index {folder} --to {where}`"

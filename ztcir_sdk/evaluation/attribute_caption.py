@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ztcir_sdk.errors import ImageError, ZtcirError
+from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
 from ztcir_sdk.names import CATALOGUE_COLUMNS, ORACLE
 from ztcir_sdk.sources import Listing, Source, SourceReader
+from ztcir_sdk.sources.metadata import parse_metadata
 from ztcir_sdk.sources.tables import TABLE_SUFFIXES, MetadataTable
 
 TABLE_NAME = "metadata"
@@ -31,7 +31,13 @@ def attribute_caption(colour: str, type: str, gender: str) -> str:
     return " ".join(part for part in (colour.strip(), type.strip(), gender) if part).lower()
 
 
-def oracle_captions(images: Source, listing: Listing, paths: Sequence[str]) -> list[str]:
+def oracle_captions(
+    images: Source,
+    listing: Listing,
+    paths: Sequence[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+) -> list[str]:
     """Return a caption of the attributes of some images, without decoding one.
 
     Attributes come from the JSON beside an image, or from a table ``metadata.csv`` (``.tsv``,
@@ -41,11 +47,18 @@ def oracle_captions(images: Source, listing: Listing, paths: Sequence[str]) -> l
         images: the collection.
         listing: what it holds.
         paths: of images in it.
+        columns: attribute -> its column or JSON key, where it differs from `CATALOGUE_COLUMNS`.
 
     Raises:
         NoAttributesError: an image has no attributes.
+        UsageError: `columns` has an unknown attribute.
         ZtcirError: the table cannot be read.
     """
+    named = {**CATALOGUE_COLUMNS, **(columns or {})}
+    if unknown := named.keys() - CATALOGUE_COLUMNS.keys():
+        raise UsageError(
+            f"{min(unknown)!r} is no attribute: --columns names {', '.join(CATALOGUE_COLUMNS)}."
+        )
     table = _table_of(images)
     files = {file.path: file for file in listing.files}
     reader = SourceReader()
@@ -53,17 +66,17 @@ def oracle_captions(images: Source, listing: Listing, paths: Sequence[str]) -> l
     try:
         for path in dict.fromkeys(paths):
             try:
-                metadata = _json_object(reader.read_metadata(files[path]))
-            except ImageError:
+                text = reader.read_metadata(files[path])
+                metadata = {} if text is None else parse_metadata(text)
+            except (ImageError, ValueError):
                 metadata = {}
             row = None if table is None else table.row(listing.root, path)
-            captions[path] = _caption({**metadata, **(row or {})})
+            captions[path] = _caption({**metadata, **(row or {})}, named)
             if not captions[path]:
                 raise NoAttributesError(
-                    f"The method {ORACLE} needs the attributes "
-                    f"{', '.join(CATALOGUE_COLUMNS.values())} of every target, in a JSON file "
-                    f"beside its image or in a table {TABLE_NAME}.csv in its folder; {path} has "
-                    "none."
+                    f"The method {ORACLE} needs the attributes {', '.join(named.values())} of "
+                    f"every target, in a JSON file beside its image or in a table {TABLE_NAME}.csv "
+                    f"in its folder; {path} has none. Name other columns with --columns."
                 )
     finally:
         reader.close()
@@ -88,14 +101,6 @@ def _table_of(images: Source) -> MetadataTable | None:
     return None if found is None else MetadataTable.read(found)
 
 
-def _json_object(text: bytes | None) -> dict[str, Any]:
-    try:
-        value = {} if text is None else json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _caption(metadata: Mapping[str, Any]) -> str:
-    values = {name: metadata.get(key) for name, key in CATALOGUE_COLUMNS.items()}
+def _caption(metadata: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    values = {name: metadata.get(key) for name, key in columns.items()}
     return attribute_caption(**{name: str(value or "") for name, value in values.items()})

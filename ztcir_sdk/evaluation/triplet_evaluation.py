@@ -7,17 +7,16 @@ memory holds vectors but never the patch features of a whole collection.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk.errors import UsageError, ZtcirError, check_choice
+from ztcir_sdk.errors import ImageError, UsageError, ZtcirError, check_choice
 from ztcir_sdk.evaluation.attribute_caption import NoAttributesError, oracle_captions
 from ztcir_sdk.evaluation.image_batches import image_batches
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, recall_at_k, relevance
@@ -27,7 +26,8 @@ from ztcir_sdk.index import Index
 from ztcir_sdk.loading import GalleryImage, iter_images
 from ztcir_sdk.names import METHODS, ORACLE, TOKEN_LEARNER
 from ztcir_sdk.retriever import Retriever
-from ztcir_sdk.sources import Failure, Listing, Source, SourceReader, list_images
+from ztcir_sdk.sources import Failure, Listing, Source, SourceFile, SourceReader, list_images
+from ztcir_sdk.sources.metadata import parse_metadata
 
 ALL_METHODS = (*METHODS, ORACLE)
 SUM_WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
@@ -119,6 +119,7 @@ def evaluate_triplets(
     weight: float | None = None,
     best_sum: bool = False,
     optional_oracle: bool = False,
+    columns: Mapping[str, str] | None = None,
     index: Index | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TripletEvaluation:
@@ -136,6 +137,7 @@ def evaluate_triplets(
         best_sum: whether to find the best weight of "sum" too.
         optional_oracle: whether "oracle" is left out, with a note, where attributes are missing;
             otherwise that is an error.
+        columns: attribute -> its column or JSON key, for "oracle"; see `oracle_captions`.
         index: an index whose vectors are used for images with the same content.
         progress: called with the number of images done, and of all images.
 
@@ -164,7 +166,7 @@ def evaluate_triplets(
     notes: list[str] = []
     if ORACLE in methods:  # before hours of encoding
         try:
-            captions = oracle_captions(images, listing, queries.first_targets)
+            captions = oracle_captions(images, listing, queries.first_targets, columns=columns)
         except NoAttributesError as error:
             if not optional_oracle:
                 raise
@@ -256,31 +258,41 @@ def _paths_by_id(listing: Listing) -> tuple[dict[str, str], dict[str, str]]:
     """Return the path of each id, and the second path of each id that two images share.
 
     If an image's JSON has another id than its name, the name is an id too, unless another image
-    has it.
+    has it. So are its file name and its path, as `ztcir triplets --data FOLDER` writes them.
     """
     reader = SourceReader()
     ids: dict[str, list[str]] = {}
     names: dict[str, list[str]] = {}
+    longer: dict[str, list[str]] = {}
     for file in listing.files:
-        item = _metadata_id(reader.read_metadata(file))
+        item = _metadata_id(reader, file)
         ids.setdefault(file.key if item is None else item, []).append(file.path)
         if item is not None and item != file.key:
             names.setdefault(file.key, []).append(file.path)
+        for name in _longer_names(listing, file.path):
+            longer.setdefault(name, []).append(file.path)
     reader.close()
-    found = {**names, **ids}
+    found = {**longer, **names, **ids}
     return (
         {item: paths[0] for item, paths in found.items()},
         {item: paths[1] for item, paths in found.items() if len(paths) > 1},
     )
 
 
-def _metadata_id(text: bytes | None) -> str | None:
+def _longer_names(listing: Listing, path: str) -> set[str]:
+    """Return a file's name, its path, and its path from each folder that was listed."""
+    folders = (folder for folder in listing.covered if folder and path.startswith(f"{folder}/"))
+    return {PurePosixPath(path).name, path, *(path[len(folder) + 1 :] for folder in folders)}
+
+
+def _metadata_id(reader: SourceReader, file: SourceFile) -> str | None:
     """Return the ``id`` in an image's JSON, if it has one."""
     try:
-        metadata = {} if text is None else json.loads(text)
-    except (ValueError, RecursionError):  # reported when the image is read
+        text = reader.read_metadata(file)
+        metadata = {} if text is None else parse_metadata(text)
+    except (ImageError, ValueError):  # reported when the image is read
         return None
-    item = metadata.get("id") if isinstance(metadata, dict) else None
+    item = metadata.get("id")
     return str(item) if isinstance(item, str | int) and not isinstance(item, bool) else None
 
 

@@ -73,8 +73,10 @@ def read_triplets(path: Path, *, gallery: Container[str] | None = None) -> list[
 def _triplet(line: str, where: str, gallery: Container[str] | None) -> Triplet:
     try:
         fields = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        why = getattr(error, "msg", "nested too deeply")
+    except RecursionError as error:
+        raise ZtcirError(f"{where}: nested too deeply; every line is one triplet.") from error
+    except ValueError as error:  # also a number of thousands of digits
+        why = getattr(error, "msg", "a number is too large")
         raise ZtcirError(f"{where}: not JSON ({why}); every line is one triplet.") from error
     if not isinstance(fields, dict):
         raise ZtcirError(f"{where}: not a JSON object; every line is one triplet.")

@@ -23,10 +23,11 @@ from ztcir_sdk.gallery.report import IndexReport, no_image_sentence, source_name
 from ztcir_sdk.gallery.settings import IndexOptions, IndexSettings
 from ztcir_sdk.index import DEFAULT_STORAGE, Index, IndexWriter
 from ztcir_sdk.index.graph import graph_notes
-from ztcir_sdk.index.manifest import MANIFEST, MetadataRecord, relative_root
+from ztcir_sdk.index.manifest import MANIFEST, MetadataRecord, old_colours, relative_root
 from ztcir_sdk.loading import PIXELS_AHEAD, DecodingPipeline, LoadedFile, pixel_count
 from ztcir_sdk.sources import (
     CollectionRules,
+    Failure,
     Listing,
     MetadataTable,
     Source,
@@ -161,7 +162,13 @@ def build_index(
         total=len(index),
         skipped=dict(listing.skipped),
         excluded=listing.excluded,
-        notes=[*listing.fixes, *build.table_notes(), *graph_notes(index.manifest)],
+        notes=[
+            *listing.fixes,
+            *build.table_notes(),
+            *graph_notes(index.manifest),
+            *old_colours(index.manifest),
+        ],
+        ignored_metadata=sorted(build.ignored_metadata),
     )
 
 
@@ -181,6 +188,7 @@ class _Build:
     ) -> None:
         self.added = self.updated = self.renamed = self.removed = self.unchanged = 0
         self.failed = list(listing.failed)
+        self.ignored_metadata: list[Failure] = []
         self._index = index
         self._settings = settings
         self._writer = writer
@@ -195,6 +203,7 @@ class _Build:
         self._table: MetadataTable | None = None
         self._table_changed = False
         self._known: dict[str, tuple[int, int]] = {}  # size and time of each indexed path
+        self._with_metadata: set[str] = set()
         self._gone: set[str] = set()
         self._vanished: set[str] = set()
 
@@ -214,6 +223,7 @@ class _Build:
             if rules == self._index.manifest.rules:
                 rules = rules.within(inside)
         self._known = self._writer.times()
+        self._with_metadata = self._writer.paths_with_metadata()
         absent = self._known.keys() - {file.path for file in self._listing.files}
         self._gone = {path for path in absent if self._listing.lacks(path)}
         # What is left out on purpose still exists, and may go.
@@ -305,8 +315,11 @@ class _Build:
     def _needs_new_metadata(self, file: SourceFile) -> bool:
         """Apply a table that has changed; return whether the image's own JSON must be read too."""
         if not self._table_changed:
-            return False
-        if file.metadata is not None or file.metadata_error is not None:
+            # JSON that came or went with an older time than the image's, and JSON that is ignored.
+            return file.has_metadata != (file.path in self._with_metadata) and (
+                file.has_metadata or self._row(file) is None
+            )
+        if file.has_metadata:
             return True
         item, row = self._writer.get(file.path), self._row(file)
         if item is not None and item.metadata != row:
@@ -402,7 +415,7 @@ class _Build:
 
     def _indexed(self, loaded: LoadedFile) -> None:
         if loaded.metadata_error is not None:
-            self.failed.append((loaded.file.path, loaded.metadata_error))
+            self.ignored_metadata.append((loaded.file.path, loaded.metadata_error))
         self._finished(1)
 
     def _fail(self, loaded: LoadedFile, sentence: str) -> None:

@@ -6,9 +6,10 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
+from ztcir_sdk.names import TAR_SUFFIXES
 from ztcir_sdk.picture_formats import IMAGE_SUFFIXES
 from ztcir_sdk.sources import Failure, Listing, Source, printable
 
@@ -51,11 +52,17 @@ class IndexReport:
     """Paths of folders that were left out."""
     notes: list[str] = field(default_factory=list)
     """Sentences about what else can be done, such as how to read the skipped files."""
+    ignored_metadata: list[Failure] = field(default_factory=list)
+    """Path and sentence of each image whose JSON is not used; the image itself is indexed."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values; `failed` as objects with `path` and `error`."""
-        failed = [{"path": path, "error": sentence} for path, sentence in self.failed]
-        return {**asdict(self), "failed": failed}
+        """Return JSON values; `failed` and `ignored_metadata` as objects of `path` and `error`."""
+        named = {"failed": self.failed, "ignored_metadata": self.ignored_metadata}
+        objects = {
+            name: [{"path": path, "error": sentence} for path, sentence in some]
+            for name, some in named.items()
+        }
+        return {**asdict(self), **objects}
 
 
 def skipped_sentence(skipped: Mapping[str, int]) -> str:
@@ -88,7 +95,7 @@ def no_image_sentence(source: Source, listing: Listing) -> str:
         return f"{name} has no image that can be read here: {_skipped(listing)}. {fixes}"
     suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
     hint = ""
-    if isinstance(source, str | os.PathLike) and any(Path(source).glob("*.tar*")):
+    if any(listing.skipped[suffix] for suffix in TAR_SUFFIXES):
         hint = "; to index the tar archives in it, name them"
     what = f" ({_skipped(listing)})" if listing.skipped else ""
     return f"{name} has no image, that is no file that ends in {suffixes}{what}{hint}."

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.names import STORAGES
 from ztcir_sdk.sources import CollectionRules, MetadataTable
+from ztcir_sdk.sources.rules import check_pattern
 
 __all__ = ["IndexOptions", "IndexSettings"]
 
@@ -56,7 +57,8 @@ class IndexSettings:
     """The values of `IndexOptions`.
 
     Raises:
-        UsageError: `video_every` is negative, or no number, or there is no such storage.
+        UsageError: `video_every` is negative or no number, a pattern is not one, or there is no
+            such storage.
     """
 
     exclude: Sequence[str] | None = None
@@ -71,12 +73,16 @@ class IndexSettings:
     def __post_init__(self) -> None:
         every = self.video_every
         if every is not None and not (every == 0 or (math.isfinite(every) and every >= 0.001)):
-            raise UsageError(f"video_every must be 0 or at least 0.001 seconds, not {every}.")
+            raise UsageError(
+                f"--video-every (video_every) must be 0 or at least 0.001 seconds, not {every:g}."
+            )
         if self.storage is not None and self.storage not in STORAGES:
             raise UsageError(f"storage must be one of {', '.join(STORAGES)}, not {self.storage!r}.")
         for name in ("exclude", "include"):
             if isinstance(getattr(self, name), str):
                 raise UsageError(f"{name} must be a list of patterns, not a text.")
+            for pattern in filter(None, getattr(self, name) or ()):
+                check_pattern(pattern)
 
     def metadata_table(self, remembered: str, index: Path) -> MetadataTable | None:
         """Read the table of metadata that is given, else the one that the index remembers.

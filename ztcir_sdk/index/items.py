@@ -154,6 +154,10 @@ class Query:
         rows = self.sql("SELECT path, size, mtime_ns FROM items")
         return {path: (size, mtime_ns) for path, size, mtime_ns in rows}
 
+    def paths_with_metadata(self) -> set[str]:
+        """Return the paths of the items that have metadata."""
+        return {path for (path,) in self.sql("SELECT path FROM items WHERE metadata NOT NULL")}
+
     def labels_by_path(self) -> NDArray[np.int64]:
         """Return every label (n,), in the order of the paths."""
         return _labels(self.sql("SELECT label FROM items ORDER BY path"))

@@ -36,6 +36,7 @@ __all__ = [
     "MetadataRecord",
     "corrupt",
     "file_record",
+    "old_colours",
     "relative_root",
     "remove_unlisted",
 ]
@@ -139,6 +140,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """Which files of the collection are indexed."""
     metadata: MetadataRecord | None = None
     """The table that the images' metadata comes from."""
+    colour: Literal["srgb"] | None = None
+    """Colour space that embedded profiles were converted to; None: they were ignored at first."""
     metric: Literal["cosine"] = "cosine"
     format_version: int = FORMAT_VERSION
 
@@ -296,6 +299,16 @@ def remove_unlisted(folder: Path, listed: set[str]) -> None:
             # Windows cannot remove open files; the next writer tries again.
             with contextlib.suppress(PermissionError):
                 entry.unlink(missing_ok=True)
+
+
+def old_colours(manifest: Manifest) -> list[str]:
+    """Return a sentence about an index whose first images were encoded without their profiles."""
+    if manifest.colour is not None:
+        return []
+    return [
+        "This index was begun by a version that ignored colour profiles: if it has images in "
+        "Display P3, Adobe RGB or another wide space, delete it and index again to use theirs."
+    ]
 
 
 def file_record(file: Path) -> FileRecord:

@@ -129,6 +129,7 @@ class Index:
                 graph=None,
                 updated=now(),
                 ztcir=__version__,
+                colour="srgb",
             )
             try:
                 table = ItemWriter(folder, manifest, create=True)

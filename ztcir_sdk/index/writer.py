@@ -104,6 +104,10 @@ class IndexWriter:
         """Return path -> (size in bytes, mtime_ns), to find changed files."""
         return self._table.times()
 
+    def paths_with_metadata(self) -> set[str]:
+        """Return the paths of the items that have metadata."""
+        return self._table.paths_with_metadata()
+
     def get(self, path: str) -> Item | None:
         """Return the item at a path, or None."""
         return self._table.by_path(path)

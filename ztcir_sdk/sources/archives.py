@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from ztcir_sdk.names import is_plain_tar
 from ztcir_sdk.picture_formats import format_of, is_readable
 from ztcir_sdk.sources.listing import (
     TAR_ERRORS,
@@ -19,9 +20,10 @@ from ztcir_sdk.sources.listing import (
     relative_path,
 )
 from ztcir_sdk.sources.metadata import MAX_METADATA_BYTES
+from ztcir_sdk.sources.metadata_files import is_metadata, metadata_names, too_large
 from ztcir_sdk.sources.rules import CollectionRules
 
-__all__ = ["is_plain_tar", "list_archive"]
+__all__ = ["list_archive"]
 
 
 @dataclass
@@ -52,11 +54,6 @@ class _Members:
         return None
 
 
-def is_plain_tar(path: Path) -> bool:
-    """Return whether an archive is not compressed."""
-    return path.name.lower().endswith(".tar")
-
-
 def list_archive(path: Path, listing: Listing, rules: CollectionRules) -> None:
     """Add the images of an archive to a listing, and account for its other members."""
     relative = relative_path(path, listing.root)
@@ -81,7 +78,7 @@ def list_archive(path: Path, listing: Listing, rules: CollectionRules) -> None:
 
 def _read_members(path: Path, members: _Members) -> None:
     # Metadata of an uncompressed tar is read later; a compressed one is read once, from the start.
-    plain = is_plain_tar(path)
+    plain = is_plain_tar(path.name)
     with tarfile.open(path, "r:" if plain else "r:gz") as archive:
         for member in archive:
             archive.members = []  # type: ignore[attr-defined]  # else it keeps every member
@@ -95,7 +92,7 @@ def _read_members(path: Path, members: _Members) -> None:
                 members.links[name] = posixpath.normpath(target)
             elif member.isreg():
                 found = _Member(member.offset_data, member.size, member.issparse())
-                if not plain and _is_json(name) and member.size <= MAX_METADATA_BYTES:
+                if not plain and is_metadata(name) and member.size <= MAX_METADATA_BYTES:
                     stream = archive.extractfile(member)
                     # Compressed: an archive can expand a thousandfold, its texts in memory not.
                     found.text = None if stream is None else zlib.compress(stream.read(), 1)
@@ -110,13 +107,13 @@ def _add_images(
     images: list[str] = []
     left_out: set[str] = set()
     for name in [*members.files, *members.links]:
-        if (kind := _left_out(name, f"{relative}/{name}", rules)) is not None:
+        if _is_text(name, f"{relative}/{name}", rules):
+            texts[name[: -len(".json")]] = name
+        elif (kind := _left_out(name, f"{relative}/{name}", rules)) is not None:
             if kind == "folder":
                 left_out.add(f"{relative}/{PurePosixPath(name).parent}")
             else:
                 listing.skipped[kind] += 1
-        elif _is_json(name):
-            texts[str(PurePosixPath(name).with_suffix(""))] = name
         elif (picture_format := format_of(name)) is None or picture_format.is_video:
             listing.skip(name)
         elif not is_readable(picture_format):
@@ -141,7 +138,7 @@ def _add_images(
             text_name = _text_of(name, texts)
             used.add(text_name or "")
             text = None if text_name is None else members.find(text_name)
-            metadata, error = _metadata(text, shown, compressed=not is_plain_tar(path))
+            metadata, error = _metadata(text, shown, compressed=not is_plain_tar(path.name))
             listing.files.append(
                 SourceFile(
                     f"{relative}/{name}",
@@ -155,29 +152,37 @@ def _add_images(
             )
     for name in texts.values():
         if name not in used:
-            listing.skip(name)
+            kind = rules.leaves_out_file(name, f"{relative}/{name}")
+            if kind is None:
+                listing.skip(name)
+            else:
+                listing.skipped[kind] += 1
+
+
+def _is_text(name: str, path: str, rules: CollectionRules) -> bool:
+    """Return whether a member is JSON that may belong to an image."""
+    if not is_metadata(name) or _left_out_folder(name, path, rules):
+        return False
+    return not rules.leaves_out_metadata(name, path)
 
 
 def _left_out(name: str, path: str, rules: CollectionRules) -> str | None:
     """Return "folder", "hidden" or "excluded" for a member that is left out, else None."""
+    return "folder" if _left_out_folder(name, path, rules) else rules.leaves_out_file(name, path)
+
+
+def _left_out_folder(name: str, path: str, rules: CollectionRules) -> bool:
     above = [str(parent) for parent in PurePosixPath(name).parents if str(parent) != "."]
     root = path.removesuffix(f"/{name}")
-    if any(
+    return any(
         rules.leaves_out_folder(folder, f"{root}/{folder}")
         for folder in above
         if PurePosixPath(folder).name != ".."
-    ):
-        return "folder"
-    return rules.leaves_out_file(name, path)
+    )
 
 
 def _text_of(name: str, texts: dict[str, str]) -> str | None:
-    pure = PurePosixPath(name)
-    found = texts.get(str(pure.with_suffix("")))
-    first = pure.name.split(".")[0]
-    if found is None and first:  # key.front.jpg and key.json
-        found = texts.get(str(pure.with_name(first)))
-    return found
+    return next((texts[key] for key in metadata_names(name) if key in texts), None)
 
 
 def _metadata(
@@ -186,12 +191,5 @@ def _metadata(
     if text is None:
         return None, None
     if text.size > MAX_METADATA_BYTES:
-        return None, (
-            f"The metadata of {shown} is ignored: its JSON has {text.size / 1e6:.1f} MB, over the "
-            f"limit of {MAX_METADATA_BYTES / 1e6:.0f} MB."
-        )
+        return None, too_large(shown, text.size)
     return (text.text if compressed else (text.offset, text.size)), None
-
-
-def _is_json(name: str) -> bool:
-    return name.lower().endswith(".json")

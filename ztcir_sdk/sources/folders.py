@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ztcir_sdk.picture_formats import format_of, is_readable
 from ztcir_sdk.sources.listing import Listing, SourceFile, printable, reason_of, relative_path
+from ztcir_sdk.sources.metadata_files import MetadataFiles, is_metadata
 from ztcir_sdk.sources.rules import CollectionRules
 from ztcir_sdk.sources.videos import list_video
 
@@ -61,14 +62,42 @@ class _Walk:
             self._listing.unlisted.append(relative)
             return
         below = relative_path(folder, self._source)
-        for entry in entries:
-            self._look_at(
-                entry,
-                f"{below}/{entry.name}" if below else entry.name,
-                f"{relative}/{entry.name}" if relative else entry.name,
+
+        def paths(name: str) -> tuple[str, str]:
+            """Return a name's path below the source, and from the collection's root."""
+            return (
+                f"{below}/{name}" if below else name,
+                f"{relative}/{name}" if relative else name,
             )
 
-    def _look_at(self, entry: os.DirEntry[str], below: str, relative: str) -> None:
+        texts = MetadataFiles(
+            entry.name
+            for entry in entries
+            if is_metadata(entry.name)
+            and not _is_folder(entry)
+            and not self._rules.leaves_out_metadata(*paths(entry.name))
+        )
+        others: list[str] = []
+        for entry in entries:
+            if entry.name in texts.names:
+                others.append(entry.name)  # counted below, unless it belongs to an image
+            else:
+                self._look_at(entry, *paths(entry.name), texts)
+        for name in others:
+            if name not in texts.used:
+                self._count_text(folder / name, *paths(name))
+
+    def _count_text(self, path: Path, below: str, relative: str) -> None:
+        if path not in self._skip:
+            kind = self._rules.leaves_out_file(below, relative)
+            if kind is None:
+                self._listing.skip(relative)
+            else:
+                self._listing.skipped[kind] += 1
+
+    def _look_at(
+        self, entry: os.DirEntry[str], below: str, relative: str, texts: MetadataFiles
+    ) -> None:
         path = Path(entry.path)
         if path in self._skip:
             return
@@ -89,11 +118,19 @@ class _Walk:
             )
             self._listing.unlisted.append(relative)
         else:
-            self._found += list_file(path, self._listing, self._rules)
+            self._found += list_file(path, self._listing, self._rules, texts)
 
 
-def list_file(path: Path, listing: Listing, rules: CollectionRules) -> list[SourceFile]:
-    """Return the image of a file, or the frames of a video; count or name any other file."""
+def list_file(
+    path: Path,
+    listing: Listing,
+    rules: CollectionRules,
+    texts: MetadataFiles | None = None,
+) -> list[SourceFile]:
+    """Return the image of a file, or the frames of a video; count or name any other file.
+
+    `texts` are the JSON files in its folder; by default they are looked for.
+    """
     relative = relative_path(path, listing.root)
     picture_format = format_of(path)
     if picture_format is None or (picture_format.is_video and not rules.video_every):
@@ -115,7 +152,10 @@ def list_file(path: Path, listing: Listing, rules: CollectionRules) -> list[Sour
         listing.fail(relative, f"{relative} is not a regular file.")
         return []
     file = SourceFile(relative, status.st_size, status.st_mtime_ns, path)
-    return list_video(file, rules.video_every, listing) if picture_format.is_video else [file]
+    if picture_format.is_video:
+        return list_video(file, rules.video_every, listing)
+    texts = MetadataFiles.beside(path) if texts is None else texts
+    return [texts.add_to(file)]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

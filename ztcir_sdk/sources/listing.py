@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from ztcir_sdk.names import TAR_SUFFIXES, is_plain_tar, tar_suffix
 from ztcir_sdk.picture_formats import PictureFormat, how_to_read
 
 __all__ = [
@@ -43,14 +44,15 @@ class SourceFile:
     size: int
     """Bytes of the encoded image."""
     mtime_ns: int
-    """Modification time of the file or its archive, in nanoseconds since 1970."""
+    """Modification time of the archive, or of the file or the JSON beside it, whichever is newer:
+    nanoseconds since 1970."""
     file: Path
     """The file, the archive or the video."""
     offset: int | None = None
     """Start of the image in the archive's tar stream; None outside of archives."""
-    metadata: tuple[int, int] | bytes | None = None
-    """JSON: offset and size in the tar stream, or the zlib-compressed text if the archive is
-    compressed."""
+    metadata: tuple[int, int] | bytes | Path | None = None
+    """JSON: its file beside the image; in an archive its offset and size in the tar stream, or the
+    zlib-compressed text if the archive is compressed."""
     metadata_error: str | None = None
     """A sentence that says why the JSON beside the image is not used."""
     time: float | None = None
@@ -66,7 +68,12 @@ class SourceFile:
         """Whether it is in a compressed archive or a video, which are read from front to back."""
         if self.time is not None:
             return True
-        return self.offset is not None and not self.file.name.lower().endswith(".tar")
+        return self.offset is not None and not is_plain_tar(self.file.name)
+
+    @property
+    def has_metadata(self) -> bool:
+        """Whether there is JSON beside it, usable or not."""
+        return self.metadata is not None or self.metadata_error is not None
 
 
 @dataclass
@@ -98,7 +105,8 @@ class Listing:
 
     def skip(self, name: str) -> None:
         """Count a file that is no image."""
-        self.skipped[printable(PurePosixPath(name).suffix.lower()) or "no suffix"] += 1
+        suffix = tar_suffix(name) or printable(PurePosixPath(name).suffix.lower())
+        self.skipped[suffix or "no suffix"] += 1
 
     def skip_format(self, path: str, picture_format: PictureFormat) -> None:
         """Count an image whose reader is not installed; what is indexed of it stays."""
@@ -117,10 +125,10 @@ class Listing:
             f"To read {' '.join(sorted(found))} files, {how}; then index again."
             for how, found in sorted(suffixes.items())
         ]
-        if self.skipped[".tar"] or self.skipped[".tgz"]:
+        if any(self.skipped[suffix] for suffix in TAR_SUFFIXES):
             sentences.append(
                 "Tar archives are not read as part of a folder: name them, too, as in "
-                "`ztcir index FOLDER FOLDER/*.tar`."
+                "`ztcir index FOLDER FOLDER/*.tar*`."
             )
         return sentences
 

@@ -14,6 +14,8 @@ MAX_METADATA_BYTES = 1_000_000
 """JSON texts of more bytes are not read."""
 MAX_METADATA_DEPTH = 100
 """Levels of objects and lists within each other."""
+LARGEST_NUMBER = 10**300
+"""Whole numbers from here on become null, as the infinity that most JSON readers make of them."""
 
 
 def parse_metadata(text: bytes) -> dict[str, Any]:
@@ -25,7 +27,7 @@ def parse_metadata(text: bytes) -> dict[str, Any]:
     if len(text) > MAX_METADATA_BYTES:
         raise ValueError(f"it has more than {MAX_METADATA_BYTES // 1_000_000} MB")
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_int=_whole_number)
     except RecursionError:
         raise ValueError(f"it is nested more than {MAX_METADATA_DEPTH} levels deep") from None
     if not isinstance(value, dict):
@@ -36,8 +38,8 @@ def parse_metadata(text: bytes) -> dict[str, Any]:
 def clean_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values that every JSON reader and every encoding can take.
 
-    NaN and infinite numbers become null, surrogates that stand alone become U+FFFD, and dates and
-    other objects become text.
+    NaN, infinite numbers and whole numbers of more than 300 digits become null, surrogates that
+    stand alone become U+FFFD, and dates and other objects become text.
 
     Raises:
         ValueError: it is nested too deeply.
@@ -51,7 +53,7 @@ def _clean(value: Any, depth: int) -> Any:
     if isinstance(value, str):
         return _text(value)
     if value is None or isinstance(value, (bool, int)):
-        return value
+        return value if value is None or abs(value) < LARGEST_NUMBER else None
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, (Mapping, list, tuple)):
@@ -65,6 +67,11 @@ def _clean(value: Any, depth: int) -> Any:
     if isinstance(value, bytes):
         return None
     return _text(str(value))
+
+
+def _whole_number(digits: str) -> int | float:
+    # Python refuses to convert thousands of digits, and others take forever.
+    return int(digits) if len(digits) <= 301 else math.inf
 
 
 def _text(value: str) -> str:

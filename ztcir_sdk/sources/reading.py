@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ztcir_sdk.errors import ImageError
-from ztcir_sdk.names import is_tar
+from ztcir_sdk.names import is_plain_tar, is_tar
 from ztcir_sdk.picture_formats import VIDEO_SUFFIXES
-from ztcir_sdk.sources.archives import is_plain_tar, list_archive
+from ztcir_sdk.sources.archives import list_archive
 from ztcir_sdk.sources.listing import TAR_ERRORS, Listing, SourceFile, frame_in, reason_of
+from ztcir_sdk.sources.metadata import MAX_METADATA_BYTES
 from ztcir_sdk.sources.rules import CollectionRules
 from ztcir_sdk.sources.videos import VideoReader, read_frame
 
@@ -62,7 +63,7 @@ class SourceReader:
             ) from error
 
     def read_metadata(self, file: SourceFile) -> bytes | None:
-        """Return the JSON text beside an image in its archive, or None.
+        """Return the JSON text beside an image, or None.
 
         Raises:
             ImageError: it cannot be read, or is too large.
@@ -72,6 +73,9 @@ class SourceReader:
         if file.metadata is None:
             return None
         try:
+            if isinstance(file.metadata, Path):
+                with file.metadata.open("rb") as stream:
+                    return stream.read(MAX_METADATA_BYTES + 1)  # it may have grown
             if isinstance(file.metadata, bytes):
                 return zlib.decompress(file.metadata)
             return self._read_slice(file.file, *file.metadata)
@@ -81,7 +85,7 @@ class SourceReader:
             ) from error
 
     def _read_slice(self, archive: Path, offset: int, size: int) -> bytes:
-        if is_plain_tar(archive):
+        if is_plain_tar(archive.name):
             with archive.open("rb") as stream:
                 stream.seek(offset)
                 data = stream.read(size)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from ztcir_sdk.errors import UsageError
+
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
-__all__ = ["DEFAULT_EXCLUDES", "CollectionRules"]
+__all__ = ["DEFAULT_EXCLUDES", "CollectionRules", "check_pattern"]
 
 DEFAULT_EXCLUDES = (
     "#recycle",
@@ -73,21 +75,63 @@ class CollectionRules(Struct, frozen=True, forbid_unknown_fields=True):
             return "excluded"
         return None
 
+    def leaves_out_metadata(self, below: str, path: str) -> bool:
+        """Return whether JSON beside images is not read; `include` is about images alone."""
+        if self.default_excludes and below.rpartition("/")[2].startswith("."):
+            return True
+        return _matches(self.exclude, below, path)
+
     def within(self, folder: str) -> CollectionRules:
         """Return the rules for a collection whose root is now called `folder` in a larger one."""
-        escaped = re.sub(r"([\\*?\[\]! ])", r"\\\1", folder)
 
-        def moved(pattern: str) -> str:
+        def changed(pattern: str) -> str:
             if "/" not in pattern.rstrip("/"):
                 return pattern
-            return f"/{escaped}/{pattern.lstrip('/')}"
+            return f"/{_escaped(folder)}/{pattern.lstrip('/')}"
 
+        return self._with(changed)
+
+    def moved(self, old: str, new: str) -> CollectionRules:
+        """Return the rules for a collection in which the folder `old` is now `new`."""
+
+        def changed(pattern: str) -> str:
+            inside = f"{_escaped(old)}/"
+            if not pattern.lstrip("/").startswith(inside):
+                return pattern
+            return f"/{_escaped(new)}/{pattern.lstrip('/')[len(inside) :]}"
+
+        return self._with(changed)
+
+    def _with(self, changed: Callable[[str], str]) -> CollectionRules:
         return CollectionRules(
-            tuple(map(moved, self.exclude)),
-            tuple(map(moved, self.include)),
+            tuple(map(changed, self.exclude)),
+            tuple(map(changed, self.include)),
             self.default_excludes,
             self.video_every,
         )
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise unless a pattern is one of ``.gitignore``.
+
+    Raises:
+        UsageError: it can match nothing, for example because a bracket is not closed.
+    """
+    try:
+        compiled = [one.regex for spec in _compiled((pattern,)) for one in spec.patterns]
+    except ValueError:  # pathspec's own error is one
+        compiled = [None]
+    except re.error:
+        compiled = [None]
+    if None in compiled:
+        raise UsageError(
+            f"{pattern!r} is not a pattern of --exclude or --include: close its brackets, or write "
+            "\\[ for the character itself."
+        )
+
+
+def _escaped(folder: str) -> str:
+    return re.sub(r"([\\*?\[\]! ])", r"\\\1", folder)
 
 
 def _matches(patterns: Sequence[str], below: str, path: str) -> bool:

@@ -51,10 +51,11 @@ class MetadataTable:
                 if len(json.dumps(row)) > MAX_METADATA_BYTES:
                     raise ValueError(f"the row of {name} has more than 1 MB")
                 rows[_normal(str(name))] = row
+        except FileNotFoundError as error:
+            raise ZtcirError(f"The table {path} does not exist: check the path.") from error
         except (OSError, ValueError, csv.Error) as error:
-            raise ZtcirError(
-                f"The table {path} cannot be read ({first_line(error)}): check the file."
-            ) from error
+            why = getattr(error, "strerror", None) or first_line(error)
+            raise ZtcirError(f"The table {path} cannot be read ({why}): check the file.") from error
         if column is None:
             raise ZtcirError(f"The table {path} has no rows: name another one with --metadata.")
         return cls(path, rows, column)

@@ -90,6 +90,7 @@ class VideoReader:
         self._stream.thread_type = "AUTO"
         self._unit = float(self._stream.time_base or 1e-3)  # seconds
         self._start = (self._stream.start_time or 0) * self._unit
+        self._duration = _duration(self._container, self._stream)
         self._frames: Iterator[Any] = self._container.decode(self._stream)
         self._at = 0.0
 
@@ -101,8 +102,13 @@ class VideoReader:
         """Return the first frame from a time on, or the last one, as a BMP file.
 
         Raises:
-            ImageError: it cannot be decoded.
+            ImageError: it cannot be decoded, or ends before that time.
         """
+        if time > 0 and time > self._duration + 0.01 > 0.01:
+            raise ImageError(
+                f"{self.path} has only {self._duration:.1f} seconds, so no frame at {time:g} s: "
+                "name an earlier one."
+            )
         try:
             if not 0 <= time - self._at <= FORWARD_SECONDS:
                 place = int((time + self._start) / self._unit)

@@ -433,3 +433,49 @@ def test_attributes_come_from_a_table_at_the_folder(
     result = evaluate_triplets(retriever, photos, file, methods=["oracle"], optional_oracle=True)
     assert list(result.methods) == ["oracle"]
     assert result.notes == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "target"), [("a", "b"), ("a.png", "sub/b.png"), ("sub/a.png", "b.png")]
+)
+def test_ids_may_be_names_with_suffix_or_paths(
+    retriever: Retriever, tmp_path: Path, write: Write, reference: str, target: str
+) -> None:
+    photos = tmp_path / "photos" / "sub"
+    photos.mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        (photos / f"{name}.png").write_bytes(png((90, 20 * ord(name) % 256, 30)))
+    file = write(triplet(0, reference=reference, targets=[target]))
+    found = evaluate_triplets(retriever, tmp_path / "photos", file, methods=["image"])
+    assert (found.queries, found.gallery) == (1, 3)
+
+
+def test_triplets_of_a_folder_are_measured_on_it(retriever: Retriever, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "sub").mkdir(parents=True)
+    for number, caption in enumerate(("a red shirt", "a blue shirt", "a red hat", "a blue hat")):
+        (photos / "sub" / f"{number}.png").write_bytes(png((60 * number, 10, 200)))
+        (photos / "sub" / f"{number}.json").write_text(json.dumps({"caption": caption}))
+    file = tmp_path / "made.jsonl"
+    call = ["triplets", "--from", "captions", "--data", str(photos), "-o", str(file)]
+    done = CliRunner().invoke(main, call)
+    assert done.exit_code == 0, done.output
+    assert evaluate_triplets(retriever, photos, file, methods=["text"]).gallery == 4
+
+
+def test_oracle_takes_other_columns(retriever: Retriever, tmp_path: Path, write: Write) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a", "b"):
+        (photos / f"{name}.png").write_bytes(png((90, 20 * ord(name) % 256, 30)))
+        (photos / f"{name}.json").write_text('{"shade": "Red", "kind": "Shirt"}')
+    file = write(triplet(0, reference="a", targets=["b"]))
+    call = ["eval", "triplets", "--images", photos, "--triplets", file, "--method", "oracle"]
+    call += ["--bundle", retriever.bundle.path]
+    done = CliRunner().invoke(main, [*map(str, call), "--columns", "colour=shade,type=kind"])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(main, [*map(str, call), "--columns", "size=shade"])
+    assert done.exit_code == 2
+    assert "'size' is no attribute: --columns names gender, type, colour." in done.stderr
+    done = CliRunner().invoke(main, list(map(str, call)))
+    assert "Name other columns with --columns." in done.stderr

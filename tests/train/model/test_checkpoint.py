@@ -342,6 +342,16 @@ def test_files_with_other_content_are_reported_as_damaged(content: bytes, tmp_pa
         read_checkpoint(tmp_path / "last")
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", '{"kind": "map"}', "{}", "9" * 5000])
+def test_any_configuration_is_answered_with_a_sentence(content: str, tmp_path: Path) -> None:
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "config.json").write_text(content)
+    with pytest.raises(CheckpointError):
+        check_stage(tmp_path, "map")
+    with pytest.raises(CheckpointError):
+        load_model(tmp_path)
+
+
 # --- models -------------------------------------------------------------------------------------
 
 
