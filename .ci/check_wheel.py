@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cli", "export", "train", "ztcir_sdk")
 FONTS = "ztcir_sdk/pages/fonts/"
+PAGE = "ztcir_sdk/serve/page/"
 BUNDLES = "ztcir_sdk/bundles/"
 DEFAULT = f"{BUNDLES}fashion-lite/"
 MOST_BYTES = 32_000_000
@@ -50,7 +51,9 @@ def _strangers(files: Mapping[str, bytes], info: str) -> list[str]:
     wrong = [f"{name} does not belong at the top" for name in sorted(top - {*PACKAGES, info})]
     wrong += [f"the package {name} is missing" for name in sorted(set(PACKAGES) - top)]
     for name in sorted(files):
-        known = name.startswith((f"{info}/", BUNDLES, FONTS)) or name.endswith((".py", "/py.typed"))
+        known = name.startswith((f"{info}/", BUNDLES, FONTS, PAGE)) or name.endswith(
+            (".py", "/py.typed")
+        )
         if not known and not re.fullmatch(r"train/configs/.+\.json", name):
             wrong.append(f"{name} is no module and no data that a package needs")
     return wrong

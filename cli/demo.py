@@ -21,9 +21,15 @@ LEAST_PRECISION = 0.8
     default=".",
     help="Folder for contact-sheet.png and ztcir-demo/; default: the current folder.",
 )
+@click.option(
+    "--serve",
+    "serve_page",
+    is_flag=True,
+    help="Then open the web page to search the drawings with.",
+)
 @with_engine
 @as_json
-def demo(output: Path, engine: Engine, as_json: bool) -> None:
+def demo(output: Path, serve_page: bool, engine: Engine, as_json: bool) -> None:
     """Draw a small gallery, index it, search it, and show the result.
 
     Three queries are printed and drawn on contact-sheet.png. The hits of 120 more are counted as
@@ -33,6 +39,7 @@ def demo(output: Path, engine: Engine, as_json: bool) -> None:
     Examples:
       ztcir demo
       ztcir demo -o trial/ --json
+      ztcir demo --serve
     """
     from ztcir_sdk.demo import DEPTH, run_demo
 
@@ -72,3 +79,7 @@ def demo(output: Path, engine: Engine, as_json: bool) -> None:
             f"Only {done.precision_at_10 * DEPTH:.1f} of {DEPTH} hits are right, instead of at "
             f"least {LEAST_PRECISION * DEPTH:.0f}: run `ztcir doctor`."
         )
+    if serve_page:
+        from cli.serve import serve_index
+
+        serve_index(engine, done.index, {"port": 0}, open_page=True)

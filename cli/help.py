@@ -1,4 +1,4 @@
-"""`ztcir help`: what `--help` shows, for those who look for it here."""
+"""`ztcir help` and `ztcir completion`: what there is to type."""
 
 from __future__ import annotations
 
@@ -26,3 +26,28 @@ def show_help(context: click.Context, names: tuple[str, ...]) -> None:
         assert command is not None
         context = click.Context(command, parent=context, info_name=name)
     click.echo(context.get_help())
+
+
+@click.command(cls=Command)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print a script that completes commands and options in SHELL.
+
+    Add the line for your shell to its start-up file:
+
+    \b
+      bash (~/.bashrc)  eval "$(ztcir completion bash)"
+      zsh (~/.zshrc)    eval "$(ztcir completion zsh)"
+      fish              ztcir completion fish > ~/.config/fish/completions/ztcir.fish
+
+    \b
+    Examples:
+      ztcir completion bash
+      ztcir completion fish
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(context.find_root().command, {}, "ztcir", "_ZTCIR_COMPLETE").source())

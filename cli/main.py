@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import click
 
 from cli.options import Group
+from cli.output import is_quiet, set_verbosity
 from ztcir_sdk.command import OWN_PACKAGES, hidden_package
 from ztcir_sdk.errors import EXTRAS, ZtcirError, disk_full_as_error, install_hint
 from ztcir_sdk.version import __version__
@@ -50,6 +51,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "demo": LazyCommand("cli.demo:demo", "Draw a small gallery, index it and search it."),
     "index": LazyCommand("cli.index:index", "Build or update an index of images."),
     "search": LazyCommand("cli.search:search", "Find images similar to one, modified by a text."),
+    "serve": LazyCommand("cli.serve:serve", "Serve a web page and an HTTP API to search with."),
     "doctor": LazyCommand("cli.doctor:doctor", "Check what runs on this machine."),
     "bench": LazyCommand("cli.bench:bench", "Measure latency and throughput on this machine."),
     "eval": LazyCommand("cli.eval:evaluate", "Measure retrieval quality."),
@@ -58,6 +60,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     ),
     "train": LazyCommand("cli.train:train", "Train the two stages, or a small CLIP.", ("train",)),
     "export": LazyCommand("cli.export:export", "Export a bundle, or build its TensorRT engines."),
+    "completion": LazyCommand("cli.help:completion", "Print the completion of a shell."),
     "help": LazyCommand("cli.help:show_help", "Show the help of a command."),
 }
 
@@ -134,7 +137,8 @@ def _one_line_warnings() -> Iterator[None]:
         decoding = sys.modules.get("ztcir_sdk.decoding")
         name = decoding.file_being_decoded() if decoding is not None else ""
         about = f"{name}: " if name and name not in str(message) else ""
-        click.echo(f"Warning: {about}{message}", file=file or sys.stderr)
+        if not is_quiet():
+            click.echo(f"Warning: {about}{message}", file=file or sys.stderr)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("always", module=r"PIL\.")  # once for each file, not once for all
@@ -146,7 +150,9 @@ def _one_line_warnings() -> Iterator[None]:
 @click.version_option(
     __version__, "-V", "--version", prog_name="ztcir", message="%(prog)s %(version)s"
 )
-def main() -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Print results and errors alone.")
+@click.option("-v", "--verbose", is_flag=True, help="Log what is loaded and how long it takes.")
+def main(quiet: bool, verbose: bool) -> None:
     """Composed image retrieval: search images by an image and a text.
 
     \b
@@ -154,7 +160,11 @@ def main() -> None:
       ztcir demo
       ztcir index photos/
       ztcir search ref.jpg "make it red"
+      ztcir --quiet index photos/
     """
+    if quiet and verbose:
+        raise click.UsageError("--quiet and --verbose contradict each other: give one of them.")
+    set_verbosity(quiet=quiet, verbose=verbose)
 
 
 if __name__ == "__main__":

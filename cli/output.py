@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import os
 import sys
 import time
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "emit_json",
+    "is_quiet",
     "measured_with",
     "note",
     "print_line",
     "progress_bar",
     "progress_bars",
     "relative_to_here",
+    "set_verbosity",
     "table",
     "write_file",
 ]
@@ -70,8 +73,38 @@ def measured_with(retriever: Retriever) -> dict[str, Any]:
     }
 
 
+class _Verbosity:
+    """How much is printed beside results; `set_verbosity` sets it for each call of a command."""
+
+    quiet = False
+
+
+def set_verbosity(*, quiet: bool, verbose: bool) -> None:
+    """Say what is printed on standard error beside errors.
+
+    Args:
+        quiet: no notes, no warnings, and no progress.
+        verbose: also the log of the SDK: what is loaded, and how long it takes.
+    """
+    _Verbosity.quiet = quiet
+    logger = logging.getLogger("ztcir")
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    if verbose and not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(relativeCreated)6.0f ms  %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def is_quiet() -> bool:
+    """Return whether results and errors alone are printed."""
+    return _Verbosity.quiet
+
+
 def note(sentence: str) -> None:
-    """Print a sentence that is not a result, on standard error."""
+    """Print a sentence that is not a result, on standard error, unless the user wants none."""
+    if _Verbosity.quiet:
+        return
     click.echo("\n".join(map(_printable, sentence.split("\n"))), err=True)
 
 
@@ -104,7 +137,8 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    shown = console.is_terminal and not is_quiet()
+    bars = Progress(*columns, console=console, transient=True, disable=not shown)
     tasks: dict[str, TaskID] = {}
     printed_at = time.monotonic()
 

@@ -21,8 +21,11 @@ from cli.options import (
 from cli.output import emit_json, note
 from cli.search_output import (
     check_grid,
+    check_terminal,
     missing_sentence,
+    page_to_open,
     print_hits,
+    show_hits,
     unknown_sentence,
     write_pages,
 )
@@ -127,6 +130,8 @@ BATCH = 64
     metavar="OUT.html",
     help="Also write a self-contained page of the query and the hits.",
 )
+@click.option("--show", is_flag=True, help="Draw the hits in the terminal (extra `show`).")
+@click.option("--open", "open_page", is_flag=True, help="Open a page of the hits in a browser.")
 @with_engine
 @as_json
 def search(
@@ -147,6 +152,8 @@ def search(
     html: Path | None,
     allow_url: bool,
     print0: bool,
+    show: bool,
+    open_page: bool,
     engine: Engine,
     as_json: bool,
 ) -> None:
@@ -172,9 +179,22 @@ def search(
 
     if grid is not None:
         check_grid(grid, k)
+    if show:
+        check_terminal()
     options: dict[str, Any] = {"k": k, "method": method, "strength": strength, "weight": weight}
     if batch is not None:
-        if asked or images or texts or without or unlike or changes or grid or html or print0:
+        if (
+            asked
+            or images
+            or texts
+            or without
+            or unlike
+            or changes
+            or grid
+            or html
+            or print0
+            or show
+        ):
             raise click.UsageError("--batch takes its queries from the file: give no others.")
         where = default_index_path() if index is None else index
         _answer_batch(batch, where, engine.retriever(), options)
@@ -205,6 +225,8 @@ def search(
     if unknown:
         note(unknown_sentence(unknown))
     missing = _note_missing([hit.path for hit in hits], where, retriever)
+    if open_page and html is None:
+        html = page_to_open()
     if grid is not None or html is not None:
         from ztcir_sdk.decoding import load_image
 
@@ -233,8 +255,12 @@ def search(
                 "unknown_words": [word.to_dict() for word in unknown],
             }
         )
+    elif show:
+        show_hits(hits)
     else:
         print_hits(hits, print0=print0)
+    if open_page and html is not None:
+        click.launch(str(html))
 
 
 @dataclass(frozen=True)

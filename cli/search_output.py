@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.output import note, relative_to_here, table, write_file
+from ztcir_sdk.errors import MissingDependencyError, install_hint
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,8 +22,19 @@ if TYPE_CHECKING:
     from ztcir_sdk.index.hit import Hit
     from ztcir_sdk.modification import UnknownWord
 
-__all__ = ["check_grid", "missing_sentence", "print_hits", "unknown_sentence", "write_pages"]
+__all__ = [
+    "check_grid",
+    "check_terminal",
+    "missing_sentence",
+    "page_to_open",
+    "print_hits",
+    "show_hits",
+    "unknown_sentence",
+    "write_pages",
+]
 
+SHOWN_WIDTH = 24
+"""Columns of a hit on a terminal."""
 LARGEST_SIDES = {"WEBP": 16_383, "JPEG": 65_500}
 """Format -> largest side of an image, in pixels."""
 GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -36,6 +51,42 @@ def print_hits(hits: Sequence[Hit], *, print0: bool) -> None:
         [(str(hit.rank), f"{hit.score:.3f}", str(relative_to_here(hit.path))) for hit in hits],
         header=False,
     )
+
+
+def check_terminal() -> None:
+    """Refuse to draw hits where nobody sees them.
+
+    Raises:
+        click.UsageError: standard output is no terminal.
+        MissingDependencyError: the package that draws is not installed.
+    """
+    if not (sys.stdout.isatty() and sys.stdin.isatty()):  # it is asked what it can draw
+        raise click.UsageError("--show draws on a terminal: leave it out, or write --grid OUT.png.")
+    if importlib.util.find_spec("textual_image") is None:
+        raise MissingDependencyError(f"--show needs textual-image: {install_hint('show')}.")
+
+
+def show_hits(hits: Sequence[Hit]) -> None:
+    """Draw the hits: as images where the terminal can, else in half blocks of colour."""
+    from rich.columns import Columns
+    from rich.console import Console, Group
+    from rich.text import Text
+    from textual_image.renderable import Image as Drawn
+
+    from ztcir_sdk.pages.thumbnails import thumbnail
+
+    cells = []
+    for hit in hits:
+        image = thumbnail(hit.path)
+        name = Text(f"{hit.rank}. {hit.score:.3f}\n{Path(hit.path).name}", overflow="fold")
+        drawn = Text("not found") if image is None else Drawn(image, width=SHOWN_WIDTH)
+        cells.append(Group(drawn, name))
+    Console().print(Columns(cells, width=SHOWN_WIDTH, padding=(1, 2)))
+
+
+def page_to_open() -> Path:
+    """Return a new file for a page that is opened and not kept."""
+    return Path(tempfile.mkdtemp(prefix="ztcir-")) / "hits.html"
 
 
 def unknown_sentence(words: Sequence[UnknownWord]) -> str:

@@ -126,7 +126,7 @@ def test_a_line_that_is_typed_parses(line: list[str]) -> None:
     [
         ["search", "ref.jpg", "red", "--grip", "x.png"],
         ["serach", "ref.jpg"],
-        ["search"],
+        ["search", "--index"],
         ["train", "mop", "--data", "x.tar"],
         ["search", "ref.jpg", "red", "-k", "many"],
     ],
@@ -147,7 +147,7 @@ def test_every_command_stands_in_the_readme() -> None:
 def test_commands_and_options_that_documents_mention_exist() -> None:
     """In running text, where a whole line is not given: `ztcir eval triplets`, `--grid`."""
     known = {option for command in COMMANDS.values() for option in options_of(command)}
-    known |= {"--help", "--version"}
+    known |= {"--help", "--version", "--quiet", "--verbose"}
     groups = {path[:length] for path in COMMANDS for length in range(1, len(path) + 1)}
     wrong = []
     for document in DOCUMENTS:

@@ -5,7 +5,9 @@ Nothing here depends on an index; `ztcir_sdk.retriever` combines the two.
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -44,6 +46,7 @@ from ztcir_sdk.tokenizer import Tokenizer
 
 __all__ = ["EncodedImage", "Encoder", "Questions"]
 
+LOGGER = logging.getLogger("ztcir.encoder")
 Row = TypeVar("Row")
 
 
@@ -192,7 +195,10 @@ class Encoder:
             if name not in self._graphs:
                 variant = self._variants.get(name) or self.bundle.variant(name)
                 source = graph_source(self.bundle, name, variant)
+                start = time.perf_counter()
                 self._graphs[name] = open_graph(source, self.settings)
+                spent = 1000 * (time.perf_counter() - start)
+                LOGGER.debug("loaded %s on %s in %.0f ms", name, self.device, spent)
             return self._graphs[name]
 
     def encode_images(self, images: Sequence[ImageSource]) -> NDArray[np.float32]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,6 +16,7 @@ from ztcir_sdk.index.store import Index
 
 __all__ = ["IndexSource", "OpenIndexes"]
 
+LOGGER = logging.getLogger("ztcir.index")
 IndexSource: TypeAlias = "str | os.PathLike[str] | GalleryIndex"
 """An index's folder, or an open index."""
 
@@ -46,7 +49,10 @@ class OpenIndexes:
                 with contextlib.suppress(ZtcirError):  # deleted or replaced: open it below
                     index.refresh()
                     return index
+            start = time.perf_counter()
             index = Index.open(folder, image_tower=self._image_tower)
+            spent = 1000 * (time.perf_counter() - start)
+            LOGGER.debug("opened %s with %d images in %.0f ms", folder.name, len(index), spent)
             self._opened[folder] = index
             return index
 

@@ -1,0 +1,437 @@
+"""The HTTP API: the SDK's own answers, errors with sentences, and nothing of the server's disk."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import COUNT, error_of, png
+from PIL import Image
+from starlette.testclient import TestClient
+
+from ztcir_sdk import Query, Retriever, UsageError
+from ztcir_sdk.serve.settings import ServeSettings
+
+API = "/api/v1"
+Serve = Callable[..., TestClient]
+
+
+def ids(client: TestClient) -> dict[str, str]:
+    """Return name -> identifier of every item."""
+    return {one["name"]: one["id"] for one in client.get(f"{API}/items").json()["items"]}
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+def test_an_upload_and_a_text_are_answered_as_by_the_sdk(
+    client: TestClient, retriever: Retriever, place: Path
+) -> None:
+    answer = client.post(
+        f"{API}/search",
+        files={"image": ("any name.png", png(3))},
+        data={"text": "in red", "k": "5"},
+    )
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    expected = retriever.search(png(3), "in red", 5, index=place / "photos.ztcir")
+    assert [hit["name"] for hit in body["hits"]] == [
+        Path(hit.path).relative_to(place / "photos").as_posix() for hit in expected
+    ]
+    np.testing.assert_allclose(
+        [hit["score"] for hit in body["hits"]], [hit.score for hit in expected], atol=1e-5
+    )
+    assert [hit["metadata"] for hit in body["hits"]] == [hit.metadata for hit in expected]
+    assert body["searched"] == COUNT
+    assert body["milliseconds"] > 0
+
+
+def test_an_upload_is_encoded_once_for_many_texts(
+    client: TestClient, retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identifier = client.post(f"{API}/references", files={"image": png(99)}).json()["id"]
+    monkeypatch.setattr(Retriever, "references", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(type(retriever.encoder), "encode_references", None)
+    for text in ("in red", "in blue"):
+        data = {"reference": identifier, "text": text}
+        # no new image: only the text graph runs
+        monkeypatch.setattr(Retriever, "references", lambda self, images: _none(images))
+        assert client.post(f"{API}/search", data=data).status_code == 200
+
+
+def _none(images: list[object]) -> list[object]:
+    assert images == []
+    return []
+
+
+def test_an_item_is_a_reference_and_every_part_of_a_query_counts(
+    client: TestClient, retriever: Retriever, place: Path
+) -> None:
+    names = ids(client)
+    data = {
+        "reference": [names["01.png"], names["02.png"]],
+        "text": "in red",
+        "weights": "2,1,1",
+        "not": ["stripes", " "],
+        "unlike": names["04.png"],
+        "k": "3",
+        "offset": "2",
+    }
+    found = client.post(f"{API}/search", data=data).json()["hits"]
+    photos = place / "photos"
+    query = Query(
+        images=[(photos / "01.png", 2), photos / "02.png"],
+        texts="in red",
+        without="stripes",
+        unlike=photos / "04.png",
+    )
+    expected = retriever.search(query, k=5, index=place / "photos.ztcir")[2:]
+    assert [hit["rank"] for hit in found] == [3, 4, 5]
+    assert [hit["name"].split("/")[-1] for hit in found] == [
+        Path(hit.path).name for hit in expected
+    ]
+
+
+def test_words_alone_and_images_alone_are_answered(client: TestClient) -> None:
+    words = client.post(f"{API}/search", data={"text": "a red dress", "k": "50"}).json()
+    assert len(words["hits"]) == COUNT
+    alone = client.post(f"{API}/search", data={"reference": ids(client)["01.png"]}).json()
+    assert len(alone["hits"]) == COUNT - 1
+
+
+def test_items_are_listed_described_and_drawn(client: TestClient) -> None:
+    first = client.get(f"{API}/items", params={"limit": 5}).json()
+    rest = client.get(f"{API}/items", params={"offset": 5}).json()
+    assert first["total"] == COUNT
+    assert len(first["items"]) + len(rest["items"]) == COUNT
+    one = first["items"][0]
+    assert client.get(f"{API}/items/{one['id']}").json() == one
+    assert one["metadata"] == {"path": one["name"], "colour": "blue", "price": 1} or one["metadata"]
+    drawn = client.get(f"{API}/items/{one['id']}/thumbnail", params={"side": 16})
+    assert drawn.headers["content-type"] == "image/jpeg"
+    assert "immutable" in drawn.headers["cache-control"]
+    with Image.open(io.BytesIO(drawn.content)) as image:
+        assert image.format == "JPEG"
+
+
+def test_info_says_what_can_be_asked(client: TestClient) -> None:
+    about = client.get(f"{API}/info").json()
+    fields = {field["name"]: field for field in about["fields"]}
+    assert sorted(fields["colour"]["values"]) == ["blue", "red"]
+    assert about["items"] == COUNT
+    assert about["limits"]["max_upload_mb"] == 20
+
+
+def test_health_and_metrics_count(client: TestClient) -> None:
+    assert client.get("/healthz").json() == {"status": "ok", "items": COUNT}
+    client.post(f"{API}/search", data={"text": "red"})
+    text = client.get("/metrics").text
+    assert f"ztcir_index_items {COUNT}.0" in text
+    assert 'ztcir_requests_total{method="POST",route="/api/v1/search",status="200"}' in text
+
+
+def test_simultaneous_texts_are_answered_in_batches(serve: Serve, retriever: Retriever) -> None:
+    client = serve()
+    reference = client.post(f"{API}/references", files={"image": png(5)}).json()["id"]
+    sizes: list[int] = []
+    answers: dict[int, list[str]] = {}
+    real = Retriever.search_many
+
+    def slow(self: Retriever, queries: list[Query], *args: object, **options: object) -> object:
+        sizes.append(len(queries))
+        time.sleep(0.05)
+        return real(self, queries, *args, **options)  # type: ignore[arg-type]
+
+    def ask(number: int) -> None:
+        data = {"reference": reference, "text": f"number {number}"}
+        hits = client.post(f"{API}/search", data=data).json()["hits"]
+        answers[number] = [hit["id"] for hit in hits]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Retriever, "search_many", slow)
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sum(sizes) == 12
+    assert max(sizes) > 1
+    for number, found in answers.items():  # each its own answer
+        data = {"reference": reference, "text": f"number {number}"}
+        alone = client.post(f"{API}/search", data=data).json()["hits"]
+        assert [hit["id"] for hit in alone] == found
+
+
+def test_one_clients_mistake_is_no_others(serve: Serve) -> None:
+    client = serve()
+    kinds: list[int] = []
+
+    def ask(text: str) -> None:
+        kinds.append(client.post(f"{API}/search", data={"text": text}).status_code)
+
+    threads = [threading.Thread(target=ask, args=(text,)) for text in ["red", "&nbsp;"] * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(kinds) == [200] * 4 + [422] * 4
+
+
+def test_an_index_that_another_process_updates_is_taken_up(
+    serve: Serve, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ztcir_sdk.serve.gallery.REFRESH_SECONDS", 0.0)
+    shutil.copytree(place / "photos", tmp_path / "photos")
+    other = Retriever(place / "tiny", threads=1)
+    other.index(tmp_path / "photos", to=tmp_path / "x.ztcir")
+    client = serve(tmp_path / "x.ztcir")
+    assert client.get("/healthz").json()["items"] == COUNT
+    (tmp_path / "photos" / "new.png").write_bytes(png(77))
+    other.index(tmp_path / "photos", to=tmp_path / "x.ztcir")
+    assert client.get("/healthz").json()["items"] == COUNT + 1
+    assert "new.png" in ids(client)
+    shutil.rmtree(tmp_path / "x.ztcir")  # what is open still answers
+    assert client.get("/healthz").json()["items"] == COUNT + 1
+
+
+# --- errors and limits ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "sentence"),
+    [
+        ({}, 422, "query is empty"),
+        ({"text": "x" * 501}, 422, "may have 500 characters, not 501"),
+        ({"text": "red", "k": "0"}, 422, "k: "),
+        ({"text": "red", "k": "201"}, 422, "k: "),
+        ({"text": "red", "offset": "-1"}, 422, "offset: "),
+        ({"text": "red", "method": "magic"}, 422, "no method 'magic'"),
+        ({"text": "red", "method": "image"}, 422, "needs an image"),
+        ({"text": "red", "weights": "1,2"}, 422, "weights must be 1 numbers"),
+        ({"text": "red", "weights": "nan"}, 422, "must be above 0"),
+        ({"text": ["red"] * 17}, 422, "16 images and texts, not 17"),
+        ({"reference": "0" * 64}, 404, "upload it again"),
+        ({"reference": "../../etc/passwd"}, 404, "upload it again"),
+        ({"text": "red", "unlike": "' OR 1=1"}, 404, "upload it again"),
+    ],
+)
+def test_a_wrong_search_is_a_sentence(
+    client: TestClient, data: dict[str, str], status: int, sentence: str
+) -> None:
+    answer = client.post(f"{API}/search", data=data)
+    found, _, message = error_of(answer)
+    assert (found, sentence in message) == (status, True), message
+
+
+def bomb() -> bytes:
+    stream = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "sentence"),
+    [
+        (b"", 422, "uploaded image"),
+        (b"no image", 422, "not an image"),
+        (png(1)[:50], 422, "uploaded image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "not an image"),
+        (b"%!PS\n(/etc/passwd) run", 422, "not an image"),
+        ("bomb", 413, "81 megapixels, more than 60"),
+        (b"x" * 20_000_001, 413, "over 20 MB"),
+    ],
+)
+def test_a_hostile_upload_is_a_sentence(
+    client: TestClient, data: bytes | str, status: int, sentence: str
+) -> None:
+    content = bomb() if isinstance(data, str) else data
+    answer = client.post(f"{API}/references", files={"image": ("../../x.png", content)})
+    found, _, message = error_of(answer)
+    assert (found, sentence in message) == (status, True), message
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_body_without_a_length_is_bounded_too(serve: Serve) -> None:
+    client = serve(max_upload_mb=1)
+
+    def parts() -> object:
+        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        for _ in range(30):
+            yield b"0" * 100_000
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    answer = client.post(f"{API}/references", content=parts(), headers=headers)  # type: ignore[arg-type]
+    assert error_of(answer)[:2] == (413, "too-large")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../etc/passwd",
+        "/..%2f..%2fetc/passwd",
+        "/%2e%2e/pyproject.toml",
+        "/app.py",
+        "/../app.py",
+        f"{API}/items/..%2F..%2Fsecret/thumbnail",
+        f"{API}/items/%00/thumbnail",
+        "//etc/passwd",
+    ],
+)
+def test_no_path_of_the_server_can_be_read(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404
+    error_of(answer)
+
+
+def test_no_answer_names_a_path_of_the_server(client: TestClient, place: Path) -> None:
+    answers = [
+        client.get(f"{API}/items"),
+        client.get(f"{API}/info"),
+        client.get("/metrics"),
+        client.get("/openapi.json"),
+        client.post(f"{API}/search", data={"text": "red"}),
+        client.post(f"{API}/references", files={"image": b"x"}),
+    ]
+    assert not [answer.text for answer in answers if place.name in answer.text]
+
+
+def test_an_item_that_leads_out_of_the_collection_is_not_read(
+    serve: Serve, place: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(png(1))
+    (tmp_path / "private.png").write_bytes(png(2))
+    other = Retriever(place / "tiny", threads=1)
+    other.index(tmp_path / "photos", to=tmp_path / "x.ztcir")
+    client = serve(tmp_path / "x.ztcir")
+    [identifier] = ids(client).values()
+    (tmp_path / "photos" / "a.png").unlink()
+    (tmp_path / "photos" / "a.png").symlink_to(tmp_path / "private.png")
+    answer = client.get(f"{API}/items/{identifier}/thumbnail?side=1024")
+    assert error_of(answer)[0] == 404
+
+
+def test_a_token_is_asked_for_where_there_is_one(serve: Serve) -> None:
+    client = serve(token="a secret token")
+    for path in (f"{API}/info", f"{API}/items", "/metrics"):
+        assert error_of(client.get(path))[:2] == (401, "token")
+        for header in ("Bearer wrong", "a secret token", "Basic a secret token", "Bearer"):
+            assert client.get(path, headers={"authorization": header}).status_code == 401
+        right = {"authorization": "Bearer a secret token"}
+        assert client.get(path, headers=right).status_code == 200
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/").status_code == 200  # the page, which asks for the token
+    assert error_of(client.post(f"{API}/session", data={"token": "wrong"}))[0] == 401
+    assert client.get(f"{API}/info").status_code == 401
+    kept = client.post(f"{API}/session", data={"token": "a secret token"})
+    assert kept.status_code == 204
+    assert "httponly" in kept.headers["set-cookie"].lower()
+    assert "samesite=strict" in kept.headers["set-cookie"].lower()
+    assert client.get(f"{API}/info").status_code == 200
+
+
+def test_other_hosts_and_origins_are_not_served(serve: Serve) -> None:
+    client = serve()
+    for host in ("evil.example", "localhost.evil.example", "", "10.0.0.1:8000"):
+        assert error_of(client.get(f"{API}/info", headers={"host": host}))[:2] == (421, "host")
+    for host in ("localhost:8000", "127.0.0.1:1", "[::1]:8000", "LOCALHOST"):
+        assert client.get(f"{API}/info", headers={"host": host}).status_code == 200
+    origin = {"origin": "https://shop.example"}
+    assert "access-control-allow-origin" not in client.get(f"{API}/info", headers=origin).headers
+    named = serve(cors_origins=("https://shop.example",), allowed_hosts=("photos.example",))
+    headers = {**origin, "host": "photos.example"}
+    allowed = named.get(f"{API}/info", headers=headers).headers
+    assert allowed["access-control-allow-origin"] == "https://shop.example"
+    public = serve(host="0.0.0.0")
+    assert public.get(f"{API}/info", headers={"host": "any.example"}).status_code == 200
+
+
+def test_requests_are_bounded_in_number_and_time(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(max_requests=2, timeout=0.3)
+    monkeypatch.setattr(Retriever, "search_many", lambda *_, **__: time.sleep(0.8))
+    statuses: list[int] = []
+
+    def ask() -> None:
+        statuses.append(client.post(f"{API}/search", data={"text": "red"}).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(statuses) == {503, 504}
+    assert statuses.count(504) <= 3
+
+
+def test_an_unexpected_failure_is_a_sentence_and_is_logged(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = serve()
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("at /private/path")
+
+    monkeypatch.setattr(Retriever, "search_many", fail)
+    with caplog.at_level(logging.INFO, logger="ztcir.serve"):
+        status, kind, message = error_of(client.post(f"{API}/search", data={"text": "red"}))
+    assert (status, kind) == (500, "defect")
+    assert "/private/path" not in message
+    assert any(record.exc_info for record in caplog.records)
+
+
+def test_each_request_is_one_line_of_json(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    from ztcir_sdk.serve.logs import JsonLines
+
+    client = serve()
+    with caplog.at_level(logging.INFO, logger="ztcir.serve"):
+        answer = client.get(f"{API}/info?secret=1")
+    [record] = [one for one in caplog.records if one.getMessage() == "request"]
+    line = json.loads(JsonLines().format(record))
+    assert line["path"] == f"{API}/info"
+    assert line["status"] == 200
+    assert line["request"] == answer.headers["x-request-id"]
+    assert "secret" not in JsonLines().format(record)
+
+
+@pytest.mark.parametrize("path", ["/", "/main.js", f"{API}/info", f"{API}/nothing"])
+def test_every_answer_has_the_headers_that_protect_the_page(client: TestClient, path: str) -> None:
+    headers = client.get(path).headers
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert len(headers["x-request-id"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"token": "short"}, "at least 8 characters"),
+        ({"max_upload_mb": 0}, "max_upload_mb must be at least 1"),
+        ({"timeout": 0}, "timeout must be above 0"),
+    ],
+)
+def test_wrong_settings_are_a_sentence(settings: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        ServeSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_the_page_loads_nothing_from_elsewhere() -> None:
+    import ztcir_sdk.serve
+
+    folder = Path(ztcir_sdk.serve.__file__).parent / "page"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {"index.html", "style.css", "main.js"} <= {path.name for path in files}
+    for path in files:
+        text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert "http://" not in text
+        assert "https://" not in text
+        assert "innerHTML" not in text

@@ -1,0 +1,258 @@
+"""The page in headless Chromium, with real clicks on drawings; axe finds nothing."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from ztcir_sdk import Retriever
+from ztcir_sdk.demo import file_names
+from ztcir_sdk.drawings.drawings import demo_gallery, draw
+from ztcir_sdk.serve.app import create_app
+from ztcir_sdk.serve.settings import ServeSettings
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None, reason="there is no Chromium: set $CHROMIUM"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+TOKEN = "a secret token"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 drawings."""
+    folder = tmp_path_factory.mktemp("page") / "photos"
+    folder.mkdir()
+    gallery = demo_gallery(per_combination=1)
+    for name, drawing in zip(file_names(gallery), gallery, strict=True):
+        draw(drawing).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(photos: Path) -> Iterator[Callable[..., str]]:
+    """Serve the drawings; return the address."""
+    retriever = Retriever.from_pretrained(threads=1)
+    retriever.index(photos, to=photos.parent / "photos.ztcir")
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(**settings: Any) -> str:
+        app = create_app(retriever, photos.parent / "photos.ztcir", ServeSettings(**settings))
+        listening = socket.socket()
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        running.append((server, thread))
+        while not server.started:
+            time.sleep(0.02)
+        return f"http://127.0.0.1:{listening.getsockname()[1]}/"
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def page(address: Callable[..., str]) -> Iterator[Any]:
+    """The page, opened, with a list of what went wrong in it."""
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, bypass_csp=True)
+        page.set_default_timeout(60_000)
+        page.wrong = []
+        page.on("pageerror", lambda error: page.wrong.append(str(error)))
+        page.home = address()
+        page.goto(page.home)
+        page.wait_for_selector(".card")
+        yield page
+        assert page.wrong == []
+        browser.close()
+
+
+@pytest.fixture(autouse=True)
+def fresh(page: Any) -> None:
+    """Start each test at the whole gallery."""
+    page.goto("about:blank")
+    page.goto(page.home)
+    page.wait_for_selector(".card")
+
+
+def names(page: Any) -> list[str]:
+    return [one.get_attribute("title") for one in page.query_selector_all(".card .picture")]
+
+
+def settle(page: Any) -> None:
+    """Wait for the answer to what was just done."""
+    page.wait_for_timeout(80)
+    page.wait_for_function("!document.querySelector('.grid').classList.contains('stale')")
+
+
+def use(page: Any, name: str) -> None:
+    page.click(f'.card .picture[aria-label="Search from {name}"]')
+    page.wait_for_selector(f'#pictures img[alt="Reference: {name}"]')
+    settle(page)
+
+
+def test_a_click_and_words_find_the_changed_thing(page: Any) -> None:
+    assert page.inner_text("#status") == "40 pictures"
+    use(page, "red striped t shirt 01")
+    assert "red striped t shirt 01" not in names(page)
+    page.fill("#text", "make it blue")
+    page.wait_for_function("document.querySelector('#title').textContent.includes('make it blue')")
+    settle(page)
+    assert any(name.startswith("blue") for name in names(page)[:3])
+    assert "t shirt" in names(page)[0]
+    assert page.inner_text("#status").startswith("40 searched in ")
+
+
+def test_typing_asks_the_text_graph_alone_and_shows_the_last_text(page: Any) -> None:
+    use(page, "red striped t shirt 01")
+    uploads: list[str] = []
+    page.on("request", lambda request: uploads.append(request.url))
+    page.type("#text", "in blue", delay=15)
+    settle(page)
+    page.wait_for_timeout(200)
+    settle(page)
+    assert not [url for url in uploads if url.endswith("/references")]
+    assert len([url for url in uploads if url.endswith("/search")]) < 7  # keys are drawn together
+    typed = names(page)
+    page.reload()
+    page.wait_for_selector(".card")
+    settle(page)
+    assert names(page) == typed
+
+
+def test_steps_lead_back_and_a_link_restores_the_search(page: Any) -> None:
+    use(page, "red striped t shirt 01")
+    page.fill("#text", "as a dress")
+    settle(page)
+    found, link = names(page), page.url
+    use(page, found[0])
+    assert page.locator("#trail button").count() == 3
+    page.go_back()
+    page.wait_for_selector('#pictures img[alt="Reference: red striped t shirt 01"]')
+    settle(page)
+    assert names(page) == found
+    assert page.input_value("#text") == "as a dress"
+    other = page.context.browser.new_context(bypass_csp=True).new_page()
+    other.goto(link)
+    other.wait_for_selector(".card")
+    settle(other)
+    assert names(other) == found
+    other.context.close()
+
+
+def test_what_is_unwanted_leaves(page: Any) -> None:
+    page.fill("#text", "a jacket")
+    settle(page)
+    before = names(page)
+    page.click("#tune")
+    page.fill("#not", before[0].split()[0])
+    page.press("#not", "Enter")
+    settle(page)
+    assert not names(page)[0].startswith(before[0].split()[0])
+    page.click('#unwanted button[aria-label^="Allow"]')
+    settle(page)
+    assert names(page) == before
+    page.hover(".card")
+    page.click(f'.card .not[aria-label="Not like {before[0]}"]')
+    settle(page)
+    assert before[0] not in names(page)
+
+
+def test_a_picture_is_uploaded_dropped_and_pasted(page: Any, photos: Path) -> None:
+    page.set_input_files("#file", photos / "red-striped-t-shirt-01.jpg")
+    page.wait_for_selector('#pictures img[alt^="Reference: red striped"]')
+    settle(page)
+    uploaded = names(page)
+    assert "red striped t shirt 01" not in uploaded
+    script = """async ([event, url]) => {
+      const blob = await (await fetch(url)).blob();
+      const data = new DataTransfer();
+      data.items.add(new File([blob], "x.jpg", { type: "image/jpeg" }));
+      const made = event === "drop" ? new DragEvent("drop", { dataTransfer: data, bubbles: true })
+        : new ClipboardEvent("paste", { clipboardData: data, bubbles: true });
+      document.body.dispatchEvent(made);
+    }"""
+    for event in ("drop", "paste"):
+        page.goto("about:blank")
+        page.goto(page.home)
+        page.wait_for_selector(".card")
+        picture = page.locator('.card [aria-label="Search from brown jacket 01"] img')
+        source = picture.first.get_attribute("src")
+        page.evaluate(script, [event, source])
+        page.wait_for_selector("#pictures img")
+        page.wait_for_function("document.querySelector('#status').textContent.includes('searched')")
+        assert len(names(page)) >= 39
+    page.set_input_files(
+        "#file", {"name": "x.png", "mimeType": "image/png", "buffer": io.BytesIO(b"no").read()}
+    )
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "not an image" in page.inner_text("#problem")
+
+
+def test_the_large_view_has_everything_by_keyboard(page: Any) -> None:
+    page.fill("#text", "a dress")
+    settle(page)
+    first, second = names(page)[:2]
+    page.focus(f'.card .zoom[aria-label="Large view of {first}"]')
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#large[open]")
+    assert page.inner_text("#large-name") == first
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#large-name") == second
+    page.keyboard.press("Escape")
+    assert page.locator("#large[open]").count() == 0
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "text"
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_axe_finds_nothing(page: Any, scheme: str, width: int) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    page.set_viewport_size({"width": width, "height": 900})
+    try:
+        use(page, "red striped t shirt 01")
+        page.fill("#text", "make it blue")
+        page.click("#tune")
+        page.fill("#not", "stripes")
+        page.press("#not", "Enter")
+        settle(page)
+        results = axe.Axe().run(page)
+        assert results.violations_count == 0, results.generate_report()
+        page.focus(".card .zoom")
+        page.keyboard.press("Enter")
+        results = axe.Axe().run(page)
+        assert results.violations_count == 0, results.generate_report()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    finally:
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.emulate_media(color_scheme="light")
+
+
+def test_a_token_is_asked_for(page: Any, address: Callable[..., str]) -> None:
+    other = page.context.browser.new_context(bypass_csp=True).new_page()
+    other.goto(address(token=TOKEN))
+    other.wait_for_selector("#login[open]")
+    other.fill("#token", "wrong")
+    other.click("#login .primary")
+    other.wait_for_function("document.querySelector('#login-problem').textContent")
+    other.fill("#token", TOKEN)
+    other.click("#login .primary")
+    other.wait_for_selector(".card")
+    other.context.close()

@@ -1,0 +1,341 @@
+"""The application: routes of the API, and the files of the page.
+
+Annotations are evaluated here, not kept as text: FastAPI reads them, with the limits in them.
+"""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, File, Form, Query, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
+
+from ztcir_sdk.answers import SearchOptions
+from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.index.hit import Hit
+from ztcir_sdk.index.items import Item
+from ztcir_sdk.names import MAX_STRENGTH
+from ztcir_sdk.query import Query as SearchQuery
+from ztcir_sdk.retriever import Retriever
+from ztcir_sdk.serve import models
+from ztcir_sdk.serve.failures import ServiceError, as_service_error, error_body
+from ztcir_sdk.serve.gallery import ServedIndex, picture_of
+from ztcir_sdk.serve.guard import API, COOKIE, Guard
+from ztcir_sdk.serve.logs import log
+from ztcir_sdk.serve.metrics import Metrics
+from ztcir_sdk.serve.searching import Searches
+from ztcir_sdk.serve.settings import ServeSettings
+from ztcir_sdk.version import __version__
+
+__all__ = ["create_app"]
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": models.ErrorAnswer, "description": description}
+    for status, description in {
+        400: "The body cannot be read.",
+        401: "A token is needed.",
+        404: "There is no such item or reference.",
+        413: "The request or the image is too large.",
+        421: "The service does not answer for this host.",
+        422: "The request is wrong; the message says what to change.",
+        503: "The service is busy, or its index cannot be searched.",
+        504: "The request took too long.",
+    }.items()
+}
+FOREVER = "private, max-age=604800, immutable"
+FILTERS = "where" in SearchOptions.__annotations__
+"""Whether the SDK can search among the images that a condition holds for."""
+
+
+def create_app(
+    retriever: Retriever,
+    index: str | os.PathLike[str],
+    settings: ServeSettings | None = None,
+) -> Guard:
+    """Return the service as an ASGI application.
+
+    Args:
+        retriever: what encodes and searches.
+        index: the index to search. What another process commits to it is served a second later.
+        settings: limits, and who may ask.
+
+    Raises:
+        IndexMismatchError: the index was made by another image tower.
+        ZtcirError: there is no index, or it is corrupt.
+    """
+    settings = settings or ServeSettings()
+    service = _Service(retriever, ServedIndex(retriever, index), settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        log("started", index=service.index.path.name, items=len(service.index.view))
+        yield
+        service.searches.close()
+        log("stopped")
+
+    app = FastAPI(
+        title="ztcir",
+        version=__version__,
+        summary="Search images with images and words.",
+        docs_url=None,  # they load scripts from another server
+        redoc_url=None,
+        lifespan=lifespan,
+        responses=ERRORS,
+    )
+    _add_error_handlers(app)
+    _add_routes(app, service)
+    app.mount("/", StaticFiles(packages=[("ztcir_sdk.serve", "page")], html=True))
+    inner: Any = app
+    if settings.cors_origins:
+        inner = CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization"],
+        )
+    return Guard(inner, settings, service.metrics)
+
+
+class _Service:
+    """What the routes share."""
+
+    def __init__(self, retriever: Retriever, index: ServedIndex, settings: ServeSettings) -> None:
+        self.retriever = retriever
+        self.index = index
+        self.settings = settings
+        self.metrics = Metrics()
+        self.searches = Searches(retriever, index, settings, self.metrics)
+
+    def hit(self, hit: Hit, root: Path) -> models.HitModel:
+        """Describe a hit without a path of this machine."""
+        name = Path(hit.path).relative_to(root).as_posix()
+        item = self.index.view.by_path(name)
+        return models.HitModel(
+            id="" if item is None else item.content_hash,
+            name=printable(name),
+            metadata=hit.metadata,
+            score=hit.score,
+            rank=hit.rank,
+        )
+
+    def item(self, item: Item) -> models.ItemModel:
+        """Describe an item."""
+        metadata = None if item.metadata is None else dict(item.metadata)
+        return models.ItemModel(id=item.content_hash, name=printable(item.path), metadata=metadata)
+
+    async def query(
+        self,
+        uploads: Sequence[UploadFile],
+        references: Sequence[str],
+        texts: Sequence[str],
+        weights: str | None,
+        without: Sequence[str],
+        unlike: Sequence[str],
+    ) -> tuple[SearchQuery, list[str]]:
+        """Return a query of the parts of a request, and the identifiers of its uploads."""
+        texts, without = [t for t in texts if t.strip()], [t for t in without if t.strip()]
+        self._check_size([*uploads, *references, *texts, *without, *unlike], [*texts, *without])
+        uploaded = [await self.searches.upload(await one.read()) for one in uploads]
+        images = [await self.searches.reference(one) for one in (*uploaded, *references)]
+        unwanted = [await self.searches.reference(one) for one in unlike]
+        numbers = _weights(weights, len(images) + len(texts))
+        query = SearchQuery(
+            images=list(zip(images, numbers, strict=False)),
+            texts=list(zip(texts, numbers[len(images) :], strict=False)),
+            without=without,
+            unlike=unwanted,
+        )
+        return query, uploaded
+
+    def _check_size(self, parts: Sequence[object], texts: Sequence[str]) -> None:
+        if len(parts) > self.settings.max_parts:
+            raise UsageError(
+                f"A search may have {self.settings.max_parts} images and texts, not {len(parts)}."
+            )
+        for text in texts:
+            if len(text) > self.settings.max_text:
+                raise UsageError(
+                    f"A text may have {self.settings.max_text} characters, not {len(text)}: "
+                    "describe it in fewer words."
+                )
+
+
+def _add_routes(app: FastAPI, service: _Service) -> None:
+    settings, searches = service.settings, service.searches
+
+    @app.post(f"{API}/search", operation_id="search")
+    async def search(
+        image: Annotated[list[UploadFile], File(description="Reference images.")] = [],  # noqa: B006
+        reference: Annotated[
+            list[str], Form(description="Identifiers of items and of earlier uploads.")
+        ] = [],  # noqa: B006
+        text: Annotated[list[str], Form(description="What should change, or what to find.")] = [],  # noqa: B006
+        weights: Annotated[
+            str | None,
+            Form(description="Numbers with commas: of the images, references, then texts."),
+        ] = None,
+        without: Annotated[
+            list[str], Form(alias="not", description="What the hits must not show.")
+        ] = [],  # noqa: B006
+        unlike: Annotated[
+            list[str], Form(description="Identifiers of images that hits must not be like.")
+        ] = [],  # noqa: B006
+        k: Annotated[int, Form(ge=1, le=settings.max_hits)] = 24,
+        offset: Annotated[int, Form(ge=0, le=10_000)] = 0,
+        method: Annotated[str, Form()] = "composed",
+        strength: Annotated[
+            float | None, Form(ge=0, le=MAX_STRENGTH, description="How much the texts count.")
+        ] = None,
+        where: Annotated[str | None, Form(description="A condition on the metadata.")] = None,
+    ) -> models.SearchAnswer:
+        """Find images similar to others, modified as texts describe; see the command's grammar."""
+        query, uploaded = await service.query(image, reference, text, weights, without, unlike)
+        options: dict[str, Any] = {"k": k + offset, "method": method, "strength": strength}
+        if where:
+            if not FILTERS:
+                raise UsageError("This service cannot filter by metadata: leave where out.")
+            options["where"] = where
+        answer = await searches.search(query, **options)
+        root = service.index.view.root
+        return models.SearchAnswer(
+            hits=[service.hit(hit, root) for hit in answer.hits[offset:]],
+            references=uploaded,
+            searched=answer.searched,
+            milliseconds=round(answer.milliseconds, 2),
+        )
+
+    @app.post(f"{API}/references", operation_id="upload")
+    async def upload(
+        image: Annotated[UploadFile, File(description="The image.")],
+    ) -> models.ReferenceAnswer:
+        """Encode an image once, for many searches."""
+        return models.ReferenceAnswer(id=await searches.upload(await image.read()))
+
+    @app.get(f"{API}/items", operation_id="items")
+    async def items(
+        offset: Annotated[int, Query(ge=0, le=1_000_000_000)] = 0,
+        limit: Annotated[int, Query(ge=1, le=settings.max_hits)] = 60,
+        order: Annotated[Literal["path", "mixed"], Query()] = "path",
+    ) -> models.ItemsAnswer:
+        """List items of the index, by path or mixed."""
+        found = await searches.work(lambda: service.index.listed(offset, limit, order))
+        return models.ItemsAnswer(
+            items=[service.item(item) for item in found], total=len(service.index.view)
+        )
+
+    @app.get(f"{API}/items/{{identifier}}", operation_id="item")
+    async def item(identifier: str) -> models.ItemModel:
+        """Describe an item."""
+        return service.item(service.index.item(identifier))
+
+    @app.get(
+        f"{API}/items/{{identifier}}/thumbnail",
+        operation_id="thumbnail",
+        response_class=Response,
+        responses={200: {"content": {"image/jpeg": {}}}},
+    )
+    async def thumbnail(
+        identifier: str, side: Annotated[int, Query(ge=16, le=2048)] = 320
+    ) -> Response:
+        """Return a small copy of an item's picture, as JPEG."""
+        found = service.index.item(identifier)
+        # few sizes, so that few are made and kept
+        size = min(one for one in (160, 320, 512, 1024, 2048) if one >= side)
+        data = await searches.work(lambda: picture_of(service.index, found, size))
+        return Response(data, media_type="image/jpeg", headers={"cache-control": FOREVER})
+
+    @app.get(f"{API}/info", operation_id="info")
+    async def info() -> models.InfoAnswer:
+        """Describe what is served."""
+        fields = await searches.work(service.index.fields)
+        limits = ("max_upload_mb", "max_megapixels", "max_text", "max_parts", "max_hits")
+        values = asdict(settings)
+        return models.InfoAnswer(
+            version=__version__,
+            bundle=service.retriever.bundle.name,
+            items=len(service.index.view),
+            methods=list(service.retriever.bundle.manifest.methods),
+            filters=FILTERS,
+            fields=[models.FieldModel(**field) for field in fields],
+            limits={name: values[name] for name in limits},
+        )
+
+    @app.post(f"{API}/session", operation_id="session", status_code=204)
+    async def session(request: Request, token: Annotated[str, Form(max_length=500)]) -> Response:
+        """Keep a token in a cookie, as the page does."""
+        if settings.token is None or token != settings.token:
+            raise ServiceError(401, "token", "The token is wrong: ask who runs this service.")
+        answer = Response(status_code=204)
+        secure = request.url.scheme == "https"
+        answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
+        return answer
+
+    @app.get("/healthz", operation_id="health")
+    async def health() -> models.HealthAnswer:
+        """Say that the service works."""
+        return models.HealthAnswer(status="ok", items=len(service.index.view))
+
+    @app.get("/metrics", operation_id="metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Return counts and times for Prometheus."""
+        service.metrics.items.set(len(service.index.view))
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _weights(text: str | None, count: int) -> list[float]:
+    if not text:
+        return [1.0] * count
+    try:
+        numbers = [float(part) for part in text.split(",")[: count + 1]]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise UsageError(f"weights must be {count} numbers separated by commas.")
+    return numbers
+
+
+def printable(text: str) -> str:
+    """Replace lone surrogates, from file names that are not UTF-8, which JSON cannot hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    def answer(error: ServiceError) -> JSONResponse:
+        return JSONResponse(error_body(error), error.status)
+
+    @app.exception_handler(ZtcirError)
+    async def known(request: Request, error: ZtcirError) -> JSONResponse:
+        shown = as_service_error(error)
+        if shown.kind == "unavailable":
+            log("search failed", level=40, reason=str(error))
+        return answer(shown)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "body"
+        return answer(ServiceError(422, "usage", f"{where}: {first['msg']}."))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, ServiceError):  # raised while the body was read
+            return answer(error.__cause__)
+        kind = {404: "not-found", 405: "method"}.get(error.status_code, "request")
+        sentence = {
+            404: "There is nothing at this address: /openapi.json lists what there is.",
+            405: "This address does not take that method: /openapi.json lists what it takes.",
+        }.get(error.status_code, "The body of the request cannot be read: send a form.")
+        shown = answer(ServiceError(error.status_code, kind, sentence))
+        shown.headers.update(error.headers or {})
+        return shown
+
+    @app.exception_handler(Exception)
+    async def defect(request: Request, error: Exception) -> JSONResponse:
+        return answer(ServiceError(500, "defect", "The service failed: its log says why."))

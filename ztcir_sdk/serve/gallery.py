@@ -1,0 +1,184 @@
+"""The index that is served: its newest state, its items by identifier, and their pictures."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ztcir_sdk.decoding import load_image
+from ztcir_sdk.errors import ImageError, ZtcirError
+from ztcir_sdk.index import IndexView
+from ztcir_sdk.index.items import Item
+from ztcir_sdk.retriever import Retriever
+from ztcir_sdk.serve.failures import ServiceError
+from ztcir_sdk.serve.logs import log
+from ztcir_sdk.sources import read_image
+
+__all__ = ["ORDERS", "ServedIndex", "picture_of"]
+
+ORDERS = {"path": "path", "mixed": "hash"}
+"""Order of a list of items -> SQL; by hash, neighbours in a folder are not neighbours here."""
+REFRESH_SECONDS = 1.0
+"""How old the served state may be while another process updates the index."""
+FIELD_ITEMS = 5000
+"""Items whose metadata is looked at for the fields that can be filtered by."""
+MOST_FIELDS = 20
+MOST_VALUES = 50
+THUMBNAILS = 2000
+"""Small pictures that are kept in memory, each of about 15 kB."""
+
+
+class ServedIndex:
+    """An index that other processes may update while it is served. Threads may share one."""
+
+    def __init__(self, retriever: Retriever, path: str | os.PathLike[str]) -> None:
+        """Open the index.
+
+        Raises:
+            IndexMismatchError: it was made by another image tower.
+            ZtcirError: there is no index, or it is corrupt.
+        """
+        self.path = Path(path)
+        self._retriever = retriever
+        self._lock = threading.Lock()
+        self._view = retriever.open_index(path).view
+        self._checked = time.monotonic()
+        self._fields: tuple[IndexView, list[dict[str, Any]]] | None = None
+
+    @property
+    def view(self) -> IndexView:
+        """The newest state that can be used; checked about once a second."""
+        with self._lock:
+            if time.monotonic() - self._checked >= REFRESH_SECONDS:
+                self._checked = time.monotonic()
+                try:
+                    newest = self._retriever.open_index(self.path).view
+                except ZtcirError as error:  # deleted or corrupt: the open state still answers
+                    log("index not refreshed", level=logging.WARNING, reason=str(error))
+                else:
+                    if newest is not self._view:
+                        log("index refreshed", items=len(newest))
+                    self._view = newest
+            return self._view
+
+    def item(self, identifier: str) -> Item:
+        """Return the item of an identifier, the SHA-256 (hex) of its file.
+
+        Raises:
+            ServiceError: there is none.
+        """
+        found = self.view.by_hash(identifier)
+        if not found:
+            raise ServiceError(
+                404, "not-found", f"There is no item {identifier[:12]!r}: search or list again."
+            )
+        return found[0]
+
+    def listed(self, offset: int, limit: int, order: str) -> list[Item]:
+        """Return some items, in an order of `ORDERS`."""
+        view = self.view
+        rows = view.sql(
+            f"SELECT label FROM items ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?", (limit, offset)
+        )
+        return view.items_at([label for (label,) in rows])
+
+    def read(self, item: Item) -> bytes:
+        """Return the file of an item.
+
+        Raises:
+            ServiceError: it is gone, or leads out of the collection.
+        """
+        root = self.view.root
+        path = PurePosixPath(item.path)
+        inside = not path.is_absolute() and ".." not in path.parts and "\\" not in item.path
+        if inside and _stays_inside(root, root / path):
+            try:
+                return read_image(root, item.path)
+            except ImageError as error:
+                log("item not readable", level=logging.WARNING, reason=str(error))
+        raise ServiceError(
+            404, "not-found", "The picture of this item cannot be read: update the index."
+        )
+
+    def fields(self) -> list[dict[str, Any]]:
+        """Return the fields of the items' metadata: name, kind, and the most frequent values."""
+        view = self.view
+        if self._fields is None or self._fields[0] is not view:
+            self._fields = (view, list(_fields(islice(view.items(), FIELD_ITEMS))))
+        return self._fields[1]
+
+
+def _stays_inside(root: Path, path: Path) -> bool:
+    """Return whether a path, or the archive that it leads into, is inside the root."""
+    real = Path(os.path.realpath(path))
+    return real.is_relative_to(Path(os.path.realpath(root)))
+
+
+def _fields(items: Iterator[Item]) -> Iterator[dict[str, Any]]:
+    values: dict[str, Counter[Any]] = {}
+    for item in items:
+        for name, value in (item.metadata or {}).items():
+            if isinstance(value, (str, int, float)) and value != "":
+                values.setdefault(name, Counter())[value] += 1
+    for name, counts in list(values.items())[:MOST_FIELDS]:
+        if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in counts):
+            yield {"name": name, "kind": "number", "least": min(counts), "most": max(counts)}
+        elif len(counts) <= MOST_VALUES or sum(counts.values()) >= 4 * len(counts):
+            common = [str(value) for value, _ in counts.most_common(MOST_VALUES)]
+            yield {"name": name, "kind": "choice", "values": common}
+        else:
+            yield {"name": name, "kind": "text"}
+
+
+@lru_cache(maxsize=THUMBNAILS)
+def _small(content_hash: str, side: int, read: _Reader) -> bytes:
+    return _encoded(read(), side)
+
+
+class _Reader:
+    """Reads one item, and equals every other reader, so that a cache ignores it."""
+
+    def __init__(self, index: ServedIndex, item: Item) -> None:
+        self._index, self._item = index, item
+
+    def __call__(self) -> bytes:
+        return self._index.read(self._item)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Reader)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+def picture_of(index: ServedIndex, item: Item, side: int) -> bytes:
+    """Return an item as a JPEG whose longest side has at most `side` pixels.
+
+    It is made anew from the pixels: neither the file nor what it hides leaves the machine.
+
+    Raises:
+        ServiceError: the picture is gone or damaged.
+    """
+    if side <= 512:
+        return _small(item.content_hash, side, _Reader(index, item))
+    return _encoded(index.read(item), side)
+
+
+def _encoded(data: bytes, side: int) -> bytes:
+    try:
+        image = load_image(data, name="The picture")
+    except ImageError as error:
+        raise ServiceError(404, "not-found", str(error)) from error
+    image.thumbnail((side, side))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=84, optimize=True)
+    return stream.getvalue()

@@ -1,0 +1,102 @@
+"""What the API answers, as its OpenAPI describes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+__all__ = [
+    "ErrorAnswer",
+    "FieldModel",
+    "HealthAnswer",
+    "HitModel",
+    "InfoAnswer",
+    "ItemModel",
+    "ItemsAnswer",
+    "ReferenceAnswer",
+    "SearchAnswer",
+]
+
+IDENTIFIER = "SHA-256 (hex) of the image's file."
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    kind: str = Field(description="A word for programs, such as `usage`.")
+    message: str = Field(description="A sentence for people: the problem and the way out.")
+
+
+class ErrorAnswer(BaseModel):
+    """The answer to a request that cannot be answered."""
+
+    error: ErrorDetail
+
+
+class ItemModel(BaseModel):
+    """An image of the index."""
+
+    id: str = Field(description=IDENTIFIER)
+    name: str = Field(description="Path inside the collection.")
+    metadata: dict[str, Any] | None = None
+
+
+class HitModel(ItemModel):
+    """An image that was found."""
+
+    score: float = Field(description="Cosine similarity to the query, from -1 to 1.")
+    rank: int = Field(description="1 for the nearest.")
+
+
+class SearchAnswer(BaseModel):
+    """The hits of a search, nearest first."""
+
+    hits: list[HitModel]
+    references: list[str] = Field(
+        description="Identifiers of the uploaded images: send these next time, in `reference`."
+    )
+    searched: int = Field(description="Number of images that were searched.")
+    milliseconds: float
+
+
+class ReferenceAnswer(BaseModel):
+    """An uploaded image, encoded and remembered for a while."""
+
+    id: str = Field(description=IDENTIFIER)
+
+
+class ItemsAnswer(BaseModel):
+    """A page of the items of the index."""
+
+    items: list[ItemModel]
+    total: int
+
+
+class FieldModel(BaseModel):
+    """A field of the items' metadata."""
+
+    name: str
+    kind: str = Field(description="`choice`, `number` or `text`.")
+    values: list[str] = Field(default_factory=list, description="Of a choice: frequent values.")
+    least: float | None = None
+    most: float | None = None
+
+
+class InfoAnswer(BaseModel):
+    """What is served, and the limits of a request."""
+
+    version: str
+    bundle: str
+    items: int
+    methods: list[str]
+    fields: list[FieldModel]
+    filters: bool = Field(description="Whether a search takes `where`.")
+    limits: dict[str, float]
+
+
+class HealthAnswer(BaseModel):
+    """That the service works."""
+
+    status: str
+    items: int

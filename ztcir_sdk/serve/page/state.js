@@ -1,0 +1,63 @@
+// One search, and its form as the part of the address behind "#".
+
+export const emptySearch = () => ({
+  pictures: [], // {id, name, url?}: url only of a picture that was uploaded here
+  text: "",
+  without: [],
+  unlike: [], // {id, name}
+  strength: 1,
+  filters: {}, // field -> value
+});
+
+export const isEmpty = (search) => !search.pictures.length && !search.text.trim();
+
+const ID = /^[0-9a-f]{64}$/;
+
+export function toHash(search) {
+  const part = new URLSearchParams();
+  for (const one of search.pictures) part.append("like", one.id);
+  if (search.text.trim()) part.set("text", search.text.trim());
+  for (const one of search.without) part.append("not", one);
+  for (const one of search.unlike) part.append("unlike", one.id);
+  if (search.strength !== 1) part.set("strength", search.strength);
+  for (const [field, value] of Object.entries(search.filters)) part.append("only", `${field}=${value}`);
+  const text = part.toString();
+  return text ? `#${text}` : "";
+}
+
+export function fromHash(hash) {
+  const part = new URLSearchParams(hash.replace(/^#/, ""));
+  const pictures = (name) =>
+    part.getAll(name).filter((id) => ID.test(id)).map((id) => ({ id, name: "" }));
+  const strength = Number(part.get("strength") ?? 1);
+  const filters = {};
+  for (const one of part.getAll("only")) {
+    const at = one.indexOf("=");
+    if (at > 0) filters[one.slice(0, at)] = one.slice(at + 1);
+  }
+  return {
+    pictures: pictures("like"),
+    text: part.get("text") ?? "",
+    without: part.getAll("not").filter((one) => one.trim()),
+    unlike: pictures("unlike"),
+    strength: strength >= 0 && strength <= 2 ? strength : 1,
+    filters,
+  };
+}
+
+// The filters as the service's `where`: quotes are doubled, as in SQL.
+export function toWhere(filters) {
+  const quote = (text, mark) => mark + text.replaceAll(mark, mark + mark) + mark;
+  return Object.entries(filters)
+    .map(([field, value]) => `${quote(field, '"')} = ${quote(value, "'")}`)
+    .join(" AND ");
+}
+
+export function describe(search) {
+  const parts = [];
+  if (search.pictures.length === 1) parts.push(search.text.trim() ? "this picture" : "similar pictures");
+  if (search.pictures.length > 1) parts.push(`${search.pictures.length} pictures`);
+  if (search.text.trim()) parts.push(`“${search.text.trim()}”`);
+  for (const one of search.without) parts.push(`not ${one}`);
+  return parts.join(" + ").replaceAll("+ not", "− not") || "Browse";
+}

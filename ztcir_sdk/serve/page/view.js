@@ -1,0 +1,118 @@
+// What is drawn: chips, cards, the trail. Texts are set as text, never as HTML.
+
+import { thumbnail } from "./api.js";
+
+const $ = (id) => document.getElementById(id);
+
+export const nameOf = (one) => one.name.split("/").pop().replace(/\.[a-z0-9]+$/i, "").replace(/[-_]+/g, " ") || "picture";
+const pictureUrl = (one, side) => one.url ?? thumbnail(one.id, side);
+
+export function make(tag, settings = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), settings);
+  element.append(...children);
+  return element;
+}
+
+function removeButton(label, remove) {
+  const button = make("button", { type: "button", textContent: "×", onclick: remove });
+  button.setAttribute("aria-label", label);
+  return button;
+}
+
+export function drawPictures(search, remove) {
+  $("pictures").replaceChildren(
+    ...search.pictures.map((one) =>
+      make("li", { className: one.busy ? "busy" : "" },
+        make("img", { src: pictureUrl(one, 160), alt: `Reference: ${nameOf(one)}` }),
+        removeButton(`Remove the reference ${nameOf(one)}`, () => remove(one)))),
+  );
+}
+
+export function drawUnwanted(search, removeText, removePicture) {
+  $("unwanted").replaceChildren(
+    ...search.without.map((text) =>
+      make("li", { className: "chip" }, text, removeButton(`Allow ${text} again`, () => removeText(text)))),
+    ...search.unlike.map((one) =>
+      make("li", { className: "chip" },
+        make("img", { src: pictureUrl(one, 160), alt: nameOf(one) }),
+        removeButton(`Allow pictures like ${nameOf(one)} again`, () => removePicture(one)))),
+  );
+}
+
+export function drawFilters(fields, search, change) {
+  const choices = fields.filter((field) => field.kind === "choice" && field.values.length > 1);
+  $("filters-field").hidden = !choices.length;
+  $("filters").replaceChildren(
+    ...choices.map((field) => {
+      const select = make("select", { onchange: () => change(field.name, select.value) },
+        make("option", { value: "", textContent: `any ${field.name}` }),
+        ...field.values.map((value) => make("option", { value, textContent: value })));
+      select.setAttribute("aria-label", field.name);
+      select.value = search.filters[field.name] ?? "";
+      select.classList.toggle("set", select.value !== "");
+      return select;
+    }),
+  );
+}
+
+export function drawTrail(trail, at, go) {
+  $("trail").hidden = trail.length < 2;
+  $("trail").firstElementChild.replaceChildren(
+    ...trail.map((search, place) => {
+      const picture = search.pictures[0];
+      const label = search.text.trim() || (picture ? "similar" : "browse");
+      const button = make("button", { type: "button", onclick: () => go(place) });
+      if (picture) button.append(make("img", { src: pictureUrl(picture, 160), alt: nameOf(picture) }));
+      else button.className = "words";
+      button.append(make("span", { textContent: label }));
+      if (place === at) button.setAttribute("aria-current", "step");
+      return make("li", {}, button);
+    }),
+  );
+  const current = $("trail").querySelector("[aria-current]");
+  current?.scrollIntoView?.({ block: "nearest", inline: "nearest" });
+}
+
+export function drawHits(hits, { append = false, actions }) {
+  const cards = hits.map((hit) => card(hit, actions));
+  if (append) $("results").append(...cards);
+  else $("results").replaceChildren(...cards);
+}
+
+function card(hit, actions) {
+  const element = $("card").content.firstElementChild.cloneNode(true);
+  const name = nameOf(hit);
+  const image = element.querySelector("img");
+  image.src = thumbnail(hit.id);
+  image.onerror = () => element.classList.add("gone");
+  const picture = element.querySelector(".picture");
+  picture.setAttribute("aria-label", `Search from ${name}`);
+  picture.title = name;
+  picture.onclick = () => actions.use(hit);
+  element.querySelector(".score").textContent = hit.score === undefined ? "" : hit.score.toFixed(2);
+  const not = element.querySelector(".not");
+  not.setAttribute("aria-label", `Not like ${name}`);
+  not.onclick = () => actions.unlike(hit);
+  const zoom = element.querySelector(".zoom");
+  zoom.setAttribute("aria-label", `Large view of ${name}`);
+  zoom.onclick = () => actions.zoom(hit);
+  return element;
+}
+
+export function drawNothing(sentence) {
+  $("results").replaceChildren(make("li", { className: "empty", textContent: sentence }));
+}
+
+export function drawLarge(hit) {
+  $("large-image").src = thumbnail(hit.id, 1024);
+  $("large-image").alt = nameOf(hit);
+  $("large-name").textContent = nameOf(hit);
+  $("large-score").textContent =
+    hit.score === undefined ? hit.name : `${hit.name}, similarity ${hit.score.toFixed(3)}, rank ${hit.rank}`;
+  $("large-metadata").replaceChildren(
+    ...Object.entries(hit.metadata ?? {}).flatMap(([key, value]) => [
+      make("dt", { textContent: key }),
+      make("dd", { textContent: typeof value === "string" ? value : JSON.stringify(value) }),
+    ]),
+  );
+}

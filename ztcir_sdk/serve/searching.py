@@ -1,0 +1,193 @@
+"""Searches of many clients: encoded references are remembered, simultaneous queries are batched."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ztcir_sdk.decoding.decode import NamedBytes
+from ztcir_sdk.decoding.pillow_formats import open_header
+from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.index.hit import Hit
+from ztcir_sdk.query import Query
+from ztcir_sdk.retriever import Reference, Retriever
+from ztcir_sdk.serve.failures import ServiceError
+from ztcir_sdk.serve.gallery import ServedIndex
+from ztcir_sdk.serve.metrics import Metrics
+from ztcir_sdk.serve.settings import ServeSettings
+
+__all__ = ["Answer", "Searches"]
+
+MOST_AT_ONCE = 16
+"""Queries of one batch."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The hits of one query."""
+
+    hits: list[Hit]
+    searched: int
+    """Number of images that were searched."""
+    milliseconds: float
+    """From the query's turn to its hits; waiting for other clients counts."""
+
+
+@dataclass
+class _Waiting:
+    query: Query
+    options: tuple[tuple[str, Any], ...]
+    answer: asyncio.Future[Answer]
+    since: float
+
+
+class Searches:
+    """Answers queries in one thread, all that wait at once in a batch."""
+
+    def __init__(
+        self, retriever: Retriever, index: ServedIndex, settings: ServeSettings, metrics: Metrics
+    ) -> None:
+        """Use a retriever on an index; call `close` at the end."""
+        self._retriever = retriever
+        self._index = index
+        self._settings = settings
+        self._metrics = metrics
+        self._searching = ThreadPoolExecutor(1, "search")
+        self._working = ThreadPoolExecutor(2, "work")  # decoding and encoding of pictures
+        self._references: OrderedDict[str, Reference] = OrderedDict()
+        self._queue: list[_Waiting] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    def close(self) -> None:
+        """Finish what is running."""
+        self._searching.shutdown(cancel_futures=True)
+        self._working.shutdown(cancel_futures=True)
+
+    async def work(self, call: Callable[[], T]) -> T:
+        """Run something slow beside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._working, call)
+
+    # --- references --------------------------------------------------------------------------
+
+    async def upload(self, data: bytes) -> str:
+        """Encode an uploaded image, and return its identifier, the SHA-256 (hex) of its bytes.
+
+        Raises:
+            ServiceError, ImageError: it is too large, damaged, or no image.
+        """
+        identifier = hashlib.sha256(data).hexdigest()
+        if identifier not in self._references:
+            self._remember(identifier, await self.work(lambda: self._encoded(data)))
+        return identifier
+
+    async def reference(self, identifier: str) -> Reference:
+        """Return an encoded image: one that was uploaded, or an item of the index.
+
+        Raises:
+            ServiceError: it is neither.
+        """
+        known = self._references.get(identifier)
+        if known is None:
+            known = await self.work(lambda: self._encoded_item(identifier))
+        self._remember(identifier, known)
+        return known
+
+    def _remember(self, identifier: str, reference: Reference) -> None:
+        self._references[identifier] = reference
+        self._references.move_to_end(identifier)
+        while len(self._references) > self._settings.references:
+            self._references.popitem(last=False)
+        self._metrics.references.set(len(self._references))
+
+    def _encoded_item(self, identifier: str) -> Reference:
+        try:
+            item = self._index.item(identifier)
+        except ServiceError as error:
+            raise ServiceError(
+                404,
+                "unknown-reference",
+                f"The reference {identifier[:12]!r} is not known any more: upload it again.",
+            ) from error
+        return self._retriever.reference(NamedBytes(self._index.read(item), "The picture"))
+
+    def _encoded(self, data: bytes) -> Reference:
+        self._check_pixels(data)
+        return self._retriever.reference(NamedBytes(data, "The uploaded image"))
+
+    def _check_pixels(self, data: bytes) -> None:
+        """Refuse a large image by its header, before it is decoded."""
+        try:
+            image = open_header(io.BytesIO(data), data[:16])
+        except MemoryError:
+            raise
+        except Exception:  # whatever a damaged header leads to: decoding says what it is
+            return
+        if image is None:
+            return
+        with image:
+            megapixels = image.width * image.height / 1e6
+        if megapixels > self._settings.max_megapixels:
+            raise ServiceError(
+                413,
+                "too-large",
+                f"The image has {megapixels:.0f} megapixels, more than "
+                f"{self._settings.max_megapixels}: scale it down first.",
+            )
+
+    # --- queries -----------------------------------------------------------------------------
+
+    async def search(self, query: Query, **options: Any) -> Answer:
+        """Answer a query together with those that wait for the same options.
+
+        Raises:
+            ZtcirError: as `Retriever.search`.
+        """
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._queue.append(
+            _Waiting(query, tuple(sorted(options.items())), answer, time.perf_counter())
+        )
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._answer_all())
+        return await answer
+
+    async def _answer_all(self) -> None:
+        while self._queue:
+            options = self._queue[0].options
+            batch = [one for one in self._queue if one.options == options][:MOST_AT_ONCE]
+            self._queue = [one for one in self._queue if one not in batch]
+            batch = [one for one in batch if not one.answer.cancelled()]
+            if batch:
+                await self._answer(batch, dict(options))
+
+    async def _answer(self, batch: list[_Waiting], options: dict[str, Any]) -> None:
+        loop = asyncio.get_running_loop()
+        self._metrics.batch.observe(len(batch))
+        try:
+            view = self._index.view
+            found = await loop.run_in_executor(
+                self._searching,
+                lambda: self._retriever.search_many(
+                    [one.query for one in batch], index=view, **options
+                ),
+            )
+        except Exception as error:
+            if len(batch) > 1 and isinstance(error, ZtcirError):
+                for one in batch:  # one client's mistake is no other's
+                    await self._answer([one], options)
+            else:
+                for one in batch:
+                    if not one.answer.done():
+                        one.answer.set_exception(error)
+            return
+        for one, hits in zip(batch, found, strict=True):
+            if not one.answer.done():
+                spent = (time.perf_counter() - one.since) * 1000
+                one.answer.set_result(Answer(hits, len(view), spent))
