@@ -36,6 +36,7 @@ from ztcir_sdk.benchmark import draw_photos, random_index
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.index import Index
 from ztcir_sdk.names import IMAGE_ENCODER, TEXT_ENCODER
 from ztcir_sdk.retriever import Retriever
 
@@ -157,7 +158,8 @@ def measure(
         files = draw_photos(work, settings.pictures)
         texts = [query.text for query in demo_queries(demo_gallery(), 120)]
         retriever = _retriever(bundle, settings, "onnx")
-        index = retriever.open_index(random_index(retriever, work / "g.ztcir", settings.gallery))
+        place = random_index(retriever, work / "g.ztcir", settings.gallery)
+        index = Index.open(place, image_tower=retriever.image_tower)
 
         def prompt(text: str) -> list[int]:
             return (retriever.encoder.questions("composed", [text]).prompts or [])[0]

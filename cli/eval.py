@@ -120,6 +120,7 @@ def triplets(
       ztcir eval triplets --images val-*.tar --triplets queries.jsonl --method all
     """
     from ztcir_sdk.evaluation.triplet_evaluation import evaluate_triplets
+    from ztcir_sdk.index import Index
 
     retriever = engine.retriever()
     with progress_bar("Encoding") as progress:
@@ -132,7 +133,7 @@ def triplets(
             best_sum=method == ALL,
             optional_oracle=method == ALL,
             columns=columns,
-            index=None if index is None else retriever.open_index(index),
+            index=None if index is None else Index.open(index, image_tower=retriever.image_tower),
             progress=progress,
         )
     for sentence in (*result.notes, *(f"failed: {why}" for _, why in result.failed)):

@@ -49,7 +49,8 @@ class LazyCommand:
 
 COMMANDS: Mapping[str, LazyCommand] = {
     "demo": LazyCommand("cli.demo:demo", "Draw a small gallery, index it and search it."),
-    "index": LazyCommand("cli.index:index", "Build or update an index of images."),
+    "index": LazyCommand("cli.indexing.index:index", "Build or update an index of images."),
+    "embed": LazyCommand("cli.indexing.embed:embed", "Encode images to Parquet files, in shards."),
     "search": LazyCommand("cli.search:search", "Find images similar to one, modified by a text."),
     "serve": LazyCommand("cli.serve:serve", "Serve a web page and an HTTP API to search with."),
     "doctor": LazyCommand("cli.doctor:doctor", "Check what runs on this machine."),

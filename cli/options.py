@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from ztcir_sdk.names import BACKENDS, MAX_STRENGTH, PRECISIONS
+from ztcir_sdk.names import BACKENDS, MAX_STRENGTH, PRECISIONS, is_milvus_address
 
 if TYPE_CHECKING:
     from ztcir_sdk.bundle import Bundle
@@ -22,6 +22,7 @@ __all__ = [
     "Command",
     "Engine",
     "Group",
+    "IndexName",
     "SectionOption",
     "add_options",
     "as_json",
@@ -40,6 +41,18 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 OPTIONS = "Options"
 ENGINE_OPTIONS = "Engine options"
+
+
+class IndexName(click.Path):
+    """An index's folder, as a `Path`, or its address in Milvus, as it is."""
+
+    def __init__(self) -> None:
+        """Take any path."""
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a `Path`, or an address as text."""
+        return value if is_milvus_address(value) else super().convert(value, param, ctx)
 
 
 class SectionOption(click.Option):

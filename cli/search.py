@@ -13,12 +13,15 @@ import click
 from cli.options import (
     Command,
     Engine,
+    IndexName,
+    add_options,
     as_json,
     strength_option,
     weight_option,
     with_engine,
 )
 from cli.output import emit_json, note
+from cli.search_options import nothing_sentence, result_options, search_keywords
 from cli.search_output import (
     check_grid,
     check_terminal,
@@ -34,7 +37,6 @@ from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
 from ztcir_sdk.names import METHODS, TEXT_METHODS
 
 if TYPE_CHECKING:
-    from ztcir_sdk.answers import SearchOptions
     from ztcir_sdk.index.hit import Hit
     from ztcir_sdk.query import Query
     from ztcir_sdk.retriever import Retriever
@@ -59,10 +61,12 @@ BATCH = 64
 )
 @click.option(
     "--index",
-    type=click.Path(path_type=Path),
+    type=IndexName(),
     metavar="NAME.ztcir",
-    help="Index to search; default: $ZTCIR_INDEX, else the only *.ztcir in the current folder.",
+    help="Index to search, or milvus://host:port/collection; default: $ZTCIR_INDEX, else the only "
+    "*.ztcir in the current folder.",
 )
+@add_options(*result_options)
 @click.option("--image", "images", multiple=True, metavar="IMAGE", help="A further image.")
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="A further text.")
 @click.option(
@@ -137,7 +141,7 @@ BATCH = 64
 def search(
     asked: Sequence[str],
     k: int,
-    index: Path | None,
+    index: Path | str | None,
     images: Sequence[str],
     texts: Sequence[str],
     weights: str | None,
@@ -156,6 +160,7 @@ def search(
     open_page: bool,
     engine: Engine,
     as_json: bool,
+    **results: Any,
 ) -> None:
     """Find images similar to IMAGE, modified as TEXT describes.
 
@@ -174,6 +179,8 @@ def search(
       ztcir search ref.jpg "make it red" --then 2 "for women"
       ztcir search --batch queries.csv
       ztcir search ref.jpg "make it red" -0
+      ztcir search ref.jpg "make it red" --unique --min-score -0.5
+      ztcir search ref.jpg "make it red" --where "path LIKE '%.jpg'" --offset 5
     """
     from ztcir_sdk.index.default import default_index_path
 
@@ -182,6 +189,7 @@ def search(
     if show:
         check_terminal()
     options: dict[str, Any] = {"k": k, "method": method, "strength": strength, "weight": weight}
+    options |= search_keywords(**results)
     if batch is not None:
         if (
             asked
@@ -196,13 +204,13 @@ def search(
             or show
         ):
             raise click.UsageError("--batch takes its queries from the file: give no others.")
-        where = default_index_path() if index is None else index
-        _answer_batch(batch, where, engine.retriever(), options)
+        searched = default_index_path() if index is None else index
+        _answer_batch(batch, searched, engine.retriever(), options)
         return
     request = _Request.of(asked, images, texts, without, unlike)
     sources = request.open(allow_url)
     query = request.query(sources, weights)
-    where = default_index_path() if index is None else index
+    searched = default_index_path() if index is None else index
     retriever = engine.retriever()
     picked: list[str] = []
     if changes:
@@ -210,21 +218,17 @@ def search(
         if weights or without or unlike or not one_of_each:
             raise click.UsageError("--then goes on from a search with one IMAGE and one TEXT.")
         image, [text] = sources[request.images[0]], request.texts
-        settings: SearchOptions = {
-            "index": where,
-            "method": method,
-            "strength": strength,
-            "weight": weight,
-        }
+        settings: Any = {name: value for name, value in options.items() if name != "k"}
+        settings["index"] = searched
         hits, picked = search_on(retriever, image, text, k, changes, settings)
     else:
-        hits = retriever.search(query, index=where, **options)
+        hits = retriever.search(query, index=searched, **options)
     wishes = [wish for _, wish in changes]
     read = " ".join([*request.texts, *request.without, *wishes]) if method in TEXT_METHODS else ""
     unknown = retriever.unknown_words(read)
     if unknown:
         note(unknown_sentence(unknown))
-    missing = _note_missing([hit.path for hit in hits], where, retriever)
+    missing = _note_missing([hit.path for hit in hits], searched, retriever)
     if open_page and html is None:
         html = page_to_open()
     if grid is not None or html is not None:
@@ -248,7 +252,9 @@ def search(
                 "then": [
                     {"hit": path, "text": wish} for path, wish in zip(picked, wishes, strict=True)
                 ],
-                "index": str(where.absolute()),
+                "index": searched if isinstance(searched, str) else str(searched.absolute()),
+                "where": options["where"],
+                "offset": options["offset"],
                 "bundle": retriever.bundle.name,
                 "hits": [hit.to_dict() for hit in hits],
                 "missing": missing,
@@ -259,6 +265,8 @@ def search(
         show_hits(hits)
     else:
         print_hits(hits, print0=print0)
+    if not hits and not as_json:
+        note(nothing_sentence(options))
     if open_page and html is not None:
         click.launch(str(html))
 
@@ -334,7 +342,7 @@ def _numbers(text: str, count: int) -> list[float]:
     return numbers
 
 
-def _note_missing(paths: Sequence[str], index: Path, retriever: Retriever) -> list[str]:
+def _note_missing(paths: Sequence[str], index: Path | str, retriever: Retriever) -> list[str]:
     """Return the paths whose images are gone, and say so."""
     from ztcir_sdk.sources import image_exists
 
@@ -345,7 +353,9 @@ def _note_missing(paths: Sequence[str], index: Path, retriever: Retriever) -> li
     return missing
 
 
-def _answer_batch(file: Path, index: Path, retriever: Retriever, options: dict[str, Any]) -> None:
+def _answer_batch(
+    file: Path, index: Path | str, retriever: Retriever, options: dict[str, Any]
+) -> None:
     """Print a line of JSON for each query of a file, in order."""
     from ztcir_sdk.query.batch import read_batch
 
@@ -364,7 +374,10 @@ def _answer_batch(file: Path, index: Path, retriever: Retriever, options: dict[s
 
 
 def _answers(
-    queries: Sequence[Query | None], index: Path, retriever: Retriever, options: dict[str, Any]
+    queries: Sequence[Query | None],
+    index: Path | str,
+    retriever: Retriever,
+    options: dict[str, Any],
 ) -> list[list[Hit] | ZtcirError | None]:
     """Answer queries at once; one that fails has its error, and spoils no other."""
     asked = [query for query in queries if query is not None]

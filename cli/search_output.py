@@ -101,7 +101,7 @@ def unknown_sentence(words: Sequence[UnknownWord]) -> str:
     )
 
 
-def missing_sentence(missing: Sequence[str], found: int, index: Path, root: Path) -> str:
+def missing_sentence(missing: Sequence[str], found: int, index: Path | str, root: Path) -> str:
     """Return what to do about hits whose files are gone."""
     from ztcir_sdk.gallery import missing_folder
 

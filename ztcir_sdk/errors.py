@@ -42,6 +42,8 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "python_multipart": "serve",
         "starlette": "serve",
         "uvicorn": "serve",
+        "pyarrow": "parquet",
+        "pymilvus": "milvus",
         "tensorrt": "trt",
         "textual_image": "show",
         "tensorrt_rtx": "trt-rtx",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 __all__ = [
+    "AUTOMATIC",
     "BACKENDS",
     "CATALOGUE_COLUMNS",
     "COMPOSED_PROMPT",
@@ -13,12 +14,15 @@ __all__ = [
     "MAPPED_PROMPT",
     "MAX_STRENGTH",
     "METHODS",
+    "MILVUS_SCHEME",
+    "NEAR_DUPLICATE",
     "ORACLE",
     "PLACEHOLDER_ID",
     "PLACEHOLDER_MARK",
     "PRECISIONS",
     "PROMPTED_METHODS",
     "PROMPTS",
+    "STANDS_OUT",
     "STORAGES",
     "TAR_SUFFIXES",
     "TENSORRT_PACKAGES",
@@ -27,6 +31,7 @@ __all__ = [
     "TRAINING_PRECISIONS",
     "UNKNOWN_VALUE",
     "is_known",
+    "is_milvus_address",
     "is_plain_tar",
     "is_tar",
     "tar_suffix",
@@ -63,6 +68,15 @@ ORACLE = "oracle"
 BACKENDS = ("auto", "onnx", "onnx-tensorrt", "tensorrt")
 """Automatic choice, ONNX Runtime, ONNX Runtime's TensorRT provider, TensorRT itself."""
 
+AUTOMATIC = "auto"
+"""The value of an option that ztcir chooses itself."""
+
+NEAR_DUPLICATE = 0.96
+"""Cosine of two images from which they count as the same; `python -m benchmarks.answers`."""
+
+STANDS_OUT = 3.0
+"""Standard deviations above an index's scores from which a hit is an answer; the same command."""
+
 TENSORRT_PACKAGES: Mapping[str, str] = MappingProxyType(
     {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 )
@@ -97,6 +111,9 @@ PROMPTS: Mapping[str, str] = MappingProxyType(
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 """File name suffixes of tar archives, in lower case."""
 
+MILVUS_SCHEME = "milvus://"
+"""Start of an address of an index in Milvus."""
+
 UNKNOWN_VALUE = "NA"
 """Value of an unknown attribute."""
 
@@ -111,6 +128,11 @@ CATALOGUE_COLUMNS: Mapping[str, str] = MappingProxyType(
 def is_known(value: str) -> bool:
     """Return whether an attribute has a value: not empty, "NA", "unknown" or similar."""
     return value.strip().lower() not in _UNKNOWN_VALUES
+
+
+def is_milvus_address(index: object) -> bool:
+    """Return whether an index is named by an address of Milvus, and not by a folder."""
+    return isinstance(index, str) and index.lower().startswith(MILVUS_SCHEME)
 
 
 def tar_suffix(name: str) -> str | None:

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ztcir_sdk.answers import IndexSource, SearchOptions, SearchSettings, check_k
+from ztcir_sdk.answers import IndexSource, SearchOptions, SearchSettings, check_k, find_hits
 from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.gallery import IndexOptions, IndexReport, build_index
+from ztcir_sdk.gallery import AnyIndex, IndexOptions, IndexReport, build_index
+from ztcir_sdk.gallery.opened import OpenIndexes
 from ztcir_sdk.index import GalleryIndex, Index, IndexView
 from ztcir_sdk.index.hit import Hit
-from ztcir_sdk.index.opened import OpenIndexes
 from ztcir_sdk.modification import UnknownWord, join_texts
 from ztcir_sdk.names import TEXT_METHODS
 from ztcir_sdk.query import Picture, Query, QueryPlan, as_query
@@ -198,8 +198,10 @@ class Retriever:
         """Build or update the index of a collection, and search it from now on.
 
         Args:
-            source: a folder, a tar archive or an image file, or several.
-            to: the index's folder, usually ``NAME.ztcir``.
+            source: a folder, a tar archive or an image file, or several; or Parquet files of
+                vectors, from `ztcir embed` or `ztcir index --export`, which are not encoded again.
+            to: the index's folder, usually ``NAME.ztcir``, or an address such as
+                ``milvus://host:19530/photos``.
             progress: called with the number of images done, and of all images.
             **options: what to leave out, whether to read videos, and so on; see `IndexOptions`.
 
@@ -213,8 +215,8 @@ class Retriever:
         self.open_index(to)
         return report
 
-    def open_index(self, path: str | os.PathLike[str]) -> Index:
-        """Open an index, and search it from now on.
+    def open_index(self, path: str | os.PathLike[str]) -> AnyIndex:
+        """Open an index by its folder or its address in Milvus, and search it from now on.
 
         Raises:
             IndexMismatchError: it was made by another image tower.
@@ -266,11 +268,13 @@ class Retriever:
             image: the reference image (see `reference`), or a `Query`.
             text: the modification text; "mapped" and "image" ignore it.
             k: number of hits; a smaller gallery gives all its images.
-            **options: `index`, `method`, `strength` and others; see `SearchOptions`.
+            **options: which index, method, strength and filter, which page, what counts as the
+                same image and as an answer; see `SearchOptions`.
 
         Raises:
-            UsageError: the text is blank, k is below 1, there is no such method, or an option does
-                not go with it.
+            UsageError: the text is blank, a number is out of range, there is no such method, an
+                option does not go with it, or the filter cannot be parsed or does not fit the
+                index.
             ImageError: the image cannot be used.
             IndexMismatchError: the index was made by another image tower.
             ZtcirError: there is no index, or the bundle cannot answer the method.
@@ -309,7 +313,7 @@ class Retriever:
         left_out = unlike
         if method != "mapped":  # there the reference itself is the target
             left_out = [[*one, *other] for one, other in zip(images, unlike, strict=True)]
-        found = self._find(vectors, left_out, k, gallery, settings.exact)
+        found = self._find(vectors, left_out, k, gallery, settings)
         used = method in TEXT_METHODS
         texts = [join_texts(*query.positive_texts) if used else "" for query in asked]
         return [
@@ -334,25 +338,18 @@ class Retriever:
         left_out: Sequence[Sequence[Reference]],
         k: int,
         gallery: GalleryIndex,
-        exact: bool | None,
+        settings: SearchSettings,
     ) -> list[list[Hit]]:
         """Return the hits of each of B vectors (B, D), without some references."""
+        exact = settings.exact
         labels = [
             [label for one in own for label in one._same_embedding(gallery, exact).tolist()]
             for own in left_out
         ]
         hashes = [[file for one in own for file in one._content_hashes()] for own in left_out]
-        found = gallery.search(
-            vectors, k, exclude_labels=labels, exclude_hashes=hashes, exact=exact
+        return find_hits(
+            gallery, vectors, k, settings, exclude_labels=labels, exclude_hashes=hashes
         )
-        root = gallery.root
-        return [
-            [
-                Hit.from_item(gallery.item(int(label)), root, float(score), rank)
-                for rank, (label, score) in enumerate(zip(*neighbours, strict=True), start=1)
-            ]
-            for neighbours in found
-        ]
 
     def _own(self, reference: Reference) -> EncodedImage:
         owner = reference.retriever

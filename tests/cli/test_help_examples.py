@@ -24,7 +24,7 @@ from ztcir_sdk.drawings.drawings import demo_gallery
 
 RUN = tuple(
     f"ztcir {name}"
-    for name in ("demo", "index", "search", "doctor", "bench", "help", "eval triplets")
+    for name in ("demo", "index", "search", "doctor", "bench", "embed", "help", "eval triplets")
 )
 """Commands that are run for real; of the others the arguments are parsed."""
 
@@ -121,7 +121,9 @@ def run(line: str) -> None:
 
 @pytest.mark.parametrize("line", [line for line in EXAMPLES if line.startswith(RUN)])
 def test_an_example_runs(place: Path, line: str) -> None:
-    if line.startswith("ztcir search") or "--add" in line or "--root" in line:
+    if line.startswith(("ztcir search", "ztcir index photos.ztcir")) or "--add" in line:
+        run("ztcir index photos/")
+    if "--root" in line:
         run("ztcir index photos/")
     run(line)
 

@@ -1,22 +1,26 @@
-"""The keywords of a search, and the object that holds them."""
+"""The keywords of a search, and the object that holds and checks them."""
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, SupportsIndex, TypedDict
 
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.index.opened import IndexSource
+from ztcir_sdk.filters import Filter, parse_filter
+from ztcir_sdk.index.protocol import IndexSource
+from ztcir_sdk.names import AUTOMATIC, NEAR_DUPLICATE
 
-__all__ = ["IndexSource", "SearchOptions", "SearchSettings", "check_k"]
+__all__ = ["IndexSource", "SearchOptions", "SearchSettings", "check_k", "whole_number"]
 
 
 class SearchOptions(TypedDict, total=False):
     """Keywords of `Retriever.search`, `Reference.search`, and of both `search_many`.
 
     Attributes:
-        index: an index or its folder, in place of the default one.
+        index: an index, its folder, or an address such as ``milvus://host:19530/photos``, in place
+            of the default one.
         method: "composed", the default, uses image and text together. For comparisons: "stage1" is
             the same without the composing adapters; "mapped" and "image" use the image alone, as a
             pseudo-word or by its embedding; "text" uses the text alone; "sum" adds the embeddings
@@ -27,6 +31,14 @@ class SearchOptions(TypedDict, total=False):
             in the same direction, further away from the image.
         exact: True compares the query with every image, False uses the index's graph if it has
             one; None chooses by the size of the index.
+        where: a filter on the images' metadata and path, such as
+            ``"articleType = 'Shirts' AND price < 50"``; only images that satisfy it are found.
+        offset: number of hits to skip, for pages: the second page of ten is ``k=10, offset=10``.
+        min_score: the least cosine similarity of a hit.
+        unique: show copies and near-duplicates of an image once; a number sets the cosine of two
+            images from which they count as the same. `Hit.duplicates` has the others.
+        threshold: "auto" leaves out images that are no answer: their scores do not stand out from
+            the scores of the index's images in general.
     """
 
     index: IndexSource | None
@@ -34,17 +46,59 @@ class SearchOptions(TypedDict, total=False):
     weight: float | None
     strength: float | None
     exact: bool | None
+    where: str | None
+    offset: int
+    min_score: float | None
+    unique: bool | float
+    threshold: Literal["auto"] | None
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The values of `SearchOptions`."""
+    """The values of `SearchOptions`.
+
+    Raises:
+        UsageError: a value is out of range, or the filter cannot be parsed.
+    """
 
     index: IndexSource | None = None
     method: str = "composed"
     weight: float | None = None
     strength: float | None = None
     exact: bool | None = None
+    where: str | None = None
+    offset: int = 0
+    min_score: float | None = None
+    unique: bool | float = False
+    threshold: str | None = None
+
+    def __post_init__(self) -> None:
+        whole_number("offset", self.offset, least=0)
+        if self.min_score is not None and not -1 <= self.min_score <= 1:  # NaN too
+            raise UsageError(f"min_score must be a cosine from -1 to 1, not {self.min_score}.")
+        if not isinstance(self.unique, bool) and not 0 < self.unique <= 1:
+            raise UsageError(
+                f"unique must be True, False, or a cosine above 0 and up to 1, not {self.unique}."
+            )
+        if self.threshold not in (None, AUTOMATIC):
+            raise UsageError(
+                f'threshold must be "auto" or None, not {self.threshold!r}; use min_score for a '
+                "score of your own."
+            )
+        if self.where is not None:
+            parse_filter(self.where)  # before any work
+
+    @property
+    def filter(self) -> Filter | None:
+        """The parsed filter."""
+        return None if self.where is None else parse_filter(self.where)
+
+    @property
+    def same_from(self) -> float:
+        """The cosine from which two images count as the same; infinite if none do."""
+        if isinstance(self.unique, bool):
+            return NEAR_DUPLICATE if self.unique else math.inf
+        return float(self.unique)
 
 
 def check_k(k: int) -> None:
@@ -53,9 +107,16 @@ def check_k(k: int) -> None:
     Raises:
         UsageError: it is no whole number of at least 1.
     """
-    try:
-        number = operator.index(k)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(k, bool):
-        raise UsageError(f"k must be a whole number of at least 1, not {k!r}.")
+    whole_number("k", k, least=1)
+
+
+def whole_number(name: str, value: object, *, least: int) -> int:
+    """Return a whole number.
+
+    Raises:
+        UsageError: it is none, or too small.
+    """
+    number = operator.index(value) if isinstance(value, SupportsIndex) else least - 1
+    if number < least or isinstance(value, bool):
+        raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+    return number

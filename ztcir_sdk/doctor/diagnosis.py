@@ -14,7 +14,7 @@ from ztcir_sdk.doctor.findings import Diagnosis
 from ztcir_sdk.doctor.runtime import check_gpu, check_runtime
 from ztcir_sdk.environment import describe_machine
 from ztcir_sdk.errors import ZtcirError, install_hint
-from ztcir_sdk.gallery import missing_folder
+from ztcir_sdk.gallery import AnyIndex, missing_folder, open_any
 from ztcir_sdk.index import Index
 from ztcir_sdk.index.default import default_index_path
 from ztcir_sdk.index.graph import can_use_graphs, graph_notes
@@ -99,12 +99,12 @@ def _check_index(
     diagnosis: Diagnosis, path: str | os.PathLike[str] | None, bundle: Bundle | None
 ) -> None:
     try:
-        where = default_index_path() if path is None else Path(path)
+        where = default_index_path() if path is None else path
     except ZtcirError as error:
         diagnosis.add("index", "note", "none selected", str(error))
         return
     try:
-        index = Index.open(where, image_tower=None)
+        index = open_any(where, image_tower=None)
         if bundle is not None:
             Retriever(bundle).open_index(where)
     except ZtcirError as error:
@@ -112,10 +112,14 @@ def _check_index(
         return
     for sentence in index.verify():
         diagnosis.add("index", "problem", f"{where} is damaged", sentence)
-    _check_graph(diagnosis, index)
+    if isinstance(index, Index):
+        _check_graph(diagnosis, index)
     _check_root(diagnosis, where, index)
-    for sentence in old_colours(index.manifest):
-        diagnosis.add("index colours", "note", "colour profiles were ignored at first", sentence)
+    if isinstance(index, Index):
+        for sentence in old_colours(index.manifest):
+            diagnosis.add(
+                "index colours", "note", "colour profiles were ignored at first", sentence
+            )
 
 
 def _check_graph(diagnosis: Diagnosis, index: Index) -> None:
@@ -137,7 +141,7 @@ def _check_graph(diagnosis: Diagnosis, index: Index) -> None:
         diagnosis.add("index graph", "note", "there is none", sentence)
 
 
-def _check_root(diagnosis: Diagnosis, where: Path, index: Index) -> None:
+def _check_root(diagnosis: Diagnosis, where: str | os.PathLike[str], index: AnyIndex) -> None:
     """Report whether the images of an index still exist; of a large one, every n-th is checked."""
     root = printable(str(index.root))
     detail = f"{where}, {len(index)} images of {root}"

@@ -6,24 +6,25 @@ Files of unchanged size and modification time are not read; known content is not
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ztcir_sdk.errors import ImageError, IndexMismatchError, UsageError, ZtcirError
+from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
 from ztcir_sdk.gallery.report import IndexReport, no_image_sentence, source_name
 from ztcir_sdk.gallery.settings import IndexOptions, IndexSettings
-from ztcir_sdk.index import DEFAULT_STORAGE, Index, IndexWriter
+from ztcir_sdk.gallery.targets import AnyIndex, AnyWriter, Target
+from ztcir_sdk.gallery.transfer import import_vectors
+from ztcir_sdk.gallery.vector_files import find_vector_files
+from ztcir_sdk.index import DEFAULT_STORAGE, Index
 from ztcir_sdk.index.graph import graph_notes
-from ztcir_sdk.index.manifest import MANIFEST, MetadataRecord, old_colours, relative_root
+from ztcir_sdk.index.manifest import MetadataRecord, old_colours
 from ztcir_sdk.loading import PIXELS_AHEAD, DecodingPipeline, LoadedFile, pixel_count
 from ztcir_sdk.sources import (
     CollectionRules,
@@ -87,8 +88,10 @@ def build_index(
     collection.
 
     Args:
-        source: a folder, a tar archive or an image file, or several; see `list_images`.
-        to: the index's folder, usually ``NAME.ztcir``.
+        source: a folder, a tar archive or an image file, or several, see `list_images`; or Parquet
+            files of vectors, of which nothing is encoded, see `import_vectors`.
+        to: the index's folder, usually ``NAME.ztcir``, or an address such as
+            ``milvus://host:19530/photos``.
         encoder: the image encoder.
         progress: called with the number of images done, and of all images.
         workers: threads that read and decode; by default one a core, at most 8.
@@ -104,15 +107,19 @@ def build_index(
     """
     started = time.monotonic()
     settings = IndexSettings(**options)
-    target = Path(to).absolute()
-    index = _open_for(encoder, target) if (target / MANIFEST).exists() else None
+    if files := find_vector_files(source):
+        return import_vectors(
+            files, to, image_tower=encoder.image_tower, root=settings.root, progress=progress
+        )
+    target = Target(to)
+    index = target.open(encoder.image_tower, encoder.dim)
     rules = settings.rules(None if index is None else index.manifest.rules)
     known_table = None if index is None else index.manifest.metadata
-    table = settings.metadata_table("" if known_table is None else known_table.file, target)
+    table = settings.metadata_table("" if known_table is None else known_table.file, target.beside)
     listing = list_images(
         source,
         root=None if index is None else index.root,
-        skip=target,
+        skip=target.folder,
         rules=rules,
         widen=settings.add,
     )
@@ -122,8 +129,7 @@ def build_index(
         raise ZtcirError(no_image_sentence(source, listing))
     created = index is None
     if index is None:
-        index = Index.create(
-            target,
+        index = target.create(
             dim=encoder.dim,
             image_tower=encoder.image_tower,
             precision=encoder.precision,
@@ -136,7 +142,15 @@ def build_index(
             DecodingPipeline(workers) as pipeline,
         ):
             build = _Build(
-                writer, index, encoder, listing, settings, progress, flush_every, flush_seconds
+                writer,
+                index,
+                encoder,
+                listing,
+                settings,
+                progress,
+                flush_every,
+                flush_seconds,
+                target,
             )
             build.prepare(rules)
             build.use_table(table)
@@ -149,7 +163,7 @@ def build_index(
             writer.commit(storage=settings.storage)
     except BaseException:
         if created and len(index) == 0:
-            shutil.rmtree(target)
+            target.discard(index)
         raise
     return IndexReport(
         added=build.added,
@@ -165,8 +179,7 @@ def build_index(
         notes=[
             *listing.fixes,
             *build.table_notes(),
-            *graph_notes(index.manifest),
-            *old_colours(index.manifest),
+            *_notes_about(index),
         ],
         ignored_metadata=sorted(build.ignored_metadata),
     )
@@ -177,19 +190,21 @@ class _Build:
 
     def __init__(
         self,
-        writer: IndexWriter,
-        index: Index,
+        writer: AnyWriter,
+        index: AnyIndex,
         encoder: ImageEncoder,
         listing: Listing,
         settings: IndexSettings,
         progress: Callable[[int, int], None] | None,
         flush_every: int,
         flush_seconds: float,
+        target: Target,
     ) -> None:
         self.added = self.updated = self.renamed = self.removed = self.unchanged = 0
         self.failed = list(listing.failed)
         self.ignored_metadata: list[Failure] = []
         self._index = index
+        self._target = target
         self._settings = settings
         self._writer = writer
         self._encoder = encoder
@@ -306,8 +321,8 @@ class _Build:
         if self._table is None:
             return None
         status = self._table.path.stat()
-        relative = relative_root(self._table.path, self._index.path)
-        return MetadataRecord(relative, status.st_size, status.st_mtime_ns)
+        recorded = self._target.recorded(self._table.path)
+        return MetadataRecord(recorded, status.st_size, status.st_mtime_ns)
 
     def _row(self, file: SourceFile) -> dict[str, Any] | None:
         return None if self._table is None else self._table.row(self._listing.root, file.path)
@@ -436,21 +451,13 @@ class _Build:
             self._progress(self._done, len(self._listing.files))
 
 
-def _open_for(encoder: ImageEncoder, target: Path) -> Index:
-    try:
-        index = Index.open(target, image_tower=encoder.image_tower)
-        same = index.dim == encoder.dim
-    except IndexMismatchError:
-        same = False
-    if not same:
-        raise IndexMismatchError(
-            f"The index {target} was made by another image tower: pass another --to, or delete it "
-            "to index the collection again."
-        )
-    return index
+def _notes_about(index: AnyIndex) -> list[str]:
+    if not isinstance(index, Index):
+        return []
+    return [*graph_notes(index.manifest), *old_colours(index.manifest)]
 
 
-def _require_same_collection(index: Index, listing: Listing) -> None:
+def _require_same_collection(index: AnyIndex, listing: Listing) -> None:
     """Refuse to mix two collections in an index, unless that is wanted."""
     old, new = index.root.resolve(), listing.root.resolve()
     # A missing root was moved; a root inside the new one has grown.

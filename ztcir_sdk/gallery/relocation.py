@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.index import Index, Item
+from ztcir_sdk.gallery.targets import AnyIndex, open_any
+from ztcir_sdk.index import Item
 from ztcir_sdk.sources import CollectionRules, Listing, printable
 
 __all__ = ["missing_folder", "move_folder", "parse_move", "relocate_index"]
@@ -49,7 +50,7 @@ def relocate_index(
         ZtcirError: there is no such folder or index, or most of the images are not there.
     """
     folder = _folder(root)
-    index = Index.open(path, image_tower=None)
+    index = open_any(path, image_tower=None)
     found = _count(folder, (item.path for item in index.items()), index, index.root, prune=prune)
     with index.edit() as writer:
         writer.set_origin(root=folder)
@@ -79,7 +80,7 @@ def move_folder(
         ZtcirError: there is no such folder or index, or most of the images are not there.
         UsageError: the index has no images of the old folder.
     """
-    index = Index.open(path, image_tower=None)
+    index = open_any(path, image_tower=None)
     inside = _inside(index, old)
     if inside == "":
         return relocate_index(path, new, prune=prune)
@@ -134,7 +135,9 @@ def _folder(root: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _count(folder: Path, paths: Iterable[str], index: Index, before: Path, *, prune: bool) -> int:
+def _count(
+    folder: Path, paths: Iterable[str], index: AnyIndex, before: Path, *, prune: bool
+) -> int:
     """Return how many images are in a folder; refuse one that lacks most of them."""
     there = Listing(folder)
     found = total = 0
@@ -154,7 +157,7 @@ def _count(folder: Path, paths: Iterable[str], index: Index, before: Path, *, pr
     return found
 
 
-def _inside(index: Index, old: str | os.PathLike[str]) -> str:
+def _inside(index: AnyIndex, old: str | os.PathLike[str]) -> str:
     """Return the path of an old folder from the index's root; "" for the root itself."""
     absolute = Path(os.path.abspath(old))  # noqa: PTH100
     candidates = (absolute, index.root / os.fspath(old), absolute.resolve())

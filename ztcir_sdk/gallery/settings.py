@@ -22,7 +22,7 @@ __all__ = ["IndexOptions", "IndexSettings"]
 class IndexOptions(TypedDict, total=False):
     """Keywords of `Retriever.index`.
 
-    The index remembers all but the last two; None, the default, takes what it remembers.
+    The index remembers all but the last three; None, the default, takes what it remembers.
 
     Attributes:
         exclude: patterns of files and folders to leave out, as in ``.gitignore``: without a slash
@@ -40,6 +40,8 @@ class IndexOptions(TypedDict, total=False):
             another storage is converted.
         add: allow a source outside the index's collection, which is then added to it.
         prune: allow to remove more than half of the index.
+        root: folder of the images on this machine, for files of vectors that were written on
+            another one.
     """
 
     exclude: Sequence[str] | None
@@ -50,6 +52,7 @@ class IndexOptions(TypedDict, total=False):
     storage: str | None
     add: bool
     prune: bool
+    root: str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class IndexSettings:
     storage: str | None = None
     add: bool = False
     prune: bool = False
+    root: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         every = self.video_every

@@ -6,23 +6,24 @@ import os
 from pathlib import Path
 
 from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.names import is_milvus_address
 
 __all__ = ["default_index_path"]
 
 INDEX_VARIABLE = "ZTCIR_INDEX"
 
 
-def default_index_path(folder: str | os.PathLike[str] | None = None) -> Path:
+def default_index_path(folder: str | os.PathLike[str] | None = None) -> Path | str:
     """Return ``$ZTCIR_INDEX``, else the only ``*.ztcir`` in `folder`, by default the current one.
 
-    An index in a parent or in the home folder is never used.
+    It is a path, or an address of Milvus. An index in a parent or in the home folder is never used.
 
     Raises:
         ZtcirError: there is no index.
         UsageError: there are several.
     """
     if named := os.environ.get(INDEX_VARIABLE):
-        return Path(named)
+        return named if is_milvus_address(named) else Path(named)
     here = Path.cwd() if folder is None else Path(folder)
     found = sorted(path for path in here.glob("*.ztcir") if path.is_dir())
     if not found:

@@ -23,17 +23,24 @@ class Hit:
     """1 for the nearest."""
     metadata: dict[str, Any] | None = None
     """The image's JSON object in the index, if it has one."""
+    duplicates: tuple[str, ...] = ()
+    """Paths of the copies and near-duplicates that it stands for, in a search with `unique`."""
     asked: str | None = field(default=None, repr=False, compare=False)
     """Modification text that it was found with; `Reference.refine` keeps it. Not in `to_dict`."""
 
     @classmethod
-    def from_item(cls, item: Item, root: Path, score: float, rank: int) -> Hit:
+    def from_item(
+        cls, item: Item, root: Path, score: float, rank: int, duplicates: tuple[str, ...] = ()
+    ) -> Hit:
         """Describe an index's item, whose path is relative to `root`."""
         metadata = None if item.metadata is None else dict(item.metadata)
-        return cls(str(root / item.path), score, rank, metadata)
+        return cls(str(root / item.path), score, rank, metadata, duplicates)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
+        """Return JSON values; "duplicates" only where there are some."""
         values = asdict(self)
         del values["asked"]
+        if self.duplicates:
+            return {**values, "duplicates": list(self.duplicates)}
+        del values["duplicates"]
         return values

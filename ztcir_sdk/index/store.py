@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import IndexMismatchError, UsageError
 from ztcir_sdk.files import flush_file
+from ztcir_sdk.filters import Filter
 from ztcir_sdk.index.item_writer import ItemWriter, new_table
 from ztcir_sdk.index.items import Item
 from ztcir_sdk.index.manifest import (
@@ -242,6 +243,7 @@ class Index:
         exclude_hashes: Sequence[Collection[str]] | None = None,
         exact: bool | None = None,
         among: NDArray[np.int64] | None = None,
+        where: Filter | None = None,
     ) -> list[Neighbours]:
         """Find the nearest items to each of `queries` (B, D); see `IndexView.search`."""
         return self._view.search(
@@ -251,7 +253,16 @@ class Index:
             exclude_hashes=exclude_hashes,
             exact=exact,
             among=among,
+            where=where,
         )
+
+    def sample(self, count: int) -> NDArray[np.float32]:
+        """Return the vectors (n, D) of `count` items or fewer; see `IndexView.sample`."""
+        return self._view.sample(count)
+
+    def labels_where(self, where: Filter) -> NDArray[np.int64]:
+        """Return the labels (n,) of the items that satisfy a filter; see `IndexView`."""
+        return self._view.labels_where(where)
 
     def refresh(self) -> bool:
         """Move to the newest committed state; return whether there was a newer one.

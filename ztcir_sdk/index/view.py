@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.errors import UsageError
+from ztcir_sdk.filters import Filter
 from ztcir_sdk.index import nearest
 from ztcir_sdk.index.effort import GraphBudget
+from ztcir_sdk.index.filtered import FilteredLabels
 from ztcir_sdk.index.graph import Graph, can_use_graphs
 from ztcir_sdk.index.items import Item, ItemTable
 from ztcir_sdk.index.manifest import (
@@ -114,6 +116,26 @@ class IndexView:
         """
         return self._items.sql(query, values)
 
+    def labels_where(self, where: Filter) -> NDArray[np.int64]:
+        """Return the labels (n,) of the items that satisfy a filter, ascending.
+
+        Raises:
+            FilterError: the filter does not fit the items.
+        """
+        return self._filtered.labels(where)
+
+    def sample(self, count: int) -> NDArray[np.float32]:
+        """Return the vectors (n, D) of `count` items or fewer, the same ones at each call."""
+        alive = np.arange(self.manifest.rows)
+        alive = np.delete(alive, self._gallery.dead)
+        if len(alive) > count:
+            alive = np.sort(np.random.default_rng(0).choice(alive, count, replace=False))
+        return self._rows.take(alive)
+
+    @cached_property
+    def _filtered(self) -> FilteredLabels:
+        return FilteredLabels(self.sql)
+
     def blocks(self) -> list[tuple[int, int, str]]:
         """Return first row, number of rows and SHA-256 (hex) of each run of rows."""
         return self._items.blocks()
@@ -154,6 +176,7 @@ class IndexView:
         exclude_hashes: Sequence[Collection[str]] | None = None,
         exact: bool | None = None,
         among: NDArray[np.int64] | None = None,
+        where: Filter | None = None,
     ) -> list[Neighbours]:
         """Find the nearest items to each query.
 
@@ -165,6 +188,7 @@ class IndexView:
             exact: True compares with every vector, False searches the graph if there is one. By
                 default every vector is compared until that has taken as long as loading the graph.
             among: the labels (n,) that may be found; all by default.
+            where: a filter that what is found satisfies.
 
         Returns:
             For each query, labels (n,) int64 and cosine similarities (n,) float32 in [-1, 1],
@@ -172,6 +196,7 @@ class IndexView:
 
         Raises:
             UsageError: `k` is below 1.
+            FilterError: the filter does not fit the items.
             ValueError: `queries` has another shape, a zero row, or values that are not finite.
             KeyError: `among` has a label that this state has not.
         """
@@ -182,6 +207,9 @@ class IndexView:
         if len(queries) == 0 or len(self) == 0:
             nothing = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
             return [nothing for _ in queries]
+        if where is not None:
+            satisfied = self.labels_where(where)
+            among = satisfied if among is None else np.intersect1d(among, satisfied)
         if among is not None:
             found = self._search_among(self._selected(among), queries, k, excluded, exact)
         else:

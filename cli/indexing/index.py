@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
 
-from cli.options import Command, Engine, as_json, output_option, with_engine
+from cli.indexing.care import Care, care_options, split_index
+from cli.indexing.options import collection_options
+from cli.options import (
+    Command,
+    Engine,
+    IndexName,
+    add_options,
+    as_json,
+    output_option,
+    with_engine,
+)
 from cli.output import emit_json, note, print_line, progress_bar
 from ztcir_sdk.names import STORAGES
 from ztcir_sdk.path_patterns import expand_paths
@@ -19,41 +31,12 @@ __all__ = ["index"]
 @click.argument("source", nargs=-1)
 @output_option(
     "--to",
-    type=click.Path(path_type=Path),
+    type=IndexName(),
     metavar="NAME.ztcir",
-    help="Index to write; default: named after SOURCE, in the current folder.",
+    help="Index to write, or milvus://host:port/collection; default: named after SOURCE, in the "
+    "current folder.",
 )
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="GLOB",
-    help="Leave out files and folders of this name, or, with a slash, at this path from the "
-    "collection's root, as in .gitignore. Repeatable; '' clears the list.",
-)
-@click.option(
-    "--include",
-    multiple=True,
-    metavar="GLOB",
-    help="Index only what matches. Repeatable; '' clears the list.",
-)
-@click.option(
-    "--default-excludes/--no-default-excludes",
-    default=None,
-    help="Leave out hidden names, recycle bins, and folders of thumbnails such as @eaDir (the "
-    "default).",
-)
-@click.option(
-    "--video-every",
-    type=float,
-    metavar="SECONDS",
-    help="Also index a frame of each video every so many seconds; 0: none (the default).",
-)
-@click.option(
-    "--metadata",
-    metavar="TABLE",
-    help="CSV, TSV or Parquet file with a row for each image, named in a column such as path, "
-    "filename or id; '' for none.",
-)
+@add_options(*collection_options)
 @click.option(
     "--storage",
     type=click.Choice(STORAGES),
@@ -67,31 +50,31 @@ __all__ = ["index"]
     "--root",
     metavar="[OLD=]NEW",
     help="The collection was moved: its root is NEW now; or one of its folders, OLD. Nothing is "
-    "encoded again.",
+    "encoded again. With Parquet files: where the images are here.",
 )
 @click.option(
     "--prune",
     is_flag=True,
     help="Remove missing images even if they are more than half of the index.",
 )
+@add_options(*care_options)
 @with_engine
 @as_json
 def index(
     source: tuple[str, ...],
-    output: Path | None,
-    exclude: tuple[str, ...],
-    include: tuple[str, ...],
-    default_excludes: bool | None,
-    video_every: float | None,
-    metadata: str | None,
+    output: Path | str | None,
     storage: str | None,
     add: bool,
     root: str | None,
     prune: bool,
     engine: Engine,
     as_json: bool,
+    **values: Any,
 ) -> None:
     """Index the images of SOURCE: folders, tar archives or image files.
+
+    SOURCE may also be Parquet files of `ztcir embed` or --export, which are not encoded again. With
+    an option such as --info or --remove it is an index; default: as for `ztcir search`.
 
     Re-run at any time: only new and changed files are processed, and an interrupted run resumes.
     Files that cannot be used are listed at the end, and those that are no images are counted.
@@ -106,14 +89,32 @@ def index(
       ztcir index --root moved/photos/ --to photos.ztcir
       ztcir index --root scans=/mnt/scans --to photos.ztcir
       ztcir index "shards/val-{0000..0001}.tar" --json
+      ztcir index photos.ztcir --info
+      ztcir index photos.ztcir --fields
+      ztcir index photos.ztcir --remove photos/3.jpg
+      ztcir index photos.ztcir --export vectors.parquet
     """
     from ztcir_sdk.gallery.report import excluded_sentence, skipped_sentence
+    from ztcir_sdk.gallery.vector_files import find_vector_files
+    from ztcir_sdk.index.default import default_index_path
 
+    care = Care(**{field.name: values.pop(field.name) for field in fields(Care)})
+    care.check()
+    named, others = split_index(source)
+    if care.wanted:
+        care.run(named or output or default_index_path(), others, prune=prune, as_json=as_json)
+        return
+    if named is not None:
+        raise click.UsageError(
+            f"{named} is an index: name what to index and pass the index with --to, or add an "
+            "option such as --info or --remove."
+        )
     if not source and root is None:
         raise click.UsageError("Missing argument 'SOURCE...': name folders, archives or images.")
     paths = expand_paths(source)
     target = _target(paths, output)
-    if root is not None:
+    vectors = bool(paths and find_vector_files(paths))
+    if root is not None and not vectors:
         _relocate(target, root, prune=prune, as_json=as_json and not source)
         if not source:
             return
@@ -123,19 +124,16 @@ def index(
             paths if len(paths) > 1 else paths[0],
             to=target,
             progress=progress,
-            exclude=exclude or None,
-            include=include or None,
-            default_excludes=default_excludes,
-            video_every=video_every,
-            metadata=metadata,
             storage=storage,
             add=add,
             prune=prune,
+            root=root if vectors else None,
+            **{name: value if value != () else None for name, value in values.items()},
         )
     encoded = report.added + report.updated
     speed = encoded / report.seconds if encoded else None
     if as_json:
-        emit_json({"index": str(target.absolute()), **report.to_dict(), "images_per_second": speed})
+        emit_json({"index": _absolute(target), **report.to_dict(), "images_per_second": speed})
         return
     counts = ", ".join(
         f"{count} {name}"
@@ -164,7 +162,11 @@ def index(
         note(sentence)
 
 
-def _target(paths: list[Path], output: Path | None) -> Path:
+def _absolute(target: Path | str) -> str:
+    return target if isinstance(target, str) else str(target.absolute())
+
+
+def _target(paths: list[Path], output: Path | str | None) -> Path | str:
     """Return the index that is named, else the one of the paths, else the only one here."""
     from ztcir_sdk.index.default import default_index_path
 
@@ -173,7 +175,7 @@ def _target(paths: list[Path], output: Path | None) -> Path:
     return _default_index(paths) if paths else default_index_path()
 
 
-def _relocate(target: Path, root: str, *, prune: bool, as_json: bool) -> None:
+def _relocate(target: Path | str, root: str, *, prune: bool, as_json: bool) -> None:
     from ztcir_sdk.gallery import move_folder, parse_move, relocate_index
 
     old, new = parse_move(root)
@@ -184,7 +186,7 @@ def _relocate(target: Path, root: str, *, prune: bool, as_json: bool) -> None:
         found, total = move_folder(target, old, new, prune=prune)
         what = old
     if as_json:
-        values = {"index": str(target.absolute()), "root": str(Path(new).absolute())}
+        values = {"index": _absolute(target), "root": str(Path(new).absolute())}
         moved = {} if old is None else {"moved": old}
         emit_json({**values, **moved, "found": found, "total": total})
     else:

@@ -8,17 +8,15 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import TypeAlias
 
 from ztcir_sdk.errors import IndexMismatchError, ZtcirError
-from ztcir_sdk.index.protocol import GalleryIndex
-from ztcir_sdk.index.store import Index
+from ztcir_sdk.gallery.targets import AnyIndex, open_any
+from ztcir_sdk.index.protocol import GalleryIndex, IndexSource
+from ztcir_sdk.names import is_milvus_address
 
-__all__ = ["IndexSource", "OpenIndexes"]
+__all__ = ["OpenIndexes"]
 
 LOGGER = logging.getLogger("ztcir.index")
-IndexSource: TypeAlias = "str | os.PathLike[str] | GalleryIndex"
-"""An index's folder, or an open index."""
 
 
 class OpenIndexes:
@@ -33,27 +31,28 @@ class OpenIndexes:
         self.default: GalleryIndex | None = None
         self._image_tower = image_tower
         self._dim = dim
-        self._opened: dict[Path, Index] = {}
+        self._opened: dict[Path | str, AnyIndex] = {}
         self._lock = threading.Lock()
 
-    def open(self, path: str | os.PathLike[str]) -> Index:
+    def open(self, path: str | os.PathLike[str]) -> AnyIndex:
         """Return the newest state of an index, opened before or now.
 
         Raises:
             IndexMismatchError: it was made by another image tower.
             ZtcirError: there is no index, or it is corrupt.
         """
-        folder = Path(path).absolute()
+        name = str(path) if is_milvus_address(path) else Path(path).absolute()
         with self._lock:
-            if (index := self._opened.get(folder)) is not None:
+            if (index := self._opened.get(name)) is not None:
                 with contextlib.suppress(ZtcirError):  # deleted or replaced: open it below
                     index.refresh()
                     return index
             start = time.perf_counter()
-            index = Index.open(folder, image_tower=self._image_tower)
+            index = open_any(name, image_tower=self._image_tower)
             spent = 1000 * (time.perf_counter() - start)
-            LOGGER.debug("opened %s with %d images in %.0f ms", folder.name, len(index), spent)
-            self._opened[folder] = index
+            shown = name if isinstance(name, str) else name.name
+            LOGGER.debug("opened %s with %d images in %.0f ms", shown, len(index), spent)
+            self._opened[name] = index
             return index
 
     def resolve(self, index: IndexSource | None) -> GalleryIndex:
