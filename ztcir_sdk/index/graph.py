@@ -34,6 +34,9 @@ GRAPH_M = 16
 """hnswlib's links per node."""
 GRAPH_EF_CONSTRUCTION = 100
 """hnswlib's candidates while building."""
+FEWEST = 20
+"""Rows that are asked for to find 10, for which `ef` is measured; more need a larger one."""
+
 _ROWS_AT_ONCE = 1 << 14  # 32 MB at D = 512
 
 
@@ -109,7 +112,7 @@ class Graph:
 
         None if fewer are found.
         """
-        ef = max(self.ef, 2 * wanted)
+        ef = max(self.ef, wanted, wanted + (wanted - FEWEST) // 2)
         threads = 1 if len(queries) == 1 else available_cores()
         with self._lock:
             if ef != self._set:

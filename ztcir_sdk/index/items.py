@@ -41,11 +41,12 @@ COLUMNS = "label, path, hash, size, mtime_ns, metadata"
 BUSY_SECONDS = 60.0
 """How long a reader waits for a commit, and a commit for readers; each takes milliseconds."""
 
-LABELS_IN_A_BUCKET = 16
+LABELS_IN_A_BUCKET = 13
 """Logarithm of the labels that lie together in the index of hashes. New items change only the last
 part of it, so that a commit's cost does not grow with the index."""
 HASH_INDEX = f"label >> {LABELS_IN_A_BUCKET}, substr(hash, 1, 12)"
 MOST_VARIABLES = 500
+TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,26 @@ class Query:
         """
         with self._lock:
             try:
-                return self._connection.execute(query, values).fetchall()
+                return self._fetch(query, values)
             except sqlite3.OperationalError as error:
                 raise self._unreadable(error) from error
             except sqlite3.DatabaseError as error:
                 if isinstance(error, (sqlite3.ProgrammingError, sqlite3.InterfaceError)):
                     raise
                 raise corrupt(self._folder, self._file, str(error)) from error
+
+    def _fetch(self, query: str, values: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+        """Run a query; again if SQLite met a journal of a file that was removed meanwhile.
+
+        A reader may look for the journal just when a writer ends its last commit to the file and
+        removes both. SQLite calls that an input error, and finds no journal the next time.
+        """
+        for _ in range(TRIES - 1):
+            with contextlib.suppress(sqlite3.OperationalError):
+                return self._connection.execute(query, values).fetchall()
+            if (self._folder / self._file).exists():
+                break
+        return self._connection.execute(query, values).fetchall()
 
     def _unreadable(self, error: sqlite3.OperationalError) -> Exception:
         if "syntax" in str(error) or "no such" in str(error):

@@ -22,6 +22,8 @@ __all__ = ["Gallery", "exact_search", "gallery_of", "graph_search", "places"]
 
 GRAPH_MOST = 2_000
 """Number of neighbours above which searching the graph is slower than reading every vector."""
+FEW_MORE = 10
+"""Rows that are asked for beyond the wanted ones: some may be as near as the last of these."""
 FEW_ROWS = 8
 """Rows that are copied together where they are at most one in so many; else all are read."""
 
@@ -160,8 +162,8 @@ def graph_search(
     if allowed < graph.rows:
         # The graph also finds rows that are not allowed: ask for more in proportion, and then some.
         wanted = -(-wanted * graph.rows // max(allowed, 1))
-        wanted += wanted // 2 + 10
-    wanted = min(wanted, graph.rows)
+        wanted += wanted // 2
+    wanted = min(wanted + FEW_MORE, graph.rows)
     near = graph.nearest(queries, wanted) if 0 < wanted <= GRAPH_MOST else None
     if near is None:
         wide = gallery if among is None else gallery.among(among)

@@ -255,7 +255,7 @@ def encode_rows(storage: str, vectors: NDArray[np.float32]) -> tuple[bytes, ...]
     # The smallest power of two of which 127 reach the largest value.
     steps = np.exp2(np.ceil(np.log2(largest.astype(np.float64) / 127))).astype(FLOAT)
     scaled = vectors / steps[:, None]
-    codes = np.clip(np.rint(scaled), -127, 127)
+    codes = np.floor(scaled + np.float32(0.5))  # what is left is from -0.5 to below 0.5
     fine = np.clip(np.rint((scaled - codes) * 256), -128, 127)
     coarse = np.empty(len(vectors), dtype=_coarse_type(vectors.shape[1]))
     coarse["codes"], coarse["step"] = codes, steps

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.files import hash_file
 from ztcir_sdk.index import nearest
-from ztcir_sdk.index.graph import GRAPH_EF_CONSTRUCTION, GRAPH_M, Graph
+from ztcir_sdk.index.graph import FEWEST, GRAPH_EF_CONSTRUCTION, GRAPH_M, Graph
 from ztcir_sdk.index.manifest import GraphRecord, Manifest
 from ztcir_sdk.index.protocol import Neighbours
 from ztcir_sdk.index.rows import Rows
@@ -22,7 +22,7 @@ SAMPLE = 400
 """Vectors of the index that are searched for their neighbours: a recall of 0.99 is then measured
 to within 0.002."""
 NEIGHBOURS = 10
-EFFORTS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+EFFORTS = (FEWEST, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Candidates while searching, `ef`, in the order in which they are tried."""
 HARD_M, HARD_EF_CONSTRUCTION = 2 * GRAPH_M, 2 * GRAPH_EF_CONSTRUCTION
 HARD_EFFORT = 512
@@ -70,10 +70,11 @@ def measure_effort(
 ) -> tuple[int, float | None]:
     """Return the least `ef` that reaches `RECALL`, and the recall that it has.
 
-    The queries are vectors of the index, each searched for its neighbours without itself, and the
-    means of two of them: a composed query is not an image's vector either, and lies, as these do,
-    where the graph has fewer links. The lower recall of both counts. None stands for a recall that
-    cannot be measured, of an index with hardly any items.
+    Half of the queries are vectors of the index, searched for their neighbours without themselves.
+    They are easy, as the graph links them to these. The other half are moved, each by the way from
+    another vector to its nearest neighbour: as far off as a new image's vector would be. The lower
+    recall of both counts. None stands for a recall that cannot be measured, of an index with hardly
+    any items.
     """
     alive = np.setdiff1d(np.arange(graph.rows), gallery.dead, assume_unique=True)
     if len(alive) <= NEIGHBOURS:
@@ -81,9 +82,13 @@ def measure_effort(
     chosen = np.random.default_rng(seed).permutation(len(alive))[:SAMPLE]
     sample = np.sort(alive[chosen])
     queries = gallery.rows.take(sample)
-    # Half of them with another one: the sample is in no order of likeness.
-    queries[::2] += np.roll(queries, len(queries) // 2, axis=0)[::2]
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    itself = [sample[i : i + 1] for i in range(len(sample))]
+    nearest_rows = [rows for rows, _ in nearest.exact_search(gallery, queries, 1, itself)]
+    ways = gallery.rows.take(np.concatenate(nearest_rows)) - queries
+    # Of others: the sample is in no order of likeness.
+    queries[::2] += np.roll(ways, len(ways) // 2, axis=0)[::2]
+    queries /= np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), np.float32(1e-6))
     itself = [sample[i : i + 1] if i % 2 else sample[:0] for i in range(len(sample))]
     true = nearest.exact_search(gallery, queries, NEIGHBOURS, itself)
     recall = 0.0
