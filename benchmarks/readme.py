@@ -20,9 +20,13 @@ from typing import Any
 from benchmarks.ablation import plot
 from benchmarks.ablation.report import FILE as ABLATION
 from benchmarks.ablation.report import REGIONS as METHOD_REGIONS
+from benchmarks.answers import FILE as ANSWERS
+from benchmarks.answers import describe_answers
 from benchmarks.command import RESULTS, command_parser, run_command
 from benchmarks.markdown import format_count, format_table
 from benchmarks.provenance import ROOT
+from benchmarks.scale import FILE as SCALE
+from benchmarks.scale import describe_scale
 from cli.output import note, write_file
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.names import IMAGE_ENCODER, METHODS, ORACLE, TEXT_ENCODER, TOKEN_LEARNER
@@ -284,6 +288,8 @@ REGIONS: Mapping[str, Region] = {
 DOCUMENTS: Mapping[str, Mapping[str, Region]] = {
     "README.md": REGIONS,
     "docs/method.md": METHOD_REGIONS,
+    "docs/collections.md": {"answers": (ANSWERS, "python -m benchmarks.answers", describe_answers)},
+    "docs/scale.md": {"scale": (SCALE, "python -m benchmarks.scale", describe_scale)},
 }
 PLOT = "docs/ablation-triplets.png"
 

@@ -103,7 +103,7 @@ def serve(index: Path | None, limits: dict[str, Any], open_page: bool, engine: E
     """
     from ztcir_sdk.index.default import default_index_path
 
-    where = default_index_path() if index is None else index
+    where = Path(default_index_path()) if index is None else index
     serve_index(engine, where, limits, open_page=open_page)
 
 

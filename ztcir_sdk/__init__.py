@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ztcir_sdk.answers import SearchOptions
     from ztcir_sdk.bundle import Bundle
     from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
-    from ztcir_sdk.gallery import IndexOptions, IndexReport
+    from ztcir_sdk.gallery import EmbedReport, IndexOptions, IndexReport, Shard, embed_images
     from ztcir_sdk.index import Index
     from ztcir_sdk.index.hit import Hit
     from ztcir_sdk.modification import UnknownWord
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bundle",
+    "EmbedReport",
     "Hit",
     "ImageError",
     "Index",
@@ -35,14 +36,17 @@ __all__ = [
     "Retriever",
     "RuntimeSettings",
     "SearchOptions",
+    "Shard",
     "UnknownWord",
     "UsageError",
     "ZtcirError",
     "__version__",
+    "embed_images",
 ]
 
 _MODULES = {
     "Bundle": "bundle",
+    "EmbedReport": "gallery",
     "Hit": "index.hit",
     "ImageError": "errors",
     "Index": "index",
@@ -52,10 +56,12 @@ _MODULES = {
     "Reference": "retriever",
     "Retriever": "retriever",
     "RuntimeSettings": "runtime",
+    "Shard": "gallery",
     "SearchOptions": "answers",
     "UnknownWord": "modification",
     "UsageError": "errors",
     "ZtcirError": "errors",
+    "embed_images": "gallery",
 }
 
 

@@ -71,10 +71,10 @@ BACKENDS = ("auto", "onnx", "onnx-tensorrt", "tensorrt")
 AUTOMATIC = "auto"
 """The value of an option that ztcir chooses itself."""
 
-NEAR_DUPLICATE = 0.96
+NEAR_DUPLICATE = 0.97
 """Cosine of two images from which they count as the same; `python -m benchmarks.answers`."""
 
-STANDS_OUT = 3.0
+STANDS_OUT = 3.25
 """Standard deviations above an index's scores from which a hit is an answer; the same command."""
 
 TENSORRT_PACKAGES: Mapping[str, str] = MappingProxyType(

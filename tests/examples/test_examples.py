@@ -18,6 +18,7 @@ from ztcir_sdk.drawings.drawings import demo_gallery, draw
 
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 PRINTED = {
+    "embed_with_ray.py": r"(shard [1-4]: \d+ images\n){4}40 images are indexed\n",
     "batch_queries.py": r"(.+-01\.jpg \+ make it (blue|black) -> .+\.jpg\n){20}",
     "index_and_search.py": r"40 images are indexed, \d+ of them are new\n(\d 0\.\d+ /.+\.jpg\n){5}",
     "many_texts_one_reference.py": r"/.+\.jpg\n(.+ -> .+\.jpg, .+\.jpg, .+\.jpg\n){3}",
@@ -51,8 +52,13 @@ def test_every_script_has_its_test() -> None:
     assert [script.name for script in SCRIPTS] == sorted(PRINTED)
 
 
-@pytest.mark.parametrize("name", PRINTED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if "ray" in n else ()) for n in sorted(PRINTED)],
+)
 def test_a_script_runs(name: str, folder: Path) -> None:
+    if "ray" in name:
+        pytest.importorskip("ray", reason="Ray is not installed")
     done = run(ROOT / "examples" / name, folder)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(PRINTED[name], done.stdout), done.stdout

@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ztcir_sdk.decoding import load_image
-from ztcir_sdk.errors import ImageError, ZtcirError
-from ztcir_sdk.index import IndexView
+from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
+from ztcir_sdk.index import Index, IndexView
 from ztcir_sdk.index.items import Item
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.serve.failures import ServiceError
@@ -50,9 +50,15 @@ class ServedIndex:
         self.path = Path(path)
         self._retriever = retriever
         self._lock = threading.Lock()
-        self._view = retriever.open_index(path).view
+        self._view = self._newest()
         self._checked = time.monotonic()
         self._fields: tuple[IndexView, list[dict[str, Any]]] | None = None
+
+    def _newest(self) -> IndexView:
+        index = self._retriever.open_index(self.path)
+        if not isinstance(index, Index):
+            raise UsageError("The service needs an index in a folder, not in Milvus.")
+        return index.view
 
     @property
     def view(self) -> IndexView:
@@ -61,7 +67,7 @@ class ServedIndex:
             if time.monotonic() - self._checked >= REFRESH_SECONDS:
                 self._checked = time.monotonic()
                 try:
-                    newest = self._retriever.open_index(self.path).view
+                    newest = self._newest()
                 except ZtcirError as error:  # deleted or corrupt: the open state still answers
                     log("index not refreshed", level=logging.WARNING, reason=str(error))
                 else:

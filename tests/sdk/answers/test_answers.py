@@ -194,6 +194,37 @@ def test_a_wrong_option_is_one_sentence(
     assert sentence in str(caught.value)
 
 
+@pytest.mark.parametrize("where", ["half = 1", "n < 100", "n < 10", "n < 3 OR n > 1997"])
+def test_a_graph_with_a_filter_finds_what_exact_search_finds(large: Index, where: str) -> None:
+    """Few candidates are compared one by one; among many the graph is asked for more."""
+    query = unit(np.random.default_rng(3).standard_normal((20, 16)))
+    parsed = parse_filter(where)
+    found = large.search(query, 10, where=parsed, exact=False)
+    expected = large.search(query, 10, where=parsed, exact=True)
+    allowed = set(large.labels_where(parsed).tolist())
+    for (labels, scores), (right, right_scores) in zip(found, expected, strict=True):
+        assert set(labels.tolist()) <= allowed
+        assert labels.tolist() == right.tolist()
+        np.testing.assert_array_equal(scores, right_scores)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """2000 images in a graph."""
+    pytest.importorskip("hnswlib", reason="the extra hnsw is not installed")
+    folder = tmp_path_factory.mktemp("graph")
+    vectors = unit(np.random.default_rng(2).standard_normal((2000, 16)))
+    index = Index.create(folder / "x.ztcir", dim=16, image_tower="ab", precision="", root=folder)
+    with index.edit() as writer:
+        for i, vector in enumerate(vectors):
+            values = {"half": i % 2, "n": i}
+            writer.put(
+                f"{i:04}.jpg", vector, content_hash=f"{i}", size=1, mtime_ns=1, metadata=values
+            )
+        writer.commit(build_graph=True)
+    return index
+
+
 # --- what is no answer ---------------------------------------------------------------------------
 
 
