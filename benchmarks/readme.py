@@ -1,7 +1,7 @@
 """Write the documents' figures from result files.
 
     python -m benchmarks.readme            write them
-    python -m benchmarks.readme --check    exit 1 if README.md or docs/method.md differs
+    python -m benchmarks.readme --check    exit 1 if a document differs
 
 A region is between two marks, ``<!-- quality -->`` and ``<!-- /quality -->``. The plot of
 docs/method.md is drawn too, if it shows other figures.
@@ -40,7 +40,7 @@ Values = Mapping[str, Any]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the documents, or check them; return the exit code."""
-    parser = command_parser("readme", "Write the figures of README.md and docs/method.md.")
+    parser = command_parser("readme", "Write the figures of the documents.")
     parser.add_argument("--check", action="store_true", help="only compare; exit 1 if they differ")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of the documents")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
@@ -102,7 +102,7 @@ def region_texts(results: Path, regions: Mapping[str, Region]) -> dict[str, str]
     return texts
 
 
-def fill(document: str, regions: Mapping[str, str], file: str = "README.md") -> str:
+def fill(document: str, regions: Mapping[str, str], file: str = "figures.md") -> str:
     """Return a document with new texts in the given regions.
 
     Args:
@@ -266,6 +266,30 @@ def _precision(values: Values) -> str:
     )
 
 
+def _unwanted(values: Values) -> str:
+    """Describe what is left of what is not wanted, from `benchmarks.unwanted`."""
+    rows = [
+        (
+            name,
+            f"{kind['ignored']:.2f}",
+            f"{kind['subtracted']:.2f}",
+            f"{kind['left']:.0%}",
+            f"{kind['kept_ignored']:.2f}",
+            f"{kind['kept_subtracted']:.2f}",
+        )
+        for name, kind in values["kinds"].items()
+    ]
+    columns = ("query", "unwanted, ignored", "unwanted, subtracted", "left")
+    return "\n\n".join(
+        (
+            format_table((*columns, "as asked, ignored", "as asked, subtracted"), rows),
+            "As asked: the share of hits that are what the query asks for otherwise. Bundle "
+            f"`{values['bundle']}`, {values['photos_of_each']} photos of each of "
+            f"{len(values['shards'])} shards, {_machine(values, 'onnxruntime')}.",
+        )
+    )
+
+
 _COMPARED = (
     (IMAGE_ENCODER, "image encoder", "sdk"),
     (TOKEN_LEARNER, "token learner", "sdk"),
@@ -286,7 +310,10 @@ REGIONS: Mapping[str, Region] = {
 """Region -> its file, the command that writes the file, and the function that describes it."""
 
 DOCUMENTS: Mapping[str, Mapping[str, Region]] = {
-    "README.md": REGIONS,
+    "docs/figures.md": REGIONS,
+    "docs/searching.md": {
+        "unwanted": ("unwanted.json", "python -m benchmarks.unwanted", _unwanted)
+    },
     "docs/method.md": METHOD_REGIONS,
     "docs/collections.md": {"answers": (ANSWERS, "python -m benchmarks.answers", describe_answers)},
     "docs/scale.md": {"scale": (SCALE, "python -m benchmarks.scale", describe_scale)},

@@ -62,6 +62,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "train": LazyCommand("cli.train:train", "Train the two stages, or a small CLIP.", ("train",)),
     "export": LazyCommand("cli.export:export", "Export a bundle, or build its TensorRT engines."),
     "completion": LazyCommand("cli.help:completion", "Print the completion of a shell."),
+    "models": LazyCommand("cli.hub.models:models", "List, download, remove and upload models."),
     "help": LazyCommand("cli.help:show_help", "Show the help of a command."),
 }
 

@@ -175,7 +175,7 @@ bundle_option = functools.partial(
     "--bundle",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Bundle to use; default: the one inside the package.",
+    help="Bundle to use: a folder, or hf://org/repo; default: the one inside the package.",
 )
 _engine_option = in_section(ENGINE_OPTIONS)
 
@@ -242,7 +242,14 @@ name of the keyword of `EngineOptions` that it sets."""
 
 
 def load_bundle(path: Path | None) -> Bundle:
-    """Load a bundle; None is the one inside the package."""
-    from ztcir_sdk.bundle import Bundle
+    """Load a bundle by its folder or its name; None is the one inside the package."""
+    from ztcir_sdk.bundle import Bundle, embedded_names
+    from ztcir_sdk.hub import HUB_PREFIX, load_model
 
-    return Bundle.embedded() if path is None else Bundle.load(path)
+    if path is None:
+        return Bundle.embedded()
+    scheme, _, name = path.as_posix().partition(":/")  # a path has lost the second slash
+    if scheme == HUB_PREFIX.partition(":")[0] and name:
+        return load_model(f"{HUB_PREFIX}{name.lstrip('/')}")
+    known = path.name in embedded_names() and not path.is_dir() and len(path.parts) == 1
+    return load_model(path.name) if known else Bundle.load(path)

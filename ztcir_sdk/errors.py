@@ -36,6 +36,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "onnxruntime": "cpu",
         "av": "video",
         "hnswlib": "hnsw",
+        "huggingface_hub": "hub",
         "fastapi": "serve",
         "multipart": "serve",
         "prometheus_client": "serve",

@@ -21,6 +21,7 @@ from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.gallery import AnyIndex, IndexOptions, IndexReport, build_index
 from ztcir_sdk.gallery.opened import OpenIndexes
+from ztcir_sdk.hub import load_model
 from ztcir_sdk.index import GalleryIndex, Index, IndexView
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.modification import UnknownWord, join_texts
@@ -99,13 +100,17 @@ class Retriever:
         index: IndexSource | None = None,
         **options: Unpack[RetrieverOptions],
     ) -> Retriever:
-        """Use a bundle inside the package; for the other arguments see `Retriever`.
+        """Use a model by its name; for the other arguments see `Retriever`.
+
+        `name` is a bundle inside the package, a bundle's folder, or ``hf://org/repo@revision``,
+        which is downloaded once and checked.
 
         Raises:
-            UsageError: there is no bundle of that name.
-            BundleError: the installation has no bundle at all, or it is altered.
+            UsageError: there is no model of that name.
+            BundleError: the bundle is missing, incomplete or altered.
+            ZtcirError: it cannot be downloaded.
         """
-        return cls(Bundle.embedded(name), index=index, **options)
+        return cls(load_model(name), index=index, **options)
 
     @property
     def bundle(self) -> Bundle:

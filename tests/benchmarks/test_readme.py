@@ -24,8 +24,9 @@ METHOD_MARKS = "".join(
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    (tmp_path / "README.md").write_text(f"# Title\n{MARKS}end\n")
     (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "figures.md").write_text(f"# Title\n{MARKS}end\n")
+    (tmp_path / "docs" / "searching.md").write_text("<!-- unwanted -->\n<!-- /unwanted -->\n")
     (tmp_path / "docs" / "method.md").write_text(METHOD_MARKS)
     for name, values in result_files().items():
         (tmp_path / name).write_text(json.dumps(values))
@@ -40,7 +41,7 @@ def run(checkout: Path, *arguments: str) -> int:
 class TestReadme:
     def test_it_shows_the_figures_of_the_files(self, checkout: Path) -> None:
         assert run(checkout) == 0
-        text = (checkout / "README.md").read_text()
+        text = (checkout / "docs/figures.md").read_text()
         assert text.startswith("# Title\n<!-- quality -->\n\n| method | R@1 |")
         assert text.endswith("end\n")
         assert text.count("between\n") == len(readme.REGIONS) == 4
@@ -65,18 +66,20 @@ class TestReadme:
 
     def test_filling_twice_is_filling_once(self, checkout: Path) -> None:
         assert run(checkout, "--check") == 1
-        assert (checkout / "README.md").read_text() == f"# Title\n{MARKS}end\n"  # only looked at
+        assert (
+            checkout / "docs/figures.md"
+        ).read_text() == f"# Title\n{MARKS}end\n"  # only looked at
         assert run(checkout) == 0
-        once = (checkout / "README.md").read_text()
+        once = (checkout / "docs/figures.md").read_text()
         assert run(checkout, "--check") == 0
         assert run(checkout) == 0
-        assert (checkout / "README.md").read_text() == once
+        assert (checkout / "docs/figures.md").read_text() == once
 
     def test_a_changed_number_in_the_readme_is_detected(
         self, checkout: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         run(checkout)
-        file = checkout / "README.md"
+        file = checkout / "docs/figures.md"
         whole = file.read_text()
         for name, old, new in (
             ("quality", "| 0.200 |", "| 0.210 |"),
@@ -87,7 +90,7 @@ class TestReadme:
             start = whole.index(f"<!-- {name} -->")
             file.write_text(whole[:start] + whole[start:].replace(old, new, 1))
             assert run(checkout, "--check") == 1
-            assert f"In README.md, '{name}' differs from" in capsys.readouterr().err
+            assert f"In figures.md, '{name}' differs from" in capsys.readouterr().err
         file.write_text(whole)
         assert run(checkout, "--check") == 0
 
@@ -113,21 +116,21 @@ class TestReadme:
     ) -> None:
         (checkout / "bench.json").rename(checkout / "aside.json")
         assert run(checkout) == 0
-        text = (checkout / "README.md").read_text()
+        text = (checkout / "docs/figures.md").read_text()
         marked = f"<!-- latency -->\n{readme.NOT_MEASURED}\n<!-- /latency -->"
-        (checkout / "README.md").write_text(
+        (checkout / "docs/figures.md").write_text(
             text.replace("<!-- latency -->\n<!-- /latency -->", marked)
         )
         assert run(checkout, "--check") == 0
-        (checkout / "README.md").write_text(text)
-        assert "<!-- latency -->\n<!-- /latency -->" in (checkout / "README.md").read_text()
+        (checkout / "docs/figures.md").write_text(text)
+        assert "<!-- latency -->\n<!-- /latency -->" in (checkout / "docs/figures.md").read_text()
         assert run(checkout, "--check") == 0
         (checkout / "aside.json").rename(checkout / "bench.json")
         assert run(checkout) == 0
         (checkout / "bench.json").unlink()
-        before = (checkout / "README.md").read_text()
+        before = (checkout / "docs/figures.md").read_text()
         assert run(checkout) == 0
-        assert (checkout / "README.md").read_text() == before
+        assert (checkout / "docs/figures.md").read_text() == before
         capsys.readouterr()
         assert run(checkout, "--check") == 1
         assert "write it with `ztcir bench --json`" in capsys.readouterr().err
@@ -136,10 +139,10 @@ class TestReadme:
     def test_a_region_must_be_there_once(
         self, checkout: Path, marks: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (checkout / "README.md").write_text(marks)
+        (checkout / "docs/figures.md").write_text(marks)
         assert run(checkout) == 1
         assert "mark it with <!-- quality -->" in capsys.readouterr().err
-        assert (checkout / "README.md").read_text() == marks
+        assert (checkout / "docs/figures.md").read_text() == marks
 
     def test_a_file_in_another_format_is_refused(
         self, checkout: Path, capsys: pytest.CaptureFixture[str]
@@ -161,6 +164,6 @@ class TestReadme:
 
 
 def test_the_readme_shows_the_committed_results() -> None:
-    if not (ROOT / "README.md").exists() or not any(RESULTS.glob("*.json")):
+    if not (ROOT / "docs/figures.md").exists() or not any(RESULTS.glob("*.json")):
         pytest.skip("there are no results, or no README")
     assert readme.main(["--check"]) == 0

@@ -8,20 +8,86 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COUNT, error_of, png
 from PIL import Image
 from starlette.testclient import TestClient
+from tiny_bundle import TinyModel, write_tiny_bundle
 
 from ztcir_sdk import Query, Retriever, UsageError
+from ztcir_sdk.serve.app import create_app
 from ztcir_sdk.serve.settings import ServeSettings
 
 API = "/api/v1"
 Serve = Callable[..., TestClient]
+COUNT = 12
+
+
+def png(seed: int) -> bytes:
+    """Return an image of four quarters, each of another colour."""
+    colours = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(colours).resize((24, 16), Image.Resampling.NEAREST).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos, their metadata and their index."""
+    place = tmp_path_factory.mktemp("secret-place")
+    (place / "photos" / "more").mkdir(parents=True)
+    lines = ["path,colour,price"]
+    for seed in range(COUNT):
+        name = f"more/{seed:02}.png" if seed % 3 == 0 else f"{seed:02}.png"
+        (place / "photos" / name).write_bytes(png(seed))
+        lines.append(f"{name},{('red', 'blue')[seed % 2]},{seed}")
+    (place / "items.csv").write_text("\n".join(lines))
+    retriever = Retriever(write_tiny_bundle(place / "tiny", TinyModel()), threads=1)
+    retriever.index(place / "photos", to=place / "photos.ztcir", metadata=place / "items.csv")
+    return place
+
+
+@pytest.fixture(scope="session")
+def retriever(place: Path) -> Retriever:
+    return Retriever(place / "tiny", threads=1)
+
+
+@pytest.fixture
+def serve(place: Path, retriever: Retriever) -> Iterator[Serve]:
+    """Start a service with the given settings; return its client."""
+    clients: list[TestClient] = []
+
+    def start(index: Path | None = None, **settings: object) -> TestClient:
+        made = ServeSettings(**settings)  # type: ignore[arg-type]
+        app = create_app(retriever, index or place / "photos.ztcir", made)
+        client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
+        client.__enter__()
+        clients.append(client)
+        return client
+
+    yield start
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def client(place: Path, retriever: Retriever) -> Iterator[TestClient]:
+    """A service with the settings that it has by default."""
+    app = create_app(retriever, place / "photos.ztcir")
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+        yield client
+
+
+def error_of(answer: object) -> tuple[int, str, str]:
+    """Return status, kind and sentence of an error, which has one of its own shape."""
+    body = json.loads(answer.text)  # type: ignore[attr-defined]
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"kind", "message"}
+    assert "\n" not in body["error"]["message"]
+    return answer.status_code, body["error"]["kind"], body["error"]["message"]  # type: ignore[attr-defined]
 
 
 def ids(client: TestClient) -> dict[str, str]:
@@ -98,6 +164,17 @@ def test_an_item_is_a_reference_and_every_part_of_a_query_counts(
     assert [hit["name"].split("/")[-1] for hit in found] == [
         Path(hit.path).name for hit in expected
     ]
+
+
+def test_hits_are_filtered_and_paged(client: TestClient) -> None:
+    data = {"text": "a shirt", "where": "colour = 'red' AND price < 6", "k": "2"}
+    first = client.post(f"{API}/search", data=data).json()["hits"]
+    rest = client.post(f"{API}/search", data={**data, "offset": "2"}).json()["hits"]
+    assert sorted(int(hit["metadata"]["price"]) for hit in [*first, *rest]) == [0, 2, 4]
+    wrong = client.post(f"{API}/search", data={**data, "where": "size = 3; DROP TABLE items"})
+    assert error_of(wrong)[0] == 422
+    least = client.post(f"{API}/search", data={"text": "a shirt", "min_score": "1"}).json()
+    assert least["hits"] == []
 
 
 def test_words_alone_and_images_alone_are_answered(client: TestClient) -> None:

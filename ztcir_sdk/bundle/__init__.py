@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from ztcir_sdk.bundle.bundle import DEFAULT_BUNDLE, Bundle, check_target, embedded_names
+from ztcir_sdk.bundle.bundle import (
+    DEFAULT_BUNDLE,
+    Bundle,
+    check_target,
+    embedded_names,
+    read_manifest,
+)
 from ztcir_sdk.bundle.manifest import (
     FORMAT,
     MANIFEST,
@@ -31,4 +37,5 @@ __all__ = [
     "TextLayout",
     "check_target",
     "embedded_names",
+    "read_manifest",
 ]

@@ -65,7 +65,7 @@ class Bundle:
             BundleError: it is not a bundle, is incomplete or altered, or needs a newer ztcir.
         """
         folder = standing_folder(Path(path).absolute())
-        bundle = cls(folder, _read_manifest(folder))
+        bundle = cls(folder, read_manifest(folder))
         for file, record in bundle.manifest.files.items():
             _check_file(folder, file, record, verify=verify)
         return bundle
@@ -259,7 +259,12 @@ def _embedded_folder() -> Path:
     return Path(str(resources.files("ztcir_sdk"))) / "bundles"
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a bundle, whose other files need not be there.
+
+    Raises:
+        BundleError: there is none, or it is malformed.
+    """
     file = folder / MANIFEST
     try:
         text = file.read_text(encoding="utf-8")

@@ -17,7 +17,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
-from ztcir_sdk.answers import SearchOptions
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.index.items import Item
@@ -50,8 +49,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 FOREVER = "private, max-age=604800, immutable"
-FILTERS = "where" in SearchOptions.__annotations__
-"""Whether the SDK can search among the images that a condition holds for."""
 
 
 def create_app(
@@ -193,19 +190,33 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         strength: Annotated[
             float | None, Form(ge=0, le=MAX_STRENGTH, description="How much the texts count.")
         ] = None,
-        where: Annotated[str | None, Form(description="A condition on the metadata.")] = None,
+        where: Annotated[
+            str | None, Form(max_length=2000, description="A condition on the metadata.")
+        ] = None,
+        min_score: Annotated[
+            float | None, Form(ge=-1, le=1, description="The least score of a hit.")
+        ] = None,
+        unique: Annotated[bool, Form(description="Show near-duplicates once.")] = False,
+        threshold: Annotated[
+            Literal["auto"] | None, Form(description="Leave out what is no answer.")
+        ] = None,
     ) -> models.SearchAnswer:
         """Find images similar to others, modified as texts describe; see the command's grammar."""
         query, uploaded = await service.query(image, reference, text, weights, without, unlike)
-        options: dict[str, Any] = {"k": k + offset, "method": method, "strength": strength}
-        if where:
-            if not FILTERS:
-                raise UsageError("This service cannot filter by metadata: leave where out.")
-            options["where"] = where
-        answer = await searches.search(query, **options)
+        answer = await searches.search(
+            query,
+            k=k,
+            offset=offset,
+            method=method,
+            strength=strength,
+            where=where or None,
+            min_score=min_score,
+            unique=unique,
+            threshold=threshold,
+        )
         root = service.index.view.root
         return models.SearchAnswer(
-            hits=[service.hit(hit, root) for hit in answer.hits[offset:]],
+            hits=[service.hit(hit, root) for hit in answer.hits],
             references=uploaded,
             searched=answer.searched,
             milliseconds=round(answer.milliseconds, 2),
@@ -262,7 +273,6 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
             bundle=service.retriever.bundle.name,
             items=len(service.index.view),
             methods=list(service.retriever.bundle.manifest.methods),
-            filters=FILTERS,
             fields=[models.FieldModel(**field) for field in fields],
             limits={name: values[name] for name in limits},
         )

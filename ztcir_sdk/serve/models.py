@@ -91,7 +91,6 @@ class InfoAnswer(BaseModel):
     items: int
     methods: list[str]
     fields: list[FieldModel]
-    filters: bool = Field(description="Whether a search takes `where`.")
     limits: dict[str, float]
 
 

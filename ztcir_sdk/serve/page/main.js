@@ -8,7 +8,7 @@ const $ = (id) => document.getElementById(id);
 const PAGE = 48; // hits of one request
 const TYPING = 30; // milliseconds without a key before a search is sent
 
-let about = { fields: [], filters: false, limits: {}, items: 0 };
+let about = { fields: [], limits: {}, items: 0 };
 let search = fromHash(location.hash);
 let trail = [search];
 let at = 0;
@@ -85,7 +85,7 @@ function fieldsOf({ pictures, text, without, unlike, strength, filters }, offset
     not: without,
     unlike: unlike.map((one) => one.id),
     strength: both && strength !== 1 ? strength : "",
-    where: about.filters ? toWhere(filters) : "",
+    where: toWhere(filters),
     k: PAGE,
     offset,
   };
@@ -126,7 +126,7 @@ function draw() {
     (text) => change({ without: search.without.filter((other) => other !== text) }),
     (one) => change({ unlike: search.unlike.filter((other) => other !== one) }),
   );
-  if (about.filters) view.drawFilters(about.fields, search, setFilter);
+  view.drawFilters(about.fields, search, setFilter);
   view.drawTrail(trail, at, go);
   $("text").placeholder = search.pictures.length ? "What should change? make it red, for women, …" : "Describe what to find, or drop an image";
   $("strength").value = search.strength;

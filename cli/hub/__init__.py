@@ -1,0 +1,1 @@
+"""Commands about models of this machine and of the hub."""

@@ -1,0 +1,242 @@
+"""Models by name, against a local stand-in of the hub."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from tiny_bundle import TinyModel, write_tiny_bundle
+
+from cli.main import main
+from cli.options import load_bundle
+from ztcir_sdk import Bundle, Retriever, UsageError, ZtcirError
+from ztcir_sdk.errors import BundleError
+from ztcir_sdk.hub import HubName, list_models, load_model, pull_model, push_model, remove_model
+from ztcir_sdk.hub.card import hub_card
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """A hub with the files of some repositories; it counts what is asked for."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}  # "org/repo/file" -> content
+        self.asked: list[str] = []
+        self.commits: list[dict[str, bytes]] = []
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    state = Hub()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self, data: bytes, status: int = 200, **headers: str) -> None:
+            self.send_response(status)
+            headers.setdefault("Content-Length", str(len(data)))
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            state.asked.append(self.path)
+            parts = self.path.partition("?")[0].strip("/").split("/")
+            if len(parts) > 4 and parts[2] == "resolve":
+                name = "/".join([*parts[:2], *parts[4:]])
+                if name in state.files:
+                    data = state.files[name]
+                    etag = f'"{hash(data)}"'
+                    self.answer(data, ETag=etag, X_Repo_Commit=COMMIT)
+                    return
+            self.answer(b"{}", 404, X_Error_Code="EntryNotFound")
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            state.asked.append(self.path)
+            kind = "application/json"
+            if self.path.endswith("/validate-yaml"):
+                self.answer(b'{"errors": [], "warnings": []}', Content_Type=kind)
+            elif self.path.endswith("/repos/create"):
+                made = {"url": "https://huggingface.co/org/new", "name": "org/new", "id": "org/new"}
+                self.answer(json.dumps(made).encode(), Content_Type=kind)
+            elif "/preupload/" in self.path:
+                files = json.loads(body)["files"]
+                modes = [
+                    {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for one in files
+                ]
+                self.answer(json.dumps({"files": modes}).encode(), Content_Type=kind)
+            elif "/commit/" in self.path:
+                added: dict[str, bytes] = {}
+                for line in body.splitlines():
+                    entry = json.loads(line)
+                    if entry["key"] == "file":
+                        value = entry["value"]
+                        added[value["path"]] = base64.b64decode(value["content"])
+                state.commits.append(added)
+                committed = {
+                    "success": True,
+                    "commitOid": COMMIT,
+                    "commitUrl": f"https://huggingface.co/org/new/commit/{COMMIT}",
+                }
+                self.answer(json.dumps(committed).encode(), Content_Type=kind)
+            else:
+                self.answer(b"{}", 404)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setenv("ZTCIR_MODELS", str(tmp_path / "models"))
+        monkeypatch.setenv("HF_TOKEN", "hf_a_token_of_nobody")
+        monkeypatch.delenv("ZTCIR_OFFLINE", raising=False)
+        yield state
+        server.shutdown()
+        thread.join()
+
+
+def offer(hub: Hub, bundle: Bundle, name: str = "org/repo") -> None:
+    for file in bundle.path.rglob("*"):
+        if file.is_file():
+            hub.files[f"{name}/{file.relative_to(bundle.path).as_posix()}"] = file.read_bytes()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_tiny_bundle(tmp_path / "tiny", TinyModel())
+
+
+def test_a_model_of_the_hub_is_downloaded_once(hub: Hub, bundle: Bundle) -> None:
+    offer(hub, bundle)
+    hub.files["org/repo/evil.py"] = b"not listed in the manifest"
+    retriever = Retriever.from_pretrained("hf://org/repo", threads=1)
+    assert retriever.bundle.fingerprint == bundle.fingerprint
+    assert not [path for path in hub.asked if "evil" in path]
+    before = len(hub.asked)
+    assert load_model("hf://org/repo@main").path == retriever.bundle.path
+    assert len(hub.asked) == before  # on this machine already
+    assert [entry.name for entry in list_models()][1:] == ["hf://org/repo@main"]
+    names = {path.name for path in retriever.bundle.path.iterdir()}
+    assert not {".cache", "evil.py"} & names
+
+
+def test_what_is_downloaded_is_checked(hub: Hub, bundle: Bundle) -> None:
+    offer(hub, bundle)
+    hub.files["org/repo/text_encoder.onnx"] = b"x" * len(hub.files["org/repo/text_encoder.onnx"])
+    with pytest.raises(BundleError, match="text_encoder"):
+        load_model("hf://org/repo")
+    assert len(list_models()) == 1  # nothing was kept
+    hub.files["org/repo/bundle.json"] = b"{}"
+    with pytest.raises(BundleError):
+        load_model("hf://org/repo")
+
+
+def test_an_update_that_fails_keeps_what_was_there(
+    hub: Hub, bundle: Bundle, tmp_path: Path
+) -> None:
+    offer(hub, bundle)
+    first = pull_model("hf://org/repo")
+    other = write_tiny_bundle(tmp_path / "other", TinyModel(seed=1))
+    offer(hub, other)
+    del hub.files["org/repo/token_learner.onnx"]
+    with pytest.raises(ZtcirError, match=r"token_learner\.onnx of hf://org/repo@main"):
+        pull_model("hf://org/repo")
+    assert load_model("hf://org/repo").fingerprint == first.fingerprint
+    offer(hub, other)
+    assert pull_model("hf://org/repo").fingerprint == other.fingerprint
+
+
+def test_nothing_is_downloaded_offline(
+    hub: Hub, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(hub, bundle)
+    monkeypatch.setenv("ZTCIR_OFFLINE", "1")
+    with pytest.raises(ZtcirError, match="ZTCIR_OFFLINE is set"):
+        load_model("hf://org/repo")
+    assert hub.asked == []
+    monkeypatch.setenv("ZTCIR_OFFLINE", "0")
+    pull_model("hf://org/repo")
+    monkeypatch.setenv("ZTCIR_OFFLINE", "1")
+    assert load_model("hf://org/repo").fingerprint == bundle.fingerprint
+
+
+def test_a_hub_that_does_not_answer_is_a_sentence(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ZtcirError, match=r"bundle.json of hf://org/none@main .*does not exist"):
+        load_model("hf://org/none")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ZtcirError, match="check the network"):
+        load_model("hf://org/none")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hf://org", "hf://", "hf://org/../x", "hf://o/r@", "hf://o/r@..", "hf://a--b/c", "hf:///x"],
+)
+def test_a_malformed_name_is_a_sentence(name: str) -> None:
+    with pytest.raises(UsageError, match="no model of the hub"):
+        load_model(name)
+
+
+def test_a_name_that_is_nothing_lists_what_there_is(bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="choose from fashion-lite"):
+        load_model("no-such-model")
+    assert load_model(bundle.path).fingerprint == bundle.fingerprint
+    assert load_model(str(bundle.path)).fingerprint == bundle.fingerprint
+    assert str(HubName.parse("hf://o/r@v1/x")) == "hf://o/r@v1/x"
+
+
+def test_a_bundle_is_pushed_with_its_card(hub: Hub, bundle: Bundle) -> None:
+    assert push_model(bundle, "hf://org/new").endswith(COMMIT)
+    [added] = hub.commits
+    assert set(added) == {"README.md", "bundle.json", *bundle.manifest.files}
+    assert added["bundle.json"] == (bundle.path / "bundle.json").read_bytes()
+    for file, data in added.items():
+        hub.files[f"org/new/{file}"] = data
+    assert pull_model("hf://org/new").fingerprint == bundle.fingerprint
+
+
+def test_the_card_says_data_weights_and_limits() -> None:
+    manifest = Bundle.embedded(verify=False).manifest
+    card = hub_card(manifest)
+    assert card.startswith("---\nlibrary_name: ztcir\n")
+    for part in ("## Data", "## Weights", "## Limits", "Fashion Product Images", "MIT"):
+        assert part in card
+
+
+def test_the_command_lists_pulls_and_removes(hub: Hub, bundle: Bundle, tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(main, ["models", *arguments])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    offer(hub, bundle)
+    pulled = json.loads(run("pull", "hf://org/repo", "--json"))
+    assert run("path", "hf://org/repo").strip() == pulled["path"]
+    listed = json.loads(run("list", "--json"))["models"]
+    assert [one["embedded"] for one in listed] == [True, False]
+    assert load_bundle(Path("hf://org/repo")).path == Path(pulled["path"])  # as --bundle does
+    assert load_bundle(Path("fashion-lite")).name == "fashion-lite"
+    run("remove", "hf://org/repo")
+    assert not Path(pulled["path"]).exists()
+    refused = CliRunner().invoke(main, ["models", "remove", "fashion-lite"])
+    assert refused.exit_code == 2
+    assert "only downloaded models" in refused.stderr
+    with pytest.raises(UsageError, match="not on this machine"):
+        remove_model("hf://org/repo")

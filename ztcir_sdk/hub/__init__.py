@@ -1,0 +1,27 @@
+"""Bundles by name: inside the package, on this machine, or on a hub."""
+
+from __future__ import annotations
+
+from ztcir_sdk.hub.models import (
+    HUB_PREFIX,
+    HubName,
+    ModelEntry,
+    list_models,
+    load_model,
+    model_folder,
+    pull_model,
+    push_model,
+    remove_model,
+)
+
+__all__ = [
+    "HUB_PREFIX",
+    "HubName",
+    "ModelEntry",
+    "list_models",
+    "load_model",
+    "model_folder",
+    "pull_model",
+    "push_model",
+    "remove_model",
+]
