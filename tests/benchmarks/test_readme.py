@@ -17,17 +17,15 @@ from benchmarks import readme
 RESULTS = ROOT / "benchmarks" / "results"
 
 MARKS = "".join(f"<!-- {name} -->\n<!-- /{name} -->\nbetween\n" for name in readme.REGIONS)
-METHOD_MARKS = "".join(
-    f"<!-- {name} -->\n<!-- /{name} -->\n" for name in readme.DOCUMENTS["docs/method.md"]
-)
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     (tmp_path / "docs").mkdir()
+    for document, regions in readme.DOCUMENTS.items():
+        marks = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in regions)
+        (tmp_path / document).write_text(marks)
     (tmp_path / "docs" / "figures.md").write_text(f"# Title\n{MARKS}end\n")
-    (tmp_path / "docs" / "searching.md").write_text("<!-- unwanted -->\n<!-- /unwanted -->\n")
-    (tmp_path / "docs" / "method.md").write_text(METHOD_MARKS)
     for name, values in result_files().items():
         (tmp_path / name).write_text(json.dumps(values))
     return tmp_path
