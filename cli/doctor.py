@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cli.options import Command, as_json, bundle_option
-from cli.output import emit_json, print_line
+from cli.output import emit_json, print_line, printable
 
 MARKS = {"ok": "ok", "note": "--", "problem": "!!"}
 
@@ -40,8 +40,10 @@ def doctor(context: click.Context, bundle: Path | None, index: Path | None, as_j
     else:
         width = max(len(finding.name) for finding in diagnosis.findings)
         for finding in diagnosis.findings:
-            print_line(f"[{MARKS[finding.status]}] {finding.name:{width}}  {finding.detail}")
+            print_line(
+                printable(f"[{MARKS[finding.status]}] {finding.name:{width}}  {finding.detail}")
+            )
             if finding.fix:
-                print_line(f"{'':{width + 5}}  -> {finding.fix}")
+                print_line(printable(f"{'':{width + 5}}  -> {finding.fix}"))
         click.echo("A search can run." if diagnosis.can_search else "A search cannot run yet.")
     context.exit(0 if diagnosis.can_search else 1)

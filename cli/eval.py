@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import Engine, Group, as_json, parse_columns, weight_option, with_engine
-from cli.output import emit_json, measured_with, note, progress_bar, table
+from cli.output import emit_json, measured_with, note, printable, progress_bar, table
 from ztcir_sdk.evaluation.benchmarks.registry import BENCHMARKS
 from ztcir_sdk.names import METHODS, ORACLE
 from ztcir_sdk.path_patterns import expand_paths
@@ -155,7 +155,8 @@ def triplets(
             }
         )
         return
-    click.echo(f"{result.queries} queries, {result.gallery} images, {retriever.bundle.name}")
+    name = printable(retriever.bundle.name)
+    click.echo(f"{result.queries} queries, {result.gallery} images, {name}")
     metrics = next(iter(scores.values())).overall
     table(("method", "kind", *metrics), _rows(scores))
 

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import click
 
 from cli.options import Group
-from cli.output import is_quiet, set_verbosity
+from cli.output import is_quiet, printable, set_verbosity
 from ztcir_sdk.command import OWN_PACKAGES, hidden_package
 from ztcir_sdk.errors import EXTRAS, ZtcirError, disk_full_as_error, install_hint
 from ztcir_sdk.version import __version__
@@ -99,7 +99,7 @@ class LazyGroup(Group):
                     raise
                 raise click.ClickException(sentence) from error
             except ZtcirError as error:
-                click.echo(f"Error: {error}", err=True)
+                click.echo(f"Error: {printable(str(error))}", err=True)
                 raise click.exceptions.Exit(error.exit_code) from error
 
 
@@ -140,7 +140,7 @@ def _one_line_warnings() -> Iterator[None]:
         name = decoding.file_being_decoded() if decoding is not None else ""
         about = f"{name}: " if name and name not in str(message) else ""
         if not is_quiet():
-            click.echo(f"Warning: {about}{message}", file=file or sys.stderr)
+            click.echo(printable(f"Warning: {about}{message}"), file=file or sys.stderr)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("always", module=r"PIL\.")  # once for each file, not once for all

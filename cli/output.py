@@ -40,6 +40,7 @@ __all__ = [
     "measured_with",
     "note",
     "print_line",
+    "printable",
     "progress_bar",
     "progress_bars",
     "relative_to_here",
@@ -105,12 +106,12 @@ def note(sentence: str) -> None:
     """Print a sentence that is not a result, on standard error, unless the user wants none."""
     if _Verbosity.quiet:
         return
-    click.echo("\n".join(map(_printable, sentence.split("\n"))), err=True)
+    click.echo("\n".join(map(printable, sentence.split("\n"))), err=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, header: bool = True) -> None:
     """Print rows: a table on a terminal, else tab-separated lines, with `header` or without."""
-    cells = [[_printable(cell) for cell in row] for row in rows]
+    cells = [[printable(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in [list(columns), *cells] if header else cells:
             print_line("\t".join(row))
@@ -190,8 +191,8 @@ def print_line(line: str) -> None:
     click.echo(line.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def _printable(text: str) -> str:
-    """Escape control characters and lone surrogates, which file names may contain."""
+def printable(text: str) -> str:
+    """Escape control characters and lone surrogates, which names may contain."""
     return "".join(
         char.encode("unicode_escape").decode() if category(char) in ("Cc", "Cs") else char
         for char in text

@@ -166,7 +166,7 @@ def _grid(
     from ztcir_sdk.pages.thumbnails import thumbnail
 
     cells = [
-        SheetCell(thumbnail(hit.path) or hit.path, f"{Path(hit.path).name}\n{hit.score:.3f}")
+        SheetCell(thumbnail(hit.path, inside=hit.root), f"{Path(hit.path).name}\n{hit.score:.3f}")
         for hit in hits
     ]
     shown = None if reference is None else thumbnail(reference) or reference

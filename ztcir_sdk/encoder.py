@@ -41,7 +41,8 @@ from ztcir_sdk.names import (
     TEXT_SLOT,
     TOKEN_LEARNER,
 )
-from ztcir_sdk.runtime import Graph, RuntimeSettings, open_graph, resolve_device
+from ztcir_sdk.runtime import Graph, OnnxGraph, RuntimeSettings, open_graph, resolve_device
+from ztcir_sdk.runtime.protocol import check_declared
 from ztcir_sdk.tokenizer import Tokenizer
 
 __all__ = ["EncodedImage", "Encoder", "Questions"]
@@ -196,7 +197,10 @@ class Encoder:
                 variant = self._variants.get(name) or self.bundle.variant(name)
                 source = graph_source(self.bundle, name, variant)
                 start = time.perf_counter()
-                self._graphs[name] = open_graph(source, self.settings)
+                graph = open_graph(source, self.settings)
+                if isinstance(graph, OnnxGraph):  # an engine is made from a graph that was checked
+                    check_declared(graph, variant.inputs, variant.outputs)
+                self._graphs[name] = graph
                 spent = 1000 * (time.perf_counter() - start)
                 LOGGER.debug("loaded %s on %s in %.0f ms", name, self.device, spent)
             return self._graphs[name]

@@ -8,6 +8,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,10 @@ __all__ = [
     "flush_folder",
     "folder_whole",
     "hash_file",
+    "open_ordinary",
     "open_whole",
+    "read_bounded",
+    "require_ordinary",
     "standing_folder",
     "write_whole",
 ]
@@ -30,10 +34,55 @@ BLOCK = 1 << 20
 def hash_file(file: Path) -> str:
     """Return the SHA-256 (hex) of a file."""
     hasher = hashlib.sha256()
-    with file.open("rb") as stream:
+    with open_ordinary(file) as stream:
         while block := stream.read(BLOCK):
             hasher.update(block)
     return hasher.hexdigest()
+
+
+def open_ordinary(path: Path) -> IO[bytes]:
+    """Open an ordinary file for reading; links are followed.
+
+    A pipe would block, and a device may never end.
+
+    Raises:
+        OSError: it does not exist, cannot be read, or is another kind of file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not an ordinary file", os.fspath(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def require_ordinary(file: Path) -> None:
+    """Refuse a pipe or a device in the place of a file.
+
+    Raises:
+        OSError: it is one, or cannot be read.
+    """
+    open_ordinary(file).close()
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """Return the content of an ordinary file.
+
+    Raises:
+        OSError: it cannot be read, is another kind of file, or has over `most` bytes.
+    """
+    with open_ordinary(path) as stream:
+        data = stream.read(most + 1)
+    if len(data) > most:
+        raise OSError(
+            errno.EFBIG,
+            f"it has over {most / 1e6:.0f} MB, the limit of such files",
+            os.fspath(path),
+        )
+    return data
 
 
 def flush_file(file: Path) -> None:

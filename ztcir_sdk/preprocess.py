@@ -213,7 +213,8 @@ def _three_numbers(values: Sequence[Any]) -> bool:
     """Return whether values, perhaps from a file, are three numbers in the range of float32."""
     most = float(np.finfo(np.float32).max)
     return len(values) == 3 and all(
-        isinstance(value, Real) and -most <= float(value) <= most for value in values
+        isinstance(value, Real) and -most <= value <= most  # type: ignore[operator]
+        for value in values
     )
 
 

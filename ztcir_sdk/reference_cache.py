@@ -16,7 +16,7 @@ from ztcir_sdk.bundle import Manifest
 from ztcir_sdk.bundle.graph_source import MAX_IMAGES
 from ztcir_sdk.decoding import ImageSource, NamedBytes
 from ztcir_sdk.encoder import EncodedImage, Encoder
-from ztcir_sdk.files import hash_file
+from ztcir_sdk.files import hash_file, read_bounded
 from ztcir_sdk.names import TOKEN_LEARNER
 from ztcir_sdk.sources import container_of, read_image
 
@@ -56,7 +56,7 @@ def read_content(image: ImageSource) -> tuple[ImageSource, str | None]:
             elif path.stat().st_size > READ_WHOLE:
                 return image, None
             else:
-                content = path.read_bytes()
+                content = read_bounded(path, READ_WHOLE)
                 image = NamedBytes(content, os.fspath(path))
         else:
             image.seek(0)

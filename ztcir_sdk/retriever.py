@@ -69,10 +69,10 @@ class Retriever:
                 threads: CPU threads of one graph; by default one for each available core.
                 gpu_memory_mb: GPU memory limit of one graph, in MiB; by default none.
                 low_memory: release memory after every run, for small devices; slower.
-                build_engines: build missing and outdated TensorRT engines on first use, which
-                    takes seconds to minutes; if False, they are an error. True by default.
-                cuda_graphs: record TensorRT's launches once for each shape, which takes GPU memory;
-                    True by default.
+                build_engines: build missing and outdated TensorRT engines, in seconds to
+                    minutes; if False, they are an error. True by default.
+                cuda_graphs: record TensorRT's launches, which takes GPU memory; True by default.
+                run_timeout: most seconds of one run of a graph with ONNX Runtime.
                 reference_cache_mb: memory for encoded reference images, in MiB, by default 64. A
                     second query about the same file runs only the text graph. 0 keeps none.
 

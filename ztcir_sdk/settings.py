@@ -22,6 +22,7 @@ class EngineOptions(TypedDict, total=False):
     low_memory: bool
     build_engines: bool
     cuda_graphs: bool
+    run_timeout: float | None
 
 
 class RetrieverOptions(EngineOptions, total=False):

@@ -11,11 +11,12 @@ padding. All ids equal those of ``open_clip.get_tokenizer(...)``, with two inten
 from __future__ import annotations
 
 import html
+import json
 import os
 import re
 import string
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -25,7 +26,8 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from ztcir_sdk.errors import BundleError, UsageError
+from ztcir_sdk.errors import BundleError, UsageError, first_line
+from ztcir_sdk.files import read_bounded
 from ztcir_sdk.names import PLACEHOLDER_ID, PLACEHOLDER_MARK, TEXT_SLOT
 
 __all__ = [
@@ -43,6 +45,31 @@ END_OF_TEXT = "<end_of_text>"
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SLOTS = re.compile(rf"({re.escape(PLACEHOLDER_MARK)}|{re.escape(TEXT_SLOT)})")
+
+
+MAX_BYTES = 100_000_000
+MAX_STEPS = 16
+MAX_ADDED_TOKENS = 10_000
+MAX_CONTENT = 3
+"""Characters that a step may put in place of others: "▁" for a space, for example."""
+
+_STEPS = {
+    "normalizer": {"Sequence", "Replace", "Prepend", "Precompiled", "Lowercase", "NFC", "NFKC"}
+    | {"Strip", "StripAccents", "NFD", "NFKD"},
+    "pre_tokenizer": {"Sequence", "Split", "ByteLevel", "Metaspace", "WhitespaceSplit"},
+    "model": {"BPE", "Unigram"},
+}
+"""Part of the file -> the kinds of steps that it may have."""
+_UNUSED = ("post_processor", "decoder", "padding", "truncation")
+"""Parts that have no effect on a text's ids here, and are not loaded."""
+
+_RANGES = r"\[(?:\\x\{[0-9a-f]{1,6}\}-\\x\{[0-9a-f]{1,6}\})+\]"
+_CLIP_PATTERN = re.compile(
+    rf"'\[s\\x\{{17f\}}\]\|'t\|'re\|'ve\|'m\|'ll\|'d\|{_RANGES}\+\|{_RANGES}\|{_RANGES}\+"
+)
+"""The words of CLIP, as `train.model.vocabulary` writes them."""
+_SIMPLE_PATTERN = re.compile(r"[^()|+*?{}]{0,10}(?:[+*?]|\{[0-9]{1,2},?[0-9]{0,2}\})?")
+"""One character or class, repeated, such as ``\\S+`` or `` {2,}``."""
 
 
 class TextTruncatedWarning(UserWarning):
@@ -130,19 +157,7 @@ class Tokenizer:
             BundleError: the file is missing, unreadable or not a tokenizer.
             UsageError: the lengths contradict each other.
         """
-        try:
-            serialized = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(
-                f"The tokenizer {path} cannot be read ({error}): export the bundle again."
-            ) from error
-        try:
-            bpe = tokenizers.Tokenizer.from_str(serialized)
-        except Exception as error:  # the library raises bare `Exception` for malformed files
-            raise BundleError(
-                f"{path} is not a tokenizer ({error}): export the bundle again."
-            ) from error
-        return cls(bpe, **options)
+        return cls(_load_tokenizer(path), **options)
 
     def encode(self, text: str) -> list[int]:
         """Encode one text: start-of-text, its words' ids, end-of-text.
@@ -269,7 +284,15 @@ class Tokenizer:
         if not words:
             return []
         spaced = words if first else f" {words}"
-        ids: list[int] = self._bpe.encode(spaced, add_special_tokens=False).ids
+        try:
+            ids: list[int] = self._bpe.encode(spaced, add_special_tokens=False).ids
+        except BaseException as error:  # a panic of Rust is no Exception
+            if not _is_of_library(error):
+                raise
+            raise BundleError(
+                f"The tokenizer failed at the text {text[:40]!r} ({first_line(error)}): export the "
+                "bundle again."
+            ) from error
         return ids
 
 
@@ -296,3 +319,98 @@ def _split_template(template: str) -> list[str]:
                 "separate them with a space."
             )
     return _SLOTS.split(template)
+
+
+# --- tokenizer.json ------------------------------------------------------------------------------
+# The library `tokenizers` runs what a file describes: regular expressions that take for ever,
+# replacements that multiply a text, padding of any length. Only the steps that an export writes are
+# accepted.
+
+
+def _load_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
+    """Load a ``tokenizer.json``.
+
+    Raises:
+        BundleError: the file is missing, unreadable, not a tokenizer, or has other steps than an
+            export writes.
+    """
+    try:
+        text = read_bounded(Path(path), MAX_BYTES).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"The tokenizer {path} cannot be read ({error}): export the bundle again."
+        ) from error
+    try:
+        content = json.loads(text)
+        problem = _problem(content)
+    except (ValueError, RecursionError) as error:
+        raise _no_tokenizer(path, first_line(error)) from error
+    if problem is not None:
+        raise _no_tokenizer(path, problem)
+    known = {name: value for name, value in content.items() if name not in _UNUSED}
+    return _loaded(path, json.dumps({**known, **dict.fromkeys(_UNUSED)}))
+
+
+def _loaded(path: str | os.PathLike[str], text: str) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except BaseException as error:  # a panic of Rust is no Exception
+        if not _is_of_library(error):
+            raise
+        raise _no_tokenizer(path, first_line(error)) from error
+
+
+def _is_of_library(error: BaseException) -> bool:
+    """Return whether the library raised an error: bare exceptions, and panics of Rust."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _no_tokenizer(path: str | os.PathLike[str], why: str) -> BundleError:
+    return BundleError(f"{path} is not a tokenizer ({why}): export the bundle again.")
+
+
+def _problem(content: Any) -> str | None:
+    """Return what a file has that an export does not write; None if there is nothing."""
+    if not isinstance(content, dict):
+        return "it is not an object"
+    added = content.get("added_tokens") or []
+    if not isinstance(added, list) or len(added) > MAX_ADDED_TOKENS:
+        return "its added tokens are no list, or too many"
+    for part, kinds in _STEPS.items():
+        steps = list(_steps(content.get(part)))
+        if len(steps) > MAX_STEPS:
+            return f"its {part} has over {MAX_STEPS} steps"
+        for step in steps:
+            kind = step.get("type", "BPE" if part == "model" else None)
+            if not isinstance(kind, str) or kind not in kinds:
+                return f"its {part} has a step {step.get('type')!r}, which no export writes"
+            if (problem := _step_problem(step)) is not None:
+                return f"its {part} has {problem}"
+    model = content.get("model")
+    if isinstance(model, dict) and model.get("dropout"):
+        return "its model drops merges at random"
+    return None
+
+
+def _steps(step: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(step, dict):
+        yield step
+        for name in ("normalizers", "pretokenizers"):
+            inner = step.get(name)
+            if isinstance(inner, list):
+                for one in inner[: MAX_STEPS + 1]:
+                    yield from _steps(one)
+
+
+def _step_problem(step: Mapping[str, Any]) -> str | None:
+    for name in ("content", "prepend", "replacement"):
+        content = step.get(name)
+        if isinstance(content, str) and len(content) > MAX_CONTENT:
+            return f"a replacement of {len(content)} characters"
+    pattern = step.get("pattern")
+    expression = pattern.get("Regex") if isinstance(pattern, dict) else None
+    if isinstance(expression, str) and not (
+        _CLIP_PATTERN.fullmatch(expression) or _SIMPLE_PATTERN.fullmatch(expression)
+    ):
+        return "a regular expression that no export writes"
+    return None

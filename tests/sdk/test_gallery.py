@@ -779,6 +779,7 @@ def test_the_report_converts_to_json_values(photos: Path, index: Path) -> None:
         "unchanged": 0,
         "total": 5,
         "skipped": {},
+        "ignored_metadata": [],
         "excluded": [],
         "notes": [],
     }

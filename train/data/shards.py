@@ -10,7 +10,6 @@ import io
 import json
 import re
 import tarfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -22,8 +21,10 @@ from train.data.report import ReadReport
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.names import CATALOGUE_COLUMNS
 from ztcir_sdk.runtime.cores import available_cores
+from ztcir_sdk.sources.listing import TAR_ERRORS
 from ztcir_sdk.sources.metadata import MAX_METADATA_BYTES
 from ztcir_sdk.sources.reading import LARGEST_FILE
+from ztcir_sdk.sources.tar_reader import open_tar
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 """Suffixes of images, lower case; a sample with several uses the first in this order."""
@@ -33,7 +34,6 @@ TEXT_EXTENSIONS = ("txt", "json")
 SAMPLE_ERRORS = (KeyError, ValueError, TypeError, RecursionError, ImageError)
 """What reading a broken sample raises."""
 
-_TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
 _MEMBER_NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")  # key and extension, as in webdataset
 _CHUNK = 512  # samples that threads decode at a time
 
@@ -178,9 +178,8 @@ def _samples(path: Path, report: ReadReport) -> Iterator[_Sample]:
     usual: set[str] = set()
     plain = path.suffix == ".tar"
     try:
-        with tarfile.open(path, "r:" if plain else "r:*") as archive:
+        with open_tar(path) as archive:
             for member in archive:
-                archive.members = []  # type: ignore[attr-defined]  # it would keep them all
                 named = _MEMBER_NAME.fullmatch(member.name)
                 if not member.isreg() or named is None or Path(member.name).name.startswith("."):
                     continue
@@ -192,7 +191,7 @@ def _samples(path: Path, report: ReadReport) -> Iterator[_Sample]:
                         yield sample
                     sample = _Sample(key)
                 _add(sample, extension.lower(), member, archive, path, plain=plain)
-    except _TAR_ERRORS as error:
+    except TAR_ERRORS as error:
         problem = str(error)
     if not problem and plain and not has_end_mark(path):
         problem = "it has no end mark"  # cut between two files, which tarfile takes for the end

@@ -10,13 +10,16 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ztcir_sdk.bundle.external_data import check_external_data
+from ztcir_sdk.bundle.limits import MANIFEST_BYTES
 from ztcir_sdk.bundle.manifest import (
     FORMAT,
     MANIFEST,
@@ -31,7 +34,7 @@ from ztcir_sdk.bundle.manifest import (
 )
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
-from ztcir_sdk.files import finish_swap, folder_whole, hash_file, standing_folder
+from ztcir_sdk.files import finish_swap, folder_whole, hash_file, read_bounded, standing_folder
 from ztcir_sdk.modification.vocabulary import Vocabulary
 from ztcir_sdk.names import PLACEHOLDER_ID
 from ztcir_sdk.preprocess import Preprocessing
@@ -68,6 +71,16 @@ class Bundle:
         bundle = cls(folder, read_manifest(folder))
         for file, record in bundle.manifest.files.items():
             _check_file(folder, file, record, verify=verify)
+        if verify:
+            for variants in bundle.manifest.graphs.values():
+                for variant in variants.values():
+                    beside = PurePosixPath(variant.file).parent
+                    listed = {
+                        PurePosixPath(file).relative_to(beside).as_posix()
+                        for file in bundle.manifest.files
+                        if PurePosixPath(file).is_relative_to(beside)
+                    }
+                    check_external_data(bundle.file(variant), listed)
         return bundle
 
     @classmethod
@@ -267,7 +280,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     file = folder / MANIFEST
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_bounded(file, MANIFEST_BYTES).decode()
     except (FileNotFoundError, NotADirectoryError):
         if folder.is_dir():
             problem = f"is not a bundle, because it has no {MANIFEST}"
@@ -294,7 +307,10 @@ def _check_file(folder: Path, file: str, record: FileRecord, *, verify: bool) ->
     again = "export or copy the bundle again"
     path = folder / file
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device never end
+            raise BundleError(f"{file} of the bundle {folder} is not an ordinary file: {again}.")
+        size = status.st_size
         if size != record.bytes:
             raise BundleError(
                 f"{file} of the bundle {folder} has {size} bytes, not {record.bytes}: {again}."

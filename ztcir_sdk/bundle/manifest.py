@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field
 
+from ztcir_sdk.bundle.limits import MAX_FILE_BYTES, MAX_FILES, MOST, why_unusable
 from ztcir_sdk.errors import BundleError
 from ztcir_sdk.names import (
     GRAPHS,
@@ -91,6 +92,7 @@ class Placeholder(_Entry, frozen=True):
         if self.id != PLACEHOLDER_ID:
             expected = f"{PLACEHOLDER_ID}, which no text can produce"
             raise ManifestError.wrong("id", self.id, expected)
+        _check_most(self, "tokens")
 
 
 class TextLayout(_Entry, frozen=True):
@@ -121,6 +123,7 @@ class TextLayout(_Entry, frozen=True):
             expected = "a length, which an encoder that is not causal needs"
             raise ManifestError.wrong("pad_to", None, expected)
         _check_known("clean", [self.clean], CLEANINGS)
+        _check_most(self, "context_length", "pad_to", "pad_id")
 
     def tokenizer_options(self) -> dict[str, Any]:
         """Return the keyword arguments of `ztcir_sdk.tokenizer.Tokenizer`."""
@@ -144,6 +147,9 @@ class Dimensions(_Entry, frozen=True):
     vsi: NaturalNumber
     """d_vsi, width of their keys and values."""
 
+    def __post_init__(self) -> None:
+        _check_most(self, "embed", "patch", "patches", "text", "vsi_layers", "vsi")
+
 
 class GraphVariant(_Entry, frozen=True):
     """One graph in one precision."""
@@ -165,7 +171,10 @@ class GraphVariant(_Entry, frozen=True):
                 raise ManifestError.wrong(side, names, "a list of different names")
             for spec in specs:
                 _check_known(f"{side}.{spec.name}.dtype", [spec.dtype], _DTYPES)
-                if not all(edge > 0 if isinstance(edge, int) else edge for edge in spec.shape):
+                if len(spec.shape) > 8 or not all(
+                    0 < edge <= MOST["edge"] if isinstance(edge, int) else edge
+                    for edge in spec.shape
+                ):
                     expected = "a list of sizes and names"
                     raise ManifestError.wrong(f"{side}.{spec.name}.shape", spec.shape, expected)
 
@@ -232,8 +241,13 @@ class Manifest(_Entry, frozen=True, kw_only=True):
         if offset is None:
             expected = "a time such as 2026-11-24T09:00:00+00:00"
             raise ManifestError.wrong("created", self.created, expected)
-        for file in self.files:
+        if len(self.files) > MAX_FILES:
+            raise ManifestError.wrong("files", len(self.files), f"at most {MAX_FILES} files")
+        for file, record in self.files.items():
             check_file_name("files", file)
+            if record.bytes > MAX_FILE_BYTES:
+                expected = f"at most {MAX_FILE_BYTES} bytes"
+                raise ManifestError.wrong(f"files.{file}", record.bytes, expected)
         self._check_graphs()
         self._check_precisions()
         self._check_methods()
@@ -303,6 +317,8 @@ class Manifest(_Entry, frozen=True, kw_only=True):
         Raises:
             BundleError: the format is newer, or an entry is missing, unknown or wrong.
         """
+        if (problem := why_unusable(values)) is not None:
+            raise BundleError(f"{problem}: export the bundle again.")
         if isinstance(values, dict):
             found = values.get("format")
             if isinstance(found, int) and found > FORMAT:
@@ -330,6 +346,13 @@ class Manifest(_Entry, frozen=True, kw_only=True):
         return values
 
 
+def _check_most(entry: Struct, *names: str) -> None:
+    for name in names:
+        value = getattr(entry, name)
+        if value is not None and value > MOST[name]:
+            raise ManifestError.wrong(name, value, f"at most {MOST[name]}")
+
+
 def _check_known(entry: str, names: Iterable[str], known: Iterable[str]) -> None:
     choices = list(known)
     for name in names:
@@ -346,6 +369,7 @@ def check_file_name(entry: str, file: str) -> None:
     if (
         any(part in ("", ".", "..") for part in file.split("/"))
         or any(character in '\\:*?"<>|' or ord(character) < 32 for character in file)
+        or len(file) > 1000
         or PurePosixPath(file).name == MANIFEST
     ):
         raise ManifestError.wrong(entry, file, "a file inside the bundle")

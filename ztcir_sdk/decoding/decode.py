@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,16 @@ from PIL import ExifTags, Image, ImageCms
 
 from ztcir_sdk.decoding.camera_raw import is_raw, read_preview
 from ztcir_sdk.decoding.colour import to_srgb
+from ztcir_sdk.decoding.limits import (
+    DECODE_BYTES,
+    MAX_PIXELS,
+    check_file,
+    check_memory,
+    check_metadata,
+    check_size,
+    estimated_bytes,
+    reserved,
+)
 from ztcir_sdk.decoding.pillow_formats import is_heif, open_header
 from ztcir_sdk.errors import (
     ImageError,
@@ -25,6 +36,7 @@ from ztcir_sdk.errors import (
     first_line,
     install_hint,
 )
+from ztcir_sdk.files import open_ordinary
 from ztcir_sdk.picture_formats import format_of
 
 __all__ = ["MAX_PIXELS", "ImageSource", "NamedBytes", "file_being_decoded", "load_image"]
@@ -43,8 +55,8 @@ class NamedBytes(io.BytesIO):
         self.name = name
 
 
-MAX_PIXELS = 100_000_000
-"""Images of more pixels are decoded at a reduced scale if they are JPEGs, and refused otherwise."""
+STRIP_PIXELS = 4_000_000
+"""Pixels of a wide format that are converted at a time, from images of four times as many on."""
 
 _TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -102,7 +114,7 @@ def load_image(source: ImageSource, *, name: str | None = None) -> Image.Image:
     if isinstance(source, (str, os.PathLike)):
         name = name or os.fspath(source)
         try:
-            with Path(source).open("rb") as stream:
+            with open_ordinary(Path(source)) as stream:
                 return _from_stream(stream, name)
         except FileNotFoundError as error:
             raise ImageError(f"{name} does not exist: check the path.") from error
@@ -121,7 +133,7 @@ def _from_array(array: NDArray[Any], name: str) -> Image.Image:
         raise UsageError(
             f"{name} must be RGB, uint8 of shape (H, W, 3), not {array.dtype} {array.shape}."
         )
-    _check_size((array.shape[1], array.shape[0]), name)
+    check_size((array.shape[1], array.shape[0]), name)
     return Image.fromarray(array)
 
 
@@ -129,12 +141,13 @@ def _from_stream(stream: IO[bytes], name: str) -> Image.Image:
     with _decoding(name):
         stream = _seekable(stream)
         stream.seek(0)
-        prefix = stream.read(16)
+        prefix = stream.read(32)
         if is_raw(prefix, name):
             return read_preview(stream, name, _from_stream)
         try:
+            check_file(stream, prefix, name)
             image = open_header(stream, prefix)
-        except MemoryError:
+        except (MemoryError, ImageError):
             raise
         except Exception as error:  # Pillow's parsers raise whatever a damaged header leads them to
             raise _damaged(name, error) from error
@@ -164,8 +177,16 @@ def _seekable(stream: IO[bytes]) -> IO[bytes]:
 
 
 def _decode(image: Image.Image, name: str) -> Image.Image:
-    _reduce_jpeg(image)
-    _check_size(image.size, name)
+    check_metadata(image, name)
+    turned = _is_turned_jpeg(image)
+    _reduce_jpeg(image, turned=turned)
+    check_size(image.size, name)
+    needed = check_memory(image, name, turned=turned)
+    with reserved(needed):
+        return _decode_reserved(image, name)
+
+
+def _decode_reserved(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()
     except MemoryError:
@@ -174,17 +195,36 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name} is too large ({error}): scale it down first.") from error
     except Exception as error:  # Pillow's decoders raise whatever damaged data leads them to
         raise _damaged(name, error) from error
-    _check_size(image.size, name)  # some formats know it only now
+    check_size(image.size, name)  # some formats know it only now
+    check_metadata(image, name)
 
     # After loading: TIFF is turned upright by Pillow itself, PNG may have its EXIF at the end.
     turn = _TO_UPRIGHT.get(_orientation(image, name))
+    check_memory(image, name, turned=turn is not None)
     try:
-        image = _to_rgb(to_srgb(image))
-    except ValueError as error:
+        image = _converted(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged palette, say, Pillow asserts that it is there
         raise ImageError(
-            f"{name} cannot be converted from {image.mode} to RGB ({error}): convert it first."
+            f"{name} cannot be converted from {image.mode} to RGB ({first_line(error)}): convert "
+            "it first."
         ) from error
     return image if turn is None else image.transpose(turn)
+
+
+def _converted(image: Image.Image) -> Image.Image:
+    """Convert a loaded image to sRGB and RGB; a large one strip by strip, with the same result."""
+    plain = image.mode == "RGB" and not image.info.get("icc_profile")
+    if plain or image.width * image.height <= 4 * STRIP_PIXELS:
+        return _to_rgb(to_srgb(image), _grey_range(image))
+    levels = _grey_range(image)
+    canvas = Image.new("RGB", image.size)
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        canvas.paste(_to_rgb(to_srgb(strip), levels), (0, top))
+    return canvas
 
 
 def _damaged(name: str, error: Exception) -> ImageError:
@@ -194,32 +234,36 @@ def _damaged(name: str, error: Exception) -> ImageError:
     return ImageError(f"{name} is damaged or cut short ({why}): replace it.")
 
 
-def _reduce_jpeg(image: Image.Image) -> None:
+def _reduce_jpeg(image: Image.Image, *, turned: bool) -> None:
     """Let libjpeg decode a JPEG that is too large at a half, a quarter or an eighth of its size.
 
     A progressive one keeps all coefficients in memory whatever its scale, so it is left to be
     refused.
     """
     width, height = image.size
-    if image.format not in ("JPEG", "MPO") or width * height <= MAX_PIXELS:
+    if image.format not in ("JPEG", "MPO") or width * height == 0:
         return
-    if image.info.get("progressive"):
+    each = estimated_bytes(image, turned=turned) / (width * height)
+    most = min(MAX_PIXELS, int(DECODE_BYTES / each))
+    if width * height <= most or image.info.get("progressive"):
         return
     for scale in (2, 4, 8):
-        if (width // scale) * (height // scale) <= MAX_PIXELS:
+        if (width // scale) * (height // scale) <= most:
             cast("Any", image).draft(None, (width // scale, height // scale))
             return
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
-    width, height = size
-    if width * height == 0:
-        raise ImageError(f"{name} has no pixels ({width} x {height}): replace it.")
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{name} has {width} x {height} pixels, over the limit of "
-            f"{MAX_PIXELS // 1_000_000} megapixels: scale it down first."
-        )
+def _is_turned_jpeg(image: Image.Image) -> bool:
+    """Return whether the EXIF of a JPEG says that it lies on its side; it is known before decoding.
+
+    Other formats say so only later.
+    """
+    if image.format not in ("JPEG", "MPO"):
+        return False
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in _TO_UPRIGHT
+    except Exception:  # named by a warning later
+        return False
 
 
 def _orientation(image: Image.Image, name: str) -> int:
@@ -232,10 +276,10 @@ def _orientation(image: Image.Image, name: str) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, levels: tuple[float, float] | None) -> Image.Image:
     """Convert a loaded image of any mode; an RGB image is returned itself."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _deep_grey_to_rgb(image)
+    if levels is not None:
+        return _deep_grey_to_rgb(image, *levels)
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return cast("Image.Image", ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))
@@ -246,15 +290,31 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
-    """Scale the levels of "I;16", "I" or "F" to 8 bits; see `load_image` for the ranges."""
-    levels = np.asarray(image).astype(np.float32)
-    finite = levels[np.isfinite(levels)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+def _grey_range(image: Image.Image) -> tuple[float, float] | None:
+    """Return the levels of "I;16", "I" or "F" that become black and white; None in other modes.
+
+    See `load_image` for the ranges.
+    """
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return None
+    low, high = math.inf, -math.inf
+    rows = max(1, STRIP_PIXELS // max(1, image.width))
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        levels = np.asarray(strip).astype(np.float32)
+        finite = levels[np.isfinite(levels)]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    if low > high:
+        low = high = 0.0
     ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
     whole = next((top for top in ranges if low >= 0 and high <= top), None)
-    if whole is not None:
-        low, high = 0.0, float(whole)
+    return (low, high) if whole is None else (0.0, float(whole))
+
+
+def _deep_grey_to_rgb(image: Image.Image, low: float, high: float) -> Image.Image:
+    """Scale the levels of "I;16", "I" or "F" to 8 bits."""
+    levels = np.asarray(image).astype(np.float32)
     scaled = (levels - low) * (255 / ((high - low) or 1))
     grey = np.rint(np.nan_to_num(scaled, nan=0).clip(0, 255)).astype(np.uint8)
     rgb = Image.fromarray(grey).convert("RGB")

@@ -32,8 +32,6 @@ _PLUGINS = {
     "TIFF": "PIL.TiffImagePlugin",
     "JPEG2000": "PIL.Jpeg2KImagePlugin",
     "AVIF": "PIL.AvifImagePlugin",
-    "PPM": "PIL.PpmImagePlugin",
-    "QOI": "PIL.QoiImagePlugin",
 }
 """Format -> module of its decoder, the common ones first."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import stat
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
 
@@ -44,7 +46,19 @@ def open_reference(text: str, *, allow_url: bool = False) -> str | io.BytesIO:
         if not allow_url:
             raise UsageError(f"{text} is a web address: add --allow-url to download it.")
         return NamedBytes(_fetch(text), text)
+    if _is_stream(text):  # <(command) of a shell
+        with open(text, "rb") as stream:  # noqa: PTH123
+            return NamedBytes(_bounded(stream, text), text)
     return text
+
+
+def _is_stream(path: str) -> bool:
+    """Return whether a path is a pipe or a device, which the user names to be read to its end."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def _fetch(address: str) -> bytes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ztcir_sdk.index.items import Item
+from ztcir_sdk.index.manifest import IndexUnusableError
 
 __all__ = ["Hit"]
 
@@ -27,19 +29,26 @@ class Hit:
     """Paths of the copies and near-duplicates that it stands for, in a search with `unique`."""
     asked: str | None = field(default=None, repr=False, compare=False)
     """Modification text that it was found with; `Reference.refine` keeps it. Not in `to_dict`."""
+    root: str = field(default="", repr=False, compare=False)
+    """The collection's folder; pages show no image outside of it. Not in `to_dict`."""
 
     @classmethod
     def from_item(
         cls, item: Item, root: Path, score: float, rank: int, duplicates: tuple[str, ...] = ()
     ) -> Hit:
         """Describe an index's item, whose path is relative to `root`."""
+        if not math.isfinite(score):
+            raise IndexUnusableError(
+                f"The vector of {item.path} in the index is damaged; delete the index and index "
+                "the collection again."
+            )
         metadata = None if item.metadata is None else dict(item.metadata)
-        return cls(str(root / item.path), score, rank, metadata, duplicates)
+        return cls(str(root / item.path), score, rank, metadata, duplicates, root=str(root))
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; "duplicates" only where there are some."""
         values = asdict(self)
-        del values["asked"]
+        del values["asked"], values["root"]
         if self.duplicates:
             return {**values, "duplicates": list(self.duplicates)}
         del values["duplicates"]

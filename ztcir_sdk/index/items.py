@@ -15,6 +15,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ztcir_sdk.files import require_ordinary
 from ztcir_sdk.index.manifest import OLD_FORMAT, IndexUnusableError, Manifest, corrupt
+from ztcir_sdk.sources.listing import is_relative_path
+from ztcir_sdk.sources.metadata import stored_metadata
 
 __all__ = [
     "BUSY_SECONDS",
@@ -49,6 +53,22 @@ MOST_VARIABLES = 500
 TRIES = 5
 
 
+QUERY_SECONDS = 600.0
+"""Longest time of one query."""
+LARGEST_VALUE = 64_000_000
+"""Bytes of a text or a row."""
+
+_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "items": ("label", "path", "hash", "size", "mtime_ns", "metadata"),
+    "versions": (
+        *("id", "label", "path", "hash", "size", "mtime_ns", "metadata", "checksum", "died"),
+        "amended",
+    ),
+    "blocks": ("first", "rows", "sha256"),
+}
+"""Table -> its columns, in order."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One image of a collection."""
@@ -67,6 +87,25 @@ class Item:
     """The image's metadata, a JSON object."""
 
 
+class _Deadline:
+    """Ends a query that runs for too long; SQLite asks it now and then.
+
+    Attributes:
+        at: when, by `time.monotonic`.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.at = 0.0
+        connection.set_progress_handler(self._is_over, 1_000_000)
+
+    def start(self) -> None:
+        """Count from now."""
+        self.at = time.monotonic() + QUERY_SECONDS
+
+    def _is_over(self) -> int:
+        return int(self.at > 0 and time.monotonic() > self.at)
+
+
 class Query:
     """Look-ups in the table `items` of a connection, which threads may share."""
 
@@ -75,6 +114,7 @@ class Query:
         self._file = file
         self._connection = connection
         self._lock = threading.Lock()
+        self._deadline = _Deadline(connection)
         self._finalizer = weakref.finalize(self, connection.close)
 
     def close(self) -> None:
@@ -89,6 +129,7 @@ class Query:
             IndexUnusableError: the file is damaged, or another process holds it.
         """
         with self._lock:
+            self._deadline.start()
             try:
                 return self._fetch(query, values)
             except sqlite3.OperationalError as error:
@@ -166,6 +207,9 @@ class Query:
     def times(self) -> dict[str, tuple[int, int]]:
         """Return path -> (size, mtime_ns)."""
         rows = self.sql("SELECT path, size, mtime_ns FROM items")
+        for path, size, mtime_ns in rows:
+            if not (is_relative_path(path) and isinstance(size, int) and isinstance(mtime_ns, int)):
+                raise _damaged_item(path, "its path leads out of the collection, or is none")
         return {path: (size, mtime_ns) for path, size, mtime_ns in rows}
 
     def paths_with_metadata(self) -> set[str]:
@@ -198,9 +242,11 @@ class ItemTable(Query):
         self._manifest = manifest
         self._old = manifest.format_version == OLD_FORMAT
         try:
+            require_ordinary(folder / file)
             connection = _connect(folder / file, old=self._old)
-        except sqlite3.Error as error:
-            raise corrupt(folder, file, str(error)) from error
+            _prepare(connection, old=self._old)
+        except (sqlite3.Error, OSError, ValueError) as error:
+            raise corrupt(folder, file, getattr(error, "strerror", None) or str(error)) from error
         super().__init__(folder, file, connection)
         if not self._old:
             self.sql(
@@ -297,27 +343,65 @@ def _connect_copy(file: Path, journal: Path) -> sqlite3.Connection:
 
 
 def _connection(name: str, *, uri: bool = True) -> sqlite3.Connection:
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         name, uri=uri, check_same_thread=False, isolation_level=None, timeout=BUSY_SECONDS
     )
+    _restrict(connection)
+    return connection
+
+
+def _restrict(connection: sqlite3.Connection) -> None:
+    """Bound what a foreign file can make SQLite do."""
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+    if hasattr(connection, "setlimit"):  # Python 3.11
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
+
+
+def _prepare(connection: sqlite3.Connection, *, old: bool) -> None:
+    """Require the tables as ztcir writes them, and nothing that runs by itself.
+
+    Raises:
+        ValueError: they are others, in words without a subject.
+        sqlite3.Error: the file is damaged.
+    """
+    tables = ("items",) if old else ("versions", "blocks")
+    found = connection.execute("SELECT type, name, tbl_name FROM main.sqlite_master").fetchmany(100)
+    kinds = {(kind, name) for kind, name, _ in found if kind != "index"}
+    if kinds != {("table", name) for name in tables}:
+        raise ValueError(f"it has other tables than {' and '.join(tables)}")
+    for table in tables:
+        columns = connection.execute(f"PRAGMA main.table_xinfo({table})").fetchall()
+        if tuple(column[1] for column in columns) != _COLUMNS[table]:
+            raise ValueError(f"its table {table} has other columns")
+        if any(column[6] for column in columns):  # hidden, or computed by an expression
+            raise ValueError(f"its table {table} has computed columns")
 
 
 def _labels(rows: list[tuple[int]]) -> NDArray[np.int64]:
-    return np.fromiter((label for (label,) in rows), dtype=np.int64, count=len(rows))
+    try:
+        return np.fromiter((label for (label,) in rows), dtype=np.int64, count=len(rows))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _damaged_item("of a row", "its label is no number") from error
 
 
 def _item(row: tuple[Any, ...]) -> Item:
     label, path, content_hash, size, mtime_ns, metadata = row
-    return Item(
-        label=label,
-        path=path,
-        content_hash=content_hash,
-        size=size,
-        mtime_ns=mtime_ns,
-        # Older versions wrote NaN and Infinity, which are no JSON.
-        metadata=None if metadata is None else json.loads(metadata, parse_constant=_null),
+    try:
+        if not is_relative_path(path):
+            raise ValueError("its path leads out of the collection")
+        if not isinstance(content_hash, str) or not all(
+            isinstance(number, int) for number in (label, size, mtime_ns)
+        ):
+            raise ValueError("its values have other types")
+        values = stored_metadata(metadata)
+    except ValueError as error:
+        raise _damaged_item(path, error) from error
+    return Item(label, path, content_hash, size, mtime_ns, values)
+
+
+def _damaged_item(path: Any, why: object) -> IndexUnusableError:
+    return IndexUnusableError(
+        f"The item {str(path)[:200]!r} of the index is damaged or hostile ({why}); delete the "
+        "index and index the collection again."
     )
-
-
-def _null(_: str) -> None:
-    return None

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from ztcir_sdk.errors import ZtcirError
-from ztcir_sdk.files import flush_folder, hash_file, write_whole
+from ztcir_sdk.files import flush_folder, hash_file, read_bounded, write_whole
 from ztcir_sdk.index.rows import row_bytes
 from ztcir_sdk.names import STORAGES
 from ztcir_sdk.schema import EntryError, NaturalNumber, PositiveNumber, from_json, to_json
@@ -41,6 +41,9 @@ __all__ = [
     "remove_unlisted",
 ]
 
+MANIFEST_BYTES = 4_000_000
+"""Bytes of ``index.json``."""
+MOST_DIMENSIONS = 1 << 16
 FORMAT_VERSION = 2
 OLD_FORMAT = 1
 """The format of ztcir 0.1: one checksum of all vectors, and a new file of items in each commit."""
@@ -164,7 +167,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         """
         advice = "make one with `ztcir index FOLDER`"
         try:
-            text = (folder / MANIFEST).read_text(encoding="utf-8")
+            text = read_bounded(folder / MANIFEST, MANIFEST_BYTES).decode()
         except FileNotFoundError:
             if not folder.exists():
                 raise IndexUnusableError(f"There is no index {folder}; {advice}.") from None
@@ -282,12 +285,28 @@ def _check_sizes(manifest: Manifest) -> None:
     expected = [manifest.rows * width for width in widths]
     if [record.bytes for record in manifest.vectors] != expected:
         raise EntryError("vectors", f"do not have the bytes of {manifest.rows} rows")
+    if (problem := _root_problem(manifest.root)) is not None:
+        raise EntryError("root", problem)
+    if manifest.dim > MOST_DIMENSIONS:
+        raise EntryError.wrong("dim", manifest.dim, f"at most {MOST_DIMENSIONS}")
     if manifest.items > manifest.rows:
         raise EntryError.wrong("items", manifest.items, f"at most the {manifest.rows} rows")
     if manifest.graph is not None and manifest.graph.rows > manifest.rows:
         raise EntryError.wrong(
             "graph.rows", manifest.graph.rows, f"at most the {manifest.rows} rows"
         )
+
+
+def _root_problem(root: str) -> str | None:
+    """Return what is wrong with a manifest's root; None if nothing is.
+
+    It is written relative to the index, but where the two are on different drives.
+    """
+    if "\0" in root:
+        return "has a null character"
+    if root.startswith(("/", "\\")) and not re.match(r"[A-Za-z]:", root):
+        return f"is the absolute path {root!r}, which ztcir never writes"
+    return None
 
 
 def remove_unlisted(folder: Path, listed: set[str]) -> None:

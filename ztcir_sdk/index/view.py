@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.errors import UsageError
+from ztcir_sdk.files import require_ordinary
 from ztcir_sdk.filters import Filter
 from ztcir_sdk.index import nearest
 from ztcir_sdk.index.effort import GraphBudget
@@ -367,6 +368,7 @@ def map_rows(folder: Path, manifest: Manifest) -> Rows:
 def _check_size(folder: Path, record: FileRecord | GraphRecord) -> None:
     """Check that a file is there with the bytes of its record; it may have more."""
     try:
+        require_ordinary(folder / record.file)
         size = (folder / record.file).stat().st_size
     except OSError as error:
         raise corrupt(folder, record.file, error.strerror or str(error)) from error

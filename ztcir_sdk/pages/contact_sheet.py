@@ -50,7 +50,7 @@ class SheetCell:
     The caption may have line breaks. Long lines are wrapped; only three lines are shown.
     """
 
-    image: Picture
+    image: Picture | None
     caption: str = ""
     right: bool | None = None
 
@@ -161,7 +161,11 @@ def _card(row: SheetRow, columns: int, cell: tuple[int, int], width: int) -> Ima
 
 
 def _framed(
-    card: Image.Image, picture: Picture, at: tuple[int, int], size: tuple[int, int], frame: _Rgb
+    card: Image.Image,
+    picture: Picture | None,
+    at: tuple[int, int],
+    size: tuple[int, int],
+    frame: _Rgb,
 ) -> None:
     left, top = at
     outer = (left, top, left + size[0] + 2 * _FRAME, top + size[1] + 2 * _FRAME)
@@ -169,8 +173,10 @@ def _framed(
     card.paste(_fitted(picture, size), (left + _FRAME, top + _FRAME))
 
 
-def _fitted(picture: Picture, size: tuple[int, int]) -> Image.Image:
+def _fitted(picture: Picture | None, size: tuple[int, int]) -> Image.Image:
     """Fit an image into ``size`` without distortion; an unusable one becomes a grey cell."""
+    if picture is None:
+        return _unusable("", size)
     try:
         image = load_image(picture)
     except ImageError:

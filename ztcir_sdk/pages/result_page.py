@@ -83,7 +83,7 @@ def _cell(hit: Hit, side: int) -> str:
         metadata = f"<details><summary>metadata</summary><dl>{metadata}</dl></details>"
     link = f'<a href="{html.escape(_file_link(hit.path))}">{name}</a>'
     return (
-        f'<figure id="{anchor}"><a href="#{anchor}">{_image(hit.path, side)}</a>'
+        f'<figure id="{anchor}"><a href="#{anchor}">{_image(hit.path, side, hit.root)}</a>'
         f"<figcaption>{hit.rank}. {hit.score:.3f} "
         f'<a class="close" href="#top">close</a><br>{link}{metadata}</figcaption></figure>'
     )
@@ -105,6 +105,6 @@ def _file_link(path: str) -> str:
     return found.as_uri()
 
 
-def _image(source: str | Image.Image, side: int) -> str:
+def _image(source: str | Image.Image, side: int, inside: str = "") -> str:
     name = Path(source).name if isinstance(source, str) else "reference"
-    return image_tag(thumbnail(source, side), _drawable(name))
+    return image_tag(thumbnail(source, side, inside=inside), _drawable(name))

@@ -17,15 +17,20 @@ SIDE = 320
 """Longest side of a thumbnail, in pixels."""
 
 
-def thumbnail(source: str | Image.Image, side: int = SIDE) -> Image.Image | None:
+def thumbnail(
+    source: str | Image.Image, side: int = SIDE, *, inside: str = ""
+) -> Image.Image | None:
     """Return a small copy of an image, also of one in an archive; None if it cannot be used.
 
     Args:
         source: a path or an image.
         side: longest side of the copy, in pixels.
+        inside: a folder; a path that leads out of it, through links too, is not used.
     """
     try:
         if isinstance(source, str):
+            if inside and not _is_inside(source, inside):
+                return None
             path = Path(source).absolute()
             image = load_image(read_image(path.parent, path.name), name=path.name)
         else:
@@ -34,6 +39,14 @@ def thumbnail(source: str | Image.Image, side: int = SIDE) -> Image.Image | None
         return None
     image.thumbnail((side, side))
     return image
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    """Return whether a path, or the archive that it leads into, is in a folder, links followed."""
+    try:
+        return Path(path).resolve().is_relative_to(Path(folder).resolve())
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: a circle of links
+        return False
 
 
 def image_tag(image: Image.Image | None, name: str) -> str:

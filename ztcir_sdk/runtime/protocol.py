@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk.errors import UsageError
+from ztcir_sdk.errors import BundleError, UsageError
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,3 +124,65 @@ def axis_sizes(specs: Sequence[TensorSpec], inputs: Mapping[str, NDArray[Any]]) 
         for edge, size in zip(spec.shape, inputs[spec.name].shape, strict=True)
         if isinstance(edge, str)
     }
+
+
+def check_outputs(
+    graph: Graph, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
+) -> None:
+    """Check what a graph has computed against what it declares: (1, D) is not (2, D).
+
+    Raises:
+        BundleError: a dtype or a shape is another one.
+    """
+    sizes = axis_sizes(graph.inputs, inputs)
+    for spec in graph.outputs:
+        array = outputs.get(spec.name)
+        if array is None:
+            continue
+        shape = [sizes.get(edge) if isinstance(edge, str) else edge for edge in spec.shape]
+        fits = array.dtype == np.dtype(spec.dtype) and array.ndim == len(shape)
+        pairs = zip(shape, array.shape, strict=False)
+        if not fits or any(size not in (None, found) for size, found in pairs):
+            raise BundleError(
+                f"The graph {graph.name} returned {spec.name} as {array.dtype} {array.shape}, not "
+                f"as {spec}: export the bundle again."
+            )
+
+
+def check_declared(
+    graph: Graph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> None:
+    """Check the inputs and outputs of a loaded graph against those that a manifest declares.
+
+    The graph may leave sizes open that the manifest fixes, but not fix others.
+
+    Raises:
+        BundleError: a name, a dtype or a size differs.
+    """
+    for side, declared, found in (
+        ("input", inputs, graph.inputs),
+        ("output", outputs, graph.outputs),
+    ):
+        own = {spec.name: spec for spec in found}
+        for spec in declared:
+            other = own.pop(spec.name, None)
+            if other is None or not _is_declared(spec, other):
+                has = "is missing" if other is None else f"is {other}"
+                raise BundleError(
+                    f"The {side} {spec.name} of the graph {graph.name} {has}, and the manifest "
+                    f"says {spec}: export the bundle again."
+                )
+        if own:
+            raise BundleError(
+                f"The graph {graph.name} has an {side} {min(own)}, which the manifest does not "
+                "name: export the bundle again."
+            )
+
+
+def _is_declared(declared: TensorSpec, found: TensorSpec) -> bool:
+    if declared.dtype != found.dtype or len(declared.shape) != len(found.shape):
+        return False
+    return all(
+        isinstance(own, str) or own == wanted
+        for wanted, own in zip(declared.shape, found.shape, strict=True)
+    )

@@ -34,12 +34,17 @@ class RuntimeSettings:
     build_engines: bool = True
     """Build TensorRT engines that are missing or outdated; False raises an error instead."""
 
+    run_timeout: float | None = None
+    """Seconds that one run of a graph may take with ONNX Runtime; by default any number."""
+
     def __post_init__(self) -> None:
         check_choice("backend", self.backend, BACKENDS)
         for name in ("threads", "gpu_memory_mb"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise UsageError(f"{name} must be at least 1, not {number}.")
+        if self.run_timeout is not None and not self.run_timeout > 0:
+            raise UsageError(f"run_timeout must be over 0 seconds, not {self.run_timeout}.")
 
     @property
     def threads_in_use(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posixpath
 import stat
-import tarfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -22,6 +21,7 @@ from ztcir_sdk.sources.listing import (
 from ztcir_sdk.sources.metadata import MAX_METADATA_BYTES
 from ztcir_sdk.sources.metadata_files import is_metadata, metadata_names, too_large
 from ztcir_sdk.sources.rules import CollectionRules
+from ztcir_sdk.sources.tar_reader import open_tar
 
 __all__ = ["list_archive"]
 
@@ -79,9 +79,8 @@ def list_archive(path: Path, listing: Listing, rules: CollectionRules) -> None:
 def _read_members(path: Path, members: _Members) -> None:
     # Metadata of an uncompressed tar is read later; a compressed one is read once, from the start.
     plain = is_plain_tar(path.name)
-    with tarfile.open(path, "r:" if plain else "r:gz") as archive:
+    with open_tar(path) as archive:
         for member in archive:
-            archive.members = []  # type: ignore[attr-defined]  # else it keeps every member
             name = PurePosixPath(member.name.lstrip("/")).as_posix()
             members.files.pop(name, None)
             members.links.pop(name, None)
@@ -92,10 +91,12 @@ def _read_members(path: Path, members: _Members) -> None:
                 members.links[name] = posixpath.normpath(target)
             elif member.isreg():
                 found = _Member(member.offset_data, member.size, member.issparse())
-                if not plain and is_metadata(name) and member.size <= MAX_METADATA_BYTES:
+                small = member.size <= MAX_METADATA_BYTES and not found.is_sparse
+                if not plain and is_metadata(name) and small:
                     stream = archive.extractfile(member)
                     # Compressed: an archive can expand a thousandfold, its texts in memory not.
-                    found.text = None if stream is None else zlib.compress(stream.read(), 1)
+                    data = b"" if stream is None else stream.read(MAX_METADATA_BYTES)
+                    found.text = zlib.compress(data, 1)
                 members.files[name] = found
 
 

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from ztcir_sdk.names import TAR_SUFFIXES, is_plain_tar, tar_suffix
 from ztcir_sdk.picture_formats import PictureFormat, how_to_read
@@ -21,6 +22,7 @@ __all__ = [
     "Source",
     "SourceFile",
     "frame_in",
+    "is_relative_path",
     "printable",
     "reason_of",
     "relative_path",
@@ -31,7 +33,10 @@ Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Failure = tuple[str, str]
 """The path of what cannot be used, and a sentence that says why."""
 
-TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, OverflowError, ValueError)
+TAR_ERRORS = (
+    *(tarfile.TarError, OSError, EOFError, zlib.error, OverflowError, ValueError),
+    *(RecursionError, LookupError, TypeError, AttributeError),  # of `tarfile`, when it is confused
+)
 """What reading a damaged archive raises."""
 
 
@@ -175,6 +180,18 @@ def frame_in(path: str) -> tuple[str, float] | None:
     if not digits.replace(".", "", 1).isascii() or not digits.replace(".", "", 1).isdigit():
         return None
     return video, float(digits)
+
+
+def is_relative_path(path: Any) -> bool:
+    """Return whether a value is the path of an image inside a collection's root."""
+    if not isinstance(path, str) or not path or "\0" in path or path.startswith("/"):
+        return False
+    if ".." in PurePosixPath(path).parts:
+        return False
+    if os.name == "nt":
+        pure = PureWindowsPath(path)
+        return not pure.drive and not pure.root and ".." not in pure.parts
+    return True
 
 
 def printable(path: str) -> str:

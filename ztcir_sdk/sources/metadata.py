@@ -5,10 +5,17 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["MAX_METADATA_BYTES", "MAX_METADATA_DEPTH", "clean_metadata", "parse_metadata"]
+__all__ = [
+    "MAX_METADATA_BYTES",
+    "MAX_METADATA_DEPTH",
+    "clean_metadata",
+    "parse_metadata",
+    "stored_metadata",
+]
 
 MAX_METADATA_BYTES = 1_000_000
 """JSON texts of more bytes are not read."""
@@ -47,6 +54,27 @@ def clean_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     cleaned = _clean(values, MAX_METADATA_DEPTH)
     assert isinstance(cleaned, dict)
     return cleaned
+
+
+def stored_metadata(text: Any) -> dict[str, Any] | None:
+    """Return the metadata of an item of an index, which somebody else may have written.
+
+    Raises:
+        ValueError: it is no JSON object, or too large.
+    """
+    if text is None:
+        return None
+    if not isinstance(text, str) or len(text) > 16 * MAX_METADATA_BYTES:
+        raise ValueError("its metadata are no text, or too large")
+    try:
+        value = json.loads(text, parse_int=_whole_number)
+    except RecursionError:
+        raise ValueError("its metadata are nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("its metadata are no object")
+    # Older versions wrote NaN and Infinity, which are no JSON.
+    plain = not re.search(r"NaN|Infinity|[0-9][eE]\+?[0-9]{3}|\\u[dD]|[0-9]{300}", text)
+    return value if plain else clean_metadata(value)
 
 
 def _clean(value: Any, depth: int) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ztcir_sdk.errors import ImageError
+from ztcir_sdk.files import open_ordinary, read_bounded
 from ztcir_sdk.names import is_plain_tar, is_tar
 from ztcir_sdk.picture_formats import VIDEO_SUFFIXES
 from ztcir_sdk.sources.archives import list_archive
@@ -55,7 +56,7 @@ class SourceReader:
                     video = cast("VideoReader", self._opened(file.file, VideoReader))
                     return video.read(file.time)
             if file.offset is None:
-                return file.file.read_bytes()
+                return read_bounded(file.file, LARGEST_FILE)
             return self._read_slice(file.file, file.offset, file.size)
         except TAR_ERRORS as error:
             raise ImageError(
@@ -74,7 +75,7 @@ class SourceReader:
             return None
         try:
             if isinstance(file.metadata, Path):
-                with file.metadata.open("rb") as stream:
+                with open_ordinary(file.metadata) as stream:
                     return stream.read(MAX_METADATA_BYTES + 1)  # it may have grown
             if isinstance(file.metadata, bytes):
                 return zlib.decompress(file.metadata)
@@ -86,7 +87,7 @@ class SourceReader:
 
     def _read_slice(self, archive: Path, offset: int, size: int) -> bytes:
         if is_plain_tar(archive.name):
-            with archive.open("rb") as stream:
+            with open_ordinary(archive) as stream:
                 stream.seek(offset)
                 data = stream.read(size)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from ztcir_sdk.runtime.onnx.providers import (
     provider_error,
 )
 from ztcir_sdk.runtime.onnx.trial import PLACEMENT, placement
-from ztcir_sdk.runtime.protocol import TensorSpec, axis_sizes, check_call
+from ztcir_sdk.runtime.protocol import TensorSpec, axis_sizes, check_call, check_outputs
 from ztcir_sdk.runtime.settings import RuntimeSettings
 from ztcir_sdk.runtime.source import GraphSource, missing_graph
 
@@ -113,13 +114,18 @@ class OnnxGraph:
             if self.provider == TENSORRT
             else {}
         )
-        self._run_options = None
-        if settings.low_memory and settings.device != "cpu":
-            self._run_options = ort.RunOptions()
-            number = settings.device.partition(":")[2]
-            self._run_options.add_run_config_entry(
-                "memory.enable_memory_arena_shrinkage", f"gpu:{number}"
+        self._timeout = settings.run_timeout
+        self._shrinks = settings.low_memory and settings.device != "cpu"
+        self._device_number = settings.device.partition(":")[2]
+        self._run_options = self._new_run_options() if self._shrinks else None
+
+    def _new_run_options(self) -> Any:
+        options = import_onnxruntime().RunOptions()
+        if self._shrinks:
+            options.add_run_config_entry(
+                "memory.enable_memory_arena_shrinkage", f"gpu:{self._device_number}"
             )
+        return options
 
     def _open_session(self, ort: Any, settings: RuntimeSettings, providers: list[Any]) -> Any:
         """Load the file without a fallback.
@@ -172,6 +178,10 @@ class OnnxGraph:
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         results = self._empty_outputs(names, axis_sizes(self.inputs, inputs))
         binding = self._session.io_binding()
+        options, timer = self._run_options, None
+        if self._timeout is not None:
+            options = self._new_run_options()
+            timer = _Deadline(self._timeout, options)
         try:
             for name, array in arrays.items():
                 binding.bind_cpu_input(name, array)
@@ -183,11 +193,20 @@ class OnnxGraph:
                     binding.bind_output(
                         name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
                     )
-            self._session.run_with_iobinding(binding, self._run_options)
+            self._session.run_with_iobinding(binding, options)
             if results is None:
                 results = dict(zip(names, binding.copy_outputs_to_cpu(), strict=True))
         except Exception as error:  # its exceptions have no other common base
+            if timer is not None and timer.fired:
+                raise ZtcirError(
+                    f"The graph {self.name} did not end within {self._timeout:g} seconds: allow "
+                    "more with run_timeout, or use another bundle."
+                ) from error
             raise self._run_error(first_line(error)) from error
+        finally:
+            if timer is not None:
+                timer.cancel()
+        check_outputs(self, inputs, results)
         return results
 
     def _empty_outputs(
@@ -216,6 +235,29 @@ class OnnxGraph:
             f"The graph {self.name} failed on {self.provider} ({why}): check its inputs, or "
             "choose another backend or device."
         )
+
+
+class _Deadline:
+    """Ends a run of ONNX Runtime after some seconds, between two of its nodes.
+
+    Attributes:
+        fired: whether it did.
+    """
+
+    def __init__(self, seconds: float, options: Any) -> None:
+        self.fired = False
+        self._options = options
+        self._timer = threading.Timer(seconds, self._fire)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _fire(self) -> None:
+        self.fired = True
+        self._options.terminate = True
+
+    def cancel(self) -> None:
+        """Let the run go on."""
+        self._timer.cancel()
 
 
 def _is_out_of_memory(why: str) -> bool:
