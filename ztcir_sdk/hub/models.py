@@ -238,7 +238,10 @@ def _fetch(model: HubName, file: str, folder: Path, *, revision: str | None = No
         )
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "")
-        reason = {401: "it needs a token: log in with `hf auth login`", 404: "it does not exist"}
+        reason: dict[object, str] = {
+            401: "it needs a token: log in with `hf auth login`",
+            404: "it does not exist",
+        }
         raise ZtcirError(
             f"{file} of {model} cannot be downloaded ({reason.get(status, first_line(error))}): "
             "check the name."

@@ -122,7 +122,11 @@ def test_steps_that_no_export_writes_are_refused(bundle: Path, part: dict[str, A
 def test_padding_has_no_effect(bundle: Path) -> None:
     file = bundle / "tokenizer.json"
     before = Tokenizer.from_file(file).encode("make it red")
-    padding = {"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_to_multiple_of": None}
+    padding: dict[str, Any] = {
+        "strategy": {"Fixed": 10**9},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+    }
     padding |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "x"}
     file.write_text(json.dumps({**json.loads(file.read_text()), "padding": padding}))
     assert Tokenizer.from_file(file).encode("make it red") == before
