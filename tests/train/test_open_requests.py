@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from open_clip.tokenizer import SimpleTokenizer
+from PIL import Image
 
-from train.data import Item
+from train.data import Item, TrainingImage
+from train.settings import BackboneTraining
+from train.stages.attribute_texts import Texts
+from train.stages.triplet_rows import TripletRows
 from train.triplets import REQUEST_KINDS, synthesise_requests
+from train.triplets.open_requests import unknown_words
 from train.wordings import languages, open_frames
 from train.wordings.misspellings import misspell
-from train.wordings.open_wordings import long_text, refusal_text, two_changes_text
+from train.wordings.open_wordings import keep_text, long_text, refusal_text, two_changes_text
 from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.evaluation.triplets import Triplet
 
 COLOURS = ("Red", "Blue", "Black", "White")
 TYPES = ("Shirts", "Watches", "Heels")
@@ -155,3 +164,48 @@ def test_no_frame_that_measures_is_trained(shared_data: Path) -> None:
     texts = {triplet.text.lower() for triplet in made if len(triplet.text.split()) > 2}
     assert not {text for text in measured if len(text.split()) > 2} & texts
     assert not measured & {text.lower() for text in open_frames.UNANSWERABLE}
+
+
+def test_descriptions_are_foreign_and_misspelt_where_asked_for() -> None:
+    images = [TrainingImage(item, partial(Image.new, "RGB", (4, 4))) for item in ITEMS]
+
+    def words(**shares: float) -> Counter[str]:
+        texts = Texts(images, BackboneTraining(descriptions=6, **shares))  # type: ignore[arg-type]
+        decoder = SimpleTokenizer()
+        rows = texts.ids[:, 1:].reshape(-1, texts.ids.shape[-1]).tolist()
+        return Counter(
+            word
+            for row in rows
+            for word in decoder.decode([one for one in row if 0 < one < 49406]).split()
+        )
+
+    plain, foreign, misspelt = words(), words(foreign=1.0), words(misspelt=1.0)
+    for word in ("für", "para", "pour"):
+        assert foreign[word] > len(ITEMS)
+        assert not plain[word]
+    known = set(plain)
+    slips = sum(count for word, count in misspelt.items() if word not in known)
+    assert slips > 0.8 * 6 * len(ITEMS)
+
+
+def test_requests_that_no_photo_answers_have_words_that_the_catalogue_lacks() -> None:
+    unknown = set(unknown_words(["Brand Men Zebra Print Shirt".lower()]))
+    assert len(unknown) > 10_000
+    assert not {"zebra", "print", "shirt", "blue", "pour", "leather"} & unknown
+    assert {"weather", "guitar"} <= unknown
+    rng = np.random.default_rng(0)
+    texts = [keep_text(rng, ("guitar",)) for _ in range(300)]
+    assert 60 < sum("guitar" in text for text in texts) < 240
+    assert not any("guitar" in keep_text(rng) for _ in range(300))
+
+
+def test_the_reference_of_a_request_that_no_photo_answers_is_right_in_training() -> None:
+    triplets = [Triplet("a", kind, "r", "text", ("s",)) for kind in ("keep", "colour")]
+    rows = TripletRows.of(triplets, ["r", "s", "t"])
+    gallery = torch.nn.functional.normalize(torch.eye(3), dim=-1)
+    answers = rows.answers(np.array([1, 1]), gallery, 0.98)
+    assert answers.right(torch.arange(3)).tolist() == [[True, True, False], [False, True, False]]
+    ignored = answers.ignored(gallery, torch.arange(3)).tolist()
+    assert ignored == [[False, True, False], [False, True, False]]
+    taken = rows.take(np.array([1])).answers(np.array([1]), gallery, 0.98)
+    assert taken.right(torch.arange(3)).tolist() == [[False, True, False]]

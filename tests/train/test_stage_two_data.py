@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,12 @@ from tiny_training import VIT
 from cli.main import main
 from train.data import DataError, Item, TrainingImage
 from train.model import write_checkpoint
-from train.triplets import mine_captions, stage_two_data
+from train.triplets import (
+    REQUEST_KINDS,
+    collection_triplets,
+    mine_captions,
+    stage_two_data,
+)
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet
 
@@ -259,3 +265,19 @@ def test_the_backbone_is_checked_before_data_is_read(
     assert result.exit_code == 1
     assert said in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_share_of_the_made_triplets_are_open_requests() -> None:
+    images, development = catalogue("t") + catalogue("u"), catalogue("d") + catalogue("e")
+
+    def kinds(requests: float) -> Counter[str]:
+        made = collection_triplets(images, count=200, seed=0, requests=requests)
+        return Counter("open" if one.kind in REQUEST_KINDS else "tidy" for one in made)
+
+    assert kinds(0.0)["open"] == 0
+    assert kinds(1.0)["tidy"] == 0
+    assert 35 < kinds(0.25)["open"] <= 50  # the items have no details to ask for
+    parts = stage_two_data(images, development, count=40, seed=0, requests=0.5)
+    asked = {one.kind for one in parts.development_triplets}
+    assert asked & set(REQUEST_KINDS)
+    assert asked - set(REQUEST_KINDS)

@@ -14,6 +14,7 @@ from torch import Tensor
 from train.data import Batches, DataError
 from train.settings import ComposeTraining, evaluation_interval
 from train.stages.hard_negatives import Answers
+from train.triplets.open_requests import KEEP
 from ztcir_sdk.evaluation.triplets import Triplet
 
 __all__ = ["TripletBatches", "TripletRows"]
@@ -27,11 +28,14 @@ class TripletRows:
         references: (B,) int64 rows.
         texts: modification texts.
         targets: rows of the targets, at least one per triplet.
+        kept: (B,) bool, whether the reference is right too, because no image shows what the text
+            asks for. It is right in training only: a ranking never has it.
     """
 
     references: NDArray[np.int64]
     texts: list[str]
     targets: list[NDArray[np.int64]]
+    kept: NDArray[np.bool_]
 
     @classmethod
     def of(cls, triplets: Sequence[Triplet], ids: Sequence[str]) -> TripletRows:
@@ -58,6 +62,7 @@ class TripletRows:
             np.array([row_of[t.reference] for t in triplets]),
             [t.text for t in triplets],
             [np.array([row_of[name] for name in t.targets]) for t in triplets],
+            np.array([t.kind == KEEP for t in triplets]),
         )
 
     def __len__(self) -> int:
@@ -69,6 +74,7 @@ class TripletRows:
             self.references[positions],
             [self.texts[position] for position in positions],
             [self.targets[position] for position in positions],
+            self.kept[positions],
         )
 
     def replace_references(self, share: float, rng: np.random.Generator) -> TripletRows:
@@ -82,7 +88,7 @@ class TripletRows:
                 chosen = rng.integers(len(own))
                 references[position] = own[chosen]
                 targets[position] = np.delete(own, chosen)
-        return TripletRows(references, self.texts, targets)
+        return TripletRows(references, self.texts, targets, self.kept)
 
     def answers(self, first: NDArray[np.int64], gallery: Tensor, near_duplicate: float) -> Answers:
         """Return the triplets' right answers in a gallery.
@@ -93,9 +99,12 @@ class TripletRows:
             near_duplicate: cosine similarity to that target above which an image is no negative.
         """
         device, counts = gallery.device, [len(own) for own in self.targets]
+        kept = np.flatnonzero(self.kept)
+        queries = np.concatenate([np.repeat(np.arange(len(self)), counts), kept])
+        positions = np.concatenate([*self.targets, self.references[kept]])
         return Answers(
-            torch.from_numpy(np.repeat(np.arange(len(self)), counts)).to(device),
-            torch.from_numpy(np.concatenate(self.targets)).to(device),
+            torch.from_numpy(queries).to(device),
+            torch.from_numpy(positions).to(device),
             gallery[torch.from_numpy(first).to(device)],
             torch.from_numpy(self.references).to(device),
             near_duplicate,

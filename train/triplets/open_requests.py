@@ -7,9 +7,10 @@ answers.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,27 +19,35 @@ from numpy.typing import NDArray
 from train.data.item import Item
 from train.triplets.from_attributes import add_noise, check_limit_and_noise
 from train.triplets.tempered_draw import draw_index, tempered_edges
-from train.wordings import open_wordings
+from train.wordings import languages, open_wordings
 from train.wordings.attribute_wordings import attribute_wording
 from train.wordings.open_frames import DETAILS
+from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.names import UNKNOWN_VALUE
 
+TYPO = "typo"
+"""Kind of request with a typing error in the wanted value."""
+KEEP = "keep"
+"""Kind of request whose right answers have the reference's attributes, as itself has."""
 REQUEST_KINDS: Mapping[str, float] = {
-    "typo": 0.15,
-    "not": 0.12,
-    "instead": 0.1,
-    "two": 0.12,
+    TYPO: 0.16,
+    "not": 0.16,
+    "instead": 0.09,
+    "two": 0.1,
     "long": 0.12,
-    "detail": 0.13,
-    "keep": 0.14,
-    "language": 0.12,
+    "detail": 0.11,
+    KEEP: 0.16,
+    "language": 0.1,
 }
 """Kind of open request -> its share."""
 
 _KINDS = ("colour", "type", "gender")
 _MOSTLY_COLOUR = (0.6, 0.2, 0.2)
+_NEARLY_ALWAYS_COLOUR = (0.8, 0.1, 0.1)
+
+_WORD = re.compile(r"[a-z]{3,12}")
 
 _Attributes = tuple[str, ...]  # colour, type, gender
 
@@ -56,6 +65,8 @@ class _Catalogue:
     def __init__(self, items: Sequence[Item]) -> None:
         groups: defaultdict[_Attributes, list[str]] = defaultdict(list)
         self.captions = {item.id: item.caption.lower() for item in items}
+        named = {f"{item.colour} {item.type} {item.gender}".lower() for item in items}
+        self.unknown_words = unknown_words([*self.captions.values(), *named])
         for item in items:
             values = (item.colour, item.type, item.gender)
             if UNKNOWN_VALUE not in values and all(values):
@@ -134,13 +145,15 @@ def synthesise_requests(
     rng = np.random.default_rng([seed, 5])
     details = _Details(catalogue)
     makers: Mapping[str, Callable[[], _Request | None]] = {
-        "typo": lambda: _one_change(catalogue, rng, open_wordings.mistyped_text),
+        TYPO: lambda: _one_change(
+            catalogue, rng, open_wordings.mistyped_text, _NEARLY_ALWAYS_COLOUR
+        ),
         "not": lambda: _refusal(catalogue, rng),
         "instead": lambda: _one_change(catalogue, rng, open_wordings.old_first_text),
         "two": lambda: _two_changes(catalogue, rng),
         "long": lambda: _long(catalogue, rng),
         "detail": lambda: details.request(rng),
-        "keep": lambda: _keep(catalogue, rng),
+        KEEP: lambda: _keep(catalogue, rng),
         "language": lambda: _language(catalogue, rng),
     }
     shares = np.array(list(REQUEST_KINDS.values()))
@@ -166,9 +179,10 @@ def _one_change(
     catalogue: _Catalogue,
     rng: np.random.Generator,
     text: Callable[[str, str, str, np.random.Generator], str],
+    shares: tuple[float, float, float] = _MOSTLY_COLOUR,
 ) -> _Request | None:
     have = catalogue.draw(rng)
-    place = int(rng.choice(3, p=_MOSTLY_COLOUR))
+    place = int(rng.choice(3, p=shares))
     wanted = catalogue.change(have, place, rng)
     if wanted is None:
         return None
@@ -219,7 +233,11 @@ def _keep(catalogue: _Catalogue, rng: np.random.Generator) -> _Request | None:
     have = catalogue.draw(rng)
     reference = catalogue.item(have, rng)
     targets = tuple(name for name in catalogue.groups[have] if name != reference)
-    return _Request(reference, open_wordings.keep_text(rng), targets) if targets else None
+    return (
+        _Request(reference, open_wordings.keep_text(rng, catalogue.unknown_words), targets)
+        if targets
+        else None
+    )
 
 
 def _language(catalogue: _Catalogue, rng: np.random.Generator) -> _Request | None:
@@ -229,6 +247,25 @@ def _language(catalogue: _Catalogue, rng: np.random.Generator) -> _Request | Non
 
     request = _one_change(catalogue, rng, text)
     return request if request is not None and request.text else None
+
+
+def unknown_words(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the words of CLIP's vocabulary that none of some texts has, in order.
+
+    Words of the languages that a request may be in are left out as well.
+    """
+    known = {word for text in texts for word in re.findall(r"[a-z]+", text)}
+    for language in languages.FRAMES.values():
+        for frames in language.values():
+            known.update(word for frame in frames for word in re.findall(r"[a-z]+", frame.lower()))
+    for table in (languages.COLOURS, languages.TYPES, languages.GENDERS):
+        for value, words in table.items():
+            known.update(re.findall(r"[a-z]+", f"{value} {' '.join(words)}".lower()))
+    known.update(word for *_, phrases in DETAILS for word in " ".join(phrases).lower().split())
+    tokenizer = Bundle.embedded().path / "tokenizer.json"  # CLIP's own, without loading PyTorch
+    vocabulary = json.loads(tokenizer.read_text(encoding="utf-8"))["model"]["vocab"]
+    whole = (token.removesuffix("</w>") for token in vocabulary if token.endswith("</w>"))
+    return tuple(sorted({word for word in whole if _WORD.fullmatch(word)} - known))
 
 
 class _Details:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,12 +10,13 @@ from train.data import DataError, TrainingImage, print_notes
 from train.triplets.from_attributes import synthesise
 from train.triplets.from_captions import mine_captions
 from train.triplets.image_names import resolve_image_names
+from train.triplets.open_requests import synthesise_requests
 from train.wordings import CHANGES
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.names import CATALOGUE_COLUMNS, is_known
 
-__all__ = ["StageTwoData", "collection_triplets", "stage_two_data"]
+__all__ = ["StageTwoData", "collection_triplets", "selecting_triplets", "stage_two_data"]
 
 DEVELOPMENT_TRIPLETS = 1500
 _MIN_MINED = 100  # fewer mined triplets do not select a checkpoint reliably
@@ -39,6 +41,7 @@ def collection_triplets(
     seed: int,
     held_out: bool = False,
     noise: float = 0.0,
+    requests: float = 0.0,
 ) -> list[Triplet]:
     """Make triplets from the attributes of a collection; photos and drawings are never mixed.
 
@@ -48,13 +51,26 @@ def collection_triplets(
         seed: random seed.
         held_out: use the wordings that are never trained on.
         noise: share of triplets with a wrong target.
+        requests: share of triplets that are open requests, as people type them; the others ask for
+            one change in clean English. A collection that allows no open request has none.
     """
+    open_count = round(count * requests)
     triplets: list[Triplet] = []
     for drawn in (False, True):
         items = [image.item for image in images if image.is_drawing == drawn]
-        if items:
-            share = round(count * len(items) / len(images))
-            triplets += synthesise(items, seed=seed, limit=share, held_out=held_out, noise=noise)
+        if not items:
+            continue
+        share = len(items) / len(images)
+        triplets += synthesise(
+            items,
+            seed=seed,
+            limit=round((count - open_count) * share),
+            held_out=held_out,
+            noise=noise,
+        )
+        if some := round(open_count * share):
+            with contextlib.suppress(ZtcirError):
+                triplets += synthesise_requests(items, seed=seed, limit=some, noise=noise)
     return triplets
 
 
@@ -66,6 +82,7 @@ def stage_two_data(
     count: int,
     seed: int,
     noise: float = 0.0,
+    requests: float = 0.0,
     skip_missing: bool = False,
 ) -> StageTwoData:
     """Prepare the training and development triplets, so that no reference is in both.
@@ -83,6 +100,7 @@ def stage_two_data(
         count: number of triplets to make.
         seed: random seed.
         noise: share of the made triplets with a wrong target.
+        requests: share of the made triplets that are open requests; the same share selects.
         skip_missing: leave out given triplets with missing images instead of raising an error.
 
     Raises:
@@ -96,7 +114,9 @@ def stage_two_data(
                 "The images have no attributes to make triplets from; give triplets with "
                 "--triplets, for example from `ztcir triplets --from captions`."
             )
-        training = collection_triplets(images, count=count, seed=seed, noise=noise)
+        training = collection_triplets(
+            images, count=count, seed=seed, noise=noise, requests=requests
+        )
         selecting: list[Triplet] = []
     else:
         ids = [image.item.id for image in (*images, *development)]
@@ -107,6 +127,10 @@ def stage_two_data(
             collection_triplets(development, count=DEVELOPMENT_TRIPLETS, seed=1, held_out=held_out)
             for held_out in (False, True)
         )
+        if given is None and requests:
+            made = made + collection_triplets(
+                development, count=DEVELOPMENT_TRIPLETS, seed=1, requests=1.0
+            )
         return StageTwoData(training, list(development), made, unseen)
     if mined := _mine_development(training, development):
         return StageTwoData(training, list(development), *mined)
@@ -118,6 +142,17 @@ def stage_two_data(
     targets = {name for triplet in selecting for name in triplet.targets}
     gallery = [*development, *(image for image in images if image.item.id in targets)]
     return StageTwoData(training, gallery, selecting, [])
+
+
+def selecting_triplets(development: Sequence[TrainingImage]) -> list[Triplet]:
+    """Return triplets of the development images that can select a checkpoint of Stage I.
+
+    They are made from attributes, else mined from captions; none if the images have too few.
+    """
+    if _can_make_triplets(development):
+        return collection_triplets(development, count=DEVELOPMENT_TRIPLETS, seed=1)
+    mined = _mine_development([], development)
+    return mined[0] if mined else []
 
 
 def _mine_development(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["COLOURS", "FRAMES", "GENDERS", "LANGUAGES", "TYPES"]
+__all__ = ["COLOURS", "DESCRIPTIONS", "FRAMES", "GENDERS", "LANGUAGES", "TYPES"]
 
 LANGUAGES = ("de", "es", "fr")
 
@@ -320,5 +320,48 @@ FRAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "version {new}",
             "quelque chose pour {new}",
         ),
+    },
+}
+
+# language -> first letters of the attributes named -> frames
+DESCRIPTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "de": {
+        "ctg": (
+            "{type} in {colour} für {gender}",
+            "{type} {colour} für {gender}",
+            "{colour} {type} für {gender}",
+            "{type} für {gender} in {colour}",
+            "{type} für {gender}, Farbe {colour}",
+            "für {gender}: {type}, {colour}",
+        ),
+        "ct": ("{type} in {colour}", "{type} {colour}", "{colour} {type}", "{type}, {colour}"),
+        "tg": ("{type} für {gender}", "{type}, für {gender}", "für {gender}: {type}"),
+        "t": ("{type}", "Produkt: {type}"),
+    },
+    "es": {
+        "ctg": (
+            "{type} {colour} para {gender}",
+            "{type} en {colour} para {gender}",
+            "{type} de color {colour} para {gender}",
+            "{type} para {gender} en {colour}",
+            "{type} de {gender}, {colour}",
+            "para {gender}: {type} {colour}",
+        ),
+        "ct": ("{type} {colour}", "{type} en {colour}", "{type} de color {colour}"),
+        "tg": ("{type} para {gender}", "{type} de {gender}", "para {gender}: {type}"),
+        "t": ("{type}", "artículo: {type}"),
+    },
+    "fr": {
+        "ctg": (
+            "{type} {colour} pour {gender}",
+            "{type} en {colour} pour {gender}",
+            "{type} de couleur {colour} pour {gender}",
+            "{type} pour {gender} en {colour}",
+            "{type} pour {gender}, {colour}",
+            "pour {gender} : {type} {colour}",
+        ),
+        "ct": ("{type} {colour}", "{type} en {colour}", "{type} de couleur {colour}"),
+        "tg": ("{type} pour {gender}", "{type}, pour {gender}", "pour {gender} : {type}"),
+        "t": ("{type}", "produit : {type}"),
     },
 }

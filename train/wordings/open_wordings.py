@@ -17,18 +17,23 @@ from train.wordings.open_frames import (
     GREETINGS,
     KEEP_FRAMES,
     OLD_FIRST,
+    REFUSAL_CLOSINGS,
+    REFUSAL_CORES,
+    REFUSAL_OPENINGS,
     REFUSALS,
     STORIES,
     TWO_COLOUR_GENDER,
     TWO_COLOUR_TYPE,
     TWO_TYPE_GENDER,
     UNANSWERABLE,
+    UNKNOWN_FRAMES,
 )
 from train.wordings.surface_forms import add_article, verbalise
 
 __all__ = [
     "can_be_foreign",
     "detail_text",
+    "foreign_caption",
     "foreign_text",
     "keep_text",
     "long_text",
@@ -83,7 +88,12 @@ def mistyped_text(kind: str, old: str, new: str, rng: np.random.Generator) -> st
 
 def refusal_text(old: str, rng: np.random.Generator) -> str:
     """A colour that is not wanted."""
-    text = draw_reading(pick(REFUSALS, rng), rng)
+    if rng.random() < 0.4:
+        frame = pick(REFUSALS, rng)
+    else:
+        parts = (REFUSAL_OPENINGS, REFUSAL_CORES, REFUSAL_CLOSINGS)
+        frame = "".join(pick(part, rng) for part in parts)
+    text = draw_reading(frame, rng)
     text = text.replace("{old_a}", verbalise("colour", old, "a", rng))
     return text.replace("{old}", verbalise("colour", old, "plain", rng))
 
@@ -140,14 +150,23 @@ def detail_text(phrases: tuple[str, ...], rng: np.random.Generator) -> str:
     return draw_reading(pick(DETAIL_FRAMES, rng), rng).replace("{detail}", pick(phrases, rng))
 
 
-def keep_text(rng: np.random.Generator) -> str:
-    """A request that no photo answers, so that what the reference is stays right."""
-    if rng.random() < 0.12:  # words that mean nothing at all
+def keep_text(rng: np.random.Generator, unknown: tuple[str, ...] = ()) -> str:
+    """A request that no photo answers, so that what the reference is stays right.
+
+    Args:
+        rng: source of all random draws.
+        unknown: words that the catalogue does not know; without any, none are asked for.
+    """
+    drawn = rng.random()
+    if drawn < 0.08:  # words that mean nothing at all
         letters = "abcdefghijklmnopqrstuvwxyz"
         text = " ".join(
             "".join(letters[int(i)] for i in rng.integers(26, size=int(rng.integers(3, 9))))
             for _ in range(int(rng.integers(1, 3)))
         )
+    elif unknown and drawn < 0.5:
+        words = " ".join(pick(unknown, rng) for _ in range(1 + int(rng.random() < 0.4)))
+        return pick(UNKNOWN_FRAMES, rng).replace("{it}", words)
     else:
         text = pick(UNANSWERABLE, rng)
         if rng.random() < 0.15:
@@ -181,3 +200,20 @@ def foreign_text(kind: str, old: str, new: str, rng: np.random.Generator) -> str
     text = pick(languages.FRAMES[language][kind], rng)
     text = text.replace("{old}", _foreign(kind, old, language, rng))
     return _typed(text.replace("{new}", _foreign(kind, new, language, rng)), rng)
+
+
+def foreign_caption(attributes: Mapping[str, str], rng: np.random.Generator) -> str:
+    """A description of a product in German, Spanish or French; empty where words are lacking.
+
+    Args:
+        attributes: a type, and any of colour and gender -> value.
+        rng: source of all random draws.
+    """
+    if "type" not in attributes or not all(can_be_foreign(*one) for one in attributes.items()):
+        return ""
+    language = pick(languages.LANGUAGES, rng)
+    named = "".join(kind[0] for kind in _LEXICON if kind in attributes)
+    text = pick(languages.DESCRIPTIONS[language][named], rng)
+    for kind, value in attributes.items():
+        text = text.replace(f"{{{kind}}}", _foreign(kind, value, language, rng))
+    return _typed(text, rng)
