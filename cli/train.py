@@ -118,13 +118,23 @@ def train_map(
     from train.model import check_backbone
     from train.stages.fit_map import fit_map
     from train.stages.word_bank import WordBank, read_words
+    from train.triplets.stage_two import selecting_triplets
 
     check_backbone(backbone)  # before data are read, which takes minutes
     bank = None if word_bank is None else WordBank(read_words(word_bank))
     images, development = (
         collection.read_stream(config.seed) if collection.stream else collection.read()
     )
-    fit_map(backbone, images, development, config, parts, settings, word_bank=bank)
+    fit_map(
+        backbone,
+        images,
+        development,
+        config,
+        parts,
+        settings,
+        word_bank=bank,
+        selecting=selecting_triplets(development),
+    )
     _report(f"Stage I is in {settings.out}")
 
 

@@ -95,6 +95,7 @@ class TripletOptions:
     skip_missing: bool
     count: int
     noise: float
+    requests: float
 
     def read(
         self, images: list[TrainingImage], development: list[TrainingImage], *, seed: int
@@ -114,6 +115,7 @@ class TripletOptions:
             count=self.count,
             seed=seed,
             noise=self.noise,
+            requests=self.requests,
             skip_missing=self.skip_missing,
         )
 
@@ -150,5 +152,12 @@ triplet_options = pass_as(
         default=0.0,
         metavar="SHARE",
         help="Share of the made triplets with a wrong target.",
+    ),
+    _triplets(
+        "--requests",
+        type=click.FloatRange(0, 1),
+        default=0.5,
+        metavar="SHARE",
+        help="Share of the made triplets that are open requests, as people type them.",
     ),
 )

@@ -108,6 +108,10 @@ backbone_training = pass_as(
     ),
     _number(BackboneTraining, "instances", WEIGHT, "Weight of the instance-discrimination loss."),
     _number(BackboneTraining, "instance_temperature", POSITIVE, "Temperature of that loss."),
+    _number(BackboneTraining, "attributes", WEIGHT, "Weight of the attribute classification."),
+    _number(BackboneTraining, "foreign", SHARE, "Share of descriptions in other languages."),
+    _number(BackboneTraining, "misspelt", SHARE, "Share of descriptions with a typing error."),
+    _training("--train-tokens", is_flag=True, help="Train the token rows of --start too."),
     _training(
         "--word-vectors",
         type=click.Choice(["minilm", "none"]),
@@ -191,6 +195,19 @@ compose_training = pass_as(
     *_schedule(ComposeTraining, "triplets"),
     _number(ComposeTraining, "lr", POSITIVE, "Peak learning rate."),
     _number(ComposeTraining, "mined", NATURAL, "Number of hard negatives per query; 0: none."),
+    _number(
+        ComposeTraining,
+        "positive_aware",
+        SHARE,
+        "Share of the target's score above which an image is not mined as a negative; 0: none.",
+    ),
+    _number(ComposeTraining, "captions", WEIGHT, "Weight of the loss on the targets' captions."),
+    _number(
+        ComposeTraining,
+        "mapping_lr",
+        WEIGHT,
+        "Peak learning rate of the token learner and VSI; 0: they stay as they are.",
+    ),
 )
 
 

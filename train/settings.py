@@ -69,8 +69,13 @@ class BackboneTraining:
         caption_share: share of texts that are the product's own caption.
         word_vectors: "minilm" initialises token rows from a sentence encoder, "none" at random.
         instances: weight of InfoNCE between two views of a photo (SLIP, Mu et al. 2022, sec. 3.1).
-        start: checkpoint of a backbone to continue from, in place of ImageNet's weights; its token
-            rows stay unchanged.
+        attributes: weight of classifying colour, type, gender and pattern from the embedding and
+            from the mean patch; it is not needed afterwards. A photo is read better by it.
+        label_smoothing: of that classification, for the catalogue's attributes have errors.
+        foreign: share of the descriptions that are in German, Spanish or French.
+        misspelt: share of the descriptions with a typing error.
+        start: checkpoint of a backbone to continue from, in place of ImageNet's weights.
+        train_tokens: train the token rows of ``start`` too; else they stay unchanged.
     """
 
     backbone: str = "fashion-lite"
@@ -86,7 +91,12 @@ class BackboneTraining:
     word_vectors: str = "minilm"
     instances: float = 0.0
     instance_temperature: float = 0.1
+    attributes: float = 0.0
+    label_smoothing: float = 0.1
+    foreign: float = 0.0
+    misspelt: float = 0.0
     start: str | None = None
+    train_tokens: bool = False
     seed: int = 0
 
 
@@ -97,7 +107,8 @@ class MapTraining:
     Attributes:
         alignment: weight of the soft text alignment loss; 0 turns it off.
         temperature: tau, of InfoNCE and of the queries' distribution over texts.
-        target_temperature: tau_t, of the soft target.
+        target_temperature: tau_t, of the soft target. At 0.1 a target covers some 17 captions of
+            the catalogue; at 0.02 it would be one or two.
     """
 
     epochs: int = 4
@@ -106,7 +117,7 @@ class MapTraining:
     weight_decay: float = 0.05
     alignment: float = 0.5
     temperature: float = 0.05
-    target_temperature: float = 0.05
+    target_temperature: float = 0.1
     seed: int = 0
 
 
@@ -119,6 +130,13 @@ class ComposeTraining:
             the targets and references of the batch as the only negatives.
         targets: most positives per query in one step.
         near_duplicate: cosine similarity to the target above which an image is not a negative.
+        positive_aware: an image is not mined as a negative if it scores above this share of the
+            target's own score, for it is likely to be right too (NV-Retriever, Moreira et al. 2024,
+            sec. 3.2); 0: mine any.
+        captions: weight of the loss that pulls queries to the captions of their targets, among
+            those of all images in a step; 0: images alone.
+        mapping_lr: peak learning rate of the token learner and VSI; 0: they stay as Stage I left
+            them.
         as_given: epochs in which every triplet keeps its reference. In later epochs, which would
             memorise the triplets, some references are replaced by one of their own targets; this
             also teaches the model to keep an image that already matches the text.
@@ -137,6 +155,9 @@ class ComposeTraining:
     mined: int = 32
     targets: int = 4
     near_duplicate: float = 0.98
+    positive_aware: float = 0.0
+    captions: float = 0.0
+    mapping_lr: float = 0.0
     temperature: float = 0.05
     as_given: int = 3
     target_references: float = 0.5

@@ -27,7 +27,7 @@ from train.model import (
     create_backbone,
     write_checkpoint,
 )
-from train.stages.fit_map import encode_captions
+from train.stages.frozen_captions import encode_captions
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings.drawings import draw, training_drawings
 from ztcir_sdk.encoder import Encoder

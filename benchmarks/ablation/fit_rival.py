@@ -44,7 +44,7 @@ from train.loop.record import data_fingerprint
 from train.loop.run import Run, Schedule, parameter_groups
 from train.model import ComposedModel, load_backbone
 from train.settings import MapTraining, StageSettings
-from train.stages.fit_map import encode_captions
+from train.stages.frozen_captions import encode_captions
 from train.stages.losses import info_nce
 from train.stages.map_batches import is_captioned
 from train.wordings import product_caption

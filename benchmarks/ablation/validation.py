@@ -20,7 +20,7 @@ from benchmarks.ablation.rivals import tokenizer_of
 from train.data.image import TrainingImage
 from train.loop.features import BATCH
 from train.model import Backbone, ComposedModel, encode_by_length, hash_tensors
-from train.stages.fit_map import encode_captions
+from train.stages.frozen_captions import encode_captions
 from ztcir_sdk.evaluation.attribute_caption import attribute_caption
 from ztcir_sdk.evaluation.metrics import average_precision_at_k, recall_at_k, relevance
 from ztcir_sdk.evaluation.ranking import rank

@@ -30,7 +30,7 @@ from export.bundle import BundleSettings, export_bundle
 from export.storage import round_weights
 from train.data import drawn_images, read_sources
 from train.model import ComposedModel, ModelConfig, load_backbone
-from train.stages.fit_map import encode_captions
+from train.stages.frozen_captions import encode_captions
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings.drawings import draw, training_drawings

@@ -283,6 +283,26 @@ def test_mine_gives_the_nearest_wrong_images_whatever_the_chunk(
         assert mined[row, : len(wrong)].tolist() == wrong[:count]
 
 
+@many
+@given(seeds, sizes, st.integers(2, 12), st.integers(1, 15), st.floats(0.1, 1.0))
+def test_what_scores_like_the_target_is_mined_after_all_else(
+    seed: int, rows: int, gallery_size: int, count: int, share: float
+) -> None:
+    queries, gallery = unit(seed, rows, 3), unit(seed + 2, gallery_size, 3)
+    answers, ignored = answers_of(seed, rows, gallery, 0.7)
+    scores = queries @ gallery.T
+    own = (queries * answers.targets).sum(-1, keepdim=True)
+    assume(((scores - share * own).abs() > 1e-6).all())
+    mined = mine(queries, gallery, answers, count, positive_aware=share)
+    for row, reference in enumerate(answers.references.tolist()):
+        wrong = [place for place in range(gallery_size) if place not in ignored[row]]
+        likely = {
+            place for place in wrong if scores[row, place] > share * own[row] and place != reference
+        }
+        wrong.sort(key=lambda place: (place in likely, -float(scores[row, place])))
+        assert mined[row, : len(wrong)].tolist() == wrong[:count]
+
+
 def test_mining_has_no_gradient() -> None:
     queries = unit(0, 2, 3).requires_grad_()
     gallery = unit(1, 5, 3)

@@ -48,10 +48,17 @@ from train.model import (
     mapped_ids,
     read_checkpoint,
 )
-from train.settings import BackboneTraining, RunSettings
+from train.settings import (
+    BackboneTraining,
+    Compute,
+    MapTraining,
+    RunSettings,
+    StageSettings,
+)
+from train.stages.attribute_classifiers import AttributeClassifiers
+from train.stages.composed_queries import encode_composed, evaluate_composed
 from train.stages.fit_backbone import fit_backbone
-from train.stages.fit_compose import evaluate_composed
-from train.stages.fit_map import evaluate_mapped
+from train.stages.fit_map import evaluate_mapped, fit_map
 from train.stages.hard_negatives import candidate_pool
 from train.stages.losses import info_nce
 from train.stages.lower_stages import cache_lower_stages
@@ -429,6 +436,22 @@ def test_each_stage_trains_its_own_parts_and_no_others(line: Path) -> None:
     )
 
 
+def test_stage_2_trains_token_learner_and_vsi_if_asked_for(
+    line: Path, data: list[str], tmp_path: Path
+) -> None:
+    fit("compose", tmp_path / "run", data, str(line / "map"), mapping_lr=1e-3, captions=1.0)
+    mapped, composed = (
+        tensors_of(folder)["model"] for folder in (line / "map", tmp_path / "run" / "last")
+    )
+    moved = {
+        name.split(".")[0] for name, value in composed.items() if not value.equal(mapped[name])
+    }
+    assert moved == {"adapters", "token_learner", "vsi"}
+    log = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    caption_loss = [json.loads(line)["captions"] for line in log if "captions" in line]
+    assert caption_loss[-1] < caption_loss[0]
+
+
 def test_stage_1_is_the_best_checkpoint_if_no_step_of_stage_2_is_better(
     stages: Callable[[str], tuple[Path, str]],
     data: list[str],
@@ -513,7 +536,7 @@ def test_references_are_replaced_only_after_the_first_epochs(
         for t in collection_triplets(read_collection(data)[0], count=64, seed=0)
     }
     steps: list[list[tuple[str, str]]] = []
-    encode = train.stages.fit_compose.encode_composed
+    encode = encode_composed
 
     def spied(
         model: ComposedModel, features: ImageFeatures, rows: TripletRows, *rest: Any, **options: Any
@@ -729,6 +752,42 @@ def test_a_backbone_run_can_start_from_another_backbone(
     assert not {"visual.head.proj.weight", "text_projection", "logit_scale"} & still
 
 
+def test_token_rows_of_the_start_are_trained_if_asked_for(
+    line: Path, data: list[str], tmp_path: Path
+) -> None:
+    options = ("--epochs", 1, "--batch-size", 16, "--out", tmp_path / "next", "--train-tokens")
+    shards = ("--data", data[0], "--data", data[1])
+    start = line / "backbone" / "clip"
+    result = ztcir("train", "backbone", *shards, *options, "--start", start)
+    assert result.exit_code == 0, (result.output, result.exception)
+    before, after = (
+        tensors_of(folder)["backbone"]["token_embedding.weight"]
+        for folder in (start, tmp_path / "next" / "clip")
+    )
+    assert not after.equal(before)
+
+
+def test_attributes_are_classified_from_embedding_and_patches_where_they_are_known() -> None:
+    """Worked by hand: heads of zero give log of the number of values."""
+    values = np.array([[0, -1, 0], [1, -1, 0], [2, 0, 0], [0, 1, 0]])  # the last has one value
+    classifiers = AttributeClassifiers(values, 4, 6)
+    for parameter in classifiers.parameters():
+        torch.nn.init.zeros_(parameter)
+    embeds, patches = torch.randn(2, 4, requires_grad=True), torch.randn(2, 6, requires_grad=True)
+    both = classifiers.loss(np.array([2, 3]), embeds, patches, 0.1).item()
+    assert both == pytest.approx((math.log(3) + math.log(2)) / 2)
+    one = classifiers.loss(np.array([0, 1]), embeds, patches, 0.1).item()
+    assert one == pytest.approx(math.log(3))
+    with torch.no_grad():
+        for head in (*classifiers.on_embeds, *classifiers.on_patches):
+            head.weight.normal_()
+    classifiers.loss(np.array([2, 3]), embeds, patches, 0.1).backward()
+    assert embeds.grad is not None
+    assert embeds.grad.any()
+    assert patches.grad is not None
+    assert patches.grad.any()
+
+
 def test_the_instance_loss_separates_photos(data: list[str], tmp_path: Path) -> None:
     """Without it, an embedding keeps only what the texts of a photo describe."""
     images, development = read_collection(data)
@@ -847,6 +906,32 @@ def test_stage_1_is_evaluated_by_how_often_an_image_is_retrieved(
     nearest = (queries @ torch.from_numpy(features.embeds).T).argmax(1).tolist()
     expected = sum(place == row for row, place in enumerate(nearest)) / 12
     assert evaluate_mapped(trained, features)["dev_self_R@1"] == pytest.approx(expected)
+
+
+def test_stage_1_is_selected_by_triplets_where_there_are_some(
+    line: Path, data: list[str], tmp_path: Path
+) -> None:
+    images, development = read_collection(data)
+    triplets = collection_triplets(development, count=8, seed=1)
+    settings = StageSettings(tmp_path / "run", compute=Compute(device="cpu"))
+    fit_map(
+        str(line / "backbone" / "clip"),
+        images,
+        development,
+        MapTraining(epochs=2, batch_size=16),
+        PARTS,
+        settings,
+        selecting=triplets,
+    )
+    summary = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    trained, _ = load_model(tmp_path / "run" / "best")
+    features = image_features(trained.backbone, development, tmp_path / "features")
+    rows = TripletRows.of(triplets, features.ids)
+    found = evaluate_composed(trained, features, rows, scale=0.0)
+    assert summary["best"]["figures"]["dev_mAP@10"] == pytest.approx(found, abs=1e-3)
+    log = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    figures = [json.loads(line).get("dev_mAP@10") for line in log]
+    assert found == pytest.approx(max(one for one in figures if one is not None), abs=1e-3)
 
 
 def test_token_rows_of_unseen_words_are_changed_by_the_map_alone() -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 from train.data import Item, TrainingImage
 from train.settings import BackboneTraining
 from train.wordings import KINDS, product_caption
+from train.wordings.misspellings import misspell
+from train.wordings.open_wordings import foreign_caption
 from ztcir_sdk.names import UNKNOWN_VALUE
 
 __all__ = ["Texts", "tokenize"]
@@ -62,7 +64,8 @@ class Texts:
             for number in range(config.descriptions):
                 subset = SUBSETS[rng.choice(len(SUBSETS), p=weights / weights.sum())][0]
                 named = {name: known[name] for name in subset if name in known} or known
-                texts.append(product_caption(named, rng))
+                text, named = _description(named, config, rng)
+                texts.append(text)
                 self.named[row, 1 + number] = [name in named for name in KINDS]
         self.ids = tokenize(texts).reshape(len(images), 1 + config.descriptions, LONGEST)
 
@@ -81,3 +84,22 @@ class Texts:
 def _known_attributes(item: Item) -> dict[str, str]:
     known = {name: getattr(item, name) for name in KINDS}
     return {name: value for name, value in known.items() if value and value != UNKNOWN_VALUE}
+
+
+def _description(
+    named: dict[str, str], config: BackboneTraining, rng: np.random.Generator
+) -> tuple[str, dict[str, str]]:
+    """Return a description, at times in another language or with a typing error, and what it names.
+
+    The lexicon of other languages has no patterns.
+    """
+    if config.foreign and rng.random() < config.foreign:
+        without = {kind: value for kind, value in named.items() if kind != "pattern"}
+        text = foreign_caption(without, rng)
+        named = without if text else named
+    else:
+        text = ""
+    text = text or product_caption(named, rng)
+    return misspell(
+        text, rng
+    ) if config.misspelt and rng.random() < config.misspelt else text, named

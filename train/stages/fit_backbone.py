@@ -34,6 +34,7 @@ from train.model import (
 )
 from train.progress import progress_bar
 from train.settings import BackboneTraining, RunSettings
+from train.stages.attribute_classifiers import AttributeClassifiers
 from train.stages.attribute_texts import Texts, tokenize
 from train.stages.fast_trunk import forward_upper_stages
 from train.stages.losses import info_nce, multi_positive_nce
@@ -52,10 +53,16 @@ TEXTS = 128  # encoded at a time
 class _Trained(nn.Module):
     """The modules that a backbone run trains and saves."""
 
-    def __init__(self, backbone: Backbone, tokens: SemanticTokenEmbedding | None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        tokens: SemanticTokenEmbedding | None,
+        attributes: AttributeClassifiers | None,
+    ) -> None:
         super().__init__()
         self.clip = backbone.clip
         self.tokens = tokens
+        self.attributes = attributes
 
 
 def fit_backbone(
@@ -87,30 +94,28 @@ def fit_backbone(
     texts = Texts(images, config)
     held_out = _Development(backbone, development, config, cache / "development.npy")
 
-    tokens: SemanticTokenEmbedding | None = None
-    if config.start is not None:
+    tokens = _token_rows(backbone, texts, config, cache / "words.npy")
+    if tokens is not None or config.start is not None:
         backbone.text.token_embedding.weight.requires_grad_(False)
-    elif config.word_vectors == "minilm":
-        path = cache / "words.npy"
-        if not path.is_file():
-            np.save(path, sentence_encoder_rows(backbone.text_width).numpy())
-        tokens = SemanticTokenEmbedding(torch.from_numpy(np.load(path)), torch.unique(texts.ids))
-        backbone.text.token_embedding.weight.requires_grad_(False)
-    trained = _Trained(backbone, tokens)
+    classifiers = None
+    if config.attributes:
+        classifiers = AttributeClassifiers(texts.values, backbone.embed_dim, backbone.patch_dim)
+    trained = _Trained(backbone, tokens, classifiers)
     for module in (trunk.conv_stem, trunk.bn1, trunk.blocks[: config.first_stage]):
         module.requires_grad_(False)
     order = Batches(len(images), config.batch_size, config.seed)
     steps = config.epochs * order.per_epoch
     head = backbone.clip.visual.head
 
-    def encode_views(views: NDArray[np.int64], rows: NDArray[np.int64]) -> Tensor:
-        """Return L2-normalised embeddings (B, D) of one view of each image."""
+    def encode_views(views: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return L2-normalised embeddings (B, D) and mean patches of one view of each image."""
         features = np.stack([lower[v, r] for v, r in zip(views, rows, strict=True)])
         with torch.autocast("cpu", torch.bfloat16):
             patches = forward_upper_stages(
                 trunk, torch.from_numpy(features).float(), config.first_stage
             )
-            return F.normalize(head(patches.mean(1)).float(), dim=-1)
+            pooled = patches.mean(1)
+            return F.normalize(head(pooled).float(), dim=-1), pooled.float()
 
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         trunk.train()
@@ -120,7 +125,7 @@ def fit_backbone(
         columns = np.where(is_caption, 0, rng.integers(1, 1 + config.descriptions, len(rows)))
         ids = texts.ids[rows, columns]
         lengths = ids.argmax(-1) + 1  # end-of-text has the highest id
-        image_embeds = encode_views(views, rows)
+        image_embeds, pooled = encode_views(views, rows)
         with torch.autocast("cpu", torch.bfloat16):
             text_embeds = encode_by_length(
                 lengths.tolist(),
@@ -136,9 +141,12 @@ def fit_backbone(
         loss = (loss + multi_positive_nce(logits.T, positive.T, other_domain.T)) / 2
         if config.instances:
             others = (views + rng.integers(1, config.views, len(rows))) % config.views
-            other_embeds = encode_views(others, rows)
+            other_embeds, _ = encode_views(others, rows)
             instances = info_nce(image_embeds, other_embeds, 1 / config.instance_temperature)
             loss = loss + config.instances * instances
+        if classifiers is not None:
+            read = classifiers.loss(rows, image_embeds, pooled, config.label_smoothing)
+            loss = loss + config.attributes * read
         return loss, {"scale": scale.item()}
 
     run = Run(
@@ -181,6 +189,25 @@ def _initial_backbone(images: Sequence[TrainingImage], config: BackboneTraining)
     sample = np.random.default_rng([config.seed, 4]).permutation(len(images))[:2048]
     recalibrate_norms(trunk, torch.from_numpy(preprocess([images[i].load() for i in sample])))
     return backbone
+
+
+def _token_rows(
+    backbone: Backbone, texts: Texts, config: BackboneTraining, path: Path
+) -> SemanticTokenEmbedding | None:
+    """Return the token rows to train, from a sentence encoder's or the start's; None trains none.
+
+    A sentence encoder's are kept in the file ``path``.
+    """
+    if config.start is not None:
+        rows = backbone.text.token_embedding.weight.detach().clone()
+        return (
+            SemanticTokenEmbedding(rows, torch.unique(texts.ids)) if config.train_tokens else None
+        )
+    if config.word_vectors != "minilm":
+        return None
+    if not path.is_file():
+        np.save(path, sentence_encoder_rows(backbone.text_width).numpy())
+    return SemanticTokenEmbedding(torch.from_numpy(np.load(path)), torch.unique(texts.ids))
 
 
 def _optimizer(

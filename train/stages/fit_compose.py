@@ -4,44 +4,45 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from train.data import DataError, TrainingImage
 from train.loop.engine import Engine
-from train.loop.features import ImageFeatures, image_features
-from train.loop.precision import autocast
+from train.loop.features import image_features, text_features
 from train.loop.record import data_fingerprint, triplets_fingerprint
 from train.loop.run import Evaluation, Run, Schedule, Validation, parameter_groups
 from train.model import (
     ComposedModel,
     describe_model,
-    encode_by_length,
     load_model,
     own_weights,
-    prompt_ids,
 )
-from train.progress import progress_bar
 from train.settings import ComposeTraining, StageSettings
+from train.stages.composed_queries import encode_composed, evaluate_composed
+from train.stages.frozen_captions import encode_captions
 from train.stages.hard_negatives import candidate_pool, mine
 from train.stages.losses import multi_positive_nce
+from train.stages.map_batches import is_captioned
 from train.stages.triplet_rows import TripletBatches, TripletRows
 from train.triplets import StageTwoData
-from ztcir_sdk.evaluation.metrics import average_precision_at_k, relevance
-from ztcir_sdk.evaluation.ranking import rank
+from train.triplets.open_requests import KEEP, TYPO
+from train.word_counts import training_vocabulary
+from ztcir_sdk.evaluation.attribute_caption import attribute_caption
+from ztcir_sdk.evaluation.triplets import Triplet
+from ztcir_sdk.names import is_known
 
-__all__ = ["encode_composed", "evaluate_composed", "fit_compose"]
+__all__ = ["fit_compose"]
 
 FEW_STEPS = 80  # each row of the ablation takes as many
 
 
 def fit_compose(
-    mapping: Path,
+    stage_one: Path,
     images: Sequence[TrainingImage],
     data: StageTwoData,
     config: ComposeTraining,
@@ -50,7 +51,7 @@ def fit_compose(
     """Train the adapters alone: ``f_t("a photo of $ that {text}")`` is pulled to the targets.
 
     Args:
-        mapping: checkpoint of Stage I.
+        stage_one: checkpoint of Stage I.
         images: the gallery of the training triplets; their embeddings never change.
         data: the triplets to train on. Its development triplets select ``best/`` by mAP@10, and
             the strength of the adapters in it; its unseen wordings are measured only.
@@ -61,15 +62,21 @@ def fit_compose(
         The trained model.
 
     Raises:
-        CheckpointError: ``mapping`` is not a checkpoint of Stage I, or the run cannot be resumed.
+        CheckpointError: ``stage_one`` is not a checkpoint of Stage I, or the run cannot be resumed.
         DataError: the model has no adapters, or a triplet names an image that is not there.
     """
     torch.manual_seed(config.seed)
-    model, origin = load_model(mapping, need="map")
+    model, origin = load_model(stage_one, need="map")
     if not len(model.adapters):
-        raise DataError(f"The model of {mapping} has no adapters; train it with --adapter above 0.")
+        raise DataError(
+            f"The model of {stage_one} has no adapters; train it with --adapter above 0."
+        )
     model.requires_grad_(False)
     model.adapters.requires_grad_(True)
+    mapping = [model.token_learner, model.vsi] if config.mapping_lr else []
+    for module in mapping:
+        if module is not None:
+            module.requires_grad_(True)
     engine = Engine(settings.compute)
     engine.prepare(model)
     device, precision = engine.device, engine.compute.precision
@@ -80,6 +87,7 @@ def fit_compose(
         ]
     )
     gallery = torch.from_numpy(features.embeds).to(device)
+    captions = _captions(model, images, settings, engine) if config.captions else None
     batches = TripletBatches(TripletRows.of(data.triplets, features.ids), config, settings.steps)
     checks = {"dev": data.development_triplets, "dev_unseen_wordings": data.unseen_wordings}
     checked = {name: TripletRows.of(some, held_out.ids) for name, some in checks.items() if some}
@@ -100,7 +108,7 @@ def fit_compose(
             ),
             np.arange(len(batch)),
         )
-        return contrastive_loss(queries, gallery, batch, config, rng)
+        return contrastive_loss(queries, gallery, captions, batch, config, rng)
 
     def measure(name: str, strength: float) -> float:
         return evaluate_composed(
@@ -119,12 +127,16 @@ def fit_compose(
         figures = {"dev_mAP@10": best, **others, "adapter_strength": strength}
         return Evaluation(figures, {"model": model.parts(strength=strength)})
 
-    sizes = {"triplets": len(data.triplets), "images": len(images)}
+    facts = {
+        "triplets": len(data.triplets),
+        "images": len(images),
+        "vocabulary": learned_words(images, data.triplets),
+    }
     run = Run(
         settings.out,
         {
             **describe_model(model, "compose"),
-            "training": {**asdict(config), **sizes},
+            "training": {**asdict(config), **facts},
             **settings.identity,
             "map_training": origin.get("training"),
             "backbone_training": origin.get("backbone_training"),
@@ -132,7 +144,11 @@ def fit_compose(
         },
         {"model": model},
         torch.optim.AdamW(
-            parameter_groups([model.adapters], config.lr, config.weight_decay), betas=(0.9, 0.98)
+            [
+                *parameter_groups([model.adapters], config.lr, config.weight_decay),
+                *parameter_groups(mapping, config.mapping_lr, config.weight_decay),
+            ],
+            betas=(0.9, 0.98),
         ),
         Schedule(batches.total, warmup=min(50, batches.total // 10 + 1)),
         fixed=own_weights(model),
@@ -155,9 +171,62 @@ def fit_compose(
     return model
 
 
+def learned_words(images: Sequence[TrainingImage], triplets: Sequence[Triplet]) -> list[str]:
+    """Return the words that a training on these teaches, sorted.
+
+    Mistyped requests and those that no photo answers teach no words.
+    """
+    captions = [image.item.caption for image in images if is_captioned(image)]
+    requests = [one.text for one in triplets if one.kind not in (TYPO, KEEP)]
+    return training_vocabulary([*captions, *requests])
+
+
+@dataclass(frozen=True)
+class _Captions:
+    """Embeddings (K, D) of the distinct captions of a gallery, and each image's caption (M,).
+
+    -1 stands for an image without a caption.
+    """
+
+    embeds: Tensor
+    of_image: Tensor
+
+
+def _captions(
+    model: ComposedModel, images: Sequence[TrainingImage], settings: StageSettings, engine: Engine
+) -> _Captions | None:
+    """Return the captions that queries are pulled to; None if no image has one."""
+    texts = [_caption(image) for image in images]
+    distinct = sorted(set(texts) - {""})
+    if not distinct:
+        return None
+    number = {text: place for place, text in enumerate(distinct)} | {"": -1}
+    embeds = engine.workers.main_first(
+        lambda: text_features(
+            model.backbone,
+            distinct,
+            settings.cache_folder,
+            lambda: encode_captions(model, distinct, precision=engine.compute.precision),
+        )
+    )
+    return _Captions(
+        torch.from_numpy(np.array(embeds)).to(engine.device),
+        torch.tensor([number[text] for text in texts], device=engine.device),
+    )
+
+
+def _caption(image: TrainingImage) -> str:
+    """Return the description of an image's attributes, else its own caption."""
+    item = image.item
+    if all(is_known(value) for value in (item.colour, item.type, item.gender)):
+        return attribute_caption(item.colour, item.type, item.gender)
+    return item.caption if is_captioned(image) else ""
+
+
 def contrastive_loss(
     queries: Tensor,
     gallery: Tensor,
+    captions: _Captions | None,
     batch: TripletRows,
     config: ComposeTraining,
     rng: np.random.Generator,
@@ -167,6 +236,7 @@ def contrastive_loss(
     Args:
         queries: (B, D) composed queries of the triplets in ``batch``, L2-normalised.
         gallery: (M, D) embeddings of all images.
+        captions: of all images.
         rng: chooses among the targets of each triplet.
 
     Returns:
@@ -176,77 +246,26 @@ def contrastive_loss(
     targets = torch.from_numpy(np.concatenate(chosen)).to(gallery.device)
     first = np.array([own[0] for own in chosen])
     answers = batch.answers(first, gallery, config.near_duplicate)
-    mined = mine(queries, gallery, answers, config.mined) if config.mined else None
+    mined = None
+    if config.mined:
+        mined = mine(queries, gallery, answers, config.mined, positive_aware=config.positive_aware)
     pool = candidate_pool(targets, answers.references, mined)
     embeds = gallery[pool]
     logits = queries @ embeds.T / config.temperature
-    loss = multi_positive_nce(logits, answers.right(pool), answers.ignored(embeds, pool))
-    return loss, {"pool": float(len(pool))}
-
-
-def encode_composed(
-    model: ComposedModel,
-    features: ImageFeatures,
-    rows: TripletRows,
-    batch: NDArray[np.int64],
-    *,
-    scale: float,
-    precision: str = "bf16",
-) -> Tensor:
-    """Return composed queries (B, D) float32 of the triplets at the positions ``batch`` (B,).
-
-    Args:
-        features: of the references.
-        scale: strength of the adapters.
-        precision: of `TRAINING_PRECISIONS`.
-    """
-    return encode_by_length(
-        [len(rows.texts[row]) for row in batch],
-        lambda part: _encode_padded(model, features, rows.take(batch[part]), scale, precision),
-    )
-
-
-def _encode_padded(
-    model: ComposedModel, features: ImageFeatures, rows: TripletRows, scale: float, precision: str
-) -> Tensor:
-    v, patches = features.rows(rows.references)
-    ids = prompt_ids(rows.texts, tokens=model.config.tokens, tower=model.backbone.tower)
-    count, device = len(rows), model.backbone.device
-    with autocast(device, precision):
-        with torch.no_grad():
-            reference = model.learn_token(v.to(device), patches.to(device))
-        queries = model.encode_query(
-            ids.to(device),
-            torch.arange(count, device=device),
-            torch.full((count,), scale, device=device),
-            *reference,
-        )
-    return queries.float()
-
-
-@torch.inference_mode()
-def evaluate_composed(
-    model: ComposedModel,
-    features: ImageFeatures,
-    rows: TripletRows,
-    *,
-    scale: float = 1.0,
-    precision: str = "bf16",
-) -> float:
-    """Return mAP@10 of triplets over a collection; each ranking leaves out its reference.
-
-    Args: see `encode_composed`.
-    """
-    batches = np.array_split(np.arange(len(rows)), -(-len(rows) // 256))
-    queries = [
-        encode_composed(model, features, rows, batch, scale=scale, precision=precision)
-        .cpu()
-        .numpy()
-        for batch in progress_bar(batches, what="evaluation", leave=False)
-    ]
-    ranking = rank(
-        np.concatenate(queries), features.embeds, 10, excluded=[[row] for row in rows.references]
-    )
-    counts = [len(targets) for targets in rows.targets]
-    right = relevance(ranking, [targets.tolist() for targets in rows.targets])
-    return float(average_precision_at_k(right, counts, 10).mean())
+    right = answers.right(pool)
+    loss = multi_positive_nce(logits, right, answers.ignored(embeds, pool))
+    figures = {"pool": float(len(pool))}
+    if captions is not None:
+        distinct, place = torch.unique(captions.of_image[pool], return_inverse=True)
+        columns = distinct.clamp(min=0)
+        true = torch.zeros(len(queries), len(distinct), dtype=torch.bool, device=right.device)
+        query, column = right.nonzero(as_tuple=True)
+        true[query, place[column]] = True
+        true &= distinct >= 0
+        scores = queries @ captions.embeds[columns].T / config.temperature
+        if bool(true.any()):
+            no_caption = (distinct < 0).expand_as(true)
+            caption_loss = multi_positive_nce(scores, true, no_caption)
+            figures["captions"] = caption_loss.item()
+            loss = loss + config.captions * caption_loss
+    return loss, figures

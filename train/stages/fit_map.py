@@ -23,16 +23,19 @@ from train.model import (
     load_backbone,
     mapped_ids,
     own_weights,
-    text_ids,
 )
 from train.progress import progress_bar
 from train.settings import MapTraining, ModelConfig, StageSettings
+from train.stages.composed_queries import evaluate_composed
+from train.stages.frozen_captions import encode_captions
 from train.stages.losses import info_nce
 from train.stages.map_batches import Captions, ListedBatches, StreamedBatches, is_captioned
+from train.stages.triplet_rows import TripletRows
 from train.stages.word_bank import TextAlignment, WordBank, default_words
 from ztcir_sdk.errors import UsageError
+from ztcir_sdk.evaluation.triplets import Triplet
 
-__all__ = ["encode_captions", "evaluate_mapped", "fit_map"]
+__all__ = ["evaluate_mapped", "fit_map"]
 
 EmbedTexts = Callable[[Sequence[str]], NDArray[np.float32]]
 
@@ -46,6 +49,7 @@ def fit_map(
     settings: StageSettings,
     *,
     word_bank: WordBank | None = None,
+    selecting: Sequence[Triplet] = (),
 ) -> ComposedModel:
     """Train the token learner and VSI so that "a photo of $" retrieves its own image.
 
@@ -54,13 +58,15 @@ def fit_map(
         images: the training images, with captions where there are any. A stream needs
             ``settings.steps``; its images are encoded at every step, nothing is cached, and every
             process reads its own shards.
-        development: images that select ``best/``: "a photo of $" must retrieve its own image among
-            them.
+        development: images that select ``best/``.
         config: hyperparameters.
         parts: which parts the model has, and their sizes.
         settings: the run's folder, how it is computed, and its length.
         word_bank: words that align images without captions; by default those that the images (of a
             stream: ``development``) name, common attributes and ImageNet's class names.
+        selecting: triplets of the development images, whose targets "a photo of $ that {text}" must
+            find, as Stage II will need it; without any, "a photo of $" must find its own image,
+            which soon is nearly always so.
 
     Returns:
         The trained model.
@@ -139,8 +145,15 @@ def fit_map(
             loss = loss + config.alignment * aligned
         return loss, figures
 
+    triplets = TripletRows.of(selecting, held_out.ids) if selecting else None
+
     def evaluate() -> Evaluation:
-        return Evaluation(evaluate_mapped(model, held_out, precision=precision))
+        figures = evaluate_mapped(model, held_out, precision=precision)
+        if triplets is not None:
+            figures["dev_mAP@10"] = evaluate_composed(
+                model, held_out, triplets, scale=0.0, precision=precision
+            )
+        return Evaluation(figures)
 
     run = Run(
         settings.out,
@@ -165,7 +178,11 @@ def fit_map(
     )
     run.train(
         step,
-        Validation(evaluate, "dev_self_R@1", every=batches.evaluate_every),
+        Validation(
+            evaluate,
+            "dev_self_R@1" if triplets is None else "dev_mAP@10",
+            every=batches.evaluate_every,
+        ),
         samples=batches.samples,
         stop_after=settings.stop_after,
     )
@@ -206,25 +223,6 @@ def encode_mapped(model: ComposedModel, v: Tensor, patches: Tensor, ids: Tensor)
         torch.zeros(count, device=device),
         *model.learn_token(v.to(device), patches.to(device)),
     )
-
-
-@torch.inference_mode()
-def encode_captions(
-    model: ComposedModel, captions: Sequence[str], batch: int = 512, *, precision: str = "bf16"
-) -> Tensor:
-    """Return the frozen text embeddings (M, D) float32 of captions, adapters off, on the CPU."""
-    backbone, config = model.backbone, model.config
-    layers = 0 if model.vsi is None else len(model.vsi.layers)
-    no_word = torch.zeros(1, config.tokens, backbone.text_width, device=backbone.device)
-    no_vsi = torch.zeros(1, layers, backbone.num_patches, config.vsi_width, device=backbone.device)
-    embeds = []
-    for start in progress_bar(range(0, len(captions), batch), what="text features", leave=False):
-        ids = text_ids(captions[start : start + batch], tower=backbone.tower).to(backbone.device)
-        zeros = torch.zeros(len(ids), device=backbone.device)
-        with autocast(backbone.device, precision):
-            texts = model.encode_query(ids, zeros.long(), zeros, no_word, no_vsi, no_vsi)
-        embeds.append(texts.float().cpu())
-    return torch.cat(embeds)
 
 
 @torch.inference_mode()

@@ -56,8 +56,13 @@ class Answers:
         """
         mask = self.targets @ embeds.T >= self.near_duplicate
         mask |= self.right(columns)
+        return mask & ~self.is_reference(columns)
+
+    def is_reference(self, columns: Tensor) -> Tensor:
+        """Return which gallery positions (C,), in ascending order, are references: (B, C) bool."""
+        mask = torch.zeros(len(self.targets), len(columns), dtype=torch.bool, device=columns.device)
         place, found = _find(columns, self.references)
-        mask[found.nonzero()[:, 0], place[found]] = False
+        mask[found.nonzero()[:, 0], place[found]] = True
         return mask
 
 
@@ -69,7 +74,13 @@ def _find(columns: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def mine(
-    queries: Tensor, gallery: Tensor, answers: Answers, count: int, *, chunk: int = CHUNK
+    queries: Tensor,
+    gallery: Tensor,
+    answers: Answers,
+    count: int,
+    *,
+    positive_aware: float = 0.0,
+    chunk: int = CHUNK,
 ) -> Tensor:
     """Return the positions of the nearest wrong gallery images, nearest first.
 
@@ -78,6 +89,8 @@ def mine(
         gallery: (M, D) embeddings, L2-normalised.
         answers: right images; they are mined only if there are fewer than ``count`` others.
         count: images per query.
+        positive_aware: share of the target's score above which an image may be right too, and is
+            mined only if there are fewer than ``count`` others; 0: none.
         chunk: gallery images per chunk; only memory depends on it.
 
     Returns:
@@ -85,11 +98,16 @@ def mine(
     """
     best = queries.new_empty(len(queries), 0)
     where = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    most = positive_aware * (queries * answers.targets).sum(-1, keepdim=True)
     for start in range(0, len(gallery), chunk):
         embeds = gallery[start : start + chunk]
         columns = torch.arange(start, start + len(embeds), device=queries.device)
         scores = queries @ embeds.T
-        scores.masked_fill_(answers.ignored(embeds, columns), -2.0)  # below any cosine
+        scores.masked_fill_(answers.ignored(embeds, columns), -4.0)  # below any score
+        if positive_aware:
+            # still before those that are known to be right, and the reference before all
+            likely = (scores > most) & ~answers.is_reference(columns)
+            scores = torch.where(likely, scores - 2.0, scores)
         near = scores.topk(min(count, len(columns)), dim=-1)
         best = torch.cat([best, near.values], dim=-1)
         where = torch.cat([where, near.indices + start], dim=-1)

@@ -1,0 +1,33 @@
+"""Captions' embeddings by the frozen text tower of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from train.loop.precision import autocast
+from train.model import ComposedModel, text_ids
+from train.progress import progress_bar
+
+__all__ = ["encode_captions"]
+
+
+@torch.inference_mode()
+def encode_captions(
+    model: ComposedModel, captions: Sequence[str], batch: int = 512, *, precision: str = "bf16"
+) -> Tensor:
+    """Return the frozen text embeddings (M, D) float32 of captions, adapters off, on the CPU."""
+    backbone, config = model.backbone, model.config
+    layers = 0 if model.vsi is None else len(model.vsi.layers)
+    no_word = torch.zeros(1, config.tokens, backbone.text_width, device=backbone.device)
+    no_vsi = torch.zeros(1, layers, backbone.num_patches, config.vsi_width, device=backbone.device)
+    embeds = []
+    for start in progress_bar(range(0, len(captions), batch), what="text features", leave=False):
+        ids = text_ids(captions[start : start + batch], tower=backbone.tower).to(backbone.device)
+        zeros = torch.zeros(len(ids), device=backbone.device)
+        with autocast(backbone.device, precision):
+            texts = model.encode_query(ids, zeros.long(), zeros, no_word, no_vsi, no_vsi)
+        embeds.append(texts.float().cpu())
+    return torch.cat(embeds)
