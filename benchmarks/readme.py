@@ -184,6 +184,28 @@ def _quality(values: Values) -> str:
     )
 
 
+def _requests(values: Values) -> str:
+    """Describe mAP@10 by kind of open request, from `ztcir eval triplets`."""
+    methods = values["methods"]
+    kinds = list(methods["composed"]["per_kind"])
+    rows = [
+        (
+            f"`{name}`",
+            f"{scores['overall']['mAP@10']:.3f}",
+            *(f"{scores['per_kind'][kind]['mAP@10']:.3f}" for kind in kinds),
+        )
+        for name, scores in ((name, methods[name]) for name in (*METHODS, ORACLE))
+    ]
+    return "\n\n".join(
+        (
+            format_table(("mAP@10", "all", *kinds), rows),
+            f"{format_count(values['queries'])} requests over {format_count(values['gallery'])} "
+            f"pictures, bundle `{values['bundle']['name']}` ({values['bundle']['precision']}), "
+            f"{values['date'][:10]}.",
+        )
+    )
+
+
 def _latency(values: Values) -> str:
     """Describe times of graphs and whole queries, from `ztcir bench`."""
     rows = [
@@ -314,7 +336,14 @@ DOCUMENTS: Mapping[str, Mapping[str, Region]] = {
     "docs/searching.md": {
         "unwanted": ("unwanted.json", "python -m benchmarks.unwanted", _unwanted)
     },
-    "docs/method.md": METHOD_REGIONS,
+    "docs/method.md": {
+        **METHOD_REGIONS,
+        "requests": (
+            "val-open-triplets.json",
+            "ztcir eval triplets --method all --json",
+            _requests,
+        ),
+    },
     "docs/collections.md": {"answers": (ANSWERS, "python -m benchmarks.answers", describe_answers)},
     "docs/scale.md": {"scale": (SCALE, "python -m benchmarks.scale", describe_scale)},
 }

@@ -74,7 +74,7 @@ AUTOMATIC = "auto"
 NEAR_DUPLICATE = 0.97
 """Cosine of two images from which they count as the same; `python -m benchmarks.answers`."""
 
-STANDS_OUT = 3.25
+STANDS_OUT = 3.75
 """Standard deviations above an index's scores from which a hit is an answer; the same command."""
 
 TENSORRT_PACKAGES: Mapping[str, str] = MappingProxyType(

@@ -56,7 +56,7 @@ def test_the_command_measures_every_kind(tmp_path: Path, monkeypatch: pytest.Mon
     options = ["--photos", "60", "--queries", "10", "--threads", "1", "--out", str(out)]
     assert unwanted.main(["--catalogue", str(tmp_path), *options]) == 0
     result = json.loads(out.read_text())
-    assert result["shards"] == ["train-0001.tar"]
+    assert result["shards"] == ["train-0000.tar", "train-0001.tar"]
     assert set(result["kinds"]) == {
         "image, not a colour",
         "text, not a colour",
