@@ -235,6 +235,12 @@ with_engine = pass_as(
         metavar="MB",
         help="GPU memory limit of each graph, in MiB; default: no limit.",
     ),
+    _engine_option(
+        "--run-timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="Longest run of a graph with ONNX Runtime; default: no limit.",
+    ),
     _engine_option("--low-memory", is_flag=True, help="Release memory after every run; slower."),
 )
 """Adds the options for the bundle and for how it is run; passes them as `engine`. An option has the

@@ -24,6 +24,7 @@ from ztcir_sdk.evaluation.triplet_evaluation import ALL_METHODS, evaluate_triple
 pytestmark = pytest.mark.usefixtures("export_cache")
 
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 16}
+PHASES = ("backbone", "instances", "reading")
 BACKBONE = BackboneTraining(**SHORT, word_vectors="none", views=2, descriptions=2)
 
 
@@ -35,6 +36,9 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         parts=PARTS,
         backbone=BACKBONE,
         instances=BackboneTraining(**SHORT, views=2, descriptions=2, instances=1.0),
+        reading=BackboneTraining(
+            **SHORT, views=2, descriptions=2, attributes=1.0, train_tokens=True
+        ),
         mapping=MapTraining(**SHORT),
         composing=ComposeTraining(**SHORT, mined=4),
     )
@@ -53,6 +57,7 @@ def build(folder: Path, *options: str) -> Result:
             *("--data", str(folder / "train-{0000..0001}.tar")),
             *("--validation-images", str(folder / "val-0000.tar")),
             *("--validation-triplets", str(folder / "val-triplets.jsonl")),
+            *("--validation-requests", str(folder / "val-triplets.jsonl")),
             *("--runs", str(folder / "runs"), "--out", str(folder / "bundle"), *options),
         ],
     )
@@ -71,15 +76,15 @@ def test_one_command_makes_the_bundle_and_resumes(
         patch.setattr(export.default, "fit_map", fail)
         assert str(build(tmp_path).exception) == "killed"
     runs = tmp_path / "runs"
-    trained = [runs / name / "clip" / "backbone.safetensors" for name in ("backbone", "instances")]
+    trained = [runs / name / "clip" / "backbone.safetensors" for name in PHASES]
     written = [path.stat().st_mtime_ns for path in trained]
 
     result = build(tmp_path)
     assert result.exit_code == 0, (result.output, result.exception)
     assert [path.stat().st_mtime_ns for path in trained] == written
     config, _ = read_checkpoint(runs / "compose" / "best")
-    assert config["backbone_training"]["start"] == str(runs / "backbone" / "clip")
-    assert config["backbone_training"]["instances"] == 1.0
+    assert config["backbone_training"]["start"] == str(runs / "instances" / "clip")
+    assert config["backbone_training"]["attributes"] == 1.0
 
     bundle = Bundle.load(tmp_path / "bundle")
     measured = evaluate_triplets(
@@ -93,7 +98,9 @@ def test_one_command_makes_the_bundle_and_resumes(
     for stage in ("map", "compose"):
         run = json.loads((runs / stage / "run.json").read_text())
         assert cost[f"{stage}_seconds"] == run["seconds"]
-    quality = bundle.manifest.model_card["quality"]["methods"]
+    card = bundle.manifest.model_card["quality"]
+    quality = card["methods"]
+    assert card["requests"] == quality  # the same file is given for both
     assert quality.keys() == {*ALL_METHODS, "sum_best"}
     for name, scores in measured.methods.items():
         assert quality[name] == json.loads(json.dumps(scores.to_dict()))
