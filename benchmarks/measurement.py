@@ -160,6 +160,7 @@ def measure(
         retriever = _retriever(bundle, settings, "onnx")
         place = random_index(retriever, work / "g.ztcir", settings.gallery)
         index = Index.open(place, image_tower=retriever.image_tower)
+        retriever.open_index(place)
 
         def prompt(text: str) -> list[int]:
             return (retriever.encoder.questions("composed", [text]).prompts or [])[0]

@@ -15,23 +15,13 @@ from typing import TYPE_CHECKING, Any
 from unicodedata import category
 
 import click
-from rich import box
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-from rich.text import Text
 
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.files import write_whole
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from ztcir_sdk.retriever import Retriever
 
 __all__ = [
@@ -116,6 +106,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, header: bool
         for row in [list(columns), *cells] if header else cells:
             print_line("\t".join(row))
         return
+    from rich import box  # takes a while to load, which `--help` need not wait for
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     drawn = Table(box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         numbers = all(row[i].replace(".", "").replace("%", "").isdigit() for row in cells)
@@ -131,6 +126,15 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 
     Yields ``progress(what, done, total)``.
     """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from export.vocabulary import VOCABULARY_KEY
 from train.loop.record import versions
 from train.model import Backbone
+from train.word_counts import VOCABULARY_KEY
 
 
 def model_card(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:

@@ -8,16 +8,15 @@ from typing import Any
 
 from msgspec.structs import asdict
 
+from train.word_counts import VOCABULARY_KEY
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.modification import Vocabulary
 
-__all__ = ["VOCABULARY", "VOCABULARY_KEY", "checkpoint_vocabulary", "with_vocabulary"]
+__all__ = ["VOCABULARY", "checkpoint_vocabulary", "with_vocabulary"]
 
 VOCABULARY = "vocabulary.txt"
 """File of a bundle's vocabulary."""
-VOCABULARY_KEY = "vocabulary"
-"""Entry of "training" in a checkpoint's configuration: its words in lower case."""
 
 
 def checkpoint_vocabulary(config: Mapping[str, Any]) -> list[str] | None:

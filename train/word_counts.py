@@ -8,10 +8,14 @@ from collections.abc import Iterable
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.modification import words_of
 
-__all__ = ["AT_LEAST", "training_vocabulary"]
+__all__ = ["AT_LEAST", "VOCABULARY_KEY", "training_vocabulary"]
 
 AT_LEAST = 20
 """Texts that must have a word; a word of fewer was hardly learned."""
+
+
+VOCABULARY_KEY = "vocabulary"
+"""Entry of "training" in a checkpoint's configuration: its words in lower case."""
 
 
 def training_vocabulary(texts: Iterable[str], *, at_least: int = AT_LEAST) -> list[str]:

@@ -156,8 +156,8 @@ def _text_weights(backbone: Backbone, model: onnx.ModelProto) -> dict[str, Tenso
     blocks = len(backbone.text.transformer.resblocks)
     for kind in _BLOCK:
         shape = tuple(reversed(own[f"transformer.resblocks.0.{kind}"].shape))
-        # Each block has three square matrices: out_proj and two of the adapter.
-        step = 3 if kind == "attn.out_proj.weight" else 1
+        # out_proj comes first among its block's matrices of that shape, which an adapter can share.
+        step = len(matrices[shape]) // blocks if kind == "attn.out_proj.weight" else 1
         for layer in range(blocks):
             name = f"transformer.resblocks.{layer}.{kind}"
             weights[name] = matrices[shape][layer * step].T

@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import sys
 import tempfile
@@ -139,6 +138,8 @@ def _start_of_peak() -> int:
     """Let the peak of this process's memory begin now; return what it has."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+    import resource  # POSIX alone has it
+
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
@@ -150,6 +151,8 @@ def _peak() -> int:
 
 def _work(name: str, seeds: range, pipe: Connection) -> None:
     """Run cases in a process of their own, and send what each did."""
+    import resource
+
     resource.setrlimit(resource.RLIMIT_AS, (PROCESS_BYTES, PROCESS_BYTES))
     warnings.simplefilter("ignore")
     with open(os.devnull, "wb") as nowhere:  # noqa: PTH123

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -82,6 +81,8 @@ class _Worker:
 
 
 def _cpu_seconds() -> float:
+    import resource  # POSIX alone has it
+
     return sum(
         usage.ru_utime + usage.ru_stime
         for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -89,6 +90,8 @@ def _cpu_seconds() -> float:
 
 
 def _peak_mb() -> float:
+    import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -87,7 +87,6 @@ def index(
       ztcir index photos/ --exclude drafts --exclude "*.png"
       ztcir index scans/ --to photos.ztcir --add
       ztcir index --root moved/photos/ --to photos.ztcir
-      ztcir index --root scans=/mnt/scans --to photos.ztcir
       ztcir index "shards/val-{0000..0001}.tar" --json
       ztcir index photos.ztcir --info
       ztcir index photos.ztcir --fields

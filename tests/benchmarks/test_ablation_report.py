@@ -135,11 +135,10 @@ class TestVerdicts:
 class TestPage:
     @pytest.fixture
     def page(self, tmp_path: Path) -> Path:
-        marks = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in report.REGIONS)
         (tmp_path / "docs").mkdir()
-        (tmp_path / "docs" / "method.md").write_text(f"# Method\n{marks}end\n")
-        marks = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in readme.REGIONS)
-        (tmp_path / "README.md").write_text(marks)
+        for document, regions in readme.DOCUMENTS.items():
+            marks = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in regions)
+            (tmp_path / document).write_text(f"# Title\n{marks}end\n")
         (tmp_path / "ablation.json").write_text(json.dumps(canned(composed=(0.3, 0.31, 0.32))))
         return tmp_path
 

@@ -141,7 +141,7 @@ def test_help_fits_80_columns_with_the_engine_options_last() -> None:
     options = [line.split()[0] for line in engine if line.startswith("  -")]
     assert options == [
         *("--bundle", "--backend", "--device", "--precision"),
-        *("--threads", "--gpu-memory", "--low-memory"),
+        *("--threads", "--gpu-memory", "--run-timeout", "--low-memory"),
     ]
 
 
@@ -544,7 +544,7 @@ def test_an_unusable_reference_is_a_sentence(
 ) -> None:
     if data is not None:
         (indexed / "ref.bin").write_bytes(data)
-    assert_sentence(run("search", "ref.bin", "in red", "--bundle", bundle), 1, *parts)
+    assert_sentence(run("search", "./ref.bin", "in red", "--bundle", bundle), 1, *parts)
 
 
 @pytest.mark.parametrize(

@@ -586,8 +586,7 @@ def test_the_embedded_bundle_keeps_its_manifest_and_fingerprint() -> None:
     bundle = Bundle.embedded(verify=False)
     written = json.dumps(bundle.manifest.to_dict(), indent=1, ensure_ascii=False) + "\n"
     assert (bundle.path / MANIFEST).read_text(encoding="utf-8") == written
-    # Computed before manifests had declared schemas.
-    assert bundle.fingerprint == "a2e7fc88425265407c029c3ce35666f324b3a5b3ef614c20fe7aa3186c92f8bc"
+    assert bundle.fingerprint == "4966848a05df5785d156b4ecc10959fd62a4d163f20f9b1d800aeeeaef669c0c"
 
 
 def test_embedded_bundles_are_found_by_name(package: Path, parts: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ from tiny_training import (
 from torch import Tensor, nn
 
 import train.model.checkpoint
+import train.stages.composed_queries
 import train.stages.fit_compose
 from cli.main import main
 from train.data import TrainingImage, read_collection
@@ -609,7 +610,7 @@ def test_a_missing_image_of_a_triplet_is_named(line: Path, data: list[str], tmp_
             "There is no folder {line}/nothing;",
         ),
         ("map", ["--backbone", "no-such-model"], "no-such-model is neither an open_clip model nor"),
-        ("map", ["--backbone", "tiny-vit:no-such-tag"], "weights 'no-such-tag' of tiny-vit cannot"),
+        ("map", ["--backbone", "tiny-vit:no-such-tag"], "no weights 'no-such-tag' of tiny-vit"),
         ("map", ["--backbone", "{line}/backbone/best"], "backbone run that is not finished"),
         ("map", ["--backbone", "{line}/gone/clip"], "There is no folder {line}/gone/clip; name a"),
         ("backbone", ["--start", "{line}/nothing"], "There is no folder {line}/nothing;"),
@@ -883,7 +884,7 @@ def test_stage_2_is_evaluated_by_mean_average_precision_without_the_reference(
     def encode(model: ComposedModel, _: object, rows: object, batch: Any, **__: Any) -> Tensor:
         return torch.from_numpy(asked[batch])
 
-    monkeypatch.setattr(train.stages.fit_compose, "encode_composed", encode)
+    monkeypatch.setattr(train.stages.composed_queries, "encode_composed", encode)
     precisions = []
     for triplet, query in zip(triplets, asked, strict=True):
         order = [row for row in np.argsort(-embeds @ query) if ids[row] != triplet.reference]

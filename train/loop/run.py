@@ -34,6 +34,7 @@ from train.model import (
 )
 from train.progress import progress_bar
 from train.settings import Compute
+from train.word_counts import VOCABULARY_KEY
 
 __all__ = ["Evaluation", "Run", "Schedule", "Step", "Validation", "parameter_groups"]
 
@@ -229,6 +230,7 @@ class Run:
         config, tensors = read_checkpoint(found)
         progress = config.pop("progress")
         asked = json.loads(json.dumps(self.config))  # tuples become lists, as in the file
+        config, asked = _without_words(config), _without_words(asked)
         if config != asked:
             changed = sorted(key for key in {*config, *asked} if config.get(key) != asked.get(key))
             raise CheckpointError(
@@ -380,6 +382,12 @@ def _identity(file: Path) -> tuple[int, ...]:
     """Return what tells a file apart from another one, or from another version of itself."""
     status = file.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _without_words(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without the vocabulary, which follows from the data."""
+    training = {k: v for k, v in config.get("training", {}).items() if k != VOCABULARY_KEY}
+    return {**config, **({"training": training} if "training" in config else {})}
 
 
 def _trained_state(module: nn.Module) -> dict[str, Tensor]:

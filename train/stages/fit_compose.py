@@ -31,7 +31,7 @@ from train.stages.map_batches import is_captioned
 from train.stages.triplet_rows import TripletBatches, TripletRows
 from train.triplets import StageTwoData
 from train.triplets.open_requests import KEEP, TYPO
-from train.word_counts import training_vocabulary
+from train.word_counts import VOCABULARY_KEY, training_vocabulary
 from ztcir_sdk.evaluation.attribute_caption import attribute_caption
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.names import is_known
@@ -130,7 +130,7 @@ def fit_compose(
     facts = {
         "triplets": len(data.triplets),
         "images": len(images),
-        "vocabulary": learned_words(images, data.triplets),
+        VOCABULARY_KEY: learned_words(images, data.triplets),
     }
     run = Run(
         settings.out,

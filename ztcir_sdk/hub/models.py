@@ -127,6 +127,8 @@ def load_model(name: str | os.PathLike[str]) -> Bundle:
         return Bundle.embedded(text)
     if isinstance(name, os.PathLike) or Path(text).is_dir() or os.sep in text or "/" in text:
         return Bundle.load(name)
+    if not embedded_names():
+        return Bundle.embedded(text)  # says what is wrong with the installation
     raise UsageError(
         f"There is no model {text!r}: choose from {', '.join(embedded_names())}, or give the "
         "folder of a bundle or hf://org/repo."
