@@ -151,4 +151,14 @@ class _Archive(tarfile.TarFile):
         self.members: list[tarfile.TarInfo] = []  # else it keeps every member
         if member is not None and (member.size < 0 or self.offset <= before):
             raise TarHeaderError("a header has a size that leads backwards")
+        if member is None:
+            self._check_end()
         return member
+
+    def _check_end(self) -> None:
+        """Refuse an end that is none: some versions of tarfile stop at a header in silence."""
+        stream = cast("_Bounded", self.fileobj)
+        stream.push(b"")
+        stream.seek(self.offset)
+        if any(stream.read(tarfile.BLOCKSIZE)):
+            raise TarHeaderError("a header cannot be read")
