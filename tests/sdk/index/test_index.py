@@ -34,6 +34,8 @@ from ztcir_sdk.index.graph import can_use_graphs
 from ztcir_sdk.index.graph_check import check_graph
 from ztcir_sdk.names import STORAGES
 
+needs_graphs = pytest.mark.skipif(not can_use_graphs(), reason="needs the extra hnsw")
+
 TOWER = "ab" * 32
 DIM = 8
 
@@ -238,6 +240,7 @@ def recall(index: Index, queries: NDArray[np.float32], k: int = 10) -> float:
     )
 
 
+@needs_graphs
 def test_the_graph_has_high_recall_after_every_change(folder: Path) -> None:
     """With random unit vectors, then dead rows in the graph, then rows newer than the graph."""
     rows, queries = units(4000, 64), units(100, 64, seed=1)
@@ -275,6 +278,7 @@ def test_search_is_exact_where_the_graph_finds_too_few(folder: Path) -> None:
     np.testing.assert_array_equal(true[0][0], near[0][0])
 
 
+@needs_graphs
 def test_a_large_collection_gets_a_graph_automatically(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,6 +471,7 @@ def test_an_old_label_raises_an_error_and_returns_no_other_item(folder: Path) ->
             read(old.label)
 
 
+@needs_graphs
 def test_a_reader_searches_without_a_graph_that_a_writer_replaced(folder: Path) -> None:
     index = filled(folder, units(60), build_graph=True)
     reader = Index.open(folder, image_tower=TOWER)
@@ -651,6 +656,7 @@ def killed_at(step: int, folder: Path, work: Callable[[], object]) -> bool:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("small", [True, False])
+@needs_graphs
 def test_a_kill_leaves_the_old_index_or_the_new_one(tmp_path: Path, small: bool) -> None:
     def work(index: Index) -> None:
         if not small:
@@ -707,6 +713,7 @@ def test_a_killed_creation_can_be_repeated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("owner", "function"), [(os, "fsync"), (Path, "replace")])
+@needs_graphs
 def test_a_failing_disk_loses_only_the_uncommitted_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, function: str
 ) -> None:
@@ -780,6 +787,7 @@ def record_of(index: Index, which: str) -> Any:
 
 @pytest.mark.parametrize("damage", ["cut", "remove", "empty"])
 @pytest.mark.parametrize("which", ["vectors", "table", "graph"])
+@needs_graphs
 def test_an_incomplete_file_is_refused_when_the_index_is_opened(
     folder: Path, which: str, damage: str
 ) -> None:
@@ -796,6 +804,7 @@ def test_an_incomplete_file_is_refused_when_the_index_is_opened(
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("which", ["vectors", "table", "graph"])
+@needs_graphs
 def test_verify_finds_every_altered_byte(tmp_path: Path, which: str, storage: str) -> None:
     folder = tmp_path / "x.ztcir"
     index = filled(folder, units(40), build_graph=True, storage=storage)
