@@ -256,16 +256,26 @@ def contrastive_loss(
     loss = multi_positive_nce(logits, right, answers.ignored(embeds, pool))
     figures = {"pool": float(len(pool))}
     if captions is not None:
-        distinct, place = torch.unique(captions.of_image[pool], return_inverse=True)
-        columns = distinct.clamp(min=0)
-        true = torch.zeros(len(queries), len(distinct), dtype=torch.bool, device=right.device)
-        query, column = right.nonzero(as_tuple=True)
-        true[query, place[column]] = True
-        true &= distinct >= 0
-        scores = queries @ captions.embeds[columns].T / config.temperature
-        if bool(true.any()):
-            no_caption = (distinct < 0).expand_as(true)
-            caption_loss = multi_positive_nce(scores, true, no_caption)
+        caption_loss = _caption_loss(queries, right, captions, pool, config.temperature)
+        if caption_loss is not None:
             figures["captions"] = caption_loss.item()
             loss = loss + config.captions * caption_loss
     return loss, figures
+
+
+def _caption_loss(
+    queries: Tensor, right: Tensor, captions: _Captions, pool: Tensor, temperature: float
+) -> Tensor | None:
+    """Return the loss of queries (B, D) against the captions of a pool; None if none is right.
+
+    ``right`` (B, C) bool says which images of the pool (C,) are right answers.
+    """
+    caption_of = captions.of_image[pool]
+    described = caption_of >= 0
+    distinct, place = torch.unique(caption_of[described], return_inverse=True)
+    true = torch.zeros(len(queries), len(distinct), dtype=torch.bool, device=right.device)
+    query, column = right[:, described].nonzero(as_tuple=True)
+    true[query, place[column]] = True
+    if not bool(true.any()):
+        return None
+    return multi_positive_nce(queries @ captions.embeds[distinct].T / temperature, true)

@@ -30,6 +30,7 @@ __all__ = [
     "encode_rows",
     "row_bytes",
     "storage_files",
+    "unit_vector",
 ]
 
 UNIT = 1e-6
@@ -45,6 +46,32 @@ _HALF_SUM = 1e-3
 """Maximum error of a sum that is accumulated in float16, as some CPUs do."""
 _ONE_BY_ONE = 8  # queries; for more, BLAS's threads save more time than they cost
 _WIDENED = 1 << 9  # rows that are widened to float32 at once, where simsimd is missing
+
+
+def unit_vector(
+    path: str, vector: NDArray[np.float32], dim: int, storage: str = "f32"
+) -> NDArray[np.float32]:
+    """Return a copy of a vector (D,) to store, float32 and L2-normalised.
+
+    Args:
+        path: of the item, for messages.
+        vector: (D,), whose length may be off by what an encoder in half precision loses.
+        dim: D.
+        storage: how it will be stored; within its tolerance the bits stay, so that copies are
+            equal.
+
+    Raises:
+        ValueError: the vector has another shape, or is not normalised.
+    """
+    vector = np.array(vector, dtype=np.float32)  # a copy: it is written later
+    if vector.shape != (dim,):
+        raise ValueError(f"vector of {path} has shape {vector.shape}, not ({dim},)")
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    if not abs(norm - 1) < 1e-2:  # false for NaN as well; fp16 encoders are off by up to 1e-3
+        raise ValueError(f"vector of {path} has length {norm}, not 1")
+    if abs(norm - 1) > TOLERANCE[storage]:
+        vector = (vector / norm).astype(np.float32)
+    return vector
 
 
 class Rows(Protocol):

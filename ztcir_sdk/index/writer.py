@@ -28,7 +28,7 @@ from ztcir_sdk.index.manifest import (
     remove_unlisted,
 )
 from ztcir_sdk.index.row_writer import RowWriter, write_rows
-from ztcir_sdk.index.rows import TOLERANCE
+from ztcir_sdk.index.rows import unit_vector
 from ztcir_sdk.index.upgrade import upgraded
 from ztcir_sdk.index.view import IndexView, map_rows
 from ztcir_sdk.sources import CollectionRules
@@ -154,7 +154,7 @@ class IndexWriter:
         Raises:
             ValueError: the vector has another shape or is not normalised, or the path is empty.
         """
-        vector = self._unit(path, vector)
+        vector = unit_vector(path, vector, self._state.dim, self._state.storage)
         if not path:
             raise ValueError("an item needs a path")
         table, rows = self._open()
@@ -167,17 +167,6 @@ class IndexWriter:
             table.add(item)
             self._items_left += 1
         return item
-
-    def _unit(self, path: str, vector: NDArray[np.float32]) -> NDArray[np.float32]:
-        vector = np.array(vector, dtype=np.float32)  # a copy: it is written later
-        if vector.shape != (self._state.dim,):
-            raise ValueError(f"vector of {path} has shape {vector.shape}, not ({self._state.dim},)")
-        norm = float(np.linalg.norm(vector.astype(np.float64)))
-        if not abs(norm - 1) < 1e-2:  # false for NaN as well; fp16 encoders are off by up to 1e-3
-            raise ValueError(f"vector of {path} has length {norm}, not 1")
-        if abs(norm - 1) > TOLERANCE[self._state.storage]:  # else keep the bits: copies stay equal
-            vector = (vector / norm).astype(np.float32)
-        return vector
 
     def _drop(self, path: str) -> bool:
         """Remove the item at a path, if there is one."""

@@ -17,6 +17,7 @@ from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.filters.milvus import FIELDS, filter_columns, text_literal
 from ztcir_sdk.index import DEFAULT_STORAGE, Item
 from ztcir_sdk.index.manifest import MetadataRecord
+from ztcir_sdk.index.rows import unit_vector
 from ztcir_sdk.milvus.connection import ITEM_COLUMNS, MOST_BYTES, Connection, State
 from ztcir_sdk.sources import CollectionRules
 from ztcir_sdk.sources.identity import path_id
@@ -130,16 +131,9 @@ class MilvusWriter:
             ValueError: the vector has another shape or is not normalised, or the path is empty.
             ZtcirError: the path or the metadata is too long for Milvus, or it cannot be reached.
         """
-        vector = np.asarray(vector, dtype=np.float32)
-        if vector.shape != (self._state.dim,):
-            raise ValueError(f"vector of {path} has shape {vector.shape}, not ({self._state.dim},)")
-        norm = float(np.linalg.norm(vector.astype(np.float64)))
-        if not abs(norm - 1) < 1e-2:  # false for NaN as well
-            raise ValueError(f"vector of {path} has length {norm}, not 1")
+        vector = unit_vector(path, vector, self._state.dim)
         if not path:
             raise ValueError("an item needs a path")
-        if abs(norm - 1) > 1e-6:
-            vector = (vector / norm).astype(np.float32)
         item = Item(path_id(path), path, content_hash, size, mtime_ns, metadata)
         self._bytes += vector.nbytes + _require_room(item)
         self._put[path] = (item, vector)
