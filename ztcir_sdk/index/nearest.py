@@ -18,7 +18,7 @@ from ztcir_sdk.index.graph import Graph
 from ztcir_sdk.index.protocol import Neighbours
 from ztcir_sdk.index.rows import FloatRows, Rows
 
-__all__ = ["Gallery", "exact_search", "gallery_of", "graph_search", "places"]
+__all__ = ["Gallery", "exact_search", "gallery_of", "graph_search", "places", "unit_queries"]
 
 GRAPH_MOST = 2_000
 """Number of neighbours above which searching the graph is slower than reading every vector."""
@@ -130,6 +130,22 @@ class _Candidates:
         if len(self._rows) > 1:
             self._narrow()
         return self._rows[0]
+
+
+def unit_queries(queries: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+    """Return queries (B, D) with length 1.
+
+    Raises:
+        ValueError: they have another shape than (B, ``dim``), or one is zero or not finite.
+    """
+    queries = np.ascontiguousarray(queries, dtype=np.float64)
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise ValueError(f"queries have shape {queries.shape}, not (B, {dim})")
+    norms = np.sqrt((queries * queries).sum(axis=1, keepdims=True))
+    if not (np.isfinite(norms) & (norms > 0)).all():
+        raise ValueError("a query is zero or not finite")
+    unit: NDArray[np.float32] = (queries / norms).astype(np.float32)
+    return unit
 
 
 def graph_search(

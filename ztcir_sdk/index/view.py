@@ -203,7 +203,7 @@ class IndexView:
         """
         if k < 1:
             raise UsageError(f"k must be at least 1, not {k}.")
-        queries = self._normalised(queries)
+        queries = nearest.unit_queries(queries, self.dim)
         excluded = self._excluded(len(queries), exclude_labels, exclude_hashes)
         if len(queries) == 0 or len(self) == 0:
             nothing = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
@@ -249,16 +249,6 @@ class IndexView:
         if graph is None:
             return nearest.exact_search(selected.masked, queries, k, excluded)
         return nearest.graph_search(self._gallery, graph, queries, k, excluded, among=rows)
-
-    def _normalised(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
-        queries = np.ascontiguousarray(queries, dtype=np.float64)
-        if queries.ndim != 2 or queries.shape[1] != self.dim:
-            raise ValueError(f"queries have shape {queries.shape}, not (B, {self.dim})")
-        norms = np.sqrt((queries * queries).sum(axis=1, keepdims=True))
-        if not (np.isfinite(norms) & (norms > 0)).all():
-            raise ValueError("a query is zero or not finite")
-        unit: NDArray[np.float32] = (queries / norms).astype(np.float32)
-        return unit
 
     def _excluded(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -12,21 +12,21 @@ from msgspec import Struct
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import MissingDependencyError, ZtcirError, first_line, install_hint
 from ztcir_sdk.filters.milvus import FIELDS
-from ztcir_sdk.index import IndexUnusableError
+from ztcir_sdk.index import IndexUnusableError, Item
 from ztcir_sdk.index.manifest import MetadataRecord
 from ztcir_sdk.milvus.address import Address
 from ztcir_sdk.schema import EntryError, PositiveNumber, from_json, to_json
 from ztcir_sdk.sources import CollectionRules
 from ztcir_sdk.version import __version__
 
-__all__ = ["ITEM_COLUMNS", "MOST_BYTES", "Connection", "State"]
+__all__ = ["ITEM_COLUMNS", "MOST_BYTES", "Connection", "State", "item_of"]
 
 SECONDS = 10.0
 """Time for a connection."""
 FORMAT_VERSION = 1
 PROPERTY = "ztcir.index"
 """Property of a collection that holds its `State`, as JSON."""
-ITEM_COLUMNS = ("path", "hash", "size", "mtime_ns", "metadata")
+ITEM_COLUMNS = ("label", "path", "hash", "size", "mtime_ns", "metadata")
 MOST_BYTES = {"path": 8192, "metadata": 65_536, FIELDS: 65_536}
 """Column -> bytes that Milvus holds in it; JSON has a fixed limit."""
 HNSW_M = 16
@@ -232,3 +232,15 @@ def _index_params(kind: str) -> dict[str, int]:
     if kind == "HNSW":
         return {"M": HNSW_M, "efConstruction": HNSW_EF_CONSTRUCTION}
     return {"nlist": IVF_LISTS} if kind.startswith("IVF") else {}
+
+
+def item_of(row: Mapping[str, Any]) -> Item:
+    """Return the item of a row that has `ITEM_COLUMNS`."""
+    return Item(
+        label=int(row["label"]),
+        path=row["path"],
+        content_hash=row["hash"],
+        size=int(row["size"]),
+        mtime_ns=int(row["mtime_ns"]),
+        metadata=row["metadata"],
+    )

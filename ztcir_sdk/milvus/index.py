@@ -19,8 +19,9 @@ from ztcir_sdk.filters.expression import Field
 from ztcir_sdk.filters.fields import require_kinds
 from ztcir_sdk.filters.milvus import has_expression, milvus_expression, text_literal
 from ztcir_sdk.index import Item, Neighbours
+from ztcir_sdk.index.nearest import unit_queries
 from ztcir_sdk.milvus.address import Address
-from ztcir_sdk.milvus.connection import ITEM_COLUMNS, Connection, State
+from ztcir_sdk.milvus.connection import ITEM_COLUMNS, Connection, State, item_of
 from ztcir_sdk.milvus.writer import MilvusWriter
 from ztcir_sdk.sources.identity import path_id
 
@@ -145,8 +146,8 @@ class MilvusIndex:
 
     def items(self) -> Iterator[Item]:
         """Yield every item, in no order."""
-        for rows in self._connection.scan(["label", *ITEM_COLUMNS]):
-            yield from map(_item, rows)
+        for rows in self._connection.scan(ITEM_COLUMNS):
+            yield from map(item_of, rows)
 
     def item(self, label: int) -> Item:
         """Return the item of a label.
@@ -157,17 +158,15 @@ class MilvusIndex:
         with self._lock:
             if (known := self._items.get(int(label))) is not None:
                 return known[0]
-        rows = self._connection.query(f"label == {int(label)}", ["label", *ITEM_COLUMNS])
+        rows = self._connection.query(f"label == {int(label)}", ITEM_COLUMNS)
         if not rows:
             raise KeyError(label)
-        return _item(rows[0])
+        return item_of(rows[0])
 
     def by_path(self, path: str) -> Item | None:
         """Return the item at a path relative to the root, or None."""
-        found = self._connection.query(
-            f"path == {text_literal(path)}", ["label", *ITEM_COLUMNS], limit=1
-        )
-        return _item(found[0]) if found else None
+        found = self._connection.query(f"path == {text_literal(path)}", ITEM_COLUMNS, limit=1)
+        return item_of(found[0]) if found else None
 
     def vectors(self, labels: ArrayLike) -> NDArray[np.float32]:
         """Return the vectors (n, D) float32 of labels (n,).
@@ -237,7 +236,7 @@ class MilvusIndex:
         """
         if k < 1:
             raise UsageError(f"k must be at least 1, not {k}.")
-        units = _normalised(queries, self.dim)
+        units = unit_queries(queries, self.dim)
         expression = "" if where is None else self._checked(where)
         nothing: list[Collection[Any]] = [()] * len(units)
         labels = nothing if exclude_labels is None else exclude_labels
@@ -253,10 +252,9 @@ class MilvusIndex:
             count = min(count, MOST_HITS)
             pages = self._nearest(units[waiting], count, expression, exact=exact)
             for i, rows in zip(list(waiting), pages, strict=True):
+                out, out_hashes = set(labels[i]), set(hashes[i])
                 kept = [
-                    row
-                    for row in rows
-                    if row["label"] not in set(labels[i]) and row["hash"] not in set(hashes[i])
+                    row for row in rows if row["label"] not in out and row["hash"] not in out_hashes
                 ]
                 if len(kept) >= k or len(rows) < count or count == MOST_HITS:
                     found[i] = _ranked(kept, units[i], k)
@@ -282,7 +280,7 @@ class MilvusIndex:
                 anns_field="vector",
                 limit=count,
                 filter=expression,
-                output_fields=["label", *ITEM_COLUMNS, "vector"],
+                output_fields=[*ITEM_COLUMNS, "vector"],
                 search_params={
                     "metric_type": "IP",
                     "params": _search_params(self._state.index_type, min(effort, 32_768)),
@@ -299,7 +297,7 @@ class MilvusIndex:
         return found
 
     def _remember(self, row: dict[str, Any]) -> None:
-        item = _item(row)
+        item = item_of(row)
         with self._lock:
             self._items[item.label] = (item, row["vector"])
             self._items.move_to_end(item.label)
@@ -391,28 +389,6 @@ class MilvusIndex:
 
 def _parsed(address: str | Address) -> Address:
     return address if isinstance(address, Address) else Address.parse(address)
-
-
-def _item(row: dict[str, Any]) -> Item:
-    return Item(
-        label=int(row["label"]),
-        path=row["path"],
-        content_hash=row["hash"],
-        size=int(row["size"]),
-        mtime_ns=int(row["mtime_ns"]),
-        metadata=row["metadata"],
-    )
-
-
-def _normalised(queries: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
-    queries = np.ascontiguousarray(queries, dtype=np.float64)
-    if queries.ndim != 2 or queries.shape[1] != dim:
-        raise ValueError(f"queries have shape {queries.shape}, not (B, {dim})")
-    norms = np.sqrt((queries * queries).sum(axis=1, keepdims=True))
-    if not (np.isfinite(norms) & (norms > 0)).all():
-        raise ValueError("a query is zero or not finite")
-    unit: NDArray[np.float32] = (queries / norms).astype(np.float32)
-    return unit
 
 
 def _ranked(rows: list[dict[str, Any]], query: NDArray[np.float32], k: int) -> Neighbours:

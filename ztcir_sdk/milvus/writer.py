@@ -18,7 +18,7 @@ from ztcir_sdk.filters.milvus import FIELDS, filter_columns, text_literal
 from ztcir_sdk.index import DEFAULT_STORAGE, Item
 from ztcir_sdk.index.manifest import MetadataRecord
 from ztcir_sdk.index.rows import unit_vector
-from ztcir_sdk.milvus.connection import ITEM_COLUMNS, MOST_BYTES, Connection, State
+from ztcir_sdk.milvus.connection import ITEM_COLUMNS, MOST_BYTES, Connection, State, item_of
 from ztcir_sdk.sources import CollectionRules
 from ztcir_sdk.sources.identity import path_id
 
@@ -61,9 +61,9 @@ class MilvusWriter:
     def items(self) -> Iterator[Item]:
         """Yield every item, with the changes so far."""
         self.flush()
-        for rows in self._connection.scan(["label", *ITEM_COLUMNS]):
+        for rows in self._connection.scan(ITEM_COLUMNS):
             for row in rows:
-                yield _item(row)
+                yield item_of(row)
 
     def times(self) -> dict[str, tuple[int, int]]:
         """Return path -> (size in bytes, mtime_ns), to find changed files."""
@@ -87,10 +87,8 @@ class MilvusWriter:
             return self._put[path][0]
         if path in self._amended:
             return self._amended[path][0]
-        rows = self._connection.query(
-            f"label == {path_id(path)}", ["label", *ITEM_COLUMNS], limit=1
-        )
-        return _item(rows[0]) if rows else None
+        rows = self._connection.query(f"label == {path_id(path)}", ITEM_COLUMNS, limit=1)
+        return item_of(rows[0]) if rows else None
 
     def by_hash(self, content_hash: str) -> list[Item]:
         """Return every item with this content, ordered by path."""
@@ -280,17 +278,6 @@ def _row(item: Item, vector: NDArray[np.float32]) -> dict[str, Any]:
         FIELDS: filter_columns(item.metadata),
         "vector": vector.tolist(),
     }
-
-
-def _item(row: Mapping[str, Any]) -> Item:
-    return Item(
-        int(row["label"]),
-        row["path"],
-        row["hash"],
-        int(row["size"]),
-        int(row["mtime_ns"]),
-        row["metadata"],
-    )
 
 
 def _require_room(item: Item) -> int:
