@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from ztcir_sdk.errors import ZtcirError
-from ztcir_sdk.files import flush_folder, hash_file, read_bounded, write_whole
+from ztcir_sdk.files import flush_folder, read_bounded, write_whole
 from ztcir_sdk.index.rows import row_bytes
 from ztcir_sdk.names import STORAGES
 from ztcir_sdk.schema import EntryError, NaturalNumber, PositiveNumber, from_json, to_json
@@ -35,7 +35,6 @@ __all__ = [
     "Manifest",
     "MetadataRecord",
     "corrupt",
-    "file_record",
     "old_colours",
     "relative_root",
     "remove_unlisted",
@@ -328,11 +327,6 @@ def old_colours(manifest: Manifest) -> list[str]:
         "This index was begun by a version that ignored colour profiles: if it has images in "
         "Display P3, Adobe RGB or another wide space, delete it and index again to use theirs."
     ]
-
-
-def file_record(file: Path) -> FileRecord:
-    """Return the record of a file, all of whose bytes belong to the index."""
-    return FileRecord(file.name, file.stat().st_size, hash_file(file))
 
 
 def corrupt(folder: Path, file: str, why: str) -> IndexUnusableError:

@@ -42,11 +42,6 @@ class RowWriter:
             self.close()
             raise
 
-    @property
-    def closed(self) -> bool:
-        """Whether the files are closed."""
-        return all(stream.closed for stream in self._streams)
-
     def append(self, vector: NDArray[np.float32]) -> int:
         """Add a vector (D,); return its row."""
         self._pending.append(vector)
