@@ -26,7 +26,7 @@ from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.serve import models
 from ztcir_sdk.serve.failures import ServiceError, as_service_error, error_body
 from ztcir_sdk.serve.gallery import ServedIndex, picture_of
-from ztcir_sdk.serve.guard import API, COOKIE, Guard
+from ztcir_sdk.serve.guard import API, COOKIE, Guard, equal_tokens
 from ztcir_sdk.serve.logs import log
 from ztcir_sdk.serve.metrics import Metrics
 from ztcir_sdk.serve.searching import Searches
@@ -280,7 +280,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
     @app.post(f"{API}/session", operation_id="session", status_code=204)
     async def session(request: Request, token: Annotated[str, Form(max_length=500)]) -> Response:
         """Keep a token in a cookie, as the page does."""
-        if settings.token is None or token != settings.token:
+        if settings.token is None or not equal_tokens(token, settings.token):
             raise ServiceError(401, "token", "The token is wrong: ask who runs this service.")
         answer = Response(status_code=204)
         secure = request.url.scheme == "https"

@@ -16,7 +16,7 @@ from ztcir_sdk.serve.logs import log
 from ztcir_sdk.serve.metrics import Metrics
 from ztcir_sdk.serve.settings import ServeSettings
 
-__all__ = ["API", "COOKIE", "Guard", "host_of"]
+__all__ = ["API", "COOKIE", "Guard", "equal_tokens", "host_of"]
 
 API = "/api/v1"
 COOKIE = "ztcir_token"
@@ -119,13 +119,13 @@ class Guard:
         if token is None:
             return True
         scheme, _, given = headers.get("authorization", b"").decode("latin-1").partition(" ")
-        if scheme.lower() == "bearer" and _equal(given.strip(), token):
+        if scheme.lower() == "bearer" and equal_tokens(given.strip(), token):
             return True
         try:
             cookie = SimpleCookie(headers.get("cookie", b"").decode("latin-1")).get(COOKIE)
         except CookieError:
             return False
-        return cookie is not None and _equal(cookie.value, token)
+        return cookie is not None and equal_tokens(cookie.value, token)
 
     def _count(self, scope: Scope, request: _Request) -> None:
         spent = time.perf_counter() - request.start
@@ -231,5 +231,6 @@ def host_of(header: str) -> str:
     return header.partition(":")[0]
 
 
-def _equal(given: str, token: str) -> bool:
+def equal_tokens(given: str, token: str) -> bool:
+    """Compare two tokens, in a time that tells nothing of where they differ."""
     return hmac.compare_digest(given.encode(), token.encode())
