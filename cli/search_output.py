@@ -77,7 +77,7 @@ def show_hits(hits: Sequence[Hit]) -> None:
 
     cells = []
     for hit in hits:
-        image = thumbnail(hit.path)
+        image = thumbnail(hit.path, inside=hit.root)
         name = Text(f"{hit.rank}. {hit.score:.3f}\n{Path(hit.path).name}", overflow="fold")
         drawn = Text("not found") if image is None else Drawn(image, width=SHOWN_WIDTH)
         cells.append(Group(drawn, name))
