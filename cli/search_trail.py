@@ -52,12 +52,12 @@ def search_on(
         raise click.BadParameter(
             "The text is empty: describe what should change.", param_hint="--then"
         )
-    wanted = [_rank(hit) or 1 for hit, _ in changes]
+    ranks = [_rank(hit) for hit, _ in changes]
+    wanted = [rank or 1 for rank in ranks]
     reference = retriever.reference(source)
     asked, picked = text, []
     hits = reference.search(text, max(k, wanted[0]), **options)
-    for number, (hit, wish) in enumerate(changes, start=1):
-        rank = _rank(hit)
+    for number, ((hit, wish), rank) in enumerate(zip(changes, ranks, strict=True), start=1):
         if rank is not None and rank > len(hits):
             raise click.BadParameter(
                 f"There is no hit {rank}, only {len(hits)}: name one of these by its rank or path.",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from train.data.image import FilePicture, TrainingImage, checked
 from train.data.report import ReadReport
-from train.data.shards import SAMPLE_ERRORS, TEXT_EXTENSIONS, bounded_text, parse_item
+from train.data.shards import SAMPLE_ERRORS, TEXT_EXTENSIONS, parse_item
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.names import is_tar
 from ztcir_sdk.runtime.cores import available_cores
@@ -64,4 +64,4 @@ def _texts_beside(picture: Path) -> Iterator[tuple[str, bytes]]:
         beside = picture.with_suffix(f".{extension}")
         if beside.is_file():
             with beside.open("rb") as stream:
-                yield extension, bounded_text(stream.read(MAX_METADATA_BYTES + 1))
+                yield extension, stream.read(MAX_METADATA_BYTES + 1)
