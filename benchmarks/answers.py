@@ -26,6 +26,7 @@ from benchmarks.command import RESULTS, command_parser, positive, run_command, w
 from benchmarks.provenance import load_average, provenance
 from cli.output import note, table
 from ztcir_sdk import Index, Retriever
+from ztcir_sdk.answers.threshold import DEVIATIONS_OF_QUARTILE
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.names import CATALOGUE_COLUMNS, is_known
@@ -193,7 +194,8 @@ def thresholds(
 def _deviations(scores: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return scores as standard deviations above the median; see `answers.threshold`."""
     quartile, median = np.quantile(scores, (0.25, 0.5))
-    return np.asarray((scores - median) / ((median - quartile) / 0.6745), dtype=np.float64)
+    deviation = (median - quartile) / DEVIATIONS_OF_QUARTILE
+    return np.asarray((scores - median) / deviation, dtype=np.float64)
 
 
 def describe_answers(values: Any) -> str:

@@ -15,13 +15,13 @@ from ztcir_sdk.errors import UsageError
 from ztcir_sdk.index import GalleryIndex
 from ztcir_sdk.names import STANDS_OUT
 
-__all__ = ["LEAST_IMAGES", "SAMPLE", "least_scores"]
+__all__ = ["DEVIATIONS_OF_QUARTILE", "LEAST_IMAGES", "SAMPLE", "least_scores"]
 
 SAMPLE = 2000
 """Images whose scores are looked at."""
 LEAST_IMAGES = 30
 """An index of fewer has no distribution to speak of."""
-_DEVIATIONS_OF_QUARTILE = 0.6745
+DEVIATIONS_OF_QUARTILE = 0.6745
 """A normal distribution's lower quartile is this many standard deviations below its median."""
 
 
@@ -40,5 +40,5 @@ def least_scores(gallery: GalleryIndex, queries: NDArray[np.float32]) -> NDArray
     unit = queries / np.linalg.norm(queries, axis=1, keepdims=True)
     scores = unit.astype(np.float64) @ sample.T  # (B, n)
     quartile, median = np.quantile(scores, (0.25, 0.5), axis=1)
-    found: NDArray[np.float64] = median + STANDS_OUT * (median - quartile) / _DEVIATIONS_OF_QUARTILE
+    found: NDArray[np.float64] = median + STANDS_OUT * (median - quartile) / DEVIATIONS_OF_QUARTILE
     return found
