@@ -53,7 +53,7 @@ from ztcir_sdk.retriever import Retriever
 __all__ = ["Recipe", "build_default"]
 
 NAME = "fashion-lite"
-LIMIT = 48_000_000  # bytes: the bundle is part of the wheel
+LIMIT = 32_000_000  # bytes: the bundle is part of the wheel; see .ci/check_wheel.py
 
 SOURCES = {
     "data": [
