@@ -93,13 +93,12 @@ def _description(
 
     The lexicon of other languages has no patterns.
     """
+    text = ""
     if config.foreign and rng.random() < config.foreign:
         without = {kind: value for kind, value in named.items() if kind != "pattern"}
         text = foreign_caption(without, rng)
         named = without if text else named
-    else:
-        text = ""
     text = text or product_caption(named, rng)
-    return misspell(
-        text, rng
-    ) if config.misspelt and rng.random() < config.misspelt else text, named
+    if config.misspelt and rng.random() < config.misspelt:
+        text = misspell(text, rng)
+    return text, named

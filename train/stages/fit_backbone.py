@@ -199,10 +199,10 @@ def _token_rows(
     A sentence encoder's are kept in the file ``path``.
     """
     if config.start is not None:
+        if not config.train_tokens:
+            return None
         rows = backbone.text.token_embedding.weight.detach().clone()
-        return (
-            SemanticTokenEmbedding(rows, torch.unique(texts.ids)) if config.train_tokens else None
-        )
+        return SemanticTokenEmbedding(rows, torch.unique(texts.ids))
     if config.word_vectors != "minilm":
         return None
     if not path.is_file():

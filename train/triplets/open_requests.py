@@ -156,11 +156,11 @@ def synthesise_requests(
         KEEP: lambda: _keep(catalogue, rng),
         "language": lambda: _language(catalogue, rng),
     }
-    shares = np.array(list(REQUEST_KINDS.values()))
+    names, shares = list(REQUEST_KINDS), np.array(list(REQUEST_KINDS.values()))
     kinds = rng.choice(len(shares), size=limit, p=shares / shares.sum())
     triplets: list[Triplet] = []
     for number, place in enumerate(kinds):
-        kind = list(REQUEST_KINDS)[place]
+        kind = names[place]
         request = next((one for one in (makers[kind]() for _ in range(50)) if one), None)
         if request is None:
             continue  # the catalogue has no such request
@@ -262,9 +262,7 @@ def unknown_words(texts: Iterable[str]) -> tuple[str, ...]:
         for value, words in table.items():
             known.update(re.findall(r"[a-z]+", f"{value} {' '.join(words)}".lower()))
     known.update(word for *_, phrases in DETAILS for word in " ".join(phrases).lower().split())
-    tokenizer = (
-        Bundle.embedded(verify=False).path / "tokenizer.json"
-    )  # CLIP's own, without loading PyTorch
+    tokenizer = Bundle.embedded(verify=False).tokenizer_path  # CLIP's own, without PyTorch
     vocabulary = json.loads(tokenizer.read_text(encoding="utf-8"))["model"]["vocab"]
     whole = (token.removesuffix("</w>") for token in vocabulary if token.endswith("</w>"))
     return tuple(sorted({word for word in whole if _WORD.fullmatch(word)} - known))
