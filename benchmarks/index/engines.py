@@ -72,14 +72,13 @@ class Ztcir:
             root=folder,
             storage=self.storage,
         )
-        with index.edit() as writer:
+        with index.edit(build_graph=self.graph) as writer:
             for row, vector in enumerate(vectors):
                 writer.put(
                     f"{row:09}.jpg", vector, content_hash=f"{row:064x}", size=1, mtime_ns=row
                 )
                 if row % 10_000 == 9_999:
                     writer.commit(build_graph=False)
-            writer.commit(build_graph=self.graph)
 
     def open(self, folder: Path, vectors: NDArray[np.float32]) -> None:
         """Open the index."""
@@ -90,7 +89,8 @@ class Ztcir:
 
     def search(self, query: NDArray[np.float32], k: int, effort: int) -> NDArray[np.int64]:
         """Search with the graph's own effort, or compare with all vectors."""
-        [(labels, _)] = self._view.search(query[None], k, exact=not self.graph, among=self._among)
+        exact = not self.graph
+        [(labels, _)] = self._view.search(query[None], k, exact=exact, among=self._among)
         return labels
 
     def allow(self, allowed: NDArray[np.bool_]) -> None:
@@ -274,7 +274,7 @@ class LanceDb:
 
     def search(self, query: NDArray[np.float32], k: int, effort: int) -> NDArray[np.int64]:
         """Search, and rank the nearest again by their float32 vectors."""
-        asked = self._table.search(query).distance_type("dot").limit(k).select(["id"])
+        asked = self._table.search(query).distance_type("dot").limit(k).select(["id", "_distance"])
         asked = asked.ef(max(effort, 2 * k)).refine_factor(2)
         if self._where:
             asked = asked.where(self._where, prefilter=True)

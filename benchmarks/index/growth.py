@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.index.data import DataSet
+from benchmarks.index.data import DataSet, clip_like
 from benchmarks.provenance import ROOT
 from cli.output import note
 from ztcir_sdk.bundle import Bundle
-from ztcir_sdk.index import Index
+from ztcir_sdk.index import Index, IndexWriter
 
-__all__ = ["measure_commands", "measure_commits"]
+__all__ = ["clip_like_index", "measure_commands", "measure_commits"]
 
 COMMITS, ITEMS = 1000, 100
 _FIRST, _LAST = slice(1, 51), slice(COMMITS - 50, COMMITS)
@@ -33,19 +34,11 @@ def measure_commits(data: DataSet, folder: Path) -> dict[str, Any]:
     index = Index.create(place, dim=data.dim, image_tower="00" * 32, precision="fp32", root=folder)
     vectors = data.vectors()
     seconds, written = [], []
-    with index.edit() as writer:
+    with index.edit(build_graph=False) as writer:
         for number in range(COMMITS):
             begun, before = time.perf_counter(), _bytes_written()
             for row in range(number * ITEMS, (number + 1) * ITEMS):
-                # Hashes are in no order, as those of files are.
-                content_hash = f"{(row * 0x9E3779B97F4A7C15) % (1 << 64):016x}" * 4
-                writer.put(
-                    f"{row:09}.jpg",
-                    vectors[row % data.rows],
-                    content_hash=content_hash,
-                    size=1,
-                    mtime_ns=row,
-                )
+                _put(writer, row, vectors[row % data.rows])
             writer.commit(build_graph=False)
             seconds.append(time.perf_counter() - begun)
             written.append(_bytes_written() - before)
@@ -68,9 +61,9 @@ def measure_commits(data: DataSet, folder: Path) -> dict[str, Any]:
 def measure_commands(rows: int, folder: Path, rounds: int = 5) -> dict[str, Any]:
     """Time whole commands ``ztcir search`` over `rows` items and over 1000, in turns.
 
-    The index has the default storage, a graph if it is that large, and random vectors.
+    The index has the default storage, vectors like CLIP's, as wide as the default bundle's, and no
+    graph, which a single command would not load.
     """
-    manifest = Bundle.embedded().manifest
     picture = folder / "reference.jpg"
     Image.new("RGB", (224, 224), (200, 30, 30)).save(picture)
     places = {count: folder / f"command-{count}.ztcir" for count in (_SMALL, rows)}
@@ -78,14 +71,7 @@ def measure_commands(rows: int, folder: Path, rounds: int = 5) -> dict[str, Any]
         if (place / "index.json").exists():
             continue
         note(f"building an index of {count} items for one command")
-        index = Index.create(
-            place,
-            dim=manifest.dimensions.embed,
-            image_tower=manifest.image_tower,
-            precision="fp32",
-            root=folder,
-        )
-        _fill(index, count)
+        clip_like_index(place, Bundle.embedded(), count)
     times: dict[int, list[float]] = {count: [] for count in places}
     opened: dict[int, list[float]] = {count: [] for count in places}
     for _ in range(rounds):
@@ -103,16 +89,28 @@ def measure_commands(rows: int, folder: Path, rounds: int = 5) -> dict[str, Any]
     }
 
 
-def _fill(index: Index, count: int) -> None:
-    source = np.random.default_rng(0)
-    with index.edit() as writer:
-        for start in range(0, count, 10_000):
-            part = source.standard_normal((min(10_000, count - start), index.dim))
-            part /= np.linalg.norm(part, axis=1, keepdims=True)
-            for row, vector in enumerate(part.astype(np.float32), start):
-                content_hash = f"{(row * 0x9E3779B97F4A7C15) % (1 << 64):016x}" * 4
-                writer.put(f"{row:09}.jpg", vector, content_hash=content_hash, size=1, mtime_ns=row)
+def clip_like_index(path: Path, bundle: Bundle, rows: int, *, build_graph: bool = False) -> None:
+    """Write an index of vectors like CLIP's, as wide as a bundle's; the images do not exist."""
+    manifest = bundle.manifest
+    index = Index.create(
+        path,
+        dim=manifest.dimensions.embed,
+        image_tower=manifest.image_tower,
+        precision="fp32",
+        root=path.parent,
+    )
+    vectors = clip_like(path.parent, rows, index.dim).vectors()
+    with index.edit(build_graph=build_graph) as writer:
+        for start in range(0, rows, 10_000):
+            for row, vector in enumerate(vectors[start : start + 10_000], start):
+                _put(writer, row, vector)
             writer.commit(build_graph=False)
+
+
+def _put(writer: IndexWriter, row: int, vector: NDArray[np.float32]) -> None:
+    # Hashes are in no order, as those of files are.
+    content_hash = f"{(row * 0x9E3779B97F4A7C15) % (1 << 64):016x}" * 4
+    writer.put(f"{row:09}.jpg", vector, content_hash=content_hash, size=1, mtime_ns=row)
 
 
 def _command_seconds(picture: Path, index: Path) -> float:

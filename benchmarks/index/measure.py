@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.index.data import FRACTIONS, QUERIES, TUNING, DataSet, allowed_rows
+from benchmarks.index.data import FILTERED, FRACTIONS, QUERIES, TUNING, DataSet, allowed_rows
 from benchmarks.index.engines import EFFORTS, ENGINES, EXACT
 from benchmarks.provenance import ROOT, load_average
 from cli.output import note
@@ -78,7 +78,7 @@ def measure(
     Returns:
         For each engine its figures, and for each that could not be measured, why.
     """
-    queries, answers = folder / "queries.npy", folder / "answers.npy"
+    queries, answers = folder / "queries.npy", folder / f"answers-of-{len(data.queries)}.npy"
     folder.mkdir(parents=True, exist_ok=True)
     np.save(queries, data.queries)
     if not answers.exists():
@@ -158,7 +158,8 @@ def _tune(
         except (ChildProcessError, BrokenPipeError) as error:
             failed[name] = f"its search failed: {error}"
             continue
-        figures[name]["effort"], figures[name]["recall"] = effort, found["recall"]
+        figures[name]["effort"] = effort
+        figures[name] |= found
         if name == "ztcir":
             wanted = max(RECALL, tuned)
     return failed
@@ -198,7 +199,7 @@ def _filter(
 ) -> None:
     """Search with a filter that leaves a part of the rows."""
     able = {name: process for name, process in running.items() if ENGINES[name]().filters}
-    answers = folder / f"answers-{fraction}.npy"
+    answers = folder / f"answers-of-{len(data.queries)}-{fraction}.npy"
     if not answers.exists():
         np.save(answers, data.answers(allowed_rows(data.rows, fraction)))
     entry = f"filtered_{fraction}"
@@ -208,7 +209,7 @@ def _filter(
             "recall",
             effort=figures[name]["effort"],
             first=TUNING,
-            end=TUNING + 100,
+            end=TUNING + FILTERED,
             answers=str(answers),
         )
         figures[name][entry] = found

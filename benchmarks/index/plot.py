@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cli.output import write_file
-from ztcir_sdk.errors import MissingDependencyError, install_hint
+from benchmarks.drawing import new_figure, write_figure
 
 __all__ = ["draw_plot"]
 
@@ -20,13 +18,7 @@ def draw_plot(path: Path, values: Mapping[str, Any]) -> None:
         MissingDependencyError: matplotlib is not installed.
         ZtcirError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"The plot needs matplotlib: {install_hint('dev')}."
-        ) from error
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    figure = new_figure(7.2, 4.2)
     axes = figure.subplots()
     for name, engine in values["engines"].items():
         own = name.startswith("ztcir")
@@ -38,6 +30,4 @@ def draw_plot(path: Path, values: Mapping[str, Any]) -> None:
     axes.set_ylabel("recall@10")
     axes.set_title(f"{values['data']}; {values['machine']['cpu']}, {values['date'][:10]}")
     axes.grid(alpha=0.3)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=130)
-    write_file(path, stream.getvalue())
+    write_figure(figure, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -90,6 +89,8 @@ def _unknown(field: Field, names: list[str]) -> str:
             "table with `ztcir index --metadata`; without one, only path can be asked for."
         )
     folded = {name.casefold(): name for name in names}
+    import difflib
+
     close = difflib.get_close_matches(field.keys[0].casefold(), folded, n=1)
     if close and folded[close[0]] != field.keys[0]:
         return f"There is no field {field}: did you mean {_written((folded[close[0]],))}?"

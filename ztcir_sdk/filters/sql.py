@@ -24,7 +24,7 @@ from ztcir_sdk.filters.expression import (
 )
 from ztcir_sdk.filters.fields import require_kinds
 
-__all__ = ["Execute", "check_fields", "matching_labels", "where_clause"]
+__all__ = ["Execute", "check_fields", "matching_among", "matching_labels", "where_clause"]
 
 Execute = Callable[[str, Sequence[Any]], Iterable[Sequence[Any]]]
 """Runs a statement with bound values and returns its rows."""
@@ -47,6 +47,20 @@ def matching_labels(execute: Execute, where: Filter, table: str = "items") -> li
     clause, values = where_clause(where)
     rows = _rows(execute, f"SELECT label FROM {table} WHERE {clause} ORDER BY label", values)
     return [label for (label,) in rows]
+
+
+def matching_among(
+    execute: Execute, where: Filter, labels: Sequence[int], table: str = "items"
+) -> list[int]:
+    """Return those of some labels whose items satisfy a filter, in any order.
+
+    The filter's fields are not checked: see `check_fields`.
+    """
+    clause, values = where_clause(where)
+    # One value for all labels, so that SQLite prepares one statement whatever their number.
+    listed = "label IN (SELECT value FROM json_each(?))"
+    statement = f"SELECT label FROM {table} WHERE {listed} AND {clause}"
+    return [label for (label,) in _rows(execute, statement, [json.dumps(labels), *values])]
 
 
 def where_clause(where: Filter) -> tuple[str, list[Any]]:

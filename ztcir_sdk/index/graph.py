@@ -1,4 +1,7 @@
-"""An hnswlib graph: built, extended, loaded and searched. hnswlib is the extra ``hnsw``."""
+"""An hnswlib graph: built, extended, loaded when it is worth that, and searched.
+
+hnswlib is the extra ``hnsw``.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ __all__ = [
     "GRAPH_FROM",
     "GRAPH_M",
     "Graph",
+    "GraphBudget",
     "can_use_graphs",
     "graph_notes",
 ]
@@ -36,6 +40,11 @@ GRAPH_EF_CONSTRUCTION = 100
 """hnswlib's candidates while building."""
 FEWEST = 20
 """Rows that are asked for to find 10, for which `ef` is measured; more need a larger one."""
+
+SCAN_BYTES_PER_SECOND = 10e9
+"""Bytes of vectors that a search compares with a query; 7 to 25 were measured."""
+LOAD_BYTES_PER_SECOND = 1e9
+"""Bytes of a graph that are checked and loaded; 0.8 to 1.5 were measured."""
 
 _ROWS_AT_ONCE = 1 << 14  # 32 MB at D = 512
 
@@ -107,22 +116,44 @@ class Graph:
         """Write the graph, not atomically: use a file that the manifest does not name yet."""
         self._engine.save_index(os.fspath(file))
 
-    def nearest(self, queries: NDArray[np.float32], wanted: int) -> NDArray[np.int64] | None:
-        """Return about the nearest `wanted` rows (B, wanted) to `queries` (B, D).
+    def nearest(
+        self, queries: NDArray[np.float32], wanted: int, ef: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """Return about the nearest `wanted` rows (B, wanted) to `queries` (B, D), and how far.
 
-        None if fewer are found.
+        The distances are in order, and are those of vectors that may be off unit length as far as
+        their storage allows. None if fewer are found. `ef` is by default set for the recall that
+        was measured.
         """
-        ef = max(self.ef, wanted, wanted + (wanted - FEWEST) // 2)
+        if ef is None:
+            ef = max(self.ef, wanted, wanted + (wanted - FEWEST) // 2)
         threads = 1 if len(queries) == 1 else available_cores()
         with self._lock:
             if ef != self._set:
                 self._engine.set_ef(ef)
                 self._set = ef
             try:
-                rows, _ = self._engine.knn_query(queries, k=wanted, num_threads=threads)
+                rows, distances = self._engine.knn_query(queries, k=wanted, num_threads=threads)
             except RuntimeError:  # fewer than that are reachable, and hnswlib returns none
                 return None
-        return np.asarray(rows).astype(np.int64)
+        return rows.view(np.int64), distances  # from uint64
+
+
+class GraphBudget:
+    """Searches without a graph, until they have taken as long as loading it would.
+
+    So a process that asks a few questions never loads it, and no process takes more than about
+    twice the time of the better choice, which cannot be known before.
+    """
+
+    def __init__(self) -> None:
+        self._spent = 0.0
+
+    def is_worth_loading(self, queries: int, manifest: Manifest, graph: GraphRecord) -> bool:
+        """Return whether so many more queries are worth it; else count their time."""
+        scanned = manifest.vectors[0].bytes  # the only file of vectors that a scan reads
+        self._spent += queries * scanned / SCAN_BYTES_PER_SECOND
+        return self._spent > graph.bytes / LOAD_BYTES_PER_SECOND
 
 
 def _engine(dim: int) -> Any:

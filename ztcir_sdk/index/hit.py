@@ -32,6 +32,9 @@ class Hit:
     root: str = field(default="", repr=False, compare=False)
     """The collection's folder; pages show no image outside of it. Not in `to_dict`."""
 
+    content_hash: str = field(default="", repr=False, compare=False)
+    """SHA-256 (hex) of the image's bytes. Not in `to_dict`."""
+
     @classmethod
     def from_item(
         cls, item: Item, root: Path, score: float, rank: int, duplicates: tuple[str, ...] = ()
@@ -43,12 +46,20 @@ class Hit:
                 "the collection again."
             )
         metadata = None if item.metadata is None else dict(item.metadata)
-        return cls(str(root / item.path), score, rank, metadata, duplicates, root=str(root))
+        return cls(
+            str(root / item.path),
+            score,
+            rank,
+            metadata,
+            duplicates,
+            root=str(root),
+            content_hash=item.content_hash,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; "duplicates" only where there are some."""
         values = asdict(self)
-        del values["asked"], values["root"]
+        del values["asked"], values["root"], values["content_hash"]
         if self.duplicates:
             return {**values, "duplicates": list(self.duplicates)}
         del values["duplicates"]

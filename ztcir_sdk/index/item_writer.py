@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -57,6 +56,8 @@ def new_table(folder: Path) -> FileRecord:
 
     SQLite finds a journal by its name: readers of a file that was deleted must not find another's.
     """
+    import secrets
+
     while (folder / (name := f"items-{secrets.randbelow(10**12)}.sqlite")).exists():
         pass
     return FileRecord(name, 0)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
+import os
 import sqlite3
-import tempfile
 import threading
 import time
 import weakref
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ztcir_sdk.files import require_ordinary
+from ztcir_sdk.files import open_ordinary
 from ztcir_sdk.index.manifest import OLD_FORMAT, IndexUnusableError, Manifest, corrupt
 from ztcir_sdk.sources.listing import is_relative_path
 from ztcir_sdk.sources.metadata import stored_metadata
@@ -242,7 +242,10 @@ class ItemTable(Query):
         self._manifest = manifest
         self._old = manifest.format_version == OLD_FORMAT
         try:
-            require_ordinary(folder / file)
+            with open_ordinary(folder / file) as stream:
+                size = os.fstat(stream.fileno()).st_size
+            if size < manifest.table.bytes:
+                raise ValueError(f"it has {size} of its {manifest.table.bytes} bytes")
             connection = _connect(folder / file, old=self._old)
             _prepare(connection, old=self._old)
         except (sqlite3.Error, OSError, ValueError) as error:
@@ -291,9 +294,11 @@ def hash_terms(first_label: int, rows: int) -> str:
     first = first_label >> LABELS_IN_A_BUCKET
     end = ((first_label + rows) >> LABELS_IN_A_BUCKET) + 1
     buckets = ", ".join(map(str, range(first, end)))
+    # With a plain `hash`, SQLite puts :hash in its place in the other term too, which then is no
+    # longer the index's: it would read every hash.
     return (
         f"label >> {LABELS_IN_A_BUCKET} IN ({buckets}) "
-        "AND substr(hash, 1, 12) = substr(:hash, 1, 12) AND hash = :hash"
+        "AND substr(hash, 1, 12) = substr(:hash, 1, 12) AND +hash = :hash"
     )
 
 
@@ -305,8 +310,6 @@ def item_values(item: Item) -> tuple[Any, ...]:
 
 def version_checksum(values: Iterable[Any]) -> int:
     """Return the checksum of an item's values."""
-    import zlib
-
     return zlib.crc32(repr(tuple(values)).encode("utf-8", "surrogatepass"))
 
 
@@ -332,6 +335,9 @@ def _connect(file: Path, *, old: bool) -> sqlite3.Connection:
 
 def _connect_copy(file: Path, journal: Path) -> sqlite3.Connection:
     """Connect to a copy in memory of a file that its journal must be applied to."""
+    import shutil
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="ztcir-items-") as folder:
         copy = Path(folder) / file.name
         shutil.copyfile(file, copy)

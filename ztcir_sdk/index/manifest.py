@@ -16,12 +16,13 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.files import flush_folder, read_bounded, write_whole
 from ztcir_sdk.index.rows import row_bytes
 from ztcir_sdk.names import STORAGES
 from ztcir_sdk.schema import EntryError, NaturalNumber, PositiveNumber, from_json, to_json
 from ztcir_sdk.sources import CollectionRules
+from ztcir_sdk.sources.listing import is_whole_machine
 from ztcir_sdk.version import __version__
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "old_colours",
     "relative_root",
     "remove_unlisted",
+    "root_of",
 ]
 
 MANIFEST_BYTES = 4_000_000
@@ -76,6 +78,11 @@ class FileRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     sha256: str = ""
     """Checksum of a file of the old format; in today's format the items' file has those of all
     others."""
+
+    @classmethod
+    def of(cls, folder: Path, name: str) -> FileRecord:
+        """Return the record of all that a file has by now."""
+        return cls(name, (folder / name).stat().st_size)
 
 
 class GraphRecord(Struct, frozen=True, forbid_unknown_fields=True):
@@ -184,7 +191,9 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
             values = json.loads(text)
             found = values.get("format_version") if isinstance(values, dict) else FORMAT_VERSION
             if found == OLD_FORMAT:
-                return _from_old(from_json(values, _OldManifest))
+                manifest = _from_old(from_json(values, _OldManifest))
+                _check_root(folder, manifest)
+                return manifest
             if found != FORMAT_VERSION:
                 raise IndexUnusableError(
                     f"{folder} has index format {found!r}, which ztcir {__version__} does not "
@@ -194,6 +203,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
                 _check_checksum(values)
             manifest = from_json(values, cls)
             _check_sizes(manifest)
+            _check_root(folder, manifest)
             return manifest
         except (ValueError, RecursionError) as error:
             raise IndexUnusableError(
@@ -308,6 +318,21 @@ def _root_problem(root: str) -> str | None:
     return None
 
 
+def _check_root(folder: Path, manifest: Manifest) -> None:
+    """Refuse a root that holds every file of the machine.
+
+    Raises:
+        EntryError: it does.
+    """
+    if is_whole_machine(root_of(folder, manifest.root)):
+        raise EntryError("root", f"{manifest.root!r} leads to /, which holds every file")
+
+
+def root_of(folder: Path, root: str) -> Path:
+    """Return the folder that the manifest of an index in `folder` calls its root."""
+    return Path(os.path.normpath(folder.resolve() / root))
+
+
 def remove_unlisted(folder: Path, listed: set[str]) -> None:
     """Remove files that a killed writer left or that only older states need."""
     for entry in list(folder.iterdir()):
@@ -338,8 +363,14 @@ def corrupt(folder: Path, file: str, why: str) -> IndexUnusableError:
 
 
 def relative_root(root: Path, folder: Path) -> str:
-    """Return a collection's root relative to the folder of its index."""
+    """Return a collection's root relative to the folder of its index.
+
+    Raises:
+        UsageError: the root is ``/``.
+    """
     root, folder = root.resolve(), folder.resolve()
+    if is_whole_machine(root):
+        raise UsageError(f"The root of an index cannot be {root}: name the folder of the images.")
     try:
         return Path(os.path.relpath(root, folder)).as_posix()
     except ValueError:  # on another drive there is no relative path

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ztcir_sdk.filters import Filter
 from ztcir_sdk.index.items import Item
+
+if TYPE_CHECKING:
+    from ztcir_sdk.filters import Filter
 
 __all__ = ["GalleryIndex", "IndexSource", "Neighbours"]
 

@@ -14,7 +14,7 @@ import os
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -23,7 +23,6 @@ from numpy.typing import ArrayLike, NDArray
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import IndexMismatchError, UsageError
 from ztcir_sdk.files import flush_file
-from ztcir_sdk.filters import Filter
 from ztcir_sdk.index.item_writer import ItemWriter, new_table
 from ztcir_sdk.index.items import Item
 from ztcir_sdk.index.manifest import (
@@ -41,6 +40,9 @@ from ztcir_sdk.index.verify import damage
 from ztcir_sdk.index.view import IndexView, open_view
 from ztcir_sdk.index.writer import IndexWriter
 from ztcir_sdk.version import __version__
+
+if TYPE_CHECKING:
+    from ztcir_sdk.filters import Filter
 
 __all__ = ["DEFAULT_STORAGE", "Index"]
 
@@ -83,12 +85,13 @@ class Index:
                 space, and "i8" is searched fastest.
 
         Raises:
-            UsageError: there is no such storage.
+            UsageError: there is no such storage, or the root is the whole machine.
             IndexUnusableError: the folder has other contents, or cannot be written to.
         """
         if storage not in STORAGES:
             raise UsageError(f"storage must be one of {', '.join(STORAGES)}, not {storage!r}.")
         folder = Path(path).absolute()
+        relative_root(Path(root), folder)  # checked before anything is written
         try:
             folder.mkdir(parents=True, exist_ok=True)
             names = {entry.name for entry in folder.iterdir()}
@@ -140,8 +143,7 @@ class Index:
                 raise IndexUnusableError(
                     f"The index {folder} cannot be created ({error}); choose another folder."
                 ) from error
-            size = (folder / manifest.table.file).stat().st_size
-            manifest = replace(manifest, table=FileRecord(manifest.table.file, size))
+            manifest = replace(manifest, table=FileRecord.of(folder, manifest.table.file))
             manifest.write(folder)
         return cls(folder, IndexView(folder, manifest))
 
@@ -282,10 +284,13 @@ class Index:
         return True
 
     @contextlib.contextmanager
-    def edit(self) -> Iterator[IndexWriter]:
+    def edit(self, *, build_graph: bool | None = None) -> Iterator[IndexWriter]:
         """Change the index: the end of the block commits all changes at once.
 
         Only one process can write at a time. An exception leaves the last committed state.
+
+        Args:
+            build_graph: whether the last commit builds a graph; see `IndexWriter.commit`.
 
         Raises:
             IndexUnusableError: another process is writing, or the folder cannot be written to.
@@ -296,7 +301,7 @@ class Index:
             writer = IndexWriter(self.path, self.view, self._move_to)
             try:
                 yield writer
-                writer.commit()
+                writer.commit(build_graph=build_graph)
             finally:
                 writer.discard()
                 # Read from disk: a commit may have failed just after it replaced the manifest.

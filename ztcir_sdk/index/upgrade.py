@@ -51,8 +51,7 @@ def upgraded(folder: Path, state: Manifest) -> Manifest:
             fresh.close()
     finally:
         old.close()
-    size = (folder / table.file).stat().st_size
-    return replace(new, versions=versions, table=FileRecord(table.file, size))
+    return replace(new, versions=versions, table=FileRecord.of(folder, table.file))
 
 
 def _check(folder: Path, record: FileRecord) -> None:

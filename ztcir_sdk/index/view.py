@@ -8,18 +8,16 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.files import require_ordinary
-from ztcir_sdk.filters import Filter
+from ztcir_sdk.files import open_ordinary
 from ztcir_sdk.index import nearest
-from ztcir_sdk.index.effort import GraphBudget
-from ztcir_sdk.index.filtered import FilteredLabels
-from ztcir_sdk.index.graph import Graph, can_use_graphs
+from ztcir_sdk.index.filtered import KnownRows, RowFilters, Selection
+from ztcir_sdk.index.graph import Graph, GraphBudget, can_use_graphs
 from ztcir_sdk.index.items import Item, ItemTable
 from ztcir_sdk.index.manifest import (
     MANIFEST,
@@ -28,11 +26,18 @@ from ztcir_sdk.index.manifest import (
     IndexUnusableError,
     Manifest,
     corrupt,
+    root_of,
 )
 from ztcir_sdk.index.protocol import Neighbours
 from ztcir_sdk.index.rows import Rows, as_rows
+from ztcir_sdk.index.selective import Selected, search_selected
+
+if TYPE_CHECKING:
+    from ztcir_sdk.filters import Filter
 
 __all__ = ["IndexView", "map_rows", "open_view"]
+
+_NO_ROWS = np.empty(0, dtype=np.int64)
 
 
 class IndexView:
@@ -52,10 +57,9 @@ class IndexView:
         self._lock = threading.Lock()
         self._graph_in_memory: Graph | None = None
         self._budget = GraphBudget()
-        self._last_selected: _Selected | None = None
-        for record in (manifest.table, manifest.graph):
-            if record is not None:
-                _check_size(folder, record)
+        self._last_selected: tuple[object, Selected] | None = None
+        if manifest.graph is not None:
+            _open(folder, manifest.graph).close()
         self._items = ItemTable(folder, manifest)
         # Mapped once: what a newer state removes stays readable.
         self._rows = map_rows(folder, manifest)
@@ -73,10 +77,10 @@ class IndexView:
         """Fingerprint (hex) of the image tower and preprocessing that made the vectors."""
         return self.manifest.image_tower
 
-    @property
+    @cached_property
     def root(self) -> Path:
         """Folder that item paths are relative to."""
-        return Path(os.path.normpath(self._folder.resolve() / self.manifest.root))
+        return root_of(self._folder, self.manifest.root)
 
     def items(self) -> Iterator[Item]:
         """Yield every item, ordered by path."""
@@ -123,7 +127,7 @@ class IndexView:
         Raises:
             FilterError: the filter does not fit the items.
         """
-        return self._filtered.labels(where)
+        return self._filters.rows(where).labels()
 
     def sample(self, count: int) -> NDArray[np.float32]:
         """Return the vectors (n, D) of `count` items or fewer, the same ones at each call."""
@@ -134,8 +138,8 @@ class IndexView:
         return self._rows.take(alive)
 
     @cached_property
-    def _filtered(self) -> FilteredLabels:
-        return FilteredLabels(self.sql)
+    def _filters(self) -> RowFilters:
+        return RowFilters(self.sql, self.manifest.first_label, self.manifest.rows)
 
     def blocks(self) -> list[tuple[int, int, str]]:
         """Return first row, number of rows and SHA-256 (hex) of each run of rows."""
@@ -188,8 +192,10 @@ class IndexView:
             exclude_hashes: for each query, SHA-256 (hex) of contents to exclude.
             exact: True compares with every vector, False searches the graph if there is one. By
                 default every vector is compared until that has taken as long as loading the graph.
+                Where few items may be found, these are compared in any case.
             among: the labels (n,) that may be found; all by default.
-            where: a filter that what is found satisfies.
+            where: a filter that what is found satisfies: what an exact search finds whose other
+                items are left out, at the recall of the graph where that is searched.
 
         Returns:
             For each query, labels (n,) int64 and cosine similarities (n,) float32 in [-1, 1],
@@ -206,13 +212,18 @@ class IndexView:
         queries = nearest.unit_queries(queries, self.dim)
         excluded = self._excluded(len(queries), exclude_labels, exclude_hashes)
         if len(queries) == 0 or len(self) == 0:
-            nothing = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
+            nothing = (_NO_ROWS, np.empty(0, dtype=np.float32))
             return [nothing for _ in queries]
-        if where is not None:
-            satisfied = self.labels_where(where)
-            among = satisfied if among is None else np.intersect1d(among, satisfied)
-        if among is not None:
-            found = self._search_among(self._selected(among), queries, k, excluded, exact)
+        record = None if exact is True else self.manifest.graph
+        if among is not None or where is not None:
+            found = search_selected(
+                self._selected(among, where),
+                queries,
+                k,
+                excluded,
+                record,
+                lambda: self._graph_for(len(queries), exact),
+            )
         else:
             graph = self._graph_for(len(queries), exact)
             if graph is None:
@@ -221,34 +232,26 @@ class IndexView:
                 found = nearest.graph_search(self._gallery, graph, queries, k, excluded)
         return [(rows + self.manifest.first_label, scores) for rows, scores in found]
 
-    def _selected(self, among: NDArray[np.int64]) -> _Selected:
-        """Return the rows of labels; those of the last call are remembered."""
+    def _selected(self, among: NDArray[np.int64] | None, where: Filter | None) -> Selected:
+        """Return the rows that may be found; those of the last call are remembered."""
+        filtered = None if where is None else self._filters.rows(where)
+        if among is not None and filtered is not None:
+            among, filtered = np.intersect1d(among, filtered.labels()), None
+        key = among if filtered is None else filtered
         with self._lock:
             known = self._last_selected
-        if known is None or known.labels is not among:
+        if known is not None and known[0] is key:
+            return known[1]
+        selection: Selection
+        if filtered is not None:
+            selection = filtered
+        else:
             rows = self._rows_of(np.unique(np.asarray(among, dtype=np.int64)))
-            known = _Selected(among, rows, self._gallery)
-            with self._lock:
-                self._last_selected = known
-        return known
-
-    def _search_among(
-        self,
-        selected: _Selected,
-        queries: NDArray[np.float32],
-        k: int,
-        excluded: list[NDArray[np.int64]],
-        exact: bool | None,
-    ) -> list[Neighbours]:
-        rows = selected.rows
-        if len(rows) * nearest.FEW_ROWS <= self.manifest.rows:
-            inside = [nearest.places(rows, out) for out in excluded]
-            found = nearest.exact_search(selected.alone, queries, k, inside)
-            return [(rows[near], scores) for near, scores in found]
-        graph = self._graph_for(len(queries), exact)
-        if graph is None:
-            return nearest.exact_search(selected.masked, queries, k, excluded)
-        return nearest.graph_search(self._gallery, graph, queries, k, excluded, among=rows)
+            selection = KnownRows(rows, self.manifest.rows)
+        selected = Selected(selection, self._gallery)
+        with self._lock:
+            self._last_selected = key, selected
+        return selected
 
     def _excluded(
         self,
@@ -260,11 +263,16 @@ class IndexView:
         for given in (labels, hashes):
             if given is not None and len(given) != count:
                 raise ValueError(f"exclusions are given for {len(given)} queries, not {count}")
+        if labels is None and hashes is None:
+            return [_NO_ROWS] * count
         excluded: list[NDArray[np.int64]] = []
         for i in range(count):
             out = set() if labels is None else {int(label) for label in labels[i]}
             for content_hash in () if hashes is None else hashes[i]:
                 out.update(self._items.labels_of_hash(content_hash))
+            if not out:
+                excluded.append(_NO_ROWS)
+                continue
             rows = np.fromiter(sorted(out), dtype=np.int64, count=len(out))
             rows -= self.manifest.first_label
             excluded.append(rows[(rows >= 0) & (rows < self.manifest.rows)])
@@ -273,7 +281,7 @@ class IndexView:
     @cached_property
     def _gallery(self) -> nearest.Gallery:
         first = self.manifest.first_label
-        dead = np.unique(self._items.dead_labels()) - first
+        dead = nearest.ascending(self._items.dead_labels()) - first
         inside = len(dead) == 0 or (dead[0] >= 0 and dead[-1] < self.manifest.rows)
         if not inside or self.manifest.rows - len(dead) != len(self):
             raise corrupt(self._folder, MANIFEST, "it does not match its files")
@@ -284,6 +292,8 @@ class IndexView:
         record = self.manifest.graph
         if record is None or exact is True:
             return None
+        if self._graph_in_memory is not None:
+            return self._graph_in_memory
         with self._lock:  # load it once
             if self._graph_in_memory is None:
                 wanted = exact is False or self._budget.is_worth_loading(
@@ -305,27 +315,6 @@ class IndexView:
             raise corrupt(self._folder, record.file, str(error)) from error
 
 
-class _Selected:
-    """The rows that a filter leaves."""
-
-    def __init__(
-        self, labels: NDArray[np.int64], rows: NDArray[np.int64], gallery: nearest.Gallery
-    ) -> None:
-        self.labels = labels
-        self.rows = rows
-        self._gallery = gallery
-
-    @cached_property
-    def alone(self) -> nearest.Gallery:
-        """These rows, copied together."""
-        return self._gallery.part(self.rows)
-
-    @cached_property
-    def masked(self) -> nearest.Gallery:
-        """All rows, of which the others are dead."""
-        return self._gallery.among(self.rows)
-
-
 def open_view(folder: Path) -> IndexView:
     """Open the newest state; try again if a writer replaces it meanwhile."""
     manifest = Manifest.read(folder)
@@ -343,24 +332,25 @@ def map_rows(folder: Path, manifest: Manifest) -> Rows:
     """Map the rows of a state, read-only."""
     buffers: list[Any] = []
     for record in manifest.vectors:
-        _check_size(folder, record)
-        if record.bytes == 0:  # an empty file cannot be mapped
-            buffers.append(b"")
-            continue
-        try:
-            with (folder / record.file).open("rb") as stream:
+        with _open(folder, record) as stream:
+            if record.bytes == 0:  # an empty file cannot be mapped
+                buffers.append(b"")
+                continue
+            try:
                 buffers.append(mmap.mmap(stream.fileno(), record.bytes, access=mmap.ACCESS_READ))
-        except (OSError, ValueError) as error:
-            raise corrupt(folder, record.file, str(error)) from error
+            except (OSError, ValueError) as error:
+                raise corrupt(folder, record.file, str(error)) from error
     return as_rows(manifest.storage, manifest.dim, buffers)
 
 
-def _check_size(folder: Path, record: FileRecord | GraphRecord) -> None:
-    """Check that a file is there with the bytes of its record; it may have more."""
+def _open(folder: Path, record: FileRecord | GraphRecord) -> IO[bytes]:
+    """Open a file that has the bytes of its record; it may have more."""
     try:
-        require_ordinary(folder / record.file)
-        size = (folder / record.file).stat().st_size
+        stream = open_ordinary(folder / record.file)
     except OSError as error:
         raise corrupt(folder, record.file, error.strerror or str(error)) from error
+    size = os.fstat(stream.fileno()).st_size
     if size < record.bytes:
+        stream.close()
         raise corrupt(folder, record.file, f"it has {size} of its {record.bytes} bytes")
+    return stream

@@ -18,7 +18,7 @@ from ztcir_sdk.environment import now
 from ztcir_sdk.files import flush_file
 from ztcir_sdk.index import graph, tuning
 from ztcir_sdk.index.item_writer import ItemWriter, new_table
-from ztcir_sdk.index.items import Item
+from ztcir_sdk.index.items import Item, ItemTable
 from ztcir_sdk.index.manifest import (
     FileRecord,
     IndexUnusableError,
@@ -303,8 +303,8 @@ class IndexWriter:
             state = self._compact(state, table, storage)
         else:
             versions = table.commit()
-            size = (self._folder / state.table.file).stat().st_size
-            state = replace(state, versions=versions, table=FileRecord(state.table.file, size))
+            record = FileRecord.of(self._folder, state.table.file)
+            state = replace(state, versions=versions, table=record)
         if link:
             state = self._link(state)
         state.write(self._folder)
@@ -346,8 +346,8 @@ class IndexWriter:
             versions = fresh.commit()
         finally:
             fresh.close()
-        size = (self._folder / state.table.file).stat().st_size
-        return replace(state, versions=versions, table=FileRecord(state.table.file, size))
+        record = FileRecord.of(self._folder, state.table.file)
+        return replace(state, versions=versions, table=record)
 
     def _link(self, state: Manifest) -> Manifest:
         """Build the graph of all rows, or extend the existing one; measure its recall."""
@@ -358,8 +358,6 @@ class IndexWriter:
         return replace(state, graph=record)
 
     def _dead_rows(self, state: Manifest) -> NDArray[np.int64]:
-        from ztcir_sdk.index.items import ItemTable
-
         table = ItemTable(self._folder, state)
         try:
             return np.unique(table.dead_labels()) - state.first_label

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import MissingDependencyError, ZtcirError, first_line, install_hint
@@ -157,8 +159,6 @@ class Connection:
                 f"The collection {self.collection} of Milvus was not made by ztcir, or by another "
                 "version: name another collection."
             )
-        import json
-
         try:
             values = json.loads(found)
             version = values.get("format_version") if isinstance(values, dict) else FORMAT_VERSION
@@ -183,10 +183,6 @@ class Connection:
 
     @staticmethod
     def _written(state: State) -> str:
-        import json
-
-        from msgspec.structs import replace
-
         return json.dumps(to_json(replace(state, updated=now(), ztcir=__version__)))
 
     def query(

@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace as replace_item
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
@@ -33,6 +33,24 @@ Known = tuple[int, int, str]
 """Size, modification time and content hash of an item."""
 
 
+class _New(NamedTuple):
+    """An item to write."""
+
+    item: Item
+    columns: dict[str, Any]
+    """What filters compare; see `filter_columns`."""
+    vector: NDArray[np.float32]
+
+
+class _Amended(NamedTuple):
+    """An item to write again with the vector that is in Milvus under its old path."""
+
+    item: Item
+    columns: dict[str, Any]
+    origin: str
+    """The old path."""
+
+
 class MilvusWriter:
     """Changes a collection; returned by `MilvusIndex.edit`, for one thread.
 
@@ -47,9 +65,9 @@ class MilvusWriter:
         self._written_state = state
         self._known: dict[str, Known] = {}
         self._by_hash: dict[str, set[str]] = defaultdict(set)
-        self._put: dict[str, tuple[Item, NDArray[np.float32]]] = {}
+        self._put: dict[str, _New] = {}
         self._bytes = 0
-        self._amended: dict[str, tuple[Item, str]] = {}  # new path -> the item, its old path
+        self._amended: dict[str, _Amended] = {}  # by its new path
         self._removed: set[str] = set()
         for rows in connection.scan(["path", "size", "mtime_ns", "hash"], batch=8000):
             for row in rows:
@@ -84,9 +102,9 @@ class MilvusWriter:
         if path not in self._known:
             return None
         if path in self._put:
-            return self._put[path][0]
+            return self._put[path].item
         if path in self._amended:
-            return self._amended[path][0]
+            return self._amended[path].item
         rows = self._connection.query(f"label == {path_id(path)}", ITEM_COLUMNS, limit=1)
         return item_of(rows[0]) if rows else None
 
@@ -99,7 +117,7 @@ class MilvusWriter:
         """Return the vector (D,) of this content, or None."""
         for path in sorted(self._by_hash.get(content_hash, ())):
             if path in self._put:
-                return self._put[path][1]
+                return self._put[path].vector
         if content_hash not in self._by_hash:
             return None
         rows = self._connection.query(f"hash == {text_literal(content_hash)}", ["vector"], limit=1)
@@ -133,8 +151,9 @@ class MilvusWriter:
         if not path:
             raise ValueError("an item needs a path")
         item = Item(path_id(path), path, content_hash, size, mtime_ns, metadata)
-        self._bytes += vector.nbytes + _require_room(item)
-        self._put[path] = (item, vector)
+        columns = filter_columns(metadata)
+        self._bytes += vector.nbytes + _require_room(item, columns)
+        self._put[path] = _New(item, columns, vector)
         self._amended.pop(path, None)
         self._removed.discard(path)
         self._enter(path, (size, mtime_ns, content_hash))
@@ -155,13 +174,13 @@ class MilvusWriter:
         if old is None:
             raise KeyError(item.label)
         moved = replace_item(item, label=path_id(item.path))
-        _require_room(moved)
+        columns = filter_columns(item.metadata)
+        _require_room(moved, columns)
         if old in self._put:
-            _, vector = self._put.pop(old)
-            self._put[item.path] = (moved, vector)
+            self._put[item.path] = _New(moved, columns, self._put.pop(old).vector)
         else:
-            _, origin = self._amended.pop(old, (item, old))
-            self._amended[item.path] = (moved, origin)
+            origin = self._amended.pop(old).origin if old in self._amended else old
+            self._amended[item.path] = _Amended(moved, columns, origin)
         if old != item.path:
             self._forget(old)
             self._removed.add(old)
@@ -232,7 +251,7 @@ class MilvusWriter:
 
     def flush(self) -> None:
         """Send the changes so far: new rows first, so that a renamed image is never missing."""
-        rows = [_row(item, vector) for item, vector in self._put.values()]
+        rows = [_row(new.item, new.columns, new.vector) for new in self._put.values()]
         rows += self._amended_rows()
         client, collection = self._connection.client, self._connection.collection
         with self._connection.sentences("cannot be written"):
@@ -247,12 +266,15 @@ class MilvusWriter:
     def _amended_rows(self) -> list[dict[str, Any]]:
         if not self._amended:
             return []
-        labels = sorted({path_id(old) for _, old in self._amended.values()})
+        labels = sorted({path_id(one.origin) for one in self._amended.values()})
         vectors = {
             int(row["label"]): np.asarray(row["vector"], dtype=np.float32)
             for row in self._connection.query(f"label in {labels}", ["label", "vector"])
         }
-        return [_row(item, vectors[path_id(old)]) for item, old in self._amended.values()]
+        return [
+            _row(one.item, one.columns, vectors[path_id(one.origin)])
+            for one in self._amended.values()
+        ]
 
     def _enter(self, path: str, known: Known) -> None:
         if path in self._known:
@@ -267,7 +289,7 @@ class MilvusWriter:
             del self._by_hash[content_hash]
 
 
-def _row(item: Item, vector: NDArray[np.float32]) -> dict[str, Any]:
+def _row(item: Item, columns: dict[str, Any], vector: NDArray[np.float32]) -> dict[str, Any]:
     return {
         "label": item.label,
         "path": item.path,
@@ -275,12 +297,12 @@ def _row(item: Item, vector: NDArray[np.float32]) -> dict[str, Any]:
         "size": item.size,
         "mtime_ns": item.mtime_ns,
         "metadata": None if item.metadata is None else dict(item.metadata),
-        FIELDS: filter_columns(item.metadata),
+        FIELDS: columns,
         "vector": vector.tolist(),
     }
 
 
-def _require_room(item: Item) -> int:
+def _require_room(item: Item, columns: dict[str, Any]) -> int:
     """Check that Milvus can hold an item, and return about its bytes.
 
     Raises:
@@ -289,7 +311,7 @@ def _require_room(item: Item) -> int:
     sizes = {
         "path": len(item.path.encode()),
         "metadata": len(json.dumps(item.metadata and dict(item.metadata))),
-        FIELDS: len(json.dumps(filter_columns(item.metadata))),
+        FIELDS: len(json.dumps(columns)),
     }
     for name, size in sizes.items():
         if size > MOST_BYTES[name]:

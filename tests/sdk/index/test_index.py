@@ -29,7 +29,7 @@ from old_index import OldItem, write_old_index
 from places import ROOT
 
 from ztcir_sdk.errors import IndexMismatchError, UsageError, ZtcirError
-from ztcir_sdk.index import GalleryIndex, Index, IndexWriter, Item, effort, graph, nearest, writer
+from ztcir_sdk.index import GalleryIndex, Index, IndexWriter, Item, graph, nearest, writer
 from ztcir_sdk.index.graph import can_use_graphs
 from ztcir_sdk.index.graph_check import check_graph
 from ztcir_sdk.names import STORAGES
@@ -299,7 +299,7 @@ def test_a_large_collection_gets_a_graph_automatically(
     monkeypatch.setattr(nearest, "graph_search", lambda *a: (walked.append(1), walk(*a))[1])  # type: ignore[func-returns-value]
     index.search(units(1), 3)
     assert walked == []  # loading the graph takes longer than comparing with every vector
-    monkeypatch.setattr(effort, "LOAD_BYTES_PER_SECOND", 1e15)
+    monkeypatch.setattr(graph, "LOAD_BYTES_PER_SECOND", 1e15)
     index.search(units(1), 3)
     index.search(units(1), 3, exact=True)
     assert walked == [1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import resource
@@ -11,7 +12,9 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +24,12 @@ from numpy.typing import NDArray
 from places import ROOT
 
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.index import Index, graph, items, view, writer
+from ztcir_sdk.index import Index, graph, items, nearest, tuning, view, writer
 from ztcir_sdk.index.graph import can_use_graphs, graph_notes
 from ztcir_sdk.index.manifest import GraphRecord
 from ztcir_sdk.index.rows import as_rows, encode_rows
 from ztcir_sdk.names import STORAGES
+from ztcir_sdk.runtime.cores import in_threads
 
 TOWER = "ab" * 32
 DIM = 16
@@ -155,6 +159,33 @@ def test_narrow_vectors_are_searched_without_simsimd(
         np.testing.assert_array_equal(labels, true)
 
 
+@pytest.mark.parametrize("storage", STORAGES)
+def test_threads_find_what_one_thread_finds(
+    tmp_path: Path, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = create(tmp_path / "x.ztcir", storage=storage)
+    add(index, np.concatenate([units(601), units(100)]))  # some are copies
+    with index.edit() as edit:
+        edit.remove("00300.jpg")
+    queries, out = np.concatenate([units(2), units(3, seed=4)]), [[5], [], [700], [], [1, 2]]
+    expected = index.search(queries, 20, exclude_labels=out)
+    monkeypatch.setattr(nearest, "BYTES_A_THREAD", 4096)
+    monkeypatch.setattr(nearest, "cores_at_start", lambda: 3)
+    used: list[int] = []
+
+    def divide(work: Callable[[int], None], threads: Sequence[int]) -> list[None]:
+        used.append(len(threads))
+        return in_threads(work, threads)
+
+    monkeypatch.setattr(nearest, "in_threads", divide)
+    for (labels, scores), (right, right_scores) in zip(
+        index.search(queries, 20, exclude_labels=out), expected, strict=True
+    ):
+        assert labels.tolist() == right.tolist()
+        assert scores.tolist() == right_scores.tolist()
+    assert used == [3]
+
+
 # --- only some may be found ----------------------------------------------------------------------
 
 
@@ -230,6 +261,64 @@ def test_the_recall_of_a_graph_is_measured_and_recorded(tmp_path: Path) -> None:
     assert easy is not None
     assert hard is not None
     assert easy.ef < hard.ef
+
+
+@needs_graphs
+def test_the_effort_is_the_least_with_which_all_queries_reach_the_recall(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queries that have found all are not asked again until the others are enough."""
+    index = create(tmp_path / "x.ztcir", 32)
+    add(index, units(6000, 32), build_graph=True)
+    record = index.manifest.graph
+    assert record is not None
+    assert record.ef > tuning.EFFORTS[3]
+    loaded = graph.Graph.load(index.path / record.file, 32, record)
+    gallery = nearest.gallery_of(index.vectors())
+    asked: list[NDArray[np.float32]] = []
+    search = nearest.graph_search
+
+    def counted(*given: Any) -> Any:
+        asked.append(given[2])
+        return search(*given)
+
+    monkeypatch.setattr(nearest, "graph_search", counted)
+    assert tuning.measure_effort(gallery, loaded, seed=5)[0] == loaded.ef
+    ef, queries = loaded.ef, asked[-1]
+    assert len(queries) == len(asked[1]) == tuning.SAMPLE
+    assert sum(map(len, asked)) < 0.7 * tuning.SAMPLE * len(asked)
+
+    none = [np.empty(0, dtype=np.int64)] * len(queries)
+    true = nearest.exact_search(gallery, queries, 10, none)
+    surely = []
+    for loaded.ef in (tuning.EFFORTS[tuning.EFFORTS.index(ef) - 1], ef):
+        found = tuning._recalls(true, search(gallery, loaded, queries, 10, none))
+        surely.append(found.mean() - 1.645 * found.std() / len(found) ** 0.5)
+    assert surely[0] < tuning.RECALL <= surely[1]
+
+
+@needs_graphs
+def test_new_queries_reach_the_recall_that_the_graph_is_set_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of queries that are none of the vectors; with the fewest candidates it is lower."""
+    dim, source = 48, np.random.default_rng(0)
+    centres = source.standard_normal((80, dim))
+    vectors = centres[source.integers(80, size=7000)] + source.standard_normal((7000, dim))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows, queries = np.split(vectors.astype(np.float32), [6000])
+
+    def recall(name: str) -> float:
+        index = create(tmp_path / name, dim)
+        add(index, rows, build_graph=True)
+        true = index.search(queries, 10, exact=True)
+        near = index.search(queries, 10, exact=False)
+        return float(np.mean([np.isin(a, b) for (a, _), (b, _) in zip(true, near, strict=True)]))
+
+    found = recall("set.ztcir")
+    assert found >= tuning.RECALL
+    monkeypatch.setattr(tuning, "RECALL", 0.5)
+    assert recall("fewest.ztcir") < found
 
 
 def test_without_hnswlib_search_is_exact_and_a_sentence_says_what_is_lost(
@@ -483,3 +572,20 @@ def test_an_index_on_read_only_media_is_searched(
         assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == before
     finally:
         folder.chmod(0o755)
+
+
+def test_a_hash_is_found_without_reading_every_hash(tmp_path: Path) -> None:
+    index = create(tmp_path / "x.ztcir")
+    add(index, units(20))
+    known = next(iter(index.items()))
+    [(labels, _)] = index.search(units(1), 20, exclude_hashes=[[known.content_hash]])
+    assert known.label not in labels
+    assert len(labels) == 19
+    [table] = (tmp_path / "x.ztcir").glob("items-*.sqlite")
+    with contextlib.closing(sqlite3.connect(table)) as connection:
+        plan = connection.execute(
+            f"EXPLAIN QUERY PLAN SELECT label FROM versions WHERE {items.hash_terms(0, 100_000)}",
+            {"hash": known.content_hash},
+        ).fetchall()
+    # Both parts of the index: the run of labels, and the start of the hash.
+    assert "versions_by_hash (<expr>=? AND <expr>=?" in plan[-1][3]

@@ -292,16 +292,16 @@ def test_a_killed_run_goes_on(
     retriever = Retriever(write_tiny_bundle(tmp_path / "tiny"), threads=1)
     address = f"milvus://{tmp_path}/lite.db/photos"
     monkeypatch.setattr("ztcir_sdk.milvus.writer.ROWS_AT_ONCE", 5)
-    monkeypatch.setattr("ztcir_sdk.gallery.build.BATCH", 5)
-    encode, calls = retriever.encoder.encode_images, []
+    monkeypatch.setattr("ztcir_sdk.encoder.bulk.BATCH", 5)
+    encode, calls = retriever.encoder.run_image_encoder, []
 
-    def interrupted(images: Any) -> Any:
-        calls.append(len(images))
+    def interrupted(graph: Any, pixel_values: Any) -> Any:
+        calls.append(len(pixel_values))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return encode(images)
+        return encode(graph, pixel_values)
 
-    monkeypatch.setattr(retriever.encoder, "encode_images", interrupted)
+    monkeypatch.setattr(retriever.encoder, "run_image_encoder", interrupted)
     with pytest.raises(KeyboardInterrupt):
         retriever.index(photos, to=address)
     report = retriever.index(photos, to=address)
