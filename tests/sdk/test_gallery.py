@@ -28,7 +28,7 @@ from places import ROOT, SUPPORT
 from ztcir_sdk import loading
 from ztcir_sdk.decoding import load_image
 from ztcir_sdk.errors import ImageError, IndexMismatchError, UsageError, ZtcirError
-from ztcir_sdk.gallery import IndexReport, build, build_index
+from ztcir_sdk.gallery import IndexReport, build_index, encoding
 from ztcir_sdk.index import Index
 from ztcir_sdk.loading import iter_images
 from ztcir_sdk.sources import Source, SourceFile, SourceReader, list_images, read_image
@@ -657,7 +657,7 @@ def test_batches_are_limited_in_images_and_in_pixels(
     assert encoder.batches == [32, 32, 6]
 
     monkeypatch.setattr(loading, "PIXELS_AHEAD", 2000)
-    monkeypatch.setattr(build, "BATCH_PIXELS", 1000)
+    monkeypatch.setattr(encoding, "BATCH_PIXELS", 1000)
     lock, held, most = threading.Lock(), 0, 0
 
     def load(*args: Any, **named: Any) -> Image.Image:
@@ -689,7 +689,7 @@ def test_files_larger_than_the_limits_are_still_indexed(
 ) -> None:
     monkeypatch.setattr(loading, "BYTES_AHEAD", 10)
     monkeypatch.setattr(loading, "PIXELS_AHEAD", 1)
-    monkeypatch.setattr(build, "BATCH_PIXELS", 1)
+    monkeypatch.setattr(encoding, "BATCH_PIXELS", 1)
     assert build_index(photos, index, Encoder(), workers=2).total == 5
 
 

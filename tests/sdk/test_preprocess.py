@@ -6,6 +6,7 @@ That it equals open_clip's transform is tested in tests/train/model/test_preproc
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import struct
@@ -27,7 +28,7 @@ from sample_images import SQUARE, VARIANTS, encoded, noise, scene
 from ztcir_sdk import preprocess
 from ztcir_sdk.decoding import MAX_PIXELS, load_image
 from ztcir_sdk.errors import BundleError, ImageError, UsageError
-from ztcir_sdk.preprocess import Preprocessing
+from ztcir_sdk.preprocess import TARGET_RATIO, Preprocessing, pad_to_ratio
 
 
 class TestSizes:
@@ -75,6 +76,45 @@ class TestSizes:
 
     def test_an_empty_batch(self) -> None:
         assert SQUARE([]).shape == (0, 3, 32, 32)
+
+
+class TestTargetPad:
+    @pytest.mark.parametrize(
+        ("size", "padded"),
+        [
+            ((100, 200), (160, 200)),  # 200 / 1.25
+            ((200, 100), (200, 160)),
+            ((100, 125), (100, 125)),
+            ((100, 124), (100, 124)),
+            ((101, 300), (239, 300)),  # (240 - 101) / 2 is rounded down
+        ],
+    )
+    def test_thin_images_are_padded_to_the_ratio_with_black(
+        self, size: tuple[int, int], padded: tuple[int, int]
+    ) -> None:
+        image = Image.new("RGB", size, (200, 10, 10))
+        found = pad_to_ratio(image, TARGET_RATIO)
+        assert found.size == padded
+        left, top = (padded[0] - size[0]) // 2, (padded[1] - size[1]) // 2
+        assert found.crop((left, top, left + size[0], top + size[1])) == image
+        if padded != size:
+            assert found.getpixel((0, 0)) == (0, 0, 0)
+
+    def test_it_comes_before_the_resizing(self) -> None:
+        image = scene(60, 200)
+        padding = dataclasses.replace(SQUARE, pad_ratio=TARGET_RATIO)
+        expected = SQUARE.one(pad_to_ratio(image, TARGET_RATIO))
+        np.testing.assert_array_equal(padding.one(image), expected)
+        assert (padding.one(image) != SQUARE.one(image)).any()
+
+    def test_a_manifest_names_it_only_if_it_is_used(self) -> None:
+        assert "pad_ratio" not in SQUARE.to_dict()
+        assert Preprocessing.from_dict(SQUARE.to_dict()) == SQUARE
+        padding = dataclasses.replace(SQUARE, pad_ratio=TARGET_RATIO)
+        assert padding.to_dict()["pad_ratio"] == 1.25
+        assert Preprocessing.from_dict(padding.to_dict()) == padding
+        with pytest.raises(BundleError, match="pad_ratio"):
+            Preprocessing.from_dict({**SQUARE.to_dict(), "pad_ratio": 0.5})
 
 
 class TestModes:

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from ztcir_sdk.decoding.decode import (
     MAX_PIXELS,
+    SIDEWAYS,
     ImageSource,
     NamedBytes,
+    ScaledImage,
     file_being_decoded,
     load_image,
+    load_scaled,
 )
 
-__all__ = ["MAX_PIXELS", "ImageSource", "NamedBytes", "file_being_decoded", "load_image"]
+__all__ = [
+    "MAX_PIXELS",
+    "SIDEWAYS",
+    "ImageSource",
+    "NamedBytes",
+    "ScaledImage",
+    "file_being_decoded",
+    "load_image",
+    "load_scaled",
+]

@@ -29,9 +29,10 @@ def is_raw(prefix: bytes, name: str) -> bool:
     is_cr2 = prefix[:4] == b"II*\0" and prefix[8:10] == b"CR"
     if prefix.startswith(_MAGIC) or is_cr2 or prefix[4:12] == b"ftypcrx ":
         return True
+    if prefix[:4] not in (b"II*\0", b"MM\0*"):
+        return False
     one = format_of(PurePath(os.fspath(name)))
-    is_tiff = prefix[:4] in (b"II*\0", b"MM\0*")
-    return is_tiff and one is not None and one.name == "camera RAW"
+    return one is not None and one.name == "camera RAW"
 
 
 def read_preview(
@@ -65,13 +66,34 @@ def read_preview(
         ) from error
     if preview.format == rawpy.ThumbFormat.JPEG:
         image = decode(io.BytesIO(preview.data), name)
-        with Image.open(io.BytesIO(preview.data), formats=["JPEG"]) as header:
-            if header.getexif().get(0x0112, 1) != 1:  # it was turned by its own EXIF
-                return image
+        if _is_turned(preview.data):  # by its own EXIF
+            return image
     else:
-        image = Image.fromarray(preview.data).convert("RGB")
+        image = _from_bitmap(preview.data, name)
     turn = _TURNS.get(flip)
     return image if turn is None else image.transpose(turn)
+
+
+def _is_turned(jpeg: bytes) -> bool:
+    """Whether the EXIF of a preview, which could be decoded, says how it is turned."""
+    try:
+        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as header:
+            return bool(header.getexif().get(0x0112, 1) != 1)
+    except Exception:  # it is no JPEG, or Pillow's parser raises one of many kinds
+        return False
+
+
+def _from_bitmap(levels: Any, name: str) -> Image.Image:
+    """Return a preview that is stored as an array (H, W, colours); one colour is grey."""
+    if levels.ndim == 3 and levels.shape[2] == 1:
+        levels = levels[:, :, 0]
+    try:
+        return Image.fromarray(levels).convert("RGB")
+    except (TypeError, ValueError, KeyError) as error:  # TypeError: no such array is an image
+        raise ImageError(
+            f"{name} has a preview with {levels.dtype} values of shape {levels.shape}, which "
+            "are no image: convert it to JPEG first."
+        ) from error
 
 
 def _reason(error: Exception) -> str:

@@ -6,11 +6,9 @@ estimated before a decoder starts, and reserved, so that many threads together s
 
 from __future__ import annotations
 
-import contextlib
 import io
 import struct
 import threading
-from collections.abc import Iterator
 from typing import IO
 
 from PIL import Image
@@ -60,18 +58,25 @@ _gate = threading.Condition()
 _reserved = 0
 
 
-@contextlib.contextmanager
-def reserved(size: int) -> Iterator[None]:
+class reserved:  # noqa: N801  (a context manager; as a generator it would take twice the time)
     """Wait until `size` bytes may be used for decoding; they count as used inside the block."""
-    global _reserved
-    with _gate:
-        _gate.wait_for(lambda: _reserved == 0 or _reserved + size <= ALL_BYTES)
-        _reserved += size
-    try:
-        yield
-    finally:
+
+    __slots__ = ("_size",)
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __enter__(self) -> None:
+        global _reserved
         with _gate:
-            _reserved -= size
+            while _reserved and _reserved + self._size > ALL_BYTES:
+                _gate.wait()
+            _reserved += self._size
+
+    def __exit__(self, *_: object) -> None:
+        global _reserved
+        with _gate:
+            _reserved -= self._size
             _gate.notify_all()
 
 
@@ -91,30 +96,41 @@ def check_size(size: tuple[int, int], name: str) -> None:
         )
 
 
-def estimated_bytes(image: Image.Image, *, turned: bool = False) -> int:
+def estimated_bytes(
+    image: Image.Image, *, turned: bool = False, stored: tuple[int, int] | None = None
+) -> int:
     """Return the memory that decoding an opened image and converting it to RGB takes.
 
     Args:
         image: with its header read.
         turned: whether it will be turned upright, which needs a second copy.
+        stored: width and height in the file, if the image is decoded at a smaller scale.
     """
     each = _MODE_BYTES.get(image.mode, 4) + _DECODER_BYTES.get(image.format or "", 0)
-    if image.info.get("progressive"):
-        each += 6  # libjpeg keeps all coefficients, of three colours
     if image.mode != "RGB" or image.info.get("icc_profile"):
         each += 4  # the converted copy
     if turned:
         each += 4
-    return each * image.width * image.height
+    needed = each * image.width * image.height
+    if image.info.get("progressive"):
+        width, height = stored or image.size
+        needed += 6 * width * height  # libjpeg keeps all coefficients, of three colours
+    return needed
 
 
-def check_memory(image: Image.Image, name: str, *, turned: bool = False) -> int:
+def check_memory(
+    image: Image.Image,
+    name: str,
+    *,
+    turned: bool = False,
+    stored: tuple[int, int] | None = None,
+) -> int:
     """Return what `estimated_bytes` returns.
 
     Raises:
         ImageError: it is over the limit.
     """
-    needed = estimated_bytes(image, turned=turned)
+    needed = estimated_bytes(image, turned=turned, stored=stored)
     if needed > DECODE_BYTES:
         raise ImageError(
             f"{name} has {image.width} x {image.height} pixels, and decoding them would take "

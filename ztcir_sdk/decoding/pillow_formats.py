@@ -58,7 +58,9 @@ def open_header(stream: IO[bytes], prefix: bytes) -> ImageFile.ImageFile | None:
     Returns:
         The image, not yet decoded; None if no known format accepts the file.
     """
-    for name in _decoders(is_heif(prefix)):
+    for name in (*_PLUGINS, *(("HEIF",) if is_heif(prefix) else ())):
+        if not _load_decoder(name):
+            continue
         factory, accept = Image.OPEN[name]
         try:
             accepted = accept is None or accept(prefix)
@@ -71,19 +73,23 @@ def open_header(stream: IO[bytes], prefix: bytes) -> ImageFile.ImageFile | None:
 
 
 @cache
-def _decoders(heif: bool) -> tuple[str, ...]:
-    """Load the decoders of the known formats; return those that are installed."""
-    with _lock:
-        for module in dict.fromkeys(_PLUGINS.values()):
-            with contextlib.suppress(ImportError):  # this Pillow is too old for it
-                importlib.import_module(module)
-        _silence_libtiff()
-        if heif and importlib.util.find_spec("pi_heif") is not None:
-            from pi_heif import register_heif_opener
+def _load_decoder(name: str) -> bool:
+    """Load the decoder of a format, with its library; return whether it is installed.
 
-            register_heif_opener()
-    names = (*_PLUGINS, "HEIF") if heif else tuple(_PLUGINS)
-    return tuple(name for name in names if name in Image.OPEN)
+    A JPEG needs the first alone: the libraries of the others take megabytes and milliseconds.
+    """
+    with _lock:
+        if name == "HEIF":
+            if importlib.util.find_spec("pi_heif") is not None:
+                from pi_heif import register_heif_opener
+
+                register_heif_opener()
+        else:
+            with contextlib.suppress(ImportError):  # this Pillow is too old for it
+                importlib.import_module(_PLUGINS[name])
+        if name == "TIFF":
+            _silence_libtiff()
+    return name in Image.OPEN
 
 
 def _silence_libtiff() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import stat
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
@@ -62,6 +60,9 @@ def _is_stream(path: str) -> bool:
 
 
 def _fetch(address: str) -> bytes:
+    import urllib.error  # HTTP and TLS take as long to import as a query takes
+    import urllib.request
+
     request = urllib.request.Request(address, headers={"User-Agent": "ztcir"})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:

@@ -1,20 +1,28 @@
-"""A collection of images -> decoded batches -> vectors -> an index, which can be updated."""
+"""A collection of images -> decoded batches -> vectors -> an index, which can be updated.
+
+Names are imported on first use: a search opens an index and needs none of what builds one.
+"""
 
 from __future__ import annotations
 
-from ztcir_sdk.gallery.build import ImageEncoder, build_index
-from ztcir_sdk.gallery.embedding import EmbedReport, Shard, embed_images
-from ztcir_sdk.gallery.relocation import (
-    missing_folder,
-    move_folder,
-    parse_move,
-    relocate_index,
-)
-from ztcir_sdk.gallery.removal import remove_images
-from ztcir_sdk.gallery.report import IndexReport
-from ztcir_sdk.gallery.settings import IndexOptions
-from ztcir_sdk.gallery.targets import AnyIndex, open_any
-from ztcir_sdk.gallery.transfer import export_vectors, import_vectors
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ztcir_sdk.gallery.build import build_index
+    from ztcir_sdk.gallery.embedding import EmbedReport, Shard, embed_images
+    from ztcir_sdk.gallery.encoding import ImageEncoder
+    from ztcir_sdk.gallery.relocation import (
+        missing_folder,
+        move_folder,
+        parse_move,
+        relocate_index,
+    )
+    from ztcir_sdk.gallery.removal import remove_images
+    from ztcir_sdk.gallery.report import IndexReport
+    from ztcir_sdk.gallery.settings import IndexOptions
+    from ztcir_sdk.gallery.targets import AnyIndex, open_any
+    from ztcir_sdk.gallery.transfer import export_vectors, import_vectors
 
 __all__ = [
     "AnyIndex",
@@ -34,3 +42,30 @@ __all__ = [
     "relocate_index",
     "remove_images",
 ]
+
+_MODULES = {
+    "AnyIndex": "targets",
+    "EmbedReport": "embedding",
+    "ImageEncoder": "encoding",
+    "IndexOptions": "settings",
+    "IndexReport": "report",
+    "Shard": "embedding",
+    "build_index": "build",
+    "embed_images": "embedding",
+    "export_vectors": "transfer",
+    "import_vectors": "transfer",
+    "missing_folder": "relocation",
+    "move_folder": "relocation",
+    "open_any": "targets",
+    "parse_move": "relocation",
+    "relocate_index": "relocation",
+    "remove_images": "removal",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value  # the next access does not call this function
+    return value

@@ -1,4 +1,4 @@
-"""A collection of images -> decoded batches -> vectors -> an index, which can be updated.
+"""A collection of images -> vectors -> an index, which can be updated.
 
 Files of unchanged size and modification time are not read; known content is not encoded again.
 """
@@ -10,13 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
+from ztcir_sdk.gallery.encoding import ImageEncoder, encode_files
 from ztcir_sdk.gallery.report import IndexReport, no_image_sentence, source_name
 from ztcir_sdk.gallery.settings import IndexOptions, IndexSettings
 from ztcir_sdk.gallery.targets import AnyIndex, AnyWriter, Target
@@ -25,7 +25,7 @@ from ztcir_sdk.gallery.vector_files import find_vector_files
 from ztcir_sdk.index import DEFAULT_STORAGE, Index
 from ztcir_sdk.index.graph import graph_notes
 from ztcir_sdk.index.manifest import MetadataRecord, old_colours
-from ztcir_sdk.loading import PIXELS_AHEAD, DecodingPipeline, LoadedFile, pixel_count
+from ztcir_sdk.loading import DecodingPipeline, LoadedFile
 from ztcir_sdk.sources import (
     CollectionRules,
     Failure,
@@ -40,35 +40,7 @@ from ztcir_sdk.sources import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` from Python 3.11
 
-__all__ = ["ImageEncoder", "build_index"]
-
-BATCH = 32
-"""Images that are encoded at once, at most,"""
-BATCH_PIXELS = PIXELS_AHEAD // 2
-"""and their pixels."""
-
-
-class ImageEncoder(Protocol):
-    """Turns images into vectors; a `Retriever` is one."""
-
-    @property
-    def dim(self) -> int:
-        """Width D of the vectors."""
-        ...
-
-    @property
-    def image_tower(self) -> str:
-        """Fingerprint (hex) of image-tower weights and preprocessing."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """Precision of the graph: "fp32", "fp16" or "int8"."""
-        ...
-
-    def encode_images(self, images: list[Image.Image]) -> NDArray[np.float32]:
-        """Encode N upright RGB images: (N, D) float32, L2-normalised."""
-        ...
+__all__ = ["build_index"]
 
 
 def build_index(
@@ -213,6 +185,7 @@ class _Build:
         self._flush_every = flush_every
         self._flush_seconds = flush_seconds
         self._done = 0
+        self._encoded = False
         self._flushed_at = (0, time.monotonic())
         self._copies: dict[str, list[LoadedFile]] = {}  # content hash -> copies of it
         self._table: MetadataTable | None = None
@@ -284,19 +257,19 @@ class _Build:
         self._flushed_at = (same, time.monotonic())
         self._finished(same)
 
-        batch: list[tuple[LoadedFile, Image.Image]] = []
-        for loaded, image in pipeline.decode(self._new_content(pipeline.load(changed))):
-            if isinstance(image, ImageError):
-                for one in [loaded, *self._copies.pop(loaded.content_hash)]:
+        fresh = self._new_content(pipeline.load(changed))
+        for loaded, result in encode_files(pipeline, fresh, self._encoder):
+            copies = [loaded, *self._copies.pop(loaded.content_hash)]
+            if isinstance(result, ImageError):
+                for one in copies:
                     # name each copy by its own path
-                    self._fail(one, str(image).replace(loaded.file.path, one.file.path))
+                    self._fail(one, str(result).replace(loaded.file.path, one.file.path))
                 continue
-            batch.append((loaded, image))
-            if len(batch) == BATCH or sum(pixel_count(i) for _, i in batch) >= BATCH_PIXELS:
-                self._encode(batch, pipeline)
-                batch = []
-        if batch:
-            self._encode(batch, pipeline)
+            if not self._encoded:
+                self._encoded = True
+                self._writer.set_origin(precision=self._encoder.precision)
+            for one in copies:
+                self._put(one, result)
         self._require_most(self._vanished & self._gone)
         for path in sorted(self._gone):
             self._writer.remove(path)
@@ -398,19 +371,6 @@ class _Build:
                 return True
         self._indexed(loaded)
         return True
-
-    def _encode(
-        self, batch: list[tuple[LoadedFile, Image.Image]], pipeline: DecodingPipeline
-    ) -> None:
-        images = [image for _, image in batch]
-        vectors = self._encoder.encode_images(images)
-        if vectors.shape != (len(batch), self._encoder.dim):
-            raise ValueError(f"the encoder gave {vectors.shape} for {len(batch)} images")
-        self._writer.set_origin(precision=self._encoder.precision)
-        for (loaded, image), vector in zip(batch, vectors, strict=True):
-            pipeline.release(pixel_count(image))
-            for one in [loaded, *self._copies.pop(loaded.content_hash)]:
-                self._put(one, vector)
 
     def _put(self, loaded: LoadedFile, vector: NDArray[np.float32]) -> None:
         file = loaded.file

@@ -9,17 +9,16 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
-from ztcir_sdk.gallery.build import BATCH, BATCH_PIXELS, ImageEncoder
+from ztcir_sdk.gallery.encoding import ImageEncoder, encode_files
 from ztcir_sdk.gallery.report import no_image_sentence
 from ztcir_sdk.gallery.settings import IndexOptions, IndexSettings
 from ztcir_sdk.gallery.vector_files import (
@@ -30,7 +29,7 @@ from ztcir_sdk.gallery.vector_files import (
     part_name,
     write_vectors,
 )
-from ztcir_sdk.loading import DecodingPipeline, LoadedFile, pixel_count
+from ztcir_sdk.loading import DecodingPipeline, LoadedFile
 from ztcir_sdk.sources import Failure, Listing, MetadataTable, Source, SourceFile, list_images
 from ztcir_sdk.sources.identity import path_id
 
@@ -235,37 +234,21 @@ class _Run:
     def encode(self, pipeline: DecodingPipeline, files: list[SourceFile], kept: int) -> None:
         """Encode files and write them."""
         self._finished(kept)
-        for batch in self._batches(pipeline, files):
-            vectors = self._encoder.encode_images([image for _, image in batch])
-            for (loaded, image), vector in zip(batch, vectors, strict=True):
-                pipeline.release(pixel_count(image))
-                self._rows.append(self._row(loaded))
-                self._vectors.append(vector)
-            self.encoded += len(batch)
-            self._finished(len(batch))
-            old = time.monotonic() - self._written_at >= PART_SECONDS
-            if len(self._rows) >= self._part_rows or old:
-                self._write()
-        self._write()
-
-    def _batches(
-        self, pipeline: DecodingPipeline, files: list[SourceFile]
-    ) -> Iterator[list[tuple[LoadedFile, Image.Image]]]:
-        batch: list[tuple[LoadedFile, Image.Image]] = []
-        most = min(BATCH, self._part_rows)
-        for loaded, image in pipeline.decode(pipeline.load(files)):
-            if isinstance(image, ImageError):
-                self.failed.append((loaded.file.path, str(image)))
+        for loaded, result in encode_files(pipeline, pipeline.load(files), self._encoder):
+            if isinstance(result, ImageError):
+                self.failed.append((loaded.file.path, str(result)))
                 self._finished(1)
                 continue
             if loaded.metadata_error is not None:
                 self.failed.append((loaded.file.path, loaded.metadata_error))
-            batch.append((loaded, image))
-            if len(batch) == most or sum(pixel_count(i) for _, i in batch) >= BATCH_PIXELS:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
+            self._rows.append(self._row(loaded))
+            self._vectors.append(result)
+            self.encoded += 1
+            self._finished(1)
+            old = time.monotonic() - self._written_at >= PART_SECONDS
+            if len(self._rows) >= self._part_rows or old:
+                self._write()
+        self._write()
 
     def _row(self, loaded: LoadedFile) -> VectorRow:
         file, metadata = loaded.file, loaded.metadata

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ztcir_sdk.errors import IndexMismatchError
-from ztcir_sdk.index import DEFAULT_STORAGE, Index, IndexWriter
+from ztcir_sdk.index import DEFAULT_STORAGE, Index
 from ztcir_sdk.index.manifest import MANIFEST, relative_root
-from ztcir_sdk.milvus import MilvusIndex
-from ztcir_sdk.milvus.writer import MilvusWriter
 from ztcir_sdk.names import is_milvus_address
+
+if TYPE_CHECKING:
+    from ztcir_sdk.index import IndexWriter
+    from ztcir_sdk.milvus import MilvusIndex
+    from ztcir_sdk.milvus.writer import MilvusWriter
 
 __all__ = ["AnyIndex", "AnyWriter", "Target", "open_any"]
 
@@ -28,6 +30,8 @@ def open_any(name: str | os.PathLike[str], *, image_tower: str | None) -> AnyInd
         ZtcirError: there is no index, or it cannot be read.
     """
     if is_milvus_address(name):
+        from ztcir_sdk.milvus import MilvusIndex
+
         return MilvusIndex.open(str(name), image_tower=image_tower)
     return Index.open(name, image_tower=image_tower)
 
@@ -52,8 +56,11 @@ class Target:
         """
         if self.folder is not None and not (self.folder / MANIFEST).exists():
             return None
-        if self.address is not None and not MilvusIndex.exists(self.address):
-            return None
+        if self.address is not None:
+            from ztcir_sdk.milvus import MilvusIndex
+
+            if not MilvusIndex.exists(self.address):
+                return None
         try:
             index = open_any(self.address or str(self.folder), image_tower=image_tower)
             same = index.dim == dim
@@ -82,15 +89,19 @@ class Target:
         """
         options: Any = {"dim": dim, "image_tower": image_tower, "precision": precision}
         if self.address is not None:
+            from ztcir_sdk.milvus import MilvusIndex
+
             return MilvusIndex.create(self.address, root=root, **options)
         return Index.create(str(self.folder), root=root, storage=storage, **options)
 
     def discard(self, index: AnyIndex) -> None:
         """Delete an index that was just created and holds nothing."""
-        if isinstance(index, MilvusIndex):
-            index.drop()
-        else:
+        if isinstance(index, Index):
+            import shutil
+
             shutil.rmtree(index.path)
+        else:
+            index.drop()
 
     def recorded(self, path: Path) -> str:
         """Return a path as the index records it: relative to its folder, if it has one."""

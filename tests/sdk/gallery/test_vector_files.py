@@ -89,7 +89,7 @@ def test_an_index_goes_to_a_file_and_back_without_encoding(
     assert len(set(table.column("id").to_pylist())) == COUNT
     assert json.loads(table.column("metadata")[0].as_py())["colour"] == "Blue"
 
-    monkeypatch.setattr(retriever.encoder, "encode_images", pytest.fail)
+    monkeypatch.setattr(retriever.encoder, "run_image_encoder", pytest.fail)
     report = retriever.index(file, to=tmp_path / "again.ztcir")
     assert (report.added, report.total) == (COUNT, COUNT)
     again = Index.open(tmp_path / "again.ztcir", image_tower=retriever.image_tower)
@@ -124,21 +124,15 @@ def test_shards_together_are_the_index(
     assert retriever.index(photos, to=tmp_path / "joined.ztcir", metadata=table).added == 0
 
 
-def test_an_interrupted_shard_goes_on(
-    retriever: Retriever, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    to, encoded = tmp_path / "embeddings", list[int]()
-    encode = retriever.encoder.encode_images
+def test_an_interrupted_shard_goes_on(retriever: Retriever, photos: Path, tmp_path: Path) -> None:
+    to = tmp_path / "embeddings"
 
-    def counted(images: Any) -> Any:
-        encoded.append(len(images))
-        if len(encoded) == 3:
+    def interrupt(done: int, total: int) -> None:
+        if done == 9:
             raise KeyboardInterrupt
-        return encode(images)
 
-    monkeypatch.setattr(retriever.encoder, "encode_images", counted)
     with pytest.raises(KeyboardInterrupt):
-        embed_images(photos, to, retriever, part_rows=4)
+        embed_images(photos, to, retriever, part_rows=4, progress=interrupt)
     assert sorted(path.name for path in to.iterdir()) == [
         "00001-of-00001-00000.parquet",
         "00001-of-00001-00001.parquet",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import subprocess
 import sys
 import warnings
@@ -14,8 +15,8 @@ import numpy as np
 import pytest
 from icc_profiles import ADOBE_RGB, DISPLAY_P3, PROPHOTO
 from PIL import Image, ImageCms, features
-from raw_files import make_dng
 
+from benchmarks.fuzz.dng import make_dng
 from ztcir_sdk import Retriever
 from ztcir_sdk.decoding import MAX_PIXELS, file_being_decoded, load_image
 from ztcir_sdk.drawings.drawings import draw, training_drawings
@@ -66,7 +67,7 @@ def test_every_documented_format_is_read(tmp_path: Path, suffix: str, file_forma
 
 def test_heic_is_read_by_its_content(tmp_path: Path) -> None:
     pytest.importorskip("pi_heif")
-    data = (Path(__file__).parents[1] / "support" / "photo.heic").read_bytes()
+    data = (Path(__file__).parents[2] / "support" / "photo.heic").read_bytes()
     for name in ("photo.heic", "photo.jpg"):
         (tmp_path / name).write_bytes(data)
         assert difference(load_image(tmp_path / name), photo()) < 8
@@ -77,8 +78,8 @@ def test_heic_without_its_decoder_is_a_sentence_that_names_the_extra(
 ) -> None:
     from ztcir_sdk.decoding import pillow_formats
 
-    monkeypatch.setattr(pillow_formats, "_decoders", lambda heif: ("JPEG", "PNG"))
-    data = (Path(__file__).parents[1] / "support" / "photo.heic").read_bytes()
+    monkeypatch.setattr(pillow_formats, "_load_decoder", lambda name: name == "JPEG")
+    data = (Path(__file__).parents[2] / "support" / "photo.heic").read_bytes()
     with pytest.raises(MissingDependencyError, match=r"HEIF, which needs pi-heif: .*formats"):
         load_image(data)
     with pytest.raises(ImageError):  # a collection goes on after it
@@ -113,6 +114,18 @@ def test_a_camera_raw_without_a_preview_is_a_sentence(tmp_path: Path) -> None:
     path.write_bytes(make_dng(None)[:200])
     with pytest.raises(ImageError, match=r"photo\.dng has no preview"):
         load_image(path)
+
+
+def test_a_camera_raw_with_an_uncompressed_grey_preview_is_read(tmp_path: Path) -> None:
+    pytest.importorskip("rawpy")
+    data = bytearray(make_dng(Image.new("RGB", (32, 24), "white")))
+    for tag, value in ((259, 1), (277, 1)):  # no compression, one colour
+        place = data.index(struct.pack("<HH", tag, 3)) + 8
+        data[place : place + 2] = struct.pack("<H", value)
+    path = tmp_path / "photo.dng"
+    path.write_bytes(data)
+    found = load_image(path)
+    assert (found.mode, found.size) == ("RGB", (32, 24))
 
 
 def test_postscript_in_a_jpeg_starts_no_program(tmp_path: Path) -> None:

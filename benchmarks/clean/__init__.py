@@ -1,0 +1,1 @@
+"""What the checks of strangers' files cost on clean ones."""
