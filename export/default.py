@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from msgspec.structs import asdict
 
+from export.beside import add_int8_beside
 from export.bundle import BundleSettings, export_bundle
 from export.card import model_card
+from export.copies import copy_bundle
+from export.precision import Acceptance, PrecisionError
+from export.prototypes import attribute_prototypes, with_prototypes
 from export.vocabulary import checkpoint_vocabulary
 from train.data.collection import read_collection
 from train.data.image import TrainingImage
@@ -39,21 +43,43 @@ from train.stages.fit_backbone import fit_backbone
 from train.stages.fit_compose import fit_compose
 from train.stages.fit_map import fit_map
 from train.stages.recipes import load_recipe
-from train.triplets.stage_two import selecting_triplets, stage_two_data
+from train.triplets.stage_two import collection_triplets, selecting_triplets, stage_two_data
+from train.wordings import languages
+from train.wordings.surface_forms import SLOTS, weighted_forms
 from ztcir_sdk.bundle import Bundle, check_target
+from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.errors import ZtcirError, disk_full_as_error
 from ztcir_sdk.evaluation.triplet_evaluation import (
     ALL_METHODS,
     TripletEvaluation,
     evaluate_triplets,
 )
+from ztcir_sdk.modification import words_of
 from ztcir_sdk.path_patterns import expand_paths
 from ztcir_sdk.retriever import Retriever
 
 __all__ = ["Recipe", "build_default"]
 
 NAME = "fashion-lite"
-LIMIT = 32_000_000  # bytes: the bundle is part of the wheel; see .ci/check_wheel.py
+UNKNOWN_STRENGTH = 0.6
+"""A backbone trained on catalogue captions alone reads other words as products, so that a
+text that asks for nothing it knows loses the picture. Chosen on requests about held-out photos."""
+REFUSED_WEIGHT = 0.4
+"""The model follows "not red" only half: taking the vector of "red" out as well raises mAP@10 of
+requests about held-out photos from .46 to .52 (0.2: .51, 0.6: .52)."""
+PROTOTYPE_WEIGHT, PROTOTYPE_TEMPERATURE = 0.3, 0.02
+"""A composed query names an item, and its nearest images are those of many like it: pulled towards
+the mean images of attributes, requests about held-out photos rise from .424 to .439 for one change,
+and from .428 to .438 for open requests. Weights from .3 to .5 and temperatures from .01 to .03 do
+about as well."""
+DETAIL_WEIGHT = 0.4
+"""Stage II keeps what attributes tell, and loses much of a detail. With the vector of the text
+alone, requests for details about held-out photos rise from .21 to .25 (0.2: .24, 0.5: .25)."""
+GRAMMAR = "an and for in of or the to with de del en para con und für mit et pour avec la le les"
+"""Words that forms of attributes have, and that any text has."""
+PEOPLE = "man woman lady ladies boy girl male female guys kids unisex"
+"""People ask with words for a gender that the catalogue does not have."""
+LIMIT = 48_000_000  # bytes: the bundle is part of the wheel; see .ci/check_wheel.py
 
 SOURCES = {
     "data": [
@@ -205,10 +231,30 @@ def build_default(
     draft = export_bundle(
         model,
         runs / "bundle",
-        BundleSettings(NAME, card, small=True, vocabulary=checkpoint_vocabulary(config)),
+        BundleSettings(
+            NAME,
+            card,
+            small=True,
+            vocabulary=checkpoint_vocabulary(config),
+            unknown_strength=UNKNOWN_STRENGTH,
+            attribute_words=attribute_words(images),
+            refused_weight=REFUSED_WEIGHT,
+            detail_words=detail_words(images),
+            detail_weight=DETAIL_WEIGHT,
+        ),
         overwrite=True,
         report=lambda line: click.echo(line, err=True),
     )
+    draft = with_prototypes(
+        draft,
+        runs / "bundle-prototypes",
+        attribute_prototypes(Encoder(draft), images),
+        weight=PROTOTYPE_WEIGHT,
+        temperature=PROTOTYPE_TEMPERATURE,
+        overwrite=True,
+    )
+    draft = _with_int8(draft, runs, data, validation_images, validation_triplets)
+    card = dict(draft.manifest.model_card)
     size = sum(record.bytes for record in draft.manifest.files.values())
     if size > LIMIT:
         raise ZtcirError(
@@ -216,7 +262,11 @@ def build_default(
             "the wheel: use smaller parts."
         )
     measure = partial(
-        evaluate_triplets, Retriever(draft), validation_images, methods=ALL_METHODS, best_sum=True
+        evaluate_triplets,
+        Retriever(draft, device="cpu"),
+        validation_images,
+        methods=ALL_METHODS,
+        best_sum=True,
     )
     measured = measure(validation_triplets)
     logs = {stage: _log(runs / stage) for stage in ("map", "compose")}
@@ -225,6 +275,32 @@ def build_default(
         quality["requests"] = _methods(measure(validation_requests))
     more = {"quality": quality, "cost": _cost(logs)}
     return _with_card(draft, out, card | more, overwrite=overwrite), measured
+
+
+def _with_int8(
+    draft: Bundle,
+    runs: Path,
+    data: Sequence[str],
+    validation_images: Sequence[Path],
+    validation_triplets: Path,
+) -> Bundle:
+    """Return the bundle with int8 beside fp32; the bundle itself if int8 is not accurate enough."""
+    acceptance = Acceptance(
+        gallery=list(validation_images),
+        triplets=validation_triplets,
+        calibration=expand_paths(data),
+    )
+    try:
+        return add_int8_beside(
+            draft,
+            runs / "bundle-int8",
+            acceptance,
+            overwrite=True,
+            report=lambda line: click.echo(line, err=True),
+        )
+    except PrecisionError as error:
+        click.echo(f"The bundle stays in fp32: {error}", err=True)
+        return draft
 
 
 def _compose(
@@ -285,13 +361,45 @@ def _cost(logs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def attribute_words(images: Sequence[TrainingImage]) -> tuple[str, ...]:
+    """Return the words of colours, types and genders, as people say them in four languages."""
+    words = set(PEOPLE.split())
+    for kind in ("colour", "type", "gender"):
+        for value in {getattr(image.item, kind) for image in images} - {"", None}:
+            for slot in SLOTS[kind]:
+                # "laces" of "shoe laces", and not "shoe": the last word says what it is
+                words |= {words_of(form)[-1] for form in weighted_forms(kind, value, slot)[0]}
+    for lexicon in (languages.COLOURS, languages.TYPES, languages.GENDERS):
+        for own in lexicon.values():
+            forms = [words_of(form) for names in own for form in names.split("|")]
+            words |= {form[0] for form in forms if len(form) == 1}
+    words |= {word[:-1] for word in words if word.endswith("s") and len(word) > 2}
+    return tuple(sorted(words - set(GRAMMAR.split())))
+
+
+def detail_words(images: Sequence[TrainingImage]) -> tuple[str, ...]:
+    """Return the words for details: of captions, and of requests that only captions answer; sorted.
+
+    Words that the requests of other kinds have as well are none, and no attributes.
+    """
+    images = [image for image in images if not image.is_drawing]  # drawings have other details
+    requests = collection_triplets(images, count=60_000, seed=0, requests=0.6)
+    texts: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+    kinds = Counter(triplet.kind == "detail" for triplet in requests)
+    for triplet in requests:
+        texts[triplet.kind == "detail"].update(set(words_of(triplet.text)))
+    captions = Counter(word for image in images for word in set(words_of(image.item.caption)))
+    found = {word for word, count in captions.items() if count >= 10 and not texts[False][word]}
+    for word, count in texts[True].items():
+        elsewhere = (texts[False][word] + 0.5) / max(1, kinds[False])
+        if count / kinds[True] > 20 * elsewhere:
+            found.add(word)
+    return tuple(sorted(found - set(attribute_words(images))))
+
+
 def _with_card(bundle: Bundle, folder: Path, card: dict[str, Any], *, overwrite: bool) -> Bundle:
     """Write a copy of a bundle with another model card."""
-    kept = asdict(bundle.manifest)
-    for name in ("format", "ztcir", "created", "model_card", "files"):
-        del kept[name]
-    files = {file: bundle.path / file for file in bundle.manifest.files}
-    return Bundle.write(folder, files=files, model_card=card, overwrite=overwrite, **kept)
+    return copy_bundle(bundle, folder, model_card=card, created=None, overwrite=overwrite)
 
 
 @click.command()

@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from msgspec.structs import asdict
-
+from export.copies import copy_bundle
 from train.word_counts import VOCABULARY_KEY
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.errors import ZtcirError
@@ -20,7 +19,7 @@ VOCABULARY = "vocabulary.txt"
 
 
 def checkpoint_vocabulary(config: Mapping[str, Any]) -> list[str] | None:
-    """Return the sorted words that a checkpoint records; None if it records none.
+    """Return the words that a checkpoint records, in its order; None if it records none.
 
     Args:
         config: configuration that `train.model.load_model` returns.
@@ -36,7 +35,7 @@ def checkpoint_vocabulary(config: Mapping[str, Any]) -> list[str] | None:
             f'The checkpoint\'s entry "training.{VOCABULARY_KEY}" must be a list of words: correct '
             "its config.json, or leave the entry out."
         )
-    return sorted(set(words))
+    return list(dict.fromkeys(words))
 
 
 def with_vocabulary(
@@ -58,13 +57,12 @@ def with_vocabulary(
         UsageError: a word cannot be in a vocabulary, or `folder` exists.
         BundleError: the bundle cannot be read or written.
     """
-    entries = asdict(bundle.manifest)
-    for name in ("format", "ztcir", "files"):
-        del entries[name]
     old = bundle.manifest.vocabulary
-    files: dict[str, Any] = {
-        file: bundle.path / file for file in bundle.manifest.files if file != old
-    }
-    files[VOCABULARY] = Vocabulary(words).to_bytes()
-    entries["vocabulary"] = VOCABULARY
-    return Bundle.write(folder, files=files, overwrite=overwrite, **entries)
+    return copy_bundle(
+        bundle,
+        folder,
+        files={VOCABULARY: Vocabulary(words).to_bytes()},
+        without=() if old is None else (old,),
+        vocabulary=VOCABULARY,
+        overwrite=overwrite,
+    )

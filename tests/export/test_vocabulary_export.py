@@ -29,7 +29,7 @@ def test_the_words_of_a_checkpoint_are_in_its_bundle_and_not_in_its_card(
     bundle = Bundle.load(tmp_path / "b")
     assert bundle.manifest.vocabulary in bundle.manifest.files
     assert bundle.vocabulary is not None
-    assert bundle.vocabulary.words == ("it", "make", "red")
+    assert bundle.vocabulary.words == ("red", "make", "it")
     assert bundle.manifest.model_card["stages"]["compose"] == {"epochs": 3}
     assert vit.bundle.vocabulary is None  # a checkpoint that records none
 
@@ -53,7 +53,7 @@ def test_a_vocabulary_is_added_to_a_bundle_and_nothing_else_changes(tmp_path: Pa
     changed = {key for key in after if after[key] != before.get(key)}
     assert changed == {"vocabulary", "files"}
     assert set(added.manifest.files) == {*plain.manifest.files, "vocabulary.txt"}
-    assert Retriever(added).unknown_words("erd") == (UnknownWord("erd", "red"),)
+    assert Retriever(added).unknown_words("erd") == (UnknownWord("erd", "red", True),)
 
     replaced = with_vocabulary(added, added.path, ["green"], overwrite=True)
     assert Bundle.load(added.path).fingerprint == replaced.fingerprint

@@ -16,15 +16,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import ROOT, SUPPORT
 from tiny_bundle import TinyModel, tiny_parts, write_tiny_bundle
 
+from ztcir_sdk import Retriever
 from ztcir_sdk.bundle import (
     MANIFEST,
     Bundle,
+    DefaultAnswer,
     Manifest,
     Placeholder,
     Precision,
@@ -98,6 +101,30 @@ def test_the_manifest_has_exactly_these_entries_in_this_order(written: Bundle) -
     assert variant["inputs"][0] == {"name": "input_ids", "dtype": "int64", "shape": ["B", "T"]}
     assert set(values["files"]["tokenizer.json"]) == {"sha256", "bytes"}
     assert Manifest.from_dict(values).to_dict() == values
+
+
+def test_a_bundle_may_name_the_method_that_answers_by_default(
+    parts: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = Bundle.write(tmp_path / "plain", **parts)
+    assert (plain.default_method, plain.sum_weight) == ("composed", 0.5)
+    own = Bundle.write(tmp_path / "own", **parts, default=DefaultAnswer("sum", 0.65))
+    assert Bundle.load(own.path).manifest.default == DefaultAnswer("sum", 0.65)
+    assert (own.default_method, own.sum_weight) == ("sum", 0.65)
+    photo = np.full((40, 40, 3), 200, np.uint8)
+    retriever = Retriever(own)
+    by_default = retriever.reference(photo).encode("red")
+    by_sum = retriever.reference(photo).encode("red", "sum", weight=0.65)
+    np.testing.assert_array_equal(by_default, by_sum)
+    assert not np.array_equal(by_default, retriever.reference(photo).encode("red", "composed"))
+
+
+@pytest.mark.parametrize("default", [{"method": "blend"}, {"method": "composed", "weight": 0.5}])
+def test_a_default_that_the_bundle_cannot_follow_is_refused(
+    bundle: Bundle, default: dict[str, Any]
+) -> None:
+    with pytest.raises(BundleError, match="default"):
+        Bundle.load(edit_manifest(bundle, default=default))
 
 
 def test_files_may_be_copied_from_paths_and_be_in_subfolders(
@@ -578,7 +605,7 @@ def test_a_bundle_left_aside_by_a_killed_writer_is_overwritten_only_on_request(
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder without bundles that replaces the package's."""
-    monkeypatch.setattr("ztcir_sdk.bundle.bundle.resources.files", lambda _: tmp_path)
+    monkeypatch.setattr("ztcir_sdk.bundle.bundle._embedded_folder", lambda: tmp_path / "bundles")
     return tmp_path
 
 
@@ -586,7 +613,7 @@ def test_the_embedded_bundle_keeps_its_manifest_and_fingerprint() -> None:
     bundle = Bundle.embedded(verify=False)
     written = json.dumps(bundle.manifest.to_dict(), indent=1, ensure_ascii=False) + "\n"
     assert (bundle.path / MANIFEST).read_text(encoding="utf-8") == written
-    assert bundle.fingerprint == "4966848a05df5785d156b4ecc10959fd62a4d163f20f9b1d800aeeeaef669c0c"
+    assert bundle.fingerprint == "8b84982026be0fab11110bea0a3b958b587bc89db5da65321f825b3260cd2270"
 
 
 def test_embedded_bundles_are_found_by_name(package: Path, parts: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.answers.options import SearchSettings
 from ztcir_sdk.answers.threshold import least_scores
-from ztcir_sdk.index import GalleryIndex, Neighbours
+from ztcir_sdk.index import GalleryIndex, Index, IndexView, Item, Neighbours
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.names import AUTOMATIC
 
-__all__ = ["find_hits"]
+__all__ = ["find_hits", "find_same"]
+
+SAME_IMAGE = 1 - 1e-6
+"""Cosine from which two embeddings belong to the same image: 1, but for rounding."""
 
 MORE_FOR_UNIQUE = 2
 """Times as many neighbours as hits are looked at first where near-duplicates are left out."""
@@ -116,14 +120,32 @@ def _answer(
 def _hits(gallery: GalleryIndex, answer: _Answer, offset: int, k: int) -> list[Hit]:
     root = gallery.root
     page = slice(offset, offset + k)
-    hits = zip(answer.labels[page], answer.scores[page], answer.duplicates[page], strict=True)
+    labels, duplicates = answer.labels[page], answer.duplicates[page]
+    items = _items(gallery, [*labels, *itertools.chain.from_iterable(duplicates)])
+    hits = zip(labels, answer.scores[page], duplicates, strict=True)
     return [
         Hit.from_item(
-            gallery.item(label),
-            root,
-            score,
-            rank,
-            tuple(str(root / gallery.item(one).path) for one in duplicates),
+            items[label], root, score, rank, tuple(str(root / items[one].path) for one in same)
         )
-        for rank, (label, score, duplicates) in enumerate(hits, start=offset + 1)
+        for rank, (label, score, same) in enumerate(hits, start=offset + 1)
     ]
+
+
+def _items(gallery: GalleryIndex, labels: list[int]) -> dict[int, Item]:
+    """Return the items of labels; all at once from an index in a folder."""
+    if isinstance(gallery, (Index, IndexView)):
+        return dict(zip(labels, gallery.items_at(labels), strict=True))
+    return {label: gallery.item(label) for label in labels}
+
+
+def find_same(
+    gallery: GalleryIndex, embedding: NDArray[np.float32], exact: bool | None
+) -> NDArray[np.int64]:
+    """Return the labels (n,) of the images that have an embedding (D,), but for rounding."""
+    k = 8
+    while True:
+        [(labels, scores)] = gallery.search(embedding[None], k, exact=exact)
+        same = labels[scores >= SAME_IMAGE]
+        if len(same) < k:
+            return same
+        k *= 8

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass
-from typing import Literal, SupportsIndex, TypedDict
+from typing import TYPE_CHECKING, Literal, SupportsIndex, TypedDict
 
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.filters import Filter, parse_filter
 from ztcir_sdk.index.protocol import IndexSource
 from ztcir_sdk.names import AUTOMATIC, NEAR_DUPLICATE
+
+if TYPE_CHECKING:
+    from ztcir_sdk.filters import Filter
 
 __all__ = ["IndexSource", "SearchOptions", "SearchSettings", "check_k", "whole_number"]
 
@@ -21,18 +23,21 @@ class SearchOptions(TypedDict, total=False):
     Attributes:
         index: an index, its folder, or an address such as ``milvus://host:19530/photos``, in place
             of the default one.
-        method: "composed", the default, uses image and text together. For comparisons: "stage1" is
-            the same without the composing adapters; "mapped" and "image" use the image alone, as a
-            pseudo-word or by its embedding; "text" uses the text alone; "sum" adds the embeddings
-            of image and text. A query of images alone, or of texts alone, needs no method.
-        weight: weight of the text in "sum", from 0 (image only) to 1 (text only).
+        method: "composed", the default of nearly every bundle (see `Bundle.default_method`), uses
+            image and text together. For comparisons: "stage1" is the same without the composing
+            adapters; "mapped" and "image" use the image alone, as a pseudo-word or by its
+            embedding; "text" uses the text alone; "sum" adds the embeddings of image and text. A
+            query of images alone, or of texts alone, needs no method.
+        weight: weight of the text in "sum", from 0 (image only) to 1 (text only); by default the
+            bundle's own, else 0.5.
         strength: how much the text counts in "composed" and "stage1", from 0 to 2: 0 finds what is
             similar to the image, 1 is the query as it was trained, and above 1 the query goes on
             in the same direction, further away from the image.
         exact: True compares the query with every image, False uses the index's graph if it has
             one; None chooses by the size of the index.
         where: a filter on the images' metadata and path, such as
-            ``"articleType = 'Shirts' AND price < 50"``; only images that satisfy it are found.
+            ``"articleType = 'Shirts' AND price < 50"``; only images that satisfy it are found, as
+            many of the nearest ones as without a filter.
         offset: number of hits to skip, for pages: the second page of ten is ``k=10, offset=10``.
         min_score: the least cosine similarity of a hit.
         unique: show copies and near-duplicates of an image once; a number sets the cosine of two
@@ -42,7 +47,7 @@ class SearchOptions(TypedDict, total=False):
     """
 
     index: IndexSource | None
-    method: str
+    method: str | None
     weight: float | None
     strength: float | None
     exact: bool | None
@@ -62,7 +67,7 @@ class SearchSettings:
     """
 
     index: IndexSource | None = None
-    method: str = "composed"
+    method: str | None = None
     weight: float | None = None
     strength: float | None = None
     exact: bool | None = None
@@ -86,12 +91,16 @@ class SearchSettings:
                 "score of your own."
             )
         if self.where is not None:
-            parse_filter(self.where)  # before any work
+            self.filter  # noqa: B018  (parsed before any work)
 
     @property
     def filter(self) -> Filter | None:
         """The parsed filter."""
-        return None if self.where is None else parse_filter(self.where)
+        if self.where is None:
+            return None
+        from ztcir_sdk.filters import parse_filter
+
+        return parse_filter(self.where)
 
     @property
     def same_from(self) -> float:

@@ -6,15 +6,14 @@ so a bundle that is incomplete or altered is refused.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import shutil
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,12 +22,14 @@ from ztcir_sdk.bundle.limits import MANIFEST_BYTES
 from ztcir_sdk.bundle.manifest import (
     FORMAT,
     MANIFEST,
+    DefaultAnswer,
     Dimensions,
     FileRecord,
     GraphVariant,
     Manifest,
     Placeholder,
     Precision,
+    Prototypes,
     TextLayout,
     check_file_name,
 )
@@ -36,12 +37,16 @@ from ztcir_sdk.environment import now
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
 from ztcir_sdk.files import finish_swap, folder_whole, hash_file, read_bounded, standing_folder
 from ztcir_sdk.modification.vocabulary import Vocabulary
-from ztcir_sdk.names import PLACEHOLDER_ID
+from ztcir_sdk.names import DEFAULT_METHOD, DEFAULT_WEIGHT, PLACEHOLDER_ID
 from ztcir_sdk.preprocess import Preprocessing
+from ztcir_sdk.runtime.start_cache import RememberedChecks, identity
 from ztcir_sdk.version import __version__
 
+DEFAULT_ON_CPU = "default_on_cpu"
+"""Entry of a precision's check: whether a processor uses it if no other is asked for."""
 DEFAULT_BUNDLE = "fashion-lite"
 """Name of the embedded bundle that is used by default."""
+_AGAIN = "export or copy the bundle again"
 
 
 @dataclass(frozen=True)
@@ -57,34 +62,57 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
+    def load(
+        cls, path: str | os.PathLike[str], *, verify: bool = True, anew: bool = False
+    ) -> Bundle:
         """Read a bundle's manifest and check its files.
 
         Args:
             path: folder of the bundle.
-            verify: whether to check the SHA-256 of every file; existence and size always are.
+            verify: whether to check the SHA-256 of every file; existence and size always are. A
+                file is read once and not at every start, as long as its size, times and inode stay
+                the same; see `ztcir_sdk.runtime.start_cache`.
+            anew: whether to read every file, whatever is remembered.
 
         Raises:
             BundleError: it is not a bundle, is incomplete or altered, or needs a newer ztcir.
         """
         folder = standing_folder(Path(path).absolute())
         bundle = cls(folder, read_manifest(folder))
+        checks = RememberedChecks(folder, bundle.fingerprint) if verify and not anew else None
+        graphs = {one.file for own in bundle.manifest.graphs.values() for one in own.values()}
         for file, record in bundle.manifest.files.items():
-            _check_file(folder, file, record, verify=verify)
-        if verify:
-            for variants in bundle.manifest.graphs.values():
-                for variant in variants.values():
-                    beside = PurePosixPath(variant.file).parent
-                    listed = {
-                        PurePosixPath(file).relative_to(beside).as_posix()
-                        for file in bundle.manifest.files
-                        if PurePosixPath(file).is_relative_to(beside)
-                    }
-                    check_external_data(bundle.file(variant), listed)
+            path = folder / file
+            _check_file(folder, file, record)
+            with _unreadable_as_error(folder, file):
+                if not verify or (checks and checks.is_known(file, identity(path), record.sha256)):
+                    continue
+                same = (
+                    checks.has_checksum(path, file, record.sha256)
+                    if checks
+                    else (hash_file(path) == record.sha256)
+                )
+            if not same:
+                raise BundleError(f"{file} of the bundle {folder} has a wrong checksum: {_AGAIN}.")
+            if file in graphs:
+                check_external_data(path, bundle._listed_beside(file))
+        if checks is not None:
+            checks.save()
         return bundle
 
+    def _listed_beside(self, graph: str) -> set[str]:
+        """Return the names of the manifest's files, relative to a graph's folder."""
+        beside = PurePosixPath(graph).parent
+        return {
+            PurePosixPath(file).relative_to(beside).as_posix()
+            for file in self.manifest.files
+            if PurePosixPath(file).is_relative_to(beside)
+        }
+
     @classmethod
-    def embedded(cls, name: str = DEFAULT_BUNDLE, *, verify: bool = True) -> Bundle:
+    def embedded(
+        cls, name: str = DEFAULT_BUNDLE, *, verify: bool = True, anew: bool = False
+    ) -> Bundle:
         """Load a bundle that is part of the package; `embedded_names` lists them.
 
         Raises:
@@ -93,7 +121,7 @@ class Bundle:
         """
         names = embedded_names()
         if name in names:
-            return cls.load(_embedded_folder() / name, verify=verify)
+            return cls.load(_embedded_folder() / name, verify=verify, anew=anew)
         if not names:
             raise BundleError(
                 f"This installation of ztcir has no embedded bundles, so also no {name!r}: "
@@ -123,6 +151,13 @@ class Bundle:
         placeholder: Placeholder | None = None,
         tokenizer: str = "tokenizer.json",
         vocabulary: str | None = None,
+        unknown_strength: float | None = None,
+        attribute_words: Sequence[str] = (),
+        refused_weight: float | None = None,
+        detail_words: Sequence[str] = (),
+        detail_weight: float | None = None,
+        prototypes: Prototypes | None = None,
+        default: DefaultAnswer | None = None,
         created: str | None = None,
         overwrite: bool = False,
     ) -> Bundle:
@@ -164,6 +199,13 @@ class Bundle:
                     dimensions=dimensions,
                     tokenizer=tokenizer,
                     vocabulary=vocabulary,
+                    unknown_strength=unknown_strength,
+                    attribute_words=tuple(attribute_words),
+                    refused_weight=refused_weight,
+                    detail_words=tuple(detail_words),
+                    detail_weight=detail_weight,
+                    prototypes=prototypes,
+                    default=default,
                     graphs=graphs,
                     image_tower=image_tower,
                     precisions=precisions or {},
@@ -172,7 +214,7 @@ class Bundle:
                 manifest = Manifest.from_dict(manifest.to_dict())  # checks the types as well
                 serialized = json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False) + "\n"
                 _store(fresh, MANIFEST, serialized.encode())
-                cls.load(fresh)  # checks what was written
+                cls.load(fresh, anew=True)  # checks what was written
         except OSError as error:
             raise BundleError(
                 f"The bundle {target} cannot be written ({error}): free some space, or choose "
@@ -220,12 +262,36 @@ class Bundle:
         return self.manifest.methods
 
     @property
+    def default_method(self) -> str:
+        """Search method where a search names none: "composed", unless the bundle says otherwise."""
+        default = self.manifest.default
+        return DEFAULT_METHOD if default is None else default.method
+
+    @property
+    def sum_weight(self) -> float:
+        """Weight of the text in method "sum" where a search gives none."""
+        default = self.manifest.default
+        weight = None if default is None else default.weight
+        return DEFAULT_WEIGHT if weight is None else weight
+
+    @property
     def precisions(self) -> tuple[str, ...]:
         """Precisions that can be requested: fp32 first, the others in the export's order."""
         if not (names := list(self.manifest.precisions)):
             first, *others = self.manifest.graphs.values()
             names = [name for name in first if all(name in variants for variants in others)]
         return tuple(sorted(names, key=lambda name: name != "fp32"))
+
+    @property
+    def cpu_precision(self) -> str | None:
+        """The precision for a processor if none is asked for; None: that of `variant`.
+
+        It is int8 if the export measured that its answers stay the same and that it is faster.
+        """
+        record = self.manifest.precisions.get("int8")
+        if record is None or record.check is None:
+            return None
+        return "int8" if record.check.get(DEFAULT_ON_CPU) is True else None
 
     def variant(self, graph: str, precision: str | None = None) -> GraphVariant:
         """Return the variant in which a graph runs for a requested precision.
@@ -269,7 +335,7 @@ def embedded_names() -> list[str]:
 
 def _embedded_folder() -> Path:
     # A real folder in every installation: engines open graphs by path, so a zip would not do.
-    return Path(str(resources.files("ztcir_sdk"))) / "bundles"
+    return Path(__file__).resolve().parents[1] / "bundles"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -303,30 +369,35 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{file}: {error}") from error
 
 
-def _check_file(folder: Path, file: str, record: FileRecord, *, verify: bool) -> None:
-    again = "export or copy the bundle again"
-    path = folder / file
+def _check_file(folder: Path, file: str, record: FileRecord) -> None:
+    """Check that a file is there, is an ordinary one, and has its size."""
+    with _unreadable_as_error(folder, file):
+        status = (folder / file).stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device never end
+        raise BundleError(f"{file} of the bundle {folder} is not an ordinary file: {_AGAIN}.")
+    if status.st_size != record.bytes:
+        raise BundleError(
+            f"{file} of the bundle {folder} has {status.st_size} bytes, not {record.bytes}: "
+            f"{_AGAIN}."
+        )
+
+
+@contextlib.contextmanager
+def _unreadable_as_error(folder: Path, file: str) -> Iterator[None]:
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device never end
-            raise BundleError(f"{file} of the bundle {folder} is not an ordinary file: {again}.")
-        size = status.st_size
-        if size != record.bytes:
-            raise BundleError(
-                f"{file} of the bundle {folder} has {size} bytes, not {record.bytes}: {again}."
-            )
-        if verify and hash_file(path) != record.sha256:
-            raise BundleError(f"{file} of the bundle {folder} has a wrong checksum: {again}.")
+        yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError(f"{file} of the bundle {folder} is missing: {again}.") from error
+        raise BundleError(f"{file} of the bundle {folder} is missing: {_AGAIN}.") from error
     except OSError as error:
         raise BundleError(
-            f"{file} of the bundle {folder} cannot be read ({error.strerror}): {again}."
+            f"{file} of the bundle {folder} cannot be read ({error.strerror}): {_AGAIN}."
         ) from error
 
 
 def _store(folder: Path, file: str, source: str | os.PathLike[str] | bytes) -> FileRecord:
     """Write or copy a file, flush it to disk, and return its record."""
+    import shutil  # writers alone need it
+
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as stream:

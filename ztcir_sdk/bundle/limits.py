@@ -32,6 +32,7 @@ MOST: Mapping[str, int] = {
     "tokens": 1 << 10,
     "edge": 1 << 32,
     "text_characters": 1 << 16,
+    "prototype_bytes": 1 << 26,
 }
 """Entry -> its largest value."""
 

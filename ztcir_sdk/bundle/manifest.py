@@ -195,6 +195,32 @@ class FileRecord(_Entry, frozen=True):
     bytes: NaturalNumber
 
 
+class DefaultAnswer(_Entry, frozen=True):
+    """How a bundle answers where a search names no method."""
+
+    method: str
+    """One of the bundle's methods."""
+    weight: Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")] | None = None
+    """Weight of the text in method "sum", also where that method is named without a weight."""
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and self.method != "sum":
+            raise ManifestError.wrong("weight", self.weight, 'only with the method "sum"')
+
+
+class Prototypes(_Entry, frozen=True):
+    """Mean images of what has the same attributes, which composed queries are pulled towards.
+
+    See `ztcir_sdk.encoder.rules.pull` for the formula. Queries of texts with one of the
+    `Manifest.detail_words` are not pulled.
+    """
+
+    file: str
+    """N vectors of width `Dimensions.embed`, float16, little-endian, one after another."""
+    weight: Annotated[float, Meta(gt=0, le=1, description="a number above 0, at most 1")]
+    temperature: Annotated[float, Meta(ge=0.001, le=10, description="a number from 0.001 to 10")]
+
+
 class Manifest(_Entry, frozen=True, kw_only=True):
     """A bundle's ``bundle.json``.
 
@@ -232,6 +258,24 @@ class Manifest(_Entry, frozen=True, kw_only=True):
     """Precision that can be requested -> what then runs; empty for those that all graphs have."""
     vocabulary: str | None = None
     """File of the words that the model was trained on, if they are recorded: UTF-8, one a line."""
+    unknown_strength: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Strength of a text that has none of `attribute_words` and `detail_words`, and names no colour
+    and no pattern: "for a toddler". Without attribute words: of a text that has half of its words,
+    or fewer, from the vocabulary. None: 1."""
+    attribute_words: tuple[str, ...] = ()
+    """Words for the attributes that the model was trained to change, in lower case."""
+    refused_weight: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """How much of the vector of a colour or pattern that a text refuses ("not red") is taken out of
+    a composed query; None: nothing, the model alone answers it."""
+    detail_words: tuple[str, ...] = ()
+    """Words that descriptions have for details, such as a material or a print, in lower case."""
+    detail_weight: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """How much the vector of the text alone is added to a composed query where the text has one of
+    `detail_words` and refuses nothing; None: the model alone answers it."""
+    prototypes: Prototypes | None = None
+    """Mean images that composed queries are pulled towards; None: the model alone answers."""
+    default: DefaultAnswer | None = None
+    """How searches answer that name no method; None for "composed"."""
 
     def __post_init__(self) -> None:
         try:
@@ -271,6 +315,18 @@ class Manifest(_Entry, frozen=True, kw_only=True):
             raise ManifestError.wrong("tokenizer", self.tokenizer, "one of the files")
         if self.vocabulary is not None and self.vocabulary not in self.files:
             raise ManifestError.wrong("vocabulary", self.vocabulary, "one of the files")
+        self._check_prototypes()
+
+    def _check_prototypes(self) -> None:
+        if self.prototypes is None:
+            return
+        entry, file = "prototypes.file", self.prototypes.file
+        if file not in self.files:
+            raise ManifestError.wrong(entry, file, "one of the files")
+        size, row = self.files[file].bytes, 2 * self.dimensions.embed
+        if not 0 < size <= MOST["prototype_bytes"] or size % row:
+            expected = f"whole vectors of {row} bytes, at most {MOST['prototype_bytes']} bytes"
+            raise ManifestError.wrong(f"files.{file}.bytes", size, expected)
 
     def _check_tensor_names(self, graph: str, variant: GraphVariant, entry: str) -> None:
         inputs, outputs = ([spec.name for spec in s] for s in (variant.inputs, variant.outputs))
@@ -296,6 +352,8 @@ class Manifest(_Entry, frozen=True, kw_only=True):
         _check_known("methods", self.methods, METHODS)
         if not self.methods or len(set(self.methods)) != len(self.methods):
             raise ManifestError.wrong("methods", list(self.methods), "a list of different methods")
+        if self.default is not None:
+            _check_known("default.method", [self.default.method], self.methods)
         _check_known("prompts", self.prompts, _PROMPT_SLOTS)
         for method in self.methods:
             for graph in METHODS[method]:
@@ -339,11 +397,12 @@ class Manifest(_Entry, frozen=True, kw_only=True):
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON values, complete and in a fixed order.
 
-        Entries with their default value are left out: `check`, `precisions`, `vocabulary`, the
-        tokenizer's.
+        Entries with their default value are left out: `check`, `precisions`, `vocabulary`,
+        `unknown_strength`, `attribute_words`, `refused_weight`, `detail_words`,
+        `detail_weight`, `prototypes`, `default`, the tokenizer's.
         """
         values: dict[str, Any] = to_json(self)
-        return values
+        return {**values, "preprocessing": self.preprocessing.to_dict()}
 
 
 def _check_most(entry: Struct, *names: str) -> None:

@@ -1,10 +1,11 @@
-"""The modification text of a query: how much it counts, several of them, known words."""
+"""The modification text of a query: how much it counts, known words, and what it refuses."""
 
 from __future__ import annotations
 
+from ztcir_sdk.modification.refused import refused_values
 from ztcir_sdk.modification.strength import check_strength, move_queries
 from ztcir_sdk.modification.trail import MOST_FORMER, join_texts, mix_queries
-from ztcir_sdk.modification.vocabulary import UnknownWord, Vocabulary, words_of
+from ztcir_sdk.modification.vocabulary import UnknownWord, Vocabulary, names_any, words_of
 
 __all__ = [
     "MOST_FORMER",
@@ -14,5 +15,7 @@ __all__ = [
     "join_texts",
     "mix_queries",
     "move_queries",
+    "names_any",
+    "refused_values",
     "words_of",
 ]

@@ -9,18 +9,22 @@ model was trained on are in one vocabulary.
 from __future__ import annotations
 
 import itertools
+import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 from ztcir_sdk.errors import UsageError
+from ztcir_sdk.modification.refused import names_value
 from ztcir_sdk.tokenizer import clean
 
-__all__ = ["UnknownWord", "Vocabulary", "words_of"]
+__all__ = ["UnknownWord", "Vocabulary", "names_any", "words_of"]
 
 APOSTROPHES = "'\u2019\u02bc`"
 LEAST_LETTERS = 2
 """A word of fewer letters is always known."""
+MOSTLY = 0.5
+"""Share of unknown words."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,10 @@ class UnknownWord:
     """As the model reads it: in lower case."""
     suggestion: str | None
     """The nearest word of the vocabulary, if the word is likely a slip; else None."""
+    corrected: bool = False
+    """Whether a query has the suggestion in its place."""
 
-    def to_dict(self) -> dict[str, str | None]:
+    def to_dict(self) -> dict[str, str | bool | None]:
         """Return JSON values."""
         return asdict(self)
 
@@ -42,16 +48,40 @@ def words_of(text: str) -> list[str]:
     return [part for word in _written_words(text) for part in _parts(word)]
 
 
+_PART = (
+    r"\b(?:with|has|having|mit|con|avec) "
+    r"(?:(?:an?|some|the|ein(?:e|en|em|er)?|un[ae]?|une) )?(?:\w+ )?\w+"
+)
+_EXCHANGE = r"\b(?:replace|swap|exchange|trade|change|switch|substitute)"
+
+
+def names_any(text: str, words: Collection[str]) -> bool:
+    """Return whether a text asks for one of some words, or names a colour or a pattern.
+
+    What stands after "with" is a part, in four languages: a shirt "with a belt" stays a shirt,
+    unless one is to be replaced with the other.
+    """
+    text = " ".join(text.lower().split())
+    if names_value(text):
+        return True
+    if not re.search(_EXCHANGE, text):
+        text = re.sub(_PART, " ", text)
+    return any(word in words for word in words_of(text))
+
+
 class Vocabulary:
     """The words that a model was trained on. Threads may share one.
 
     Attributes:
-        words: the words, sorted.
+        words: the words, each once, in the order given.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
-        """Take words as `words_of` returns them."""
-        self.words = tuple(sorted(set(words)))
+        """Take words as `words_of` returns them, the commonest first where that is known.
+
+        Of two words that are equally near to a mistyped one, the earlier is suggested.
+        """
+        self.words = tuple(dict.fromkeys(words))
         self._known = frozenset(self.words)
 
     @classmethod
@@ -64,7 +94,7 @@ class Vocabulary:
         return cls(content.decode("utf-8").split())
 
     def to_bytes(self) -> bytes:
-        """Return the file of a bundle: UTF-8, one word in each line, sorted.
+        """Return the file of a bundle: UTF-8, one word in each line.
 
         Raises:
             UsageError: there are no words, or one that `words_of` cannot return.
@@ -87,13 +117,40 @@ class Vocabulary:
         """Return whether the model was trained on a word."""
         return word in self._known
 
-    def unknown_words(self, text: str) -> tuple[UnknownWord, ...]:
-        """Return the words of a text that the model was not trained on, each once, in order."""
+    def unknown_words(
+        self, text: str, is_word: Callable[[str], bool] | None = None
+    ) -> tuple[UnknownWord, ...]:
+        """Return the words of a text that the model was not trained on, each once, in order.
+
+        Args:
+            text: a modification text.
+            is_word: whether a word, in lower case, is one of a language, which is not corrected;
+                None corrects none.
+        """
         found = {}
         for word in _written_words(text):
             if word not in found and any(part not in self._known for part in _parts(word)):
-                found[word] = UnknownWord(word, self._suggestion(word))
+                suggestion = self._suggestion(word)
+                corrected = suggestion is not None and is_word is not None and not is_word(word)
+                found[word] = UnknownWord(word, suggestion, corrected)
         return tuple(found.values())
+
+    def mostly_unknown(self, text: str) -> bool:
+        """Return whether the model was trained on less than half of a text's words, or on half."""
+        words = words_of(text)
+        return sum(word not in self._known for word in words) >= MOSTLY * max(1, len(words))
+
+    def corrected(self, text: str, is_word: Callable[[str], bool]) -> str:
+        """Return a text with its likely slips corrected; one without any is returned as it is.
+
+        Args: see `unknown_words`.
+        """
+        slips = [one for one in self.unknown_words(text, is_word) if one.corrected]
+        if slips:
+            text = _plain(text)
+        for one in slips:
+            text = re.sub(rf"(?<!\w){re.escape(one.word)}(?!\w)", one.suggestion or "", text)
+        return text
 
     def _suggestion(self, word: str) -> str | None:
         """Return a word with each unknown part replaced by its nearest known one."""
@@ -115,8 +172,8 @@ class Vocabulary:
             word, self.words, scorer=OSA.distance, score_cutoff=_slips(word), limit=None
         )
         likely = [
-            (distance, _letters_differ(word, other), other[0] != word[0], other)
-            for other, distance, _ in near
+            (distance, _letters_differ(word, other), other[0] != word[0], rank, other)
+            for other, distance, rank in near
             if _is_likely(word, other, int(distance))
         ]
         return min(likely)[-1] if likely else None
@@ -144,10 +201,13 @@ def _is_likely(word: str, other: str, slips: int) -> bool:
     return len(word) >= 4
 
 
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", clean(text)).lower()
+
+
 def _written_words(text: str) -> Iterator[str]:
     """Yield the words of a text in lower case, with their apostrophes; no numbers."""
-    plain = unicodedata.normalize("NFKC", clean(text)).lower()
-    for is_word, run in itertools.groupby(plain, _is_of_a_word):
+    for is_word, run in itertools.groupby(_plain(text), _is_of_a_word):
         if is_word:
             characters = [one for one in run if unicodedata.category(one) != "Cf"]
             word = "".join(characters).strip(APOSTROPHES)

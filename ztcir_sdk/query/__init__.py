@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from ztcir_sdk.query.plan import IMAGE_METHODS, QueryPlan, as_query
+from ztcir_sdk.query.plan import IMAGE_METHODS, QueryPlan, as_query, graphs_for
 from ztcir_sdk.query.query import EncodedReference, Picture, Query
 
-__all__ = ["IMAGE_METHODS", "EncodedReference", "Picture", "Query", "QueryPlan", "as_query"]
+__all__ = [
+    "IMAGE_METHODS",
+    "EncodedReference",
+    "Picture",
+    "Query",
+    "QueryPlan",
+    "as_query",
+    "graphs_for",
+]

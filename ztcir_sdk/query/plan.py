@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.encoder import Encoder, Questions
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.names import PROMPTED_METHODS
+from ztcir_sdk.names import IMAGE_ENCODER, METHODS, PROMPTED_METHODS, TEXT_ENCODER
 from ztcir_sdk.query.query import EncodedReference, Picture, Query, Weighted
 from ztcir_sdk.query.unwanted import without_unwanted
 
-__all__ = ["QueryPlan", "as_query"]
+__all__ = ["QueryPlan", "as_query", "graphs_for"]
 
 IMAGE_METHODS = ("image", "mapped")
 """Methods that use the image alone."""
@@ -146,3 +146,13 @@ def as_query(image: Picture | Query, text: str, method: str | None = None) -> Qu
         return image
     needed = text and method not in IMAGE_METHODS
     return Query(images=[image], texts=[text] if needed else ())
+
+
+def graphs_for(queries: Sequence[Query], method: str) -> list[str]:
+    """Return the graphs that some queries need with a method, in the order of their use."""
+    graphs = list(METHODS.get(method, ()))
+    if not any(query.images or query.unlike for query in queries):
+        return [name for name in graphs if name == TEXT_ENCODER]
+    if method != "mapped" and not any(query.texts or query.without for query in queries):
+        return [name for name in graphs if name == IMAGE_ENCODER]
+    return graphs

@@ -18,8 +18,7 @@ from ztcir_sdk import Hit, Index, Retriever
 from ztcir_sdk.answers import SearchSettings, find_hits
 from ztcir_sdk.answers.threshold import least_scores
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.filters import FilterError, parse_filter
-from ztcir_sdk.index.filtered import FilteredLabels
+from ztcir_sdk.filters import FilterError
 from ztcir_sdk.names import NEAR_DUPLICATE
 
 DIM = 6
@@ -153,22 +152,26 @@ def test_near_duplicates_stand_behind_the_first(index: Index) -> None:
     assert len(search(index, vector, COUNT, unique=True)) <= 3 * COUNT / 5
 
 
-def test_a_filter_is_evaluated_once_for_each_state(index: Index) -> None:
+def test_hits_know_their_content_and_are_looked_up_at_once(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = unit(index.vectors()[7])
     asked: list[str] = []
+    fetch = index.view._items.sql
 
-    def sql(query: str, values: Any) -> list[tuple[Any, ...]]:
+    def sql(query: str, values: Any) -> list[Any]:
         asked.append(query)
-        return index.view.sql(query, values)
+        return fetch(query, values)
 
-    filtered, where = FilteredLabels(sql), parse_filter("price < 2 AND colour = 'Blue'")
-    first = filtered.labels(where)
-    count = len(asked)
-    assert count
-    assert np.array_equal(filtered.labels(where), first)
-    assert np.array_equal(index.view.labels_where(where), first)
-    assert len(asked) == count
-    with pytest.raises(ValueError, match="read-only"):
-        first[0] = 1
+    monkeypatch.setattr(index.view._items, "sql", sql)
+    hits = search(index, query, 20, unique=True)
+    assert len(hits) == 20
+    assert len(asked) == 2  # one orders copies, whose scores are equal
+    for hit in hits:
+        item = index.by_path(Path(hit.path).name)
+        assert item is not None
+        assert hit.content_hash == item.content_hash
+        assert "content_hash" not in hit.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -192,43 +195,6 @@ def test_a_wrong_option_is_one_sentence(
     with pytest.raises(UsageError) as caught:
         search(index, unit(np.ones(DIM)), 3, **options)
     assert sentence in str(caught.value)
-
-
-@pytest.mark.parametrize("where", ["half = 1", "n < 100", "n < 10", "n < 3 OR n > 1997"])
-def test_a_graph_with_a_filter_finds_what_exact_search_finds(large: Index, where: str) -> None:
-    """Few candidates are compared one by one; among many the graph is asked for more, and finds
-    nearly all of the nearest."""
-    query = unit(np.random.default_rng(3).standard_normal((20, 16)))
-    parsed = parse_filter(where)
-    found = large.search(query, 10, where=parsed, exact=False)
-    expected = large.search(query, 10, where=parsed, exact=True)
-    allowed = set(large.labels_where(parsed).tolist())
-    kept = 0
-    for (labels, scores), (right, right_scores) in zip(found, expected, strict=True):
-        assert set(labels.tolist()) <= allowed
-        assert len(labels) == len(right)
-        score_of = dict(zip(right.tolist(), right_scores.tolist(), strict=True))
-        for label, score in zip(labels.tolist(), scores.tolist(), strict=True):
-            assert score == score_of.get(label, score)  # what both find has the exact score
-        kept += len(set(labels.tolist()) & set(right.tolist()))
-    assert kept >= (0.98 if where == "half = 1" else 1.0) * sum(len(right) for right, _ in expected)
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    """2000 images in a graph."""
-    pytest.importorskip("hnswlib", reason="the extra hnsw is not installed")
-    folder = tmp_path_factory.mktemp("graph")
-    vectors = unit(np.random.default_rng(2).standard_normal((2000, 16)))
-    index = Index.create(folder / "x.ztcir", dim=16, image_tower="ab", precision="", root=folder)
-    with index.edit() as writer:
-        for i, vector in enumerate(vectors):
-            values = {"half": i % 2, "n": i}
-            writer.put(
-                f"{i:04}.jpg", vector, content_hash=f"{i}", size=1, mtime_ns=1, metadata=values
-            )
-        writer.commit(build_graph=True)
-    return index
 
 
 # --- what is no answer ---------------------------------------------------------------------------

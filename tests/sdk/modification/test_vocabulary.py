@@ -7,9 +7,12 @@ import string
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
 from tiny_bundle import write_tiny_bundle
 
 from ztcir_sdk import Bundle, Retriever, UnknownWord
@@ -125,6 +128,35 @@ def test_one_slip_inside_a_long_word_is_corrected(data: st.DataObject, word: str
         assert found[0].suggestion in nearest
 
 
+def test_of_two_words_that_are_equally_near_the_commoner_is_suggested() -> None:
+    assert Vocabulary(["black", "block"]).unknown_words("blbck")[0].suggestion == "black"
+    assert Vocabulary(["block", "black"]).unknown_words("blbck")[0].suggestion == "block"
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("mkae it rde", "make it red"),
+        ("Mkae  it RED", "make it red"),
+        ("mkae-it 'rde'", "make-it 'red'"),
+        ("make it red", "make it red"),
+        ("Make IT red ", "Make IT red "),  # nothing to correct: as it is
+        ("zorp", "zorp"),
+        ("rode", "rode"),  # a word, if not a known one
+        ("rde2 rde", "rde2 red"),
+    ],
+)
+def test_slips_are_corrected_and_words_are_not(typed: str, read: str) -> None:
+    known = Vocabulary(["red", "make", "it"])
+    assert known.corrected(typed, {"rode"}.__contains__) == read
+
+
+@given(st.text())
+def test_correcting_twice_is_correcting_once(text: str) -> None:
+    once = KNOWN.corrected(text, lambda word: False)
+    assert KNOWN.corrected(once, lambda word: False) == once
+
+
 # --- in a bundle ---------------------------------------------------------------------------------
 
 
@@ -140,10 +172,51 @@ def test_a_bundle_carries_its_vocabulary_and_loads_it_when_it_is_needed(tmp_path
     assert bundle.manifest.files["vocabulary.txt"].bytes == len(KNOWN.to_bytes())
     retriever = Retriever(bundle, threads=1)
     assert "vocabulary" not in vars(bundle)
-    assert retriever.unknown_words("mkae it RED") == (UnknownWord("mkae", "make"),)
+    assert retriever.unknown_words("mkae it RED") == (UnknownWord("mkae", "make", True),)
     assert bundle.vocabulary is not None
     assert bundle.vocabulary.words == KNOWN.words
     assert retriever.unknown_words("make it red") == ()
+
+
+def test_a_query_is_read_with_its_slips_corrected_unless_told_otherwise(tmp_path: Path) -> None:
+    bundle = bundle_with(tmp_path, KNOWN.to_bytes())
+    image = Image.new("RGB", (8, 8), "red")
+
+    def query(text: str, **options: Any) -> NDArray[np.float32]:
+        retriever = Retriever(bundle, threads=1, **options)
+        return retriever.encode_queries(retriever.references([image]), [text], [0])
+
+    meant = query("make it red")
+    np.testing.assert_array_equal(query("mkae it red"), meant)
+    assert not np.array_equal(query("mkae it red", correct_slips=False), meant)
+    as_typed = Retriever(bundle, correct_slips=False)
+    assert as_typed.unknown_words("mkae it red") == (UnknownWord("mkae", "make"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [("zorp", True), ("zorp red", True), ("make it zorp", False), ("make it red", False)],
+)
+def test_a_text_of_mostly_unknown_words_moves_the_query_less_if_the_bundle_says_so(
+    tmp_path: Path, text: str, unknown: bool
+) -> None:
+    plain = bundle_with(tmp_path, KNOWN.to_bytes())
+    files = {file: plain.path / file for file in plain.manifest.files}
+    careful = write_tiny_bundle(
+        tmp_path / "careful", files=files, vocabulary="vocabulary.txt", unknown_strength=0.6
+    )
+    image = Image.new("RGB", (8, 8), "red")
+
+    def query(bundle: Bundle, **options: Any) -> NDArray[np.float32]:
+        retriever = Retriever(bundle, threads=1)
+        return retriever.encode_queries(retriever.references([image]), [text], [0], **options)
+
+    expected = query(plain, strength=0.6) if unknown else query(plain)
+    np.testing.assert_allclose(query(careful), expected, atol=1e-6)
+    half = query(plain, strength=0.3 if unknown else 0.5)
+    np.testing.assert_allclose(query(careful, strength=0.5), half, atol=1e-6)
+    if unknown:
+        assert not np.allclose(query(careful), query(plain), atol=1e-4)
 
 
 def test_a_bundle_without_a_vocabulary_knows_of_no_unknown_word(tmp_path: Path) -> None:
@@ -171,9 +244,9 @@ def test_what_no_text_can_have_is_no_word_of_a_vocabulary(word: str) -> None:
         Vocabulary(["red", word]).to_bytes()
 
 
-def test_a_vocabulary_is_written_sorted_and_without_words_it_is_refused() -> None:
+def test_a_vocabulary_keeps_its_order_and_without_words_it_is_refused() -> None:
     content = Vocabulary(["red", "azul", "été", "red"]).to_bytes()
-    assert content.decode() == "azul\nred\nété\n"
-    assert Vocabulary.from_bytes(content).words == ("azul", "red", "été")
+    assert content.decode() == "red\nazul\nété\n"
+    assert Vocabulary.from_bytes(content).words == ("red", "azul", "été")
     with pytest.raises(UsageError, match="needs a word"):
         Vocabulary([]).to_bytes()

@@ -5,11 +5,8 @@ Nothing here depends on an index; `ztcir_sdk.retriever` combines the two.
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -17,16 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.bundle import REFERENCE_TENSORS, Bundle
-from ztcir_sdk.bundle.graph_source import (
-    CPU_PRECISIONS,
-    MAX_IMAGES,
-    MAX_TEXTS,
-    graph_source,
-)
+from ztcir_sdk.bundle.graph_source import CPU_PRECISIONS, MAX_IMAGES, MAX_TEXTS
+from ztcir_sdk.bundle.loaded_graphs import LoadedGraphs
 from ztcir_sdk.decoding import ImageSource
+from ztcir_sdk.encoder.encoded_image import EncodedImage
+from ztcir_sdk.encoder.questions import Questions
+from ztcir_sdk.encoder.rules import TextRules
 from ztcir_sdk.errors import UsageError, ZtcirError, check_choice
 from ztcir_sdk.modification import (
-    MOST_FORMER,
+    UnknownWord,
     check_strength,
     join_texts,
     mix_queries,
@@ -41,70 +37,12 @@ from ztcir_sdk.names import (
     TEXT_SLOT,
     TOKEN_LEARNER,
 )
-from ztcir_sdk.runtime import Graph, OnnxGraph, RuntimeSettings, open_graph, resolve_device
-from ztcir_sdk.runtime.protocol import check_declared
+from ztcir_sdk.runtime import Graph, RuntimeSettings, resolve_device
 from ztcir_sdk.tokenizer import Tokenizer
 
-__all__ = ["EncodedImage", "Encoder", "Questions"]
+__all__ = ["Encoder"]
 
-LOGGER = logging.getLogger("ztcir.encoder")
 Row = TypeVar("Row")
-
-
-@dataclass(eq=False)
-class EncodedImage:
-    """An image's output of the image encoder and, once it is needed, of the token learner."""
-
-    embedding: NDArray[np.float32]
-    """v, (D,), L2-normalised."""
-    patches: NDArray[np.float32] | None
-    """Patch features (N, d_v); None in a bundle without a token learner."""
-    learned: Mapping[str, NDArray[np.float32]] | None = field(default=None, repr=False)
-    """Outputs of the token learner, by name. Two threads may both set it, to equal values."""
-    former: tuple[FormerImage, ...] = ()
-    """The images that it was refined from, oldest first; see `ztcir_sdk.Reference.refine`."""
-
-    def after(self, image: EncodedImage, asked: str | None) -> EncodedImage:
-        """Return this image as one that was picked among the hits of another.
-
-        Args:
-            image: the image before it.
-            asked: what was asked of `image`; None if it is not known, so that neither `image` nor
-                those before it can help.
-        """
-        if asked is None:
-            return replace(self, former=())
-        former = [FormerImage(one.image, join_texts(one.asked, asked)) for one in image.former]
-        former.append(FormerImage(replace(image, former=()), asked))
-        return replace(self, former=tuple(former[-MOST_FORMER:]))
-
-
-@dataclass(frozen=True, eq=False)
-class FormerImage:
-    """An image before the last one of a trail."""
-
-    image: EncodedImage
-    asked: str
-    """Everything that was asked of it, and of those after it but the last."""
-
-
-@dataclass(frozen=True)
-class Questions:
-    """Texts for one method, checked and tokenized; made by `Encoder.questions`."""
-
-    method: str
-    count: int
-    """Number of texts."""
-    prompts: list[list[int]] | None
-    """Token ids of each text; None if the method only uses the image."""
-    weight: float
-    """Weight of the text in "sum", from 0 to 1."""
-    strength: float = 1.0
-    """How far the text moves the query from the image; see `ztcir_sdk.modification.strength`."""
-    texts: Sequence[str] = ()
-    """The texts."""
-    template: str = ""
-    """Prompt template, if the method has one."""
 
 
 class Encoder:
@@ -115,7 +53,7 @@ class Encoder:
 
     Attributes:
         bundle: the bundle in use.
-        device: "cpu" or "cuda:N".
+        device: "cpu", "cuda:N", or a name such as "openvino".
         settings: how graphs are run, with `device` resolved.
     """
 
@@ -125,6 +63,7 @@ class Encoder:
         *,
         precision: str | None = None,
         settings: RuntimeSettings | None = None,
+        correct_slips: bool = True,
     ) -> None:
         """Choose variants and device; see `ztcir_sdk.Retriever`.
 
@@ -134,16 +73,20 @@ class Encoder:
         """
         self.bundle = bundle
         settings = settings or RuntimeSettings()
+        self._correct_slips = correct_slips
+        if precision is None and bundle.cpu_precision is not None:
+            on_cpu = resolve_device(settings.device, settings.backend) == "cpu"
+            precision = bundle.cpu_precision if on_cpu else None
         self._variants = {
             graph: bundle.variant(graph, precision) for graph in bundle.manifest.graphs
         }
         self.device = self._choose_device(settings)
         self.settings = replace(settings, device=self.device)
-        self._graphs: dict[str, Graph] = {}
-        self._lock = threading.Lock()
+        self._graphs = LoadedGraphs(bundle, self._variants, self.settings)
+        self._rules = TextRules(bundle, self.encode_texts)
 
     def _choose_device(self, settings: RuntimeSettings) -> str:
-        """Return the device for the chosen variants: "cpu" or "cuda:N"."""
+        """Return the device for the chosen variants, as `resolve_device` gives it."""
         precisions = {variant.precision for variant in self._variants.values()}
         cpu_only = precisions.intersection(CPU_PRECISIONS)
         if not cpu_only or settings.backend not in ("auto", "onnx"):
@@ -192,18 +135,15 @@ class Encoder:
             MissingDependencyError: the backend is not installed.
             ZtcirError: the bundle lacks the graph, or it cannot be loaded on the device.
         """
-        with self._lock:
-            if name not in self._graphs:
-                variant = self._variants.get(name) or self.bundle.variant(name)
-                source = graph_source(self.bundle, name, variant)
-                start = time.perf_counter()
-                graph = open_graph(source, self.settings)
-                if isinstance(graph, OnnxGraph):  # an engine is made from a graph that was checked
-                    check_declared(graph, variant.inputs, variant.outputs)
-                self._graphs[name] = graph
-                spent = 1000 * (time.perf_counter() - start)
-                LOGGER.debug("loaded %s on %s in %.0f ms", name, self.device, spent)
-            return self._graphs[name]
+        return self._graphs.graph(name)
+
+    def open_graph(self, name: str, *, threads: int | None = None) -> Graph:
+        """Load a graph anew, with another number of threads; for errors see `graph`."""
+        return self._graphs.open(name, threads=threads)
+
+    def preload(self, graphs: Sequence[str]) -> None:
+        """Start to load graphs, and return at once; if they run on the CPU."""
+        self._graphs.preload(graphs)
 
     def encode_images(self, images: Sequence[ImageSource]) -> NDArray[np.float32]:
         """Encode N images for a gallery: (N, D) float32, L2-normalised.
@@ -214,9 +154,20 @@ class Encoder:
         vectors = np.empty((len(images), self.dim), dtype=np.float32)
         graph = self.graph(IMAGE_ENCODER)
         for rows in _chunks(range(len(images)), _batch_size(graph, MAX_IMAGES)):
-            outputs = self._run_image_encoder(graph, [images[i] for i in rows], ["image_embeds"])
-            vectors[rows] = outputs["image_embeds"]
+            pixel_values = self.bundle.manifest.preprocessing([images[i] for i in rows])
+            vectors[rows] = self.run_image_encoder(graph, pixel_values)
         return vectors
+
+    def run_image_encoder(
+        self, graph: Graph, pixel_values: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Encode a batch (N, 3, H, W) with a loaded image encoder: (N, D), L2-normalised.
+
+        Raises:
+            ZtcirError: the graph fails, or a vector is not finite.
+        """
+        outputs = graph.run({"pixel_values": pixel_values}, ["image_embeds"])
+        return self._normalised(outputs["image_embeds"], IMAGE_ENCODER)
 
     def encode_references(self, images: Sequence[ImageSource]) -> list[EncodedImage]:
         """Encode reference images for queries.
@@ -230,12 +181,14 @@ class Encoder:
         encoded: list[EncodedImage] = []
         graph = self.graph(IMAGE_ENCODER)
         for rows in _chunks(range(len(images)), _batch_size(graph, MAX_IMAGES)):
-            arrays = self._run_image_encoder(graph, [images[i] for i in rows], outputs)
+            pixel_values = self.bundle.manifest.preprocessing([images[i] for i in rows])
+            arrays = graph.run({"pixel_values": pixel_values}, outputs)
+            embeddings = self._normalised(arrays["image_embeds"], IMAGE_ENCODER)
             patches = arrays.get("patch_features", [None] * len(rows))
             # copies, since a row of an array keeps the whole batch in memory
             encoded += [
                 EncodedImage(embedding.copy(), None if own is None else own.copy())
-                for embedding, own in zip(arrays["image_embeds"], patches, strict=True)
+                for embedding, own in zip(embeddings, patches, strict=True)
             ]
         return encoded
 
@@ -247,6 +200,34 @@ class Encoder:
         """
         return self._run_text_encoder([self.tokenizer.encode(text) for text in _as_list(texts)])
 
+    def unknown_words(self, text: str) -> tuple[UnknownWord, ...]:
+        """Return the words of a text that the model was not trained on, each once, in order.
+
+        Raises:
+            BundleError: the bundle's vocabulary cannot be read.
+        """
+        vocabulary = self.bundle.vocabulary
+        if vocabulary is None:
+            return ()
+        return vocabulary.unknown_words(
+            text, self.tokenizer.is_word if self._correct_slips else None
+        )
+
+    def as_read(self, text: str) -> str:
+        """Return a text as `questions` reads it: with its likely slips corrected.
+
+        A word that the tokenizer has as one token is no slip. Without a vocabulary in the bundle,
+        nothing is corrected.
+        """
+        vocabulary = self.bundle.vocabulary
+        if vocabulary is None or not self._correct_slips or not isinstance(text, str):
+            return text
+        return vocabulary.corrected(text, self.tokenizer.is_word)
+
+    def refused(self, text: str) -> tuple[str, ...]:
+        """Return the colours and patterns that a text refuses, and that leave a composed query."""
+        return self._rules.refused(text)
+
     def questions(
         self,
         method: str,
@@ -256,13 +237,13 @@ class Encoder:
         strength: float | None = None,
         prompt: str | None = None,
     ) -> Questions:
-        """Check and tokenize texts for `encode_queries`.
+        """Check, correct and tokenize texts for `encode_queries`; see `as_read`.
 
         Args:
             method: one of `METHODS`.
             texts: modification texts; "mapped" and "image" ignore their content.
-            weight: weight of the text in "sum", from 0 (image only) to 1 (text only); 0.5 by
-                default.
+            weight: weight of the text in "sum", from 0 (image only) to 1 (text only); by default
+                the bundle's own, else 0.5.
             strength: how much the text counts in "composed" and "stage1": 0 is the image, 1, the
                 default, the query as trained, and above 1 the query goes on away from the image.
             prompt: template for "composed" and "stage1", with a ``$`` and a ``{text}``; by default
@@ -282,7 +263,7 @@ class Encoder:
             )
         if weight is not None and method != "sum":
             raise UsageError(f"The method {method!r} takes no weight: leave it out, or use sum.")
-        weight = 0.5 if weight is None else float(weight)
+        weight = self.bundle.sum_weight if weight is None else float(weight)
         if not 0 <= weight <= 1:
             raise UsageError(f"The weight must be from 0 to 1, not {weight}.")
         if strength is not None and method not in PROMPTED_METHODS:
@@ -297,7 +278,7 @@ class Encoder:
         if prompt is not None and not (PLACEHOLDER_MARK in prompt and TEXT_SLOT in prompt):
             raise UsageError(f"The prompt {prompt!r} needs a {PLACEHOLDER_MARK} and a {TEXT_SLOT}.")
 
-        texts = _as_list(texts)
+        texts = [self.as_read(text) for text in _as_list(texts)]
         prompts: list[list[int]] | None = None
         template = prompt or manifest.prompts.get(method, "")
         if method in ("text", "sum"):
@@ -305,7 +286,8 @@ class Encoder:
         elif method != "image":
             asked = [None if method == "mapped" else text for text in texts]
             prompts = self._prompts(template, asked)
-        return Questions(method, len(texts), prompts, weight, strength, texts, template)
+        reading = self._rules.read(texts) if method == "composed" else None
+        return Questions(method, len(texts), prompts, weight, strength, texts, template, reading)
 
     def _prompts(self, template: str, texts: Sequence[str | None]) -> list[list[int]]:
         tokens = self.bundle.manifest.placeholder.tokens
@@ -348,7 +330,11 @@ class Encoder:
             queries = self._run_with_former(questions, references, index, scale)
         else:
             queries = self._run_text_encoder(questions.prompts, references, index, scale)
-        return move_queries(self._embeddings(references, index), queries, questions.strength)
+        images = self._embeddings(references, index)
+        if questions.reading is not None:
+            ruled = self._rules.apply(questions.reading, questions.texts, queries, images)
+            queries = queries if ruled is queries else self._normalised(ruled, TEXT_ENCODER)
+        return move_queries(images, queries, questions.strength)
 
     def _run_with_former(
         self,
@@ -374,14 +360,6 @@ class Encoder:
         queries = self._run_text_encoder(prompts, images, rows, scale)
         own = questions.count
         return mix_queries(queries[:own], queries[own:], [row for row, _, _ in former])
-
-    def _run_image_encoder(
-        self, graph: Graph, images: list[ImageSource], outputs: list[str]
-    ) -> dict[str, NDArray[Any]]:
-        pixel_values = self.bundle.manifest.preprocessing(images)
-        arrays = graph.run({"pixel_values": pixel_values}, outputs)
-        arrays["image_embeds"] = self._normalised(arrays["image_embeds"], IMAGE_ENCODER)
-        return arrays
 
     def _embeddings(
         self, references: Sequence[EncodedImage], index: NDArray[np.int64]

@@ -10,91 +10,35 @@ padding. All ids equal those of ``open_clip.get_tokenizer(...)``, with two inten
 
 from __future__ import annotations
 
-import html
-import json
 import os
 import re
-import string
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-import ftfy
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 
 from ztcir_sdk.errors import BundleError, UsageError, first_line
-from ztcir_sdk.files import read_bounded
 from ztcir_sdk.names import PLACEHOLDER_ID, PLACEHOLDER_MARK, TEXT_SLOT
+from ztcir_sdk.tokenizer.cleaning import CLEANINGS
+from ztcir_sdk.tokenizer.file import TokenizerFile, is_of_library
 
-__all__ = [
-    "CLEANINGS",
-    "END_OF_TEXT",
-    "START_OF_TEXT",
-    "TextTruncatedWarning",
-    "Tokenizer",
-    "canonicalize",
-    "clean",
-]
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["END_OF_TEXT", "START_OF_TEXT", "TextTruncatedWarning", "Tokenizer"]
 
 START_OF_TEXT = "<start_of_text>"
 END_OF_TEXT = "<end_of_text>"
+UNKNOWN_TOKENS = ("<unk>", "[UNK]")
+"""What vocabularies have for characters that they lack."""
 
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SLOTS = re.compile(rf"({re.escape(PLACEHOLDER_MARK)}|{re.escape(TEXT_SLOT)})")
-
-
-MAX_BYTES = 100_000_000
-MAX_STEPS = 16
-MAX_ADDED_TOKENS = 10_000
-MAX_CONTENT = 3
-"""Characters that a step may put in place of others: "▁" for a space, for example."""
-
-_STEPS = {
-    "normalizer": {"Sequence", "Replace", "Prepend", "Precompiled", "Lowercase", "NFC", "NFKC"}
-    | {"Strip", "StripAccents", "NFD", "NFKD"},
-    "pre_tokenizer": {"Sequence", "Split", "ByteLevel", "Metaspace", "WhitespaceSplit"},
-    "model": {"BPE", "Unigram"},
-}
-"""Part of the file -> the kinds of steps that it may have."""
-_UNUSED = ("post_processor", "decoder", "padding", "truncation")
-"""Parts that have no effect on a text's ids here, and are not loaded."""
-
-_RANGES = r"\[(?:\\x\{[0-9a-f]{1,6}\}-\\x\{[0-9a-f]{1,6}\})+\]"
-_CLIP_PATTERN = re.compile(
-    rf"'\[s\\x\{{17f\}}\]\|'t\|'re\|'ve\|'m\|'ll\|'d\|{_RANGES}\+\|{_RANGES}\|{_RANGES}\+"
-)
-"""The words of CLIP, as `train.model.vocabulary` writes them."""
-_SIMPLE_PATTERN = re.compile(r"[^()|+*?{}]{0,10}(?:[+*?]|\{[0-9]{1,2},?[0-9]{0,2}\})?")
-"""One character or class, repeated, such as ``\\S+`` or `` {2,}``."""
 
 
 class TextTruncatedWarning(UserWarning):
     """A text was longer than the context and lost its last tokens."""
-
-
-def clean(text: str) -> str:
-    """Clean `text` like open_clip's ``clean="lower"``: mojibake, HTML, white space, case."""
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
-
-
-def canonicalize(text: str) -> str:
-    """Clean `text` like open_clip's ``clean="canonicalize"``, which also removes ASCII punctuation.
-
-    The result has no special token of a SigLIP vocabulary.
-    """
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
-
-
-CLEANINGS: Final[Mapping[str, Callable[[str], str]]] = MappingProxyType(
-    {"lower": clean, "canonicalize": canonicalize}
-)
-"""Name of a cleaning -> its function: CLIP's and SigLIP's."""
 
 
 class Tokenizer:
@@ -111,7 +55,7 @@ class Tokenizer:
 
     def __init__(
         self,
-        bpe: tokenizers.Tokenizer,
+        bpe: tokenizers.Tokenizer | TokenizerFile,
         *,
         context_length: int = 77,
         pad_to: int | None = None,
@@ -142,7 +86,7 @@ class Tokenizer:
         self.pad_id = pad_id
         self.sot: int | None = sot
         self.eot: int = eot
-        self.vocab_size: int = bpe.get_vocab_size()
+        self.vocab_size: int = bpe.size if isinstance(bpe, TokenizerFile) else bpe.get_vocab_size()
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Tokenizer:
@@ -157,7 +101,7 @@ class Tokenizer:
             BundleError: the file is missing, unreadable or not a tokenizer.
             UsageError: the lengths contradict each other.
         """
-        return cls(_load_tokenizer(path), **options)
+        return cls(TokenizerFile(path), **options)
 
     def encode(self, text: str) -> list[int]:
         """Encode one text: start-of-text, its words' ids, end-of-text.
@@ -168,6 +112,12 @@ class Tokenizer:
             UsageError: `text` is empty before or after cleaning.
         """
         return self.encode_prompt(TEXT_SLOT, text)
+
+    def holds(self, text: str) -> bool:
+        """Return whether a text fits: something is left of it, nothing is unknown or cut."""
+        ids = self._encode_words(text, first=True)
+        unknown = {self._bpe.token_to_id(name) for name in UNKNOWN_TOKENS}
+        return 0 < len(ids) <= self.context_length - 2 and unknown.isdisjoint(ids)
 
     def encode_batch(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Encode texts into one padded array, (B, T) int64; see `encode` and `pad`.
@@ -251,6 +201,10 @@ class Tokenizer:
                 tokens += len(self._encode_words(words, first=False))
         return tokens <= self.context_length
 
+    def is_word(self, word: str) -> bool:
+        """Return whether a word is one token: common enough to be no slip, in some language."""
+        return len(self._encode_words(word, first=False)) == 1
+
     def pad(self, sequences: Iterable[Sequence[int]]) -> NDArray[np.int64]:
         """Stack encoded texts or prompts into (B, T) int64, padded with `pad_id`.
 
@@ -285,9 +239,13 @@ class Tokenizer:
             return []
         spaced = words if first else f" {words}"
         try:
+            if isinstance(self._bpe, TokenizerFile):
+                return self._bpe.ids(spaced)
             ids: list[int] = self._bpe.encode(spaced, add_special_tokens=False).ids
+        except BundleError:
+            raise
         except BaseException as error:  # a panic of Rust is no Exception
-            if not _is_of_library(error):
+            if not is_of_library(error):
                 raise
             raise BundleError(
                 f"The tokenizer failed at the text {text[:40]!r} ({first_line(error)}): export the "
@@ -319,98 +277,3 @@ def _split_template(template: str) -> list[str]:
                 "separate them with a space."
             )
     return _SLOTS.split(template)
-
-
-# --- tokenizer.json ------------------------------------------------------------------------------
-# The library `tokenizers` runs what a file describes: regular expressions that take for ever,
-# replacements that multiply a text, padding of any length. Only the steps that an export writes are
-# accepted.
-
-
-def _load_tokenizer(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
-    """Load a ``tokenizer.json``.
-
-    Raises:
-        BundleError: the file is missing, unreadable, not a tokenizer, or has other steps than an
-            export writes.
-    """
-    try:
-        text = read_bounded(Path(path), MAX_BYTES).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(
-            f"The tokenizer {path} cannot be read ({error}): export the bundle again."
-        ) from error
-    try:
-        content = json.loads(text)
-        problem = _problem(content)
-    except (ValueError, RecursionError) as error:
-        raise _no_tokenizer(path, first_line(error)) from error
-    if problem is not None:
-        raise _no_tokenizer(path, problem)
-    known = {name: value for name, value in content.items() if name not in _UNUSED}
-    return _loaded(path, json.dumps({**known, **dict.fromkeys(_UNUSED)}))
-
-
-def _loaded(path: str | os.PathLike[str], text: str) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_str(text)
-    except BaseException as error:  # a panic of Rust is no Exception
-        if not _is_of_library(error):
-            raise
-        raise _no_tokenizer(path, first_line(error)) from error
-
-
-def _is_of_library(error: BaseException) -> bool:
-    """Return whether the library raised an error: bare exceptions, and panics of Rust."""
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
-
-
-def _no_tokenizer(path: str | os.PathLike[str], why: str) -> BundleError:
-    return BundleError(f"{path} is not a tokenizer ({why}): export the bundle again.")
-
-
-def _problem(content: Any) -> str | None:
-    """Return what a file has that an export does not write; None if there is nothing."""
-    if not isinstance(content, dict):
-        return "it is not an object"
-    added = content.get("added_tokens") or []
-    if not isinstance(added, list) or len(added) > MAX_ADDED_TOKENS:
-        return "its added tokens are no list, or too many"
-    for part, kinds in _STEPS.items():
-        steps = list(_steps(content.get(part)))
-        if len(steps) > MAX_STEPS:
-            return f"its {part} has over {MAX_STEPS} steps"
-        for step in steps:
-            kind = step.get("type", "BPE" if part == "model" else None)
-            if not isinstance(kind, str) or kind not in kinds:
-                return f"its {part} has a step {step.get('type')!r}, which no export writes"
-            if (problem := _step_problem(step)) is not None:
-                return f"its {part} has {problem}"
-    model = content.get("model")
-    if isinstance(model, dict) and model.get("dropout"):
-        return "its model drops merges at random"
-    return None
-
-
-def _steps(step: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(step, dict):
-        yield step
-        for name in ("normalizers", "pretokenizers"):
-            inner = step.get(name)
-            if isinstance(inner, list):
-                for one in inner[: MAX_STEPS + 1]:
-                    yield from _steps(one)
-
-
-def _step_problem(step: Mapping[str, Any]) -> str | None:
-    for name in ("content", "prepend", "replacement"):
-        content = step.get(name)
-        if isinstance(content, str) and len(content) > MAX_CONTENT:
-            return f"a replacement of {len(content)} characters"
-    pattern = step.get("pattern")
-    expression = pattern.get("Regex") if isinstance(pattern, dict) else None
-    if isinstance(expression, str) and not (
-        _CLIP_PATTERN.fullmatch(expression) or _SIMPLE_PATTERN.fullmatch(expression)
-    ):
-        return "a regular expression that no export writes"
-    return None

@@ -1,0 +1,116 @@
+r"""Measure what each rule for texts adds to the default bundle, on both sets of validation queries.
+
+    python -m benchmarks.rules --images val-*.tar --triplets val-triplets.jsonl \
+        val-open-triplets.jsonl
+
+The rules are what a bundle does with a composed query beside its graphs: see docs/method.md. The
+validation queries only measure; the rules were chosen on held-out training images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from benchmarks.command import RESULTS, command_parser, positive, run_command, write_result
+from benchmarks.markdown import describe_source, format_table
+from benchmarks.provenance import load_average, provenance
+from cli.output import table
+from ztcir_sdk.bundle import Bundle, Manifest
+from ztcir_sdk.environment import now
+from ztcir_sdk.evaluation.triplet_evaluation import evaluate_triplets
+from ztcir_sdk.retriever import Retriever
+from ztcir_sdk.runtime.cores import available_cores
+
+__all__ = ["FILE", "describe_rules", "main", "without"]
+
+FILE = "rules.json"
+COMMAND = "python -m benchmarks.rules"
+RULES: Mapping[str, Mapping[str, Any]] = {
+    "refused": {"refused_weight": None},
+    "details": {"detail_words": (), "detail_weight": None},
+    "nothing known": {"unknown_strength": None},
+    "prototypes": {"prototypes": None},
+}
+"""Rule -> the entries of a manifest without it."""
+LABELS: Mapping[str, str] = {
+    "all": "with all rules",
+    "refused": "without taking out what a text refuses",
+    "details": "without the vector of the text for details",
+    "nothing known": "without keeping closer where nothing known is asked",
+    "prototypes": "without the pull to prototypes",
+    "none": "the three graphs alone",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write the result file; return the exit code."""
+    parser = command_parser("rules", "Measure what each rule for texts adds.")
+    add = parser.add_argument
+    add("--images", type=Path, nargs="+", required=True, help="shards of the gallery")
+    add("--triplets", type=Path, nargs="+", required=True, help="files of queries")
+    add("--threads", type=positive, default=available_cores(), help="threads of one graph")
+    add("--out", type=Path, default=RESULTS / FILE, help="result file")
+    options = parser.parse_args(arguments)
+    return run_command(lambda: _measure(options))
+
+
+def without(bundle: Bundle, rules: Sequence[str]) -> Bundle:
+    """Return a bundle as it is without some of `RULES`."""
+    entries = {entry: value for rule in rules for entry, value in RULES[rule].items()}
+    manifest: Manifest = replace(bundle.manifest, **entries)
+    return Bundle(bundle.path, manifest)
+
+
+def _measure(options: argparse.Namespace) -> None:
+    started, load = now(), load_average()
+    bundle = Bundle.embedded()
+    left_out = {"all": (), **{rule: (rule,) for rule in RULES}, "none": tuple(RULES)}
+    figures: dict[str, dict[str, Any]] = {}
+    for name, rules in left_out.items():
+        retriever = Retriever(without(bundle, rules), device="cpu", threads=options.threads)
+        figures[name] = {}
+        for file in options.triplets:
+            scores = evaluate_triplets(retriever, options.images, file).methods["composed"]
+            kinds = {kind: own["mAP@10"] for kind, own in scores.per_kind.items()}
+            figures[name][file.stem] = {"all": scores.overall["mAP@10"], **kinds}
+    write_result(
+        options.out,
+        {
+            **provenance(started, options.threads, load),
+            "bundle": {"name": bundle.name, "fingerprint": bundle.fingerprint},
+            "mAP@10": figures,
+        },
+    )
+    sets = [file.stem for file in options.triplets]
+    rows = [
+        (LABELS[name], *(f"{own[one]['all']:.3f}" for one in sets)) for name, own in figures.items()
+    ]
+    table(("composed, mAP@10", *sets), rows)
+
+
+def describe_rules(values: Mapping[str, Any]) -> str:
+    """Tabulate mAP@10 without each rule: of one change, and of open requests by kind."""
+    tidy, requests = values["mAP@10"]["all"]
+    kinds = list(values["mAP@10"]["all"][requests])
+    rows = [
+        (
+            label,
+            f"{own[tidy]['all']:.3f}",
+            *(f"{own[requests][kind]:.3f}" for kind in kinds),
+        )
+        for name, label in LABELS.items()
+        for own in (values["mAP@10"][name],)
+    ]
+    columns = ("`composed`", "one change", "all requests", *kinds[1:])
+    source = describe_source(values, "onnxruntime")
+    return f"{format_table(columns, rows)}\n\nBundle `{values['bundle']['name']}`, {source}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

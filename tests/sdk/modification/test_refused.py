@@ -1,0 +1,101 @@
+"""What a text refuses is read in four languages, and leaves a composed query."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from tiny_bundle import write_tiny_bundle
+
+from ztcir_sdk import Bundle, Retriever
+from ztcir_sdk.errors import BundleError
+from ztcir_sdk.modification import refused_values
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("not red", ("red",)),
+        ("Not Red!", ("red",)),
+        ("anything but black, please", ("black",)),
+        ("i don't want it in dark blue", ("blue",)),
+        ("i don\u2019t like stripes", ("striped",)),
+        ("dont show me pink", ("pink",)),
+        ("no red and no green", ("red", "green")),
+        ("a red-less one", ("red",)),
+        ("red won't do", ("red",)),
+        ("sick of grey", ("grey",)),
+        ("nicht in Blau", ("blue",)),
+        ("ohne rote Streifen", ("red",)),
+        ("sin negro", ("black",)),
+        ("tout sauf le vert", ("green",)),
+    ],
+)
+def test_a_refused_value_is_found(text: str, values: tuple[str, ...]) -> None:
+    assert refused_values(text) == values
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "make it red",
+        "red, not blue",  # what is wanted is named, and the model answers it
+        "blue instead of red",
+        "why not red?",
+        "not only red",
+        "a pity that it is not red",
+        "i want stripes",  # "want" ends as "won't" does
+        "not too long, in red",
+        "not this shape but red",
+        "no hood",
+        "keinesfalls",
+        "",
+    ],
+)
+def test_a_wanted_value_is_not_refused(text: str) -> None:
+    assert refused_values(text) == ()
+
+
+@given(st.text(alphabet="not red,.'-éß \n", max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_only_values_that_a_text_names_are_refused(text: str) -> None:
+    assert set(refused_values(text)) <= {"red"}
+    if "red" not in text:
+        assert refused_values(text) == ()
+
+
+def test_long_texts_are_read_in_a_moment() -> None:
+    for part in ("not ", "shame ", "n't", "not red ", "aaaa"):
+        refused_values(part * 5000)
+
+
+def query(bundle: Bundle, text: str, **options: Any) -> NDArray[np.float32]:
+    retriever = Retriever(bundle, threads=1)
+    image = Image.new("RGB", (8, 8), "red")
+    return retriever.encode_queries(retriever.references([image]), [text], [0], **options)
+
+
+def test_a_refused_value_leaves_a_composed_query_if_the_bundle_says_so(tmp_path: Path) -> None:
+    plain = write_tiny_bundle(tmp_path / "plain")
+    reads = write_tiny_bundle(tmp_path / "reads", refused_weight=0.4)
+    expected = query(plain, "not red") - 0.4 * Retriever(plain).encode_texts(["red"])
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(query(reads, "not red"), expected, atol=1e-6)
+    np.testing.assert_array_equal(query(reads, "make it red"), query(plain, "make it red"))
+    for method in ("text", "stage1"):
+        same = query(plain, "not red", method=method)
+        np.testing.assert_array_equal(query(reads, "not red", method=method), same)
+    assert Retriever(reads).refused("not red") == ("red",)
+    assert Retriever(plain).refused("not red") == ()
+    assert "refused_weight" not in plain.manifest.to_dict()
+
+
+def test_a_weight_out_of_its_range_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="refused_weight"):
+        write_tiny_bundle(tmp_path / "odd", refused_weight=1.5)

@@ -1,0 +1,178 @@
+"""What a bundle does with composed queries beside its graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from msgspec.structs import asdict
+from numpy.typing import NDArray
+from PIL import Image
+from tiny_bundle import D, unit, write_tiny_bundle
+
+from ztcir_sdk import Bundle, Retriever
+from ztcir_sdk.bundle import Prototypes
+from ztcir_sdk.encoder.rules import pull
+from ztcir_sdk.errors import BundleError
+from ztcir_sdk.modification import move_queries
+
+Array = NDArray[np.float32]
+
+
+def with_entries(folder: Path, stored: bytes | None = None, **entries: Any) -> Bundle:
+    plain = write_tiny_bundle(folder / "plain")
+    files: dict[str, Any] = {file: plain.path / file for file in plain.manifest.files}
+    if stored is not None:
+        files["prototypes.f16"] = stored
+    return write_tiny_bundle(folder / "ruled", files=files, **entries)
+
+
+def query(bundle: Bundle, text: str, **options: Any) -> Array:
+    retriever = Retriever(bundle, threads=1)
+    image = Image.new("RGB", (8, 8), "red")
+    return retriever.encode_queries(retriever.references([image]), [text], [0], **options)
+
+
+def half(vectors: NDArray[np.floating]) -> bytes:
+    return vectors.astype("<f2").tobytes()
+
+
+def test_a_query_is_pulled_as_the_formula_says_it() -> None:
+    one, two = unit(np.array([[3.0, 1.0, 0.0, 0.0], [0.0, 1.0, 2.0, 0.0]]))
+    [q] = unit(np.array([[1.0, 0.2, 0.1, 0.4]]))
+    shares = np.exp(np.array([q @ one, q @ two]) / 0.1)
+    shares /= shares.sum()
+    [mixture] = unit(np.array([shares[0] * one + shares[1] * two]))
+    [expected] = unit(np.array([0.7 * q + 0.3 * mixture]))
+    [pulled] = pull(q[None], np.stack([one, two]), 0.3, 0.1)
+    np.testing.assert_allclose(pulled, expected, atol=1e-6)
+
+
+@given(
+    arrays(np.float32, (3, 4), elements=st.floats(0.125, 1, width=32)),
+    arrays(np.float32, (5, 4), elements=st.floats(0.125, 1, width=32)),
+    st.floats(0.01, 1),
+    st.floats(0.001, 10),
+)
+def test_a_pulled_query_is_between_itself_and_the_prototypes(
+    queries: Array, prototypes: Array, weight: float, temperature: float
+) -> None:
+    q, c = unit(queries), unit(prototypes)
+    pulled = pull(q, c, weight, temperature)
+    np.testing.assert_allclose(np.linalg.norm(pulled, axis=1), 1, atol=1e-5)
+    mixture = pull(q, c, 1.0, temperature)
+    along = (pulled * mixture).sum(axis=1)
+    assert (along >= (q * mixture).sum(axis=1) - 1e-5).all()
+    rows = pull(q[1:2], c, weight, temperature)
+    np.testing.assert_allclose(rows, pulled[1:2], atol=1e-6)
+
+
+def test_a_composed_query_is_pulled_and_no_other_method(tmp_path: Path) -> None:
+    prototypes = unit(np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]))
+    bundle = with_entries(
+        tmp_path, half(prototypes), prototypes=Prototypes("prototypes.f16", 0.3, 0.05)
+    )
+    plain = Bundle.load(tmp_path / "plain")
+    stored = unit(np.frombuffer(half(prototypes), "<f2").reshape(-1, D).astype(np.float32))
+    alone = query(plain, "make it red")
+    np.testing.assert_allclose(
+        query(bundle, "make it red"), pull(alone, stored, 0.3, 0.05), atol=1e-6
+    )
+    for method in ("text", "stage1", "sum", "mapped", "image"):
+        np.testing.assert_array_equal(
+            query(bundle, "make it red", method=method), query(plain, "make it red", method=method)
+        )
+    # The path of `strength` leads from the image to the pulled query.
+    image = query(plain, "make it red", strength=0)
+    np.testing.assert_array_equal(query(bundle, "make it red", strength=0), image)
+    expected = move_queries(image, query(bundle, "make it red"), 0.5)
+    np.testing.assert_allclose(query(bundle, "make it red", strength=0.5), expected, atol=1e-6)
+
+
+def test_the_text_alone_counts_where_it_has_a_word_for_a_detail(tmp_path: Path) -> None:
+    entries: dict[str, Any] = {"detail_words": ("silk",), "detail_weight": 0.4}
+    prototypes = Prototypes("prototypes.f16", 0.9, 0.05)
+    bundle = with_entries(
+        tmp_path, half(np.eye(D, dtype=np.float32)), prototypes=prototypes, **entries
+    )
+    plain = Bundle.load(tmp_path / "plain")
+    expected = unit(query(plain, "in silk") + 0.4 * Retriever(plain).encode_texts(["in silk"]))
+    np.testing.assert_allclose(query(bundle, "in silk"), expected, atol=1e-6)  # and is not pulled
+    assert not np.allclose(query(bundle, "in wool"), query(plain, "in wool"), atol=1e-3)
+    # What a text refuses must not come back by the vector of its words.
+    refusing = write_tiny_bundle(tmp_path / "refusing", refused_weight=0.4, **entries)
+    refused = write_tiny_bundle(tmp_path / "refused", refused_weight=0.4)
+    np.testing.assert_array_equal(query(refusing, "silk, not red"), query(refused, "silk, not red"))
+
+
+@pytest.mark.parametrize(
+    ("text", "closer"),
+    [
+        ("for a toddler", True),
+        ("make a dress for a toddler", False),
+        ("make it rot for a toddler", False),  # a colour, in German
+        ("in silk", False),
+        ("with a dress", True),  # a part
+        ("con un dress", True),
+        ("in rot, with a dress", False),
+        ("swap it with a dress", False),
+        ("the same", True),
+    ],
+)
+def test_a_text_that_asks_for_nothing_known_keeps_closer_to_the_picture(
+    tmp_path: Path, text: str, closer: bool
+) -> None:
+    plain = write_tiny_bundle(tmp_path / "plain")
+    bundle = write_tiny_bundle(
+        tmp_path / "b",
+        unknown_strength=0.6,
+        attribute_words=("dress",),
+        detail_words=("silk",),
+        detail_weight=0.0,
+    )
+    expected = query(plain, text, strength=0.6 if closer else 1.0)
+    np.testing.assert_allclose(query(bundle, text), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("stored", "entry", "sentence"),
+    [
+        (half(np.eye(D)), Prototypes("other", 0.3, 0.02), r"prototypes\.file.*one of the files"),
+        (b"\0" * 7, Prototypes("prototypes.f16", 0.3, 0.02), "whole vectors of 8 bytes"),
+        (b"", Prototypes("prototypes.f16", 0.3, 0.02), "whole vectors of 8 bytes"),
+        (half(np.eye(D)), Prototypes("prototypes.f16", 1.5, 0.02), r"prototypes\.weight"),
+        (half(np.eye(D)), Prototypes("prototypes.f16", 0.3, 0.0), r"prototypes\.temperature"),
+    ],
+)
+def test_wrong_prototypes_are_refused_when_the_bundle_is_read(
+    tmp_path: Path, stored: bytes, entry: Prototypes, sentence: str
+) -> None:
+    with pytest.raises(BundleError, match=sentence):
+        with_entries(tmp_path, stored, prototypes=entry)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_a_prototype_without_a_direction_is_refused_when_it_is_used(
+    tmp_path: Path, value: float
+) -> None:
+    vectors = np.eye(D, dtype=np.float32)
+    vectors[1] = value
+    bundle = with_entries(
+        tmp_path, half(vectors), prototypes=Prototypes("prototypes.f16", 0.3, 0.02)
+    )
+    with pytest.raises(BundleError, match="a vector that is zero or not finite"):
+        query(bundle, "make it red")
+    assert query(bundle, "make it red", method="text").shape == (1, D)
+
+
+def test_a_bundle_without_rules_has_no_entries_of_them(tmp_path: Path) -> None:
+    manifest = write_tiny_bundle(tmp_path / "b").manifest
+    written = manifest.to_dict()
+    for entry in ("prototypes", "detail_words", "detail_weight", "attribute_words"):
+        assert entry in asdict(manifest)
+        assert entry not in written

@@ -1,0 +1,206 @@
+"""What a bundle does with composed queries beside its graphs, as its manifest says.
+
+In this order: what a text refuses is taken out; the words of a detail count once more, by
+themselves; a text that asks for nothing known keeps closer to the picture; and a query is pulled
+towards the items that were seen to be like it. None of it looks at an image again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.errors import BundleError
+from ztcir_sdk.files import read_bounded
+from ztcir_sdk.modification import move_queries, names_any, refused_values, words_of
+
+__all__ = ["Reading", "TextRules"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the texts of composed queries ask for, by their rows."""
+
+    unknown: Sequence[int] = ()
+    """Texts that ask for nothing that is known; see `Manifest.unknown_strength`."""
+    refused: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """Row -> the colours and patterns that its text refuses; see `Manifest.refused_weight`."""
+    details: Collection[int] = ()
+    """Texts that ask for a detail; see `Manifest.detail_weight`."""
+
+
+class TextRules:
+    """The rules of one bundle. Threads may share it."""
+
+    def __init__(
+        self, bundle: Bundle, encode_texts: Callable[[Sequence[str]], NDArray[np.float32]]
+    ) -> None:
+        """Take a bundle, and what encodes texts alone: B texts -> (B, D) float32."""
+        self._bundle = bundle
+        self._encode_texts = encode_texts
+        self._values: dict[str, NDArray[np.float32]] = {}
+
+    @cached_property
+    def _attribute_words(self) -> frozenset[str]:
+        return frozenset(self._bundle.manifest.attribute_words)
+
+    @cached_property
+    def _detail_words(self) -> frozenset[str]:
+        return frozenset(self._bundle.manifest.detail_words)
+
+    @cached_property
+    def _prototypes(self) -> NDArray[np.float32]:
+        """The bundle's prototypes, (N, D), L2-normalised."""
+        bundle, entry = self._bundle, self._bundle.manifest.prototypes
+        assert entry is not None
+        path = bundle.path / entry.file
+        try:
+            content = read_bounded(path, bundle.manifest.files[entry.file].bytes)
+        except OSError as error:
+            raise BundleError(
+                f"{entry.file} of the bundle {bundle.path} cannot be read ({error.strerror}): "
+                "export or copy the bundle again."
+            ) from error
+        stored = np.frombuffer(content, "<f2").reshape(-1, bundle.manifest.dimensions.embed)
+        vectors = stored.astype(np.float32)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not (np.isfinite(norms) & (norms > 0)).all():
+            raise BundleError(
+                f"{entry.file} of the bundle {bundle.path} has a vector that is zero or not "
+                "finite: export the bundle again."
+            )
+        unit: NDArray[np.float32] = vectors / norms
+        return unit
+
+    def refused(self, text: str) -> tuple[str, ...]:
+        """Return the colours and patterns that a text refuses, if they leave its query."""
+        return refused_values(text) if self._bundle.manifest.refused_weight else ()
+
+    def read(self, texts: Sequence[str]) -> Reading:
+        """Read what texts ask for.
+
+        Raises:
+            BundleError: the bundle's vocabulary cannot be read.
+        """
+        manifest = self._bundle.manifest
+        read = {row: values for row, text in enumerate(texts) if (values := self.refused(text))}
+        details: set[int] = set()
+        if manifest.detail_weight is not None:
+            details = {
+                row
+                for row, text in enumerate(texts)
+                if row not in read and not self._detail_words.isdisjoint(words_of(text))
+            }
+        unknown: list[int] = []
+        if manifest.unknown_strength is not None:
+            unknown = [
+                row
+                for row, text in enumerate(texts)
+                if row not in details and self._asks_for_nothing(text)
+            ]
+        return Reading(unknown, read, details)
+
+    def _asks_for_nothing(self, text: str) -> bool:
+        """Return whether a text asks for nothing that the model was trained to change."""
+        if words := self._attribute_words:
+            return not names_any(text, words)
+        vocabulary = self._bundle.vocabulary
+        return vocabulary is not None and vocabulary.mostly_unknown(text)
+
+    def apply(
+        self,
+        reading: Reading,
+        texts: Sequence[str],
+        queries: NDArray[np.float32],
+        images: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Return composed queries as the rules leave them.
+
+        Args:
+            reading: what their texts ask for.
+            texts: the B texts.
+            queries: (B, D), L2-normalised; not changed.
+            images: (B, D), the embeddings of their references.
+
+        Returns:
+            (B, D); rows are L2-normalised again where a rule changed them, unless they are zero.
+
+        Raises:
+            BundleError: the bundle's prototypes cannot be read.
+        """
+        manifest = self._bundle.manifest
+        if reading.refused:
+            queries = self._without_refused(queries, reading.refused)
+        if rows := sorted(reading.details):
+            queries = queries.copy()
+            alone = self._encode_texts([texts[row] for row in rows])
+            queries[rows] = _unit(queries[rows] + (manifest.detail_weight or 0.0) * alone)
+        if rows := list(reading.unknown):
+            queries = queries.copy()
+            strength = manifest.unknown_strength
+            queries[rows] = move_queries(
+                images[rows], queries[rows], 1.0 if strength is None else strength
+            )
+        # A prototype has no details: they would be lost.
+        rows = [row for row in range(len(queries)) if row not in reading.details]
+        if rows and manifest.prototypes is not None:
+            queries = queries.copy()
+            queries[rows] = pull(
+                queries[rows],
+                self._prototypes,
+                manifest.prototypes.weight,
+                manifest.prototypes.temperature,
+            )
+        return queries
+
+    def _without_refused(
+        self, queries: NDArray[np.float32], refused: Mapping[int, Sequence[str]]
+    ) -> NDArray[np.float32]:
+        new = sorted({value for own in refused.values() for value in own} - self._values.keys())
+        if new:
+            self._values.update(zip(new, self._encode_texts(new), strict=True))
+        left = queries.astype(np.float64)
+        weight = self._bundle.manifest.refused_weight or 0.0
+        for row, own in refused.items():
+            left[row] -= weight * sum(self._values[value] for value in own)
+        return _unit(left)
+
+
+def pull(
+    queries: NDArray[np.float32],
+    prototypes: NDArray[np.float32],
+    weight: float,
+    temperature: float,
+) -> NDArray[np.float32]:
+    """Pull queries towards prototypes, the mean images of classes (Snell et al., 2017, sec. 2.2).
+
+    With q a query, c_i the prototypes, w the weight and t the temperature,
+
+        p = sum_i softmax_i(q . c_i / t) c_i,    q' = normalise((1 - w) q + w normalise(p)).
+
+    Args:
+        queries: (B, D), L2-normalised.
+        prototypes: (N, D), L2-normalised.
+        weight: 0 returns the queries, 1 the mixtures of prototypes alone.
+        temperature: above 0; the smaller, the more the nearest prototype counts.
+
+    Returns:
+        (B, D) float32, L2-normalised.
+    """
+    scores = queries @ prototypes.T / temperature  # (B, N)
+    scores -= scores.max(axis=1, keepdims=True)
+    np.exp(scores, out=scores)
+    mixture = _unit(scores @ prototypes)  # the softmax's denominator is a scale, which goes
+    return _unit((1 - weight) * queries + weight * mixture)
+
+
+def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """L2-normalise rows; a row of zeros stays, and is refused with the query."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
+    return unit
