@@ -6,6 +6,7 @@ ztcir_sdk`` alone costs nothing.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,10 @@ _MODULES = {
     "ZtcirError": "errors",
     "embed_images": "gallery",
 }
+
+# ONNX Runtime from 1.32 on writes an identifier of the machine into the user's cache and reports
+# its use to its maker, unless this is set before it is imported; 0 allows it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> object:

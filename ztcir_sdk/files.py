@@ -6,8 +6,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import secrets
-import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ __all__ = [
     "flush_folder",
     "folder_whole",
     "hash_file",
+    "is_inside",
     "open_ordinary",
     "open_whole",
     "read_bounded",
@@ -31,6 +30,15 @@ __all__ = [
 BLOCK = 1 << 20
 
 
+def is_inside(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
+    """Return whether a path, or the archive that it leads into, is in a folder, links followed."""
+    try:
+        real = Path(os.path.realpath(path))
+        return real.is_relative_to(os.path.realpath(folder))
+    except (OSError, ValueError):  # ValueError: a null character
+        return False
+
+
 def hash_file(file: Path) -> str:
     """Return the SHA-256 (hex) of a file."""
     hasher = hashlib.sha256()
@@ -40,7 +48,7 @@ def hash_file(file: Path) -> str:
     return hasher.hexdigest()
 
 
-def open_ordinary(path: Path) -> IO[bytes]:
+def open_ordinary(path: str | os.PathLike[str]) -> IO[bytes]:
     """Open an ordinary file for reading; links are followed.
 
     A pipe would block, and a device may never end.
@@ -119,7 +127,7 @@ def open_whole(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]
     Raises:
         OSError: the folder is missing, the disk is full, and so on; `path` is then unchanged.
     """
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    fresh = path.with_name(f".{path.name}.{os.urandom(4).hex()}.new")
     try:
         with fresh.open(mode.replace("w", "x"), **options) as stream:
             yield stream
@@ -146,6 +154,8 @@ def standing_folder(target: Path) -> Path:
 
 def finish_swap(target: Path) -> None:
     """Finish a replacement of `target` whose writer was killed; keep the newer folder."""
+    import shutil  # writers alone need it
+
     old = _aside(target, "old")
     if target.exists():
         # Windows cannot remove open files; the next writer tries again.
@@ -167,6 +177,8 @@ def folder_whole(target: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full, a rename failed, and so on; the old folder then remains.
     """
+    import shutil  # writers alone need it
+
     fresh, old = _aside(target, "new"), _aside(target, "old")
     if fresh.exists():  # left by a killed writer
         shutil.rmtree(fresh)

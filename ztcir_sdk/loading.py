@@ -8,13 +8,15 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ztcir_sdk.decoding import load_image
@@ -28,9 +30,13 @@ __all__ = [
     "DecodingPipeline",
     "GalleryImage",
     "LoadedFile",
+    "decoded",
     "iter_images",
     "pixel_count",
 ]
+
+Prepared = TypeVar("Prepared", bound="Image.Image | NDArray[np.uint8]")
+"""What a file is decoded to."""
 
 PIXELS_AHEAD = 64_000_000
 """Decoded pixels that may wait to be used (192 MB), beside one image for each thread."""
@@ -58,10 +64,13 @@ class GalleryImage:
     """A sentence about what is wrong with the image or its metadata."""
 
 
-def iter_images(source: Source, *, workers: int | None = None) -> Iterator[GalleryImage]:
+def iter_images(
+    source: Source, *, workers: int | None = None, upright: bool = True
+) -> Iterator[GalleryImage]:
     """Decode every image of a source, in the order of `list_images`, some ahead in threads.
 
-    An unusable file is yielded too, with a sentence in place of its image.
+    An unusable file is yielded too, with a sentence in place of its image. For `upright` see
+    `load_image`.
 
     Raises:
         ZtcirError: a file or folder of `source` does not exist.
@@ -69,13 +78,14 @@ def iter_images(source: Source, *, workers: int | None = None) -> Iterator[Galle
     listing = list_images(source)
     for path, sentence in listing.failed:
         yield GalleryImage(Path(path).stem, path, "", None, None, sentence)
+    decode = decoded if upright else _decoded_as_stored
     with DecodingPipeline(workers) as pipeline:
-        for loaded, image in pipeline.decode(pipeline.load(listing.files)):
+        for loaded, image in pipeline.decode(pipeline.load(listing.files), decode):
             file, content_hash, metadata = loaded.file, loaded.content_hash, loaded.metadata
             if isinstance(image, ImageError):
                 yield GalleryImage(file.key, file.path, content_hash, metadata, None, str(image))
             else:
-                pixels = pixel_count(image)  # the caller may resize it
+                pixels = image.width * image.height  # the caller may resize it
                 yield GalleryImage(
                     file.key, file.path, content_hash, metadata, image, loaded.metadata_error
                 )
@@ -145,12 +155,18 @@ class DecodingPipeline:
             yield ahead.popleft()[1].result()
 
     def decode(
-        self, loaded: Iterable[LoadedFile]
-    ) -> Iterator[tuple[LoadedFile, Image.Image | ImageError]]:
-        """Decode files; the caller must `release` the pixels of each image that it has used."""
-        ahead: deque[tuple[int, LoadedFile, Future[Image.Image | ImageError]]] = deque()
+        self, loaded: Iterable[LoadedFile], prepare: Callable[[bytes, str], Prepared]
+    ) -> Iterator[tuple[LoadedFile, Prepared | ImageError]]:
+        """Decode files; the caller must `release` the pixels of each image that it has used.
 
-        def next_result() -> tuple[LoadedFile, Image.Image | ImageError]:
+        Args:
+            loaded: the files.
+            prepare: what decodes the content of a file of a name, in a thread, and raises
+                `ImageError`; see `decoded`.
+        """
+        ahead: deque[tuple[int, LoadedFile, Future[Prepared | ImageError]]] = deque()
+
+        def next_result() -> tuple[LoadedFile, Prepared | ImageError]:
             number, one, future = ahead.popleft()
             with self._gate:
                 self._next = number
@@ -158,7 +174,8 @@ class DecodingPipeline:
             return one, future.result()
 
         for number, one in enumerate(loaded):
-            ahead.append((number, one, self._decoders.submit(self._decode, number, one)))
+            future = self._decoders.submit(self._decode, number, one, prepare)
+            ahead.append((number, one, future))
             while (
                 len(ahead) >= FILES_AHEAD
                 or sum(one.file.size for _, one, _ in ahead) >= BYTES_AHEAD
@@ -192,7 +209,9 @@ class DecodingPipeline:
             )
         return loaded
 
-    def _decode(self, number: int, loaded: LoadedFile) -> Image.Image | ImageError:
+    def _decode(
+        self, number: int, loaded: LoadedFile, prepare: Callable[[bytes, str], Prepared]
+    ) -> Prepared | ImageError:
         if loaded.unreadable is not None:
             return loaded.unreadable
         with self._gate:
@@ -200,7 +219,7 @@ class DecodingPipeline:
                 lambda: self._closed or self._pixels < PIXELS_AHEAD or number <= self._next
             )
         try:
-            image = load_image(loaded.data, name=loaded.file.path)
+            image = prepare(loaded.data, loaded.file.path)
         except ImageError as error:
             return error
         finally:
@@ -216,5 +235,17 @@ def _hashed(loaded: LoadedFile) -> LoadedFile:
     return loaded
 
 
-def pixel_count(image: Image.Image) -> int:
-    return image.width * image.height
+def decoded(data: bytes, name: str) -> Image.Image:
+    """Decode a whole image file; see `load_image`."""
+    return load_image(data, name=name)
+
+
+def _decoded_as_stored(data: bytes, name: str) -> Image.Image:
+    return load_image(data, name=name, upright=False)
+
+
+def pixel_count(image: Image.Image | NDArray[np.uint8]) -> int:
+    """Return the pixels of an image, or of its RGB levels (H, W, 3)."""
+    if isinstance(image, Image.Image):
+        return image.width * image.height
+    return image.size // 3

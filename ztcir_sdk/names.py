@@ -10,6 +10,8 @@ __all__ = [
     "BACKENDS",
     "CATALOGUE_COLUMNS",
     "COMPOSED_PROMPT",
+    "DEFAULT_METHOD",
+    "DEFAULT_WEIGHT",
     "GRAPHS",
     "MAPPED_PROMPT",
     "MAX_STRENGTH",
@@ -22,6 +24,7 @@ __all__ = [
     "PRECISIONS",
     "PROMPTED_METHODS",
     "PROMPTS",
+    "PROMPT_PRESETS",
     "STANDS_OUT",
     "STORAGES",
     "TAR_SUFFIXES",
@@ -53,6 +56,12 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Search method -> the graphs that it needs."""
 
+DEFAULT_METHOD = "composed"
+"""Search method where neither the search nor the bundle names one."""
+
+DEFAULT_WEIGHT = 0.5
+"""Weight of the text in method "sum" where neither the search nor the bundle gives one."""
+
 PROMPTED_METHODS = ("composed", "stage1")
 """Methods whose prompt has the modification text beside the pseudo-word."""
 
@@ -74,7 +83,7 @@ AUTOMATIC = "auto"
 NEAR_DUPLICATE = 0.97
 """Cosine of two images from which they count as the same; `python -m benchmarks.answers`."""
 
-STANDS_OUT = 3.75
+STANDS_OUT = 3.5
 """Standard deviations above an index's scores from which a hit is an answer; the same command."""
 
 TENSORRT_PACKAGES: Mapping[str, str] = MappingProxyType(
@@ -107,6 +116,15 @@ PROMPTS: Mapping[str, str] = MappingProxyType(
     {"composed": COMPOSED_PROMPT, "stage1": COMPOSED_PROMPT, "mapped": MAPPED_PROMPT}
 )
 """Method -> default prompt template; the other methods have none."""
+
+PROMPT_PRESETS: Mapping[str, str] = MappingProxyType(
+    {
+        "searle": COMPOSED_PROMPT,
+        "lincir": COMPOSED_PROMPT,
+        "pic2word": f"{MAPPED_PROMPT} , {TEXT_SLOT}",
+    }
+)
+"""Method of a paper -> the template of its published code; `ztcir eval` takes it by this name."""
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 """File name suffixes of tar archives, in lower case."""

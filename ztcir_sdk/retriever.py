@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -15,18 +16,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.answers import IndexSource, SearchOptions, SearchSettings, check_k, find_hits
+from ztcir_sdk.answers.hits import find_same
 from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle
 from ztcir_sdk.decoding import ImageSource
-from ztcir_sdk.encoder import EncodedImage, Encoder
+from ztcir_sdk.encoder import BulkImages, EncodedImage, Encoder, bulk_images
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.gallery import AnyIndex, IndexOptions, IndexReport, build_index
 from ztcir_sdk.gallery.opened import OpenIndexes
-from ztcir_sdk.hub import load_model
 from ztcir_sdk.index import GalleryIndex, Index, IndexView
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.modification import UnknownWord, join_texts
 from ztcir_sdk.names import TEXT_METHODS
-from ztcir_sdk.query import Picture, Query, QueryPlan, as_query
+from ztcir_sdk.query import Picture, Query, QueryPlan, as_query, graphs_for
 from ztcir_sdk.reference_cache import ReferenceCache, encode_references, reference_bytes
 from ztcir_sdk.settings import RetrieverOptions, RetrieverSettings
 from ztcir_sdk.sources import Source, image_exists
@@ -34,10 +34,9 @@ from ztcir_sdk.sources import Source, image_exists
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` from Python 3.11
 
-__all__ = ["Hit", "Reference", "Retriever"]
+    from ztcir_sdk.gallery import AnyIndex, IndexOptions, IndexReport
 
-SAME_IMAGE = 1 - 1e-6
-"""Cosine from which two embeddings belong to the same image: 1, but for rounding."""
+__all__ = ["Hit", "Reference", "Retriever"]
 
 
 class Retriever:
@@ -59,22 +58,7 @@ class Retriever:
         Args:
             bundle: a bundle or its folder.
             index: the index to search by default; see also `index` and `open_index`.
-            **options: how the graphs are run:
-                backend: "onnx" (ONNX Runtime), "onnx-tensorrt" (its TensorRT provider) or
-                    "tensorrt" (TensorRT itself); "auto" is "tensorrt" on a GPU for which
-                    `ztcir export --trt` has built engines, else "onnx".
-                device: "cpu", "cuda" or "cuda:N"; "auto" is the GPU if ONNX Runtime runs on it or
-                    the backend needs one, else the CPU.
-                precision: "fp32", "fp16" or "int8", if the bundle has it; by default fp32.
-                threads: CPU threads of one graph; by default one for each available core.
-                gpu_memory_mb: GPU memory limit of one graph, in MiB; by default none.
-                low_memory: release memory after every run, for small devices; slower.
-                build_engines: build missing and outdated TensorRT engines, in seconds to
-                    minutes; if False, they are an error. True by default.
-                cuda_graphs: record TensorRT's launches, which takes GPU memory; True by default.
-                run_timeout: most seconds of one run of a graph with ONNX Runtime.
-                reference_cache_mb: memory for encoded reference images, in MiB, by default 64. A
-                    second query about the same file runs only the text graph. 0 keeps none.
+            **options: how the graphs are run, and what is remembered; see `RetrieverOptions`.
 
         Raises:
             BundleError: the bundle is missing, altered, or made by a newer ztcir.
@@ -85,7 +69,12 @@ class Retriever:
         if not isinstance(bundle, Bundle):
             bundle = Bundle.load(bundle)
         settings = RetrieverSettings(**options)
-        self.encoder = Encoder(bundle, precision=settings.precision, settings=settings)
+        self.encoder = Encoder(
+            bundle,
+            precision=settings.precision,
+            settings=settings,
+            correct_slips=settings.correct_slips,
+        )
         cached = (settings.reference_cache_mb << 20) // reference_bytes(bundle.manifest)
         self._cache = ReferenceCache(cached)
         self._indexes = OpenIndexes(self.image_tower, self.dim)
@@ -110,6 +99,8 @@ class Retriever:
             BundleError: the bundle is missing, incomplete or altered.
             ZtcirError: it cannot be downloaded.
         """
+        from ztcir_sdk.hub import load_model
+
         return cls(load_model(name), index=index, **options)
 
     @property
@@ -145,6 +136,10 @@ class Retriever:
         """
         return self.encoder.encode_images(images)
 
+    def bulk_images(self) -> AbstractContextManager[BulkImages]:
+        """Return what encodes the images of a collection, several batches at a time."""
+        return bulk_images(self.encoder)
+
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode B texts with the frozen text encoder: (B, D) float32, L2-normalised.
 
@@ -156,21 +151,29 @@ class Retriever:
     def unknown_words(self, text: str) -> tuple[UnknownWord, ...]:
         """Return the words of a text that the model was not trained on, each once, in order.
 
-        The model may ignore or misread them. Numbers and single letters always count as known, and
-        so does everything if the bundle records no vocabulary (`Bundle.vocabulary` is None).
+        A likely slip is corrected in queries (`UnknownWord.corrected`); the model may ignore or
+        misread the other ones. Numbers and single letters always count as known, and so does
+        everything if the bundle records no vocabulary (`Bundle.vocabulary` is None).
 
         Raises:
             BundleError: the bundle's vocabulary cannot be read.
         """
-        vocabulary = self.bundle.vocabulary
-        return () if vocabulary is None else vocabulary.unknown_words(text)
+        return self.encoder.unknown_words(text)
+
+    def refused(self, text: str) -> tuple[str, ...]:
+        """Return the colours and patterns that a text refuses, in English: "not red" -> ("red",).
+
+        Their vectors are taken out of composed queries, if the bundle says so
+        (`Manifest.refused_weight`); else nothing is returned.
+        """
+        return self.encoder.refused(self.encoder.as_read(text))
 
     def encode_queries(
         self,
         references: Sequence[Reference],
         texts: Sequence[str],
         reference_index: ArrayLike,
-        method: str = "composed",
+        method: str | None = None,
         weight: float | None = None,
         strength: float | None = None,
     ) -> NDArray[np.float32]:
@@ -188,6 +191,7 @@ class Retriever:
         Raises:
             UsageError, ZtcirError: as in `search`, or the lengths differ.
         """
+        method = method or self.bundle.default_method
         questions = self.encoder.questions(method, texts, weight=weight, strength=strength)
         images = [self._own(reference) for reference in references]
         return self.encoder.encode_queries(questions, images, reference_index)
@@ -216,6 +220,8 @@ class Retriever:
             IndexMismatchError: the index was made by another image tower.
             UsageError: the index belongs to another collection.
         """
+        from ztcir_sdk.gallery import build_index
+
         report = build_index(source, to, self, progress=progress, **options)
         self.open_index(to)
         return report
@@ -300,8 +306,9 @@ class Retriever:
         file once, and the index is searched once. For the arguments and errors see `search`.
         """
         settings = SearchSettings(**options)
-        method = settings.method
+        method = settings.method or self.bundle.default_method
         asked = [one if isinstance(one, Query) else as_query(*one, method) for one in queries]
+        self.encoder.preload(graphs_for(asked, method))  # while texts and images are read
         # Check the arguments before any work.
         plan = QueryPlan(
             self.encoder, asked, method, weight=settings.weight, strength=settings.strength
@@ -459,7 +466,7 @@ class Reference:
     def encode(
         self,
         text: str = "",
-        method: str = "composed",
+        method: str | None = None,
         *,
         weight: float | None = None,
         strength: float | None = None,
@@ -487,14 +494,7 @@ class Reference:
         if known is not None and known[0] is gallery:
             return known[1]
         earlier = [one._same_embedding(gallery, exact) for one in self.former[-1:]]
-        k = 8
-        while True:
-            [(labels, scores)] = gallery.search(self.embedding[None], k, exact=exact)
-            same = labels[scores >= SAME_IMAGE]
-            if len(same) < k:
-                break
-            k *= 8
-        same = np.concatenate([same, *earlier])
+        same = np.concatenate([find_same(gallery, self.embedding, exact), *earlier])
         if isinstance(gallery, IndexView):  # which never changes
             self._same = (gallery, same)
         return same

@@ -26,9 +26,32 @@ class EngineOptions(TypedDict, total=False):
 
 
 class RetrieverOptions(EngineOptions, total=False):
-    """Keywords of `ztcir_sdk.Retriever`, except its index."""
+    """Keywords of `ztcir_sdk.Retriever`, except its index.
+
+    Attributes:
+        backend: "onnx" (ONNX Runtime), "onnx-tensorrt" (its TensorRT provider) or
+            "tensorrt" (TensorRT itself); "auto" is "tensorrt" on a GPU for which
+            `ztcir export --trt` has built engines, else "onnx".
+        device: "cpu", "cuda" or "cuda:N"; "auto" is the GPU if ONNX Runtime runs on it or
+            the backend needs one, else the CPU. "openvino", "coreml", "directml" and "qnn" are
+            devices that only a distribution of ONNX Runtime of their own reaches.
+        precision: "fp32", "fp16" or "int8", if the bundle has it; by default fp32, and int8
+            on a processor if the export found it as accurate and faster.
+        threads: CPU threads of one graph; by default one for each available core.
+        gpu_memory_mb: GPU memory limit of one graph, in MiB; by default none.
+        low_memory: release memory after every run, for small devices; slower.
+        build_engines: build missing and outdated TensorRT engines, in seconds to
+            minutes; if False, they are an error. True by default.
+        cuda_graphs: record TensorRT's launches, which takes GPU memory; True by default.
+        run_timeout: most seconds of one run of a graph with ONNX Runtime.
+        reference_cache_mb: memory for encoded reference images, in MiB, by default 64. A
+            second query about the same file runs only the text graph. 0 keeps none.
+        correct_slips: correct likely typing errors in texts, where the bundle says which
+            words it knows; True by default. See `unknown_words`.
+    """
 
     reference_cache_mb: int
+    correct_slips: bool
 
 
 @dataclass(frozen=True)
@@ -40,9 +63,11 @@ class RetrieverSettings(RuntimeSettings):
     """
 
     precision: str | None = None
-    """One of `PRECISIONS`; None is fp32."""
+    """One of `PRECISIONS`; None is fp32, or `Bundle.cpu_precision` on a processor."""
     reference_cache_mb: int = 64
     """Memory for encoded reference images, in MiB; 0 keeps none."""
+    correct_slips: bool = True
+    """Correct likely typing errors in texts, with the words that the bundle says it knows."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

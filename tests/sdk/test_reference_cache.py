@@ -22,6 +22,7 @@ from ztcir_sdk.errors import ImageError, UsageError
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.names import METHODS
 from ztcir_sdk.reference_cache import ReferenceCache, read_content, reference_bytes
+from ztcir_sdk.runtime import OnnxGraph
 
 
 def png(seed: int) -> bytes:
@@ -62,13 +63,14 @@ def retriever(bundle: Path, index: Path) -> Retriever:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The batch sizes of the image encoder's runs."""
     counts: list[int] = []
-    real = Encoder._run_image_encoder
+    real = OnnxGraph.run
 
-    def look(self: Encoder, graph: Any, images: list[Any], outputs: list[str]) -> Any:
-        counts.append(len(images))
-        return real(self, graph, images, outputs)
+    def look(self: OnnxGraph, inputs: Any, *outputs: Any) -> Any:
+        if "pixel_values" in inputs:
+            counts.append(len(inputs["pixel_values"]))
+        return real(self, inputs, *outputs)
 
-    monkeypatch.setattr(Encoder, "_run_image_encoder", look)
+    monkeypatch.setattr(OnnxGraph, "run", look)
     return counts
 
 

@@ -444,7 +444,7 @@ def test_precision_is_chosen_and_recorded(tmp_path: Path, folder: Path) -> None:
 def test_from_pretrained_loads_an_embedded_bundle_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ztcir_sdk.bundle.bundle.resources.files", lambda _: tmp_path)
+    monkeypatch.setattr("ztcir_sdk.bundle.bundle._embedded_folder", lambda: tmp_path / "bundles")
     with pytest.raises(BundleError, match="has no embedded bundles"):
         Retriever.from_pretrained()
     write_tiny_bundle(tmp_path / "bundles" / "fashion-lite", name="fashion-lite")
@@ -708,6 +708,19 @@ def test_importing_the_package_costs_nothing() -> None:
         "ztcir_sdk.version",
     ]
     assert not {"numpy", "PIL", "onnxruntime", "tokenizers", "hnswlib"} & set(loaded)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the variable is not for Windows")
+@pytest.mark.parametrize("package", ["ztcir_sdk.runtime.onnx.providers", "export.bundle"])
+def test_onnx_runtime_reports_nothing_to_its_maker(tmp_path: Path, package: str) -> None:
+    if package.startswith("export"):
+        pytest.importorskip("torch", reason="needs the train extra, which the SDK must not")
+    script = f"import {package}, onnxruntime"
+    unset = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "CI", "GITHUB_ACTIONS")
+    inherited = {key: value for key, value in os.environ.items() if key not in unset}
+    environment = {**inherited, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+    assert not list(tmp_path.rglob("deviceid"))
 
 
 def test_importing_the_retriever_is_quick() -> None:

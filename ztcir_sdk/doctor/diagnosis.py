@@ -57,7 +57,7 @@ def diagnose(
 
 def _check_bundle(diagnosis: Diagnosis, path: str | os.PathLike[str] | None) -> Bundle | None:
     try:
-        bundle = Bundle.embedded() if path is None else Bundle.load(path)
+        bundle = Bundle.embedded(anew=True) if path is None else Bundle.load(path, anew=True)
     except ZtcirError as error:
         diagnosis.add("bundle", "problem", "cannot be used", str(error))
         return None

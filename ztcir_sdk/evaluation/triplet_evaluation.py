@@ -133,7 +133,7 @@ def evaluate_triplets(
         triplets: the file, in the format of `read_triplets`.
         methods: one or more of `ALL_METHODS`. "oracle" encodes the attributes of the first target
             as a caption: the upper bound of perfect composition.
-        weight: weight of the text in "sum", from 0 to 1; 0.5 by default.
+        weight: weight of the text in "sum", from 0 to 1; by default the bundle's own, else 0.5.
         best_sum: whether to find the best weight of "sum" too.
         optional_oracle: whether "oracle" is left out, with a note, where attributes are missing;
             otherwise that is an error.
@@ -178,11 +178,11 @@ def evaluate_triplets(
         in_pass.append("image")
     encoded = _encode(retriever, images, len(listing.files), queries, in_pass, index, progress)
 
-    vectors, weight = encoded.queries, 0.5 if weight is None else weight
+    vectors, weight = encoded.queries, retriever.bundle.sum_weight if weight is None else weight
     if needed & {"text", "sum"}:
-        vectors["text"] = retriever.encode_texts(texts)
+        vectors["text"] = retriever.encode_texts([retriever.encoder.as_read(t) for t in texts])
     if "sum" in methods:
-        vectors["sum"] = _weighted_sum(vectors["image"], vectors["text"], weight)
+        vectors["sum"] = weighted_sum(vectors["image"], vectors["text"], weight)
     if captions:
         vectors[ORACLE] = retriever.encode_texts(captions)
 
@@ -194,7 +194,7 @@ def evaluate_triplets(
     best: MethodScores | None = None
     if best_sum:
         tried = (
-            scorer.score(_weighted_sum(vectors["image"], vectors["text"], each), each)
+            scorer.score(weighted_sum(vectors["image"], vectors["text"], each), each)
             for each in SUM_WEIGHTS
         )
         best = max(tried, key=lambda one: one.overall["mAP@10"])
@@ -374,13 +374,13 @@ def _encode_batch(
     return vectors
 
 
-def _weighted_sum(
+def weighted_sum(
     image: NDArray[np.float32], text: NDArray[np.float32], weight: float
 ) -> NDArray[np.float32]:
     """Return (1 - w) v + w t, (Q, D), L2-normalised."""
     mixed = (1 - weight) * image.astype(np.float64) + weight * text
     norms: NDArray[np.float64] = np.linalg.norm(mixed, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = (mixed / norms).astype(np.float32)
+    unit: NDArray[np.float32] = (mixed / np.maximum(norms, 1e-12)).astype(np.float32)
     return unit
 
 

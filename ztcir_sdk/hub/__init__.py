@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ztcir_sdk.hub.card import CARD, hub_card
 from ztcir_sdk.hub.models import (
     HUB_PREFIX,
     HubName,
@@ -15,9 +16,11 @@ from ztcir_sdk.hub.models import (
 )
 
 __all__ = [
+    "CARD",
     "HUB_PREFIX",
     "HubName",
     "ModelEntry",
+    "hub_card",
     "list_models",
     "load_model",
     "model_folder",

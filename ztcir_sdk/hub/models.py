@@ -6,11 +6,12 @@ manifest lists are fetched, and every one is checked by the manifest's checksums
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from ztcir_sdk.bundle import MANIFEST, Bundle, embedded_names, read_manifest
 from ztcir_sdk.errors import UsageError, ZtcirError, first_line
 from ztcir_sdk.files import flush_file, folder_whole
-from ztcir_sdk.hub.card import hub_card
+from ztcir_sdk.hub.card import CARD, OWN_NAME, hub_card
 
 __all__ = [
     "HUB_PREFIX",
@@ -205,39 +206,51 @@ def pull_model(name: str, *, progress: Callable[[int, int], None] | None = None)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder.parent) as scratch:
         fetched = Path(scratch)
-        commit = _fetch(model, MANIFEST, fetched)  # all files of one commit
+        commit = _find_commit(model)
+        _fetch(model, MANIFEST, fetched, commit)
         files = list(read_manifest(fetched).files)
         for done, file in enumerate(files, start=1):
-            _fetch(model, file, fetched, revision=commit)
+            _fetch(model, file, fetched, commit)
             if progress is not None:
                 progress(done, len(files))
-        bundle = Bundle.load(fetched)
+        bundle = Bundle.load(fetched, anew=True)
         with folder_whole(folder) as fresh:
             for file in (MANIFEST, *bundle.manifest.files):
                 (fresh / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(fetched / file, fresh / file)
                 flush_file(fresh / file)
-    return Bundle.load(folder)
+    return Bundle.load(folder, verify=False)  # every byte was checked before it was copied
 
 
-def _fetch(model: HubName, file: str, folder: Path, *, revision: str | None = None) -> str:
-    """Download one file; return the commit that it is of."""
+def _find_commit(model: HubName) -> str:
+    """Return the commit that the model's revision is now, so that all files are of one."""
     import huggingface_hub
+
+    address = huggingface_hub.hf_hub_url(
+        model.repo_id, MANIFEST, revision=model.revision, endpoint=_endpoint()
+    )
+    with _sentences(model, MANIFEST):
+        commit = huggingface_hub.get_hf_file_metadata(address).commit_hash
+    return str(commit or model.revision)
+
+
+def _fetch(model: HubName, file: str, folder: Path, commit: str) -> None:
+    """Download one file of a commit."""
+    import huggingface_hub
+
+    with _sentences(model, file):
+        huggingface_hub.hf_hub_download(
+            model.repo_id, file, revision=commit, local_dir=folder, endpoint=_endpoint()
+        )
+
+
+@contextlib.contextmanager
+def _sentences(model: HubName, file: str) -> Iterator[None]:
+    """Say what is wrong where a download fails."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        metadata = huggingface_hub.get_hf_file_metadata(
-            huggingface_hub.hf_hub_url(
-                model.repo_id, file, revision=revision or model.revision, endpoint=_endpoint()
-            )
-        )
-        huggingface_hub.hf_hub_download(
-            model.repo_id,
-            file,
-            revision=metadata.commit_hash or revision or model.revision,
-            local_dir=folder,
-            endpoint=_endpoint(),
-        )
+        yield
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "")
         reason: dict[object, str] = {
@@ -254,7 +267,6 @@ def _fetch(model: HubName, file: str, folder: Path, *, revision: str | None = No
         raise ZtcirError(
             f"{model} cannot be downloaded ({first_line(error)}): check the network."
         ) from error
-    return str(metadata.commit_hash or revision or model.revision)
 
 
 def _is_of_the_network(error: Exception) -> bool:
@@ -289,8 +301,8 @@ def push_model(bundle: Bundle, name: str, *, private: bool = True) -> str:
         huggingface_hub.CommitOperationAdd(file, str(bundle.path / file))
         for file in (*bundle.manifest.files, MANIFEST)
     ]
-    card = hub_card(bundle.manifest).encode()
-    operations.append(huggingface_hub.CommitOperationAdd("README.md", card))
+    card = _card_of(bundle, str(model).removesuffix("@main")).encode()
+    operations.append(huggingface_hub.CommitOperationAdd(CARD, card))
     try:
         api.create_repo(model.repo_id, private=private, exist_ok=True)
         made = api.create_commit(
@@ -311,3 +323,11 @@ def push_model(bundle: Bundle, name: str, *, private: bool = True) -> str:
             f"{bundle.name} cannot be uploaded to {model} ({first_line(error)}): check the network."
         ) from error
     return str(made.commit_url)
+
+
+def _card_of(bundle: Bundle, name: str) -> str:
+    """Return the bundle's own card, which its author may have changed, or a new one."""
+    own = bundle.path / CARD
+    if own.is_file():
+        return own.read_text(encoding="utf-8").replace(OWN_NAME, name)
+    return hub_card(bundle.manifest, name)

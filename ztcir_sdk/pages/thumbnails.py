@@ -11,6 +11,7 @@ from PIL import Image
 
 from ztcir_sdk.decoding import load_image
 from ztcir_sdk.errors import ImageError
+from ztcir_sdk.files import is_inside
 from ztcir_sdk.sources import read_image
 
 SIDE = 320
@@ -29,7 +30,7 @@ def thumbnail(
     """
     try:
         if isinstance(source, str):
-            if inside and not _is_inside(source, inside):
+            if inside and not is_inside(source, inside):
                 return None
             path = Path(source).absolute()
             image = load_image(read_image(path.parent, path.name), name=path.name)
@@ -39,14 +40,6 @@ def thumbnail(
         return None
     image.thumbnail((side, side))
     return image
-
-
-def _is_inside(path: str, folder: str) -> bool:
-    """Return whether a path, or the archive that it leads into, is in a folder, links followed."""
-    try:
-        return Path(path).resolve().is_relative_to(Path(folder).resolve())
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: a circle of links
-        return False
 
 
 def image_tag(image: Image.Image | None, name: str) -> str:

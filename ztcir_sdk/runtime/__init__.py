@@ -44,7 +44,7 @@ def open_graph(
     settings = settings or RuntimeSettings()
     device = resolve_device(settings.device, settings.backend)
     settings = replace(settings, device=device)
-    if device == "cpu" or settings.backend in ("onnx", "onnx-tensorrt"):
+    if not device.startswith("cuda") or settings.backend in ("onnx", "onnx-tensorrt"):
         return OnnxGraph(graph, settings)
     # The CPU needs none of this.
     from ztcir_sdk.runtime.tensorrt.open import open_cached_engine, open_engine

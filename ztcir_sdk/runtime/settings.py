@@ -21,7 +21,8 @@ class RuntimeSettings:
     """One of `BACKENDS`; "auto" is TensorRT if the cache has an engine for this GPU, else ONNX
     Runtime."""
     device: str = "auto"
-    """"cpu", "cuda" or "cuda:N"; "auto" is the GPU if ONNX Runtime can run on it."""
+    """"cpu", "cuda", "cuda:N", "openvino", "coreml", "directml" or "qnn"; "auto" is the GPU if ONNX
+    Runtime can run on it."""
     threads: int | None = None
     """CPU threads per graph; by default one per available core."""
     gpu_memory_mb: int | None = None

@@ -41,6 +41,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         400: "The body cannot be read.",
         401: "A token is needed.",
         404: "There is no such item or reference.",
+        408: "The request came too slowly.",
         413: "The request or the image is too large.",
         421: "The service does not answer for this host.",
         422: "The request is wrong; the message says what to change.",
@@ -113,9 +114,8 @@ class _Service:
     def hit(self, hit: Hit, root: Path) -> models.HitModel:
         """Describe a hit without a path of this machine."""
         name = Path(hit.path).relative_to(root).as_posix()
-        item = self.index.view.by_path(name)
         return models.HitModel(
-            id="" if item is None else item.content_hash,
+            id=hit.content_hash,
             name=printable(name),
             metadata=hit.metadata,
             score=hit.score,
@@ -186,7 +186,9 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         ] = [],  # noqa: B006
         k: Annotated[int, Form(ge=1, le=settings.max_hits)] = 24,
         offset: Annotated[int, Form(ge=0, le=10_000)] = 0,
-        method: Annotated[str, Form()] = "composed",
+        method: Annotated[
+            str | None, Form(description="A search method; default: the bundle's own.")
+        ] = None,
         strength: Annotated[
             float | None, Form(ge=0, le=MAX_STRENGTH, description="How much the texts count.")
         ] = None,
@@ -234,12 +236,15 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         offset: Annotated[int, Query(ge=0, le=1_000_000_000)] = 0,
         limit: Annotated[int, Query(ge=1, le=settings.max_hits)] = 60,
         order: Annotated[Literal["path", "mixed"], Query()] = "path",
+        where: Annotated[
+            str | None, Query(max_length=2000, description="A condition on the metadata.")
+        ] = None,
     ) -> models.ItemsAnswer:
         """List items of the index, by path or mixed."""
-        found = await searches.work(lambda: service.index.listed(offset, limit, order))
-        return models.ItemsAnswer(
-            items=[service.item(item) for item in found], total=len(service.index.view)
+        found, total = await searches.work(
+            lambda: service.index.listed(offset, limit, order, where)
         )
+        return models.ItemsAnswer(items=[service.item(item) for item in found], total=total)
 
     @app.get(f"{API}/items/{{identifier}}", operation_id="item")
     async def item(identifier: str) -> models.ItemModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import threading
 import time
@@ -16,8 +17,13 @@ from typing import Any
 
 from ztcir_sdk.decoding import load_image
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
+from ztcir_sdk.files import is_inside
+from ztcir_sdk.filters import parse_filter
+from ztcir_sdk.filters.expression import number_of
+from ztcir_sdk.filters.sql import check_fields, where_clause
 from ztcir_sdk.index import Index, IndexView
 from ztcir_sdk.index.items import Item
+from ztcir_sdk.names import is_milvus_address
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.serve.failures import ServiceError
 from ztcir_sdk.serve.logs import log
@@ -44,9 +50,12 @@ class ServedIndex:
         """Open the index.
 
         Raises:
+            UsageError: it is in Milvus.
             IndexMismatchError: it was made by another image tower.
             ZtcirError: there is no index, or it is corrupt.
         """
+        if is_milvus_address(path):
+            raise UsageError("The service needs an index in a folder, not in Milvus.")
         self.path = Path(path)
         self._retriever = retriever
         self._lock = threading.Lock()
@@ -56,8 +65,7 @@ class ServedIndex:
 
     def _newest(self) -> IndexView:
         index = self._retriever.open_index(self.path)
-        if not isinstance(index, Index):
-            raise UsageError("The service needs an index in a folder, not in Milvus.")
+        assert isinstance(index, Index)  # of a folder
         return index.view
 
     @property
@@ -89,13 +97,29 @@ class ServedIndex:
             )
         return found[0]
 
-    def listed(self, offset: int, limit: int, order: str) -> list[Item]:
-        """Return some items, in an order of `ORDERS`."""
+    def listed(
+        self, offset: int, limit: int, order: str, where: str | None = None
+    ) -> tuple[list[Item], int]:
+        """Return some items, in an order of `ORDERS`, and how many there are in all.
+
+        Raises:
+            FilterError: the filter `where` is wrong.
+        """
         view = self.view
+        clause = "1"
+        values: list[Any] = []
+        if where:
+            condition = parse_filter(where)
+            check_fields(view.sql, condition)
+            clause, values = where_clause(condition)
         rows = view.sql(
-            f"SELECT label FROM items ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?", (limit, offset)
+            f"SELECT label FROM items WHERE {clause} ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?",
+            (*values, limit, offset),
         )
-        return view.items_at([label for (label,) in rows])
+        total = len(view)
+        if where:
+            [(total,)] = view.sql(f"SELECT count(*) FROM items WHERE {clause}", values)
+        return view.items_at([label for (label,) in rows]), total
 
     def read(self, item: Item) -> bytes:
         """Return the file of an item.
@@ -106,7 +130,7 @@ class ServedIndex:
         root = self.view.root
         path = PurePosixPath(item.path)
         inside = not path.is_absolute() and ".." not in path.parts and "\\" not in item.path
-        if inside and _stays_inside(root, root / path):
+        if inside and is_inside(root / path, root):
             try:
                 return read_image(root, item.path)
             except ImageError as error:
@@ -123,12 +147,6 @@ class ServedIndex:
         return self._fields[1]
 
 
-def _stays_inside(root: Path, path: Path) -> bool:
-    """Return whether a path, or the archive that it leads into, is inside the root."""
-    real = Path(os.path.realpath(path))
-    return real.is_relative_to(Path(os.path.realpath(root)))
-
-
 def _fields(items: Iterator[Item]) -> Iterator[dict[str, Any]]:
     values: dict[str, Counter[Any]] = {}
     for item in items:
@@ -136,8 +154,10 @@ def _fields(items: Iterator[Item]) -> Iterator[dict[str, Any]]:
             if isinstance(value, (str, int, float)) and value != "":
                 values.setdefault(name, Counter())[value] += 1
     for name, counts in list(values.items())[:MOST_FIELDS]:
-        if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in counts):
-            yield {"name": name, "kind": "number", "least": min(counts), "most": max(counts)}
+        # as in a filter: a text that holds a number, as cells of a CSV file do, is one
+        numbers = [n for v in counts if not isinstance(v, bool) and (n := number_of(v)) is not None]
+        if len(numbers) == len(counts) and all(map(math.isfinite, numbers)):
+            yield {"name": name, "kind": "number", "least": min(numbers), "most": max(numbers)}
         elif len(counts) <= MOST_VALUES or sum(counts.values()) >= 4 * len(counts):
             common = [str(value) for value, _ in counts.most_common(MOST_VALUES)]
             yield {"name": name, "kind": "choice", "values": common}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import time
@@ -23,6 +24,14 @@ COOKIE = "ztcir_token"
 """Cookie with the token, which the page sets, since the pictures of a page send no header."""
 OPEN_PATHS = ("/healthz", f"{API}/session", "/openapi.json")
 """Paths of the service that need no token; so do the page's own files, which hold no data."""
+MOST_TEXT_BYTES = 1_000_000
+"""Largest body without files."""
+BYTES_A_SECOND = 50_000
+"""How fast a body must come once `read_timeout` has passed."""
+CLOSING = (408, 413, 504)
+"""Statuses after which the connection is closed."""
+LINGER = 2.0
+"""Seconds for which the rest of a body that is too large is read and dropped."""
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -57,7 +66,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = _Request(scope, send)
+        request = _Request(scope, receive, send)
         self._active += 1
         self._metrics.active.set(self._active)
         try:
@@ -86,7 +95,8 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, request: _Request) -> None:
         headers = {key.decode("latin-1"): value for key, value in scope["headers"]}
         self._check(scope, headers)
-        bounded = _Bounded(receive, self._settings.max_upload_mb * 1_000_000)
+        kind = headers.get("content-type", b"").lower()
+        bounded = _Bounded(receive, self._settings, kind.startswith(b"multipart/form-data"))
         bounded.check(headers.get("content-length"))
         call = self._app(scope, bounded, request.send)
         await asyncio.wait_for(call, self._settings.timeout)
@@ -147,12 +157,12 @@ class Guard:
 class _Request:
     """One request: its identifier, when it began, and what was answered."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.id = uuid.uuid4().hex[:16]
         self.start = time.perf_counter()
         self.status = 0
+        self._receive = receive
         self._send = send
-        self._secure = scope.get("scheme") == "https"
 
     async def send(self, message: Message) -> None:
         """Pass an answer on, with the headers that every answer has."""
@@ -164,8 +174,22 @@ class _Request:
                 for key, value in {**SECURITY_HEADERS, "x-request-id": self.id}.items()
                 if key.encode() not in given
             ]
+            if self.status in CLOSING:
+                extra.append((b"connection", b"close"))
             message = {**message, "headers": [*message.get("headers", []), *extra]}
+        elif self.status == 413 and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            # who still sends when the connection is closed may never read the answer: a proxy
+            # takes the broken connection for a failure
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._drop_body(), LINGER)
+            message = {"type": "http.response.body"}
         await self._send(message)
+
+    async def _drop_body(self) -> None:
+        """Read the body to its end, or until the client has gone."""
+        while (await self._receive()).get("more_body", False):
+            pass
 
     async def refuse(self, error: ServiceError) -> None:
         """Answer with an error, unless an answer has begun."""
@@ -176,8 +200,6 @@ class _Request:
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
         ]
-        if error.status in (413, 504):
-            headers.append((b"connection", b"close"))  # the rest of the body is not read
         if error.status == 503:
             headers.append((b"retry-after", b"1"))
         if error.status == 401:
@@ -187,12 +209,16 @@ class _Request:
 
 
 class _Bounded:
-    """Receives the body of a request, and stops where it gets too large."""
+    """Receives the body of a request, and stops where it gets too large or comes too slowly."""
 
-    def __init__(self, receive: Receive, most: int) -> None:
+    def __init__(self, receive: Receive, settings: ServeSettings, with_files: bool) -> None:
         self._receive = receive
-        self._most = most
+        self._with_files = with_files
+        self._most = settings.max_upload_mb * 1_000_000 if with_files else MOST_TEXT_BYTES
+        self._seconds = settings.read_timeout
+        self._start = time.perf_counter()
         self._got = 0
+        self._complete = False
 
     def check(self, length: bytes | None) -> None:
         """Refuse a body by the length that its header names.
@@ -207,19 +233,31 @@ class _Bounded:
         """Return the next part.
 
         Raises:
-            ServiceError: the body is too large.
+            ServiceError: the body is too large, or too slow.
         """
-        message = await self._receive()
+        if self._complete:  # what comes now is that the client has gone
+            return await self._receive()
+        left = self._start + self._seconds + self._got / BYTES_A_SECOND - time.perf_counter()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(left, 0.001))
+        except asyncio.TimeoutError as error:
+            raise ServiceError(
+                408, "slow", "The request came too slowly: try again, or send a smaller image."
+            ) from error
         self._got += len(message.get("body", b""))
+        self._complete = not message.get("more_body", False)
         if self._got > self._most:
             raise self._too_large()
         return message
 
     def _too_large(self) -> ServiceError:
+        advice = (
+            "send a smaller image"
+            if self._with_files
+            else "send images as files of a form (multipart/form-data)"
+        )
         return ServiceError(
-            413,
-            "too-large",
-            f"The request has over {self._most // 1_000_000} MB: send a smaller image.",
+            413, "too-large", f"The request has over {self._most // 1_000_000} MB: {advice}."
         )
 
 

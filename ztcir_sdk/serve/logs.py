@@ -30,10 +30,11 @@ class JsonLines(logging.Formatter):
 
 
 def set_up(level: int = logging.INFO) -> None:
-    """Write the service's logs, and those of uvicorn, to standard error."""
+    """Write the service's logs, those of uvicorn, and warnings to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("ztcir", "uvicorn"):
+    logging.captureWarnings(True)
+    for name in ("ztcir", "uvicorn", "py.warnings"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False

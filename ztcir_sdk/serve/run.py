@@ -12,10 +12,12 @@ import uvicorn
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.serve.app import create_app
+from ztcir_sdk.serve.connections import connection_class
+from ztcir_sdk.serve.guard import Guard
 from ztcir_sdk.serve.logs import set_up
 from ztcir_sdk.serve.settings import ServeSettings, is_loopback
 
-__all__ = ["run_service"]
+__all__ = ["configuration", "run_service"]
 
 GRACE = 10
 """Seconds that running requests have to finish when the service is stopped."""
@@ -45,8 +47,22 @@ def run_service(
     listening = _listen(settings)
     port = listening.getsockname()[1]
     shown = "localhost" if is_loopback(settings.host) else settings.host
-    config = uvicorn.Config(
+    config = configuration(app, settings)
+    server = _Server(config, lambda: started and started(f"http://{shown}:{port}/"))
+    try:
+        server.run(sockets=[listening])
+    except KeyboardInterrupt:  # uvicorn passes it on after it has stopped
+        sys.stderr.flush()
+    finally:
+        listening.close()
+
+
+def configuration(app: Guard, settings: ServeSettings) -> uvicorn.Config:
+    """Return how uvicorn serves the application: its logs, and what a connection may take."""
+    return uvicorn.Config(
         app,
+        http=connection_class(settings.read_timeout),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -55,13 +71,6 @@ def run_service(
         h11_max_incomplete_event_size=32_768,
         backlog=256,
     )
-    server = _Server(config, lambda: started and started(f"http://{shown}:{port}/"))
-    try:
-        server.run(sockets=[listening])
-    except KeyboardInterrupt:  # uvicorn passes it on after it has stopped
-        sys.stderr.flush()
-    finally:
-        listening.close()
 
 
 class _Server(uvicorn.Server):
@@ -86,7 +95,9 @@ def warm_up(retriever: Retriever) -> None:
 def _listen(settings: ServeSettings) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio turns Nagle's algorithm off where the protocol is named: an answer of a head and a
+        # body would otherwise wait 40 ms for the client's delayed acknowledgement
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         if os.name != "nt":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((settings.host.strip("[]"), settings.port))

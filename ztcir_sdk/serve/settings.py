@@ -43,6 +43,9 @@ class ServeSettings:
     """Requests that are worked on at once; the next ones are turned away."""
     timeout: float = 30.0
     """Seconds that a request may take, its upload included."""
+    read_timeout: float = 10.0
+    """Seconds that the headers of a request may take to arrive, and its body, to which each 50 kB
+    that have arrived add a second."""
     references: int = 256
     """Encoded images that are remembered between requests."""
 
@@ -53,8 +56,9 @@ class ServeSettings:
         ):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if not self.timeout > 0:
-            raise UsageError(f"timeout must be above 0 seconds, not {self.timeout}.")
+        for name in ("timeout", "read_timeout"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} must be above 0 seconds, not {getattr(self, name)}.")
         if self.token is not None and (len(self.token) < 8 or not self.token.isascii()):
             raise UsageError("The token must have at least 8 characters, all ASCII.")
 

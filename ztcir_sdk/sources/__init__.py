@@ -7,11 +7,16 @@ webdataset. Archives are read in place, never unpacked.
 
 from __future__ import annotations
 
-from ztcir_sdk.sources.collection import list_images
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from ztcir_sdk.sources.listing import Failure, Listing, Source, SourceFile, printable
 from ztcir_sdk.sources.reading import SourceReader, container_of, image_exists, read_image
 from ztcir_sdk.sources.rules import CollectionRules
-from ztcir_sdk.sources.tables import MetadataTable
+
+if TYPE_CHECKING:
+    from ztcir_sdk.sources.collection import list_images
+    from ztcir_sdk.sources.tables import MetadataTable
 
 __all__ = [
     "CollectionRules",
@@ -27,3 +32,14 @@ __all__ = [
     "printable",
     "read_image",
 ]
+
+_MODULES = {"MetadataTable": "tables", "list_images": "collection"}
+"""What only those need who read a whole collection: imported on first use."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value  # the next access does not call this function
+    return value

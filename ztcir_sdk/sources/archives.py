@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath
 from ztcir_sdk.names import is_plain_tar
 from ztcir_sdk.picture_formats import format_of, is_readable
 from ztcir_sdk.sources.listing import (
-    TAR_ERRORS,
     Listing,
     SourceFile,
     printable,
     reason_of,
     relative_path,
+    tar_errors,
 )
 from ztcir_sdk.sources.metadata import MAX_METADATA_BYTES
 from ztcir_sdk.sources.metadata_files import is_metadata, metadata_names, too_large
@@ -69,7 +69,7 @@ def list_archive(path: Path, listing: Listing, rules: CollectionRules) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise OSError("it is not a regular file")
         _read_members(path, members)
-    except TAR_ERRORS as error:
+    except tar_errors() as error:
         why = reason_of(error)
         listing.fail(relative, f"The archive {relative} cannot be read to its end ({why}).")
         listing.unlisted.append(relative)

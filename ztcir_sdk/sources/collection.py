@@ -10,7 +10,7 @@ from ztcir_sdk.names import is_tar
 from ztcir_sdk.picture_formats import FORMATS, IMAGE_SUFFIXES, format_of, is_readable
 from ztcir_sdk.sources.archives import list_archive
 from ztcir_sdk.sources.folders import list_file, list_folder
-from ztcir_sdk.sources.listing import Listing, Source, printable
+from ztcir_sdk.sources.listing import Listing, Source, is_whole_machine, printable
 from ztcir_sdk.sources.rules import CollectionRules
 
 __all__ = ["list_images"]
@@ -74,14 +74,21 @@ def list_images(
 def _common_root(paths: list[Path], root: Path | None, *, widen: bool) -> Path:
     parents = [path if path.is_dir() else path.parent for path in paths]
     try:
-        common = Path(os.path.commonpath(parents))
-        if root is None or common.is_relative_to(root):
-            return common if root is None else root
-        return Path(os.path.commonpath([root, common])) if widen else common
+        found = Path(os.path.commonpath(parents))
+        if root is not None and found.is_relative_to(root):
+            found = root
+        elif root is not None and widen:
+            found = Path(os.path.commonpath([root, found]))
     except ValueError:
         raise UsageError(
             "The sources are on different drives: index each drive on its own."
         ) from None
+    if is_whole_machine(found):
+        raise UsageError(
+            f"The sources have only {found} in common, and an index of that would stand for every "
+            "file of this machine: name folders that have another folder in common."
+        )
+    return found
 
 
 def _require_video_reader(rules: CollectionRules) -> None:

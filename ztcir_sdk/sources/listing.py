@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -16,7 +15,6 @@ from ztcir_sdk.names import TAR_SUFFIXES, is_plain_tar, tar_suffix
 from ztcir_sdk.picture_formats import PictureFormat, how_to_read
 
 __all__ = [
-    "TAR_ERRORS",
     "Failure",
     "Listing",
     "Source",
@@ -26,6 +24,7 @@ __all__ = [
     "printable",
     "reason_of",
     "relative_path",
+    "tar_errors",
 ]
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -33,11 +32,16 @@ Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Failure = tuple[str, str]
 """The path of what cannot be used, and a sentence that says why."""
 
-TAR_ERRORS = (
-    *(tarfile.TarError, OSError, EOFError, zlib.error, OverflowError, ValueError),
-    *(RecursionError, LookupError, TypeError, AttributeError),  # of `tarfile`, when it is confused
-)
-"""What reading a damaged archive raises."""
+
+@cache
+def tar_errors() -> tuple[type[Exception], ...]:
+    """Return what reading a damaged archive raises, for an ``except`` that rarely asks for it."""
+    import tarfile  # a search for a plain file needs none of it
+
+    return (
+        *(tarfile.TarError, OSError, EOFError, zlib.error, OverflowError, ValueError),
+        *(RecursionError, LookupError, TypeError, AttributeError),  # of `tarfile`, if confused
+    )
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,14 @@ def is_relative_path(path: Any) -> bool:
         pure = PureWindowsPath(path)
         return not pure.drive and not pure.root and ".." not in pure.parts
     return True
+
+
+def is_whole_machine(root: Path) -> bool:
+    """Return whether a collection's root is ``/``, inside of which every file is.
+
+    On Windows, a drive is the root of its own files alone.
+    """
+    return os.name == "posix" and root == Path("/")
 
 
 def printable(path: str) -> str:

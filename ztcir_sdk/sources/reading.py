@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import threading
 import zlib
@@ -15,8 +14,7 @@ from ztcir_sdk.errors import ImageError
 from ztcir_sdk.files import open_ordinary, read_bounded
 from ztcir_sdk.names import is_plain_tar, is_tar
 from ztcir_sdk.picture_formats import VIDEO_SUFFIXES
-from ztcir_sdk.sources.archives import list_archive
-from ztcir_sdk.sources.listing import TAR_ERRORS, Listing, SourceFile, frame_in, reason_of
+from ztcir_sdk.sources.listing import Listing, SourceFile, frame_in, reason_of, tar_errors
 from ztcir_sdk.sources.metadata import MAX_METADATA_BYTES
 from ztcir_sdk.sources.rules import CollectionRules
 from ztcir_sdk.sources.videos import VideoReader, read_frame
@@ -58,7 +56,7 @@ class SourceReader:
             if file.offset is None:
                 return read_bounded(file.file, LARGEST_FILE)
             return self._read_slice(file.file, file.offset, file.size)
-        except TAR_ERRORS as error:
+        except tar_errors() as error:
             raise ImageError(
                 f"{file.path} cannot be read ({reason_of(error)}): check the file."
             ) from error
@@ -80,7 +78,7 @@ class SourceReader:
             if isinstance(file.metadata, bytes):
                 return zlib.decompress(file.metadata)
             return self._read_slice(file.file, *file.metadata)
-        except TAR_ERRORS as error:
+        except tar_errors() as error:
             raise ImageError(
                 f"The metadata of {file.path} cannot be read ({reason_of(error)}): check the file."
             ) from error
@@ -92,7 +90,7 @@ class SourceReader:
                 data = stream.read(size)
         else:
             with self._lock:
-                unpacked = cast("IO[bytes]", self._opened(archive, gzip.open))
+                unpacked = cast("IO[bytes]", self._opened(archive, _gzip_open))
                 unpacked.seek(offset)  # going back would start again at the beginning
                 data = unpacked.read(size)
         if len(data) != size:
@@ -171,7 +169,15 @@ def read_image(root: Path, path: str) -> bytes:
 def _archive(path: Path, size: int, mtime_ns: int) -> tuple[dict[str, SourceFile], str]:
     """Return the images of an archive by name, and why it cannot be read to its end."""
     listing = Listing(path.parent)
+    from ztcir_sdk.sources.archives import list_archive
+
     list_archive(path, listing, CollectionRules(default_excludes=False))
     start = len(path.name) + 1
     failed = next((sentence for name, sentence in listing.failed if name == path.name), "")
     return {file.path[start:]: file for file in listing.files}, failed
+
+
+def _gzip_open(path: Path) -> Any:
+    import gzip
+
+    return gzip.open(path)

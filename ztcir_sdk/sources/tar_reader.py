@@ -42,7 +42,7 @@ def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
     """Open a tar archive to read its members one after the other; it keeps none of them.
 
     Raises:
-        OSError, tarfile.TarError, EOFError, ...: see `TAR_ERRORS`.
+        OSError, tarfile.TarError, EOFError, ...: see `tar_errors`.
     """
     with open_ordinary(path) as file:
         plain = is_plain_tar(path.name)

@@ -207,6 +207,14 @@ def test_prompt_option_replaces_the_default_prompt(
     assert json.loads(same.stdout)["methods"] == written["methods"]
     assert json.loads(other.stdout)["methods"] != written["methods"]
     assert json.loads(other.stdout)["prompt"] == "{text} and $"
+    named = run_cli("fashioniq", drawn, bundle, tmp_path, "--json", "--prompt", "pic2word")
+    assert json.loads(named.stdout)["prompt"] == "a photo of $ , {text}"
+
+
+def test_padded_images_have_a_cache_of_their_own(drawn: Path, bundle: Path, tmp_path: Path) -> None:
+    for options in ((), ("--targetpad",), ("--targetpad",)):
+        run_cli("fashioniq", drawn, bundle, tmp_path, "--json", *options)
+    assert len(list(tmp_path.rglob("*.sqlite"))) == 2
 
 
 def test_the_table_is_in_percent(drawn: Path, bundle: Path, tmp_path: Path) -> None:

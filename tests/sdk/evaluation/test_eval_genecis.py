@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -343,3 +344,25 @@ def test_the_real_annotations_with_drawn_images(
     assert first["queries"] == 2 * 1960
     for which in TASKS[2:]:  # chance is one in fifteen
         assert first["methods"]["composed"][which]["R@1"] == pytest.approx(1 / 15, abs=0.025)
+
+
+def test_boxes_refer_to_the_pixels_as_they_are_stored(tmp_path: Path) -> None:
+    """As in GeneCIS's own code, which does not turn an image as its EXIF says."""
+    stored = Image.new("RGB", (40, 20), "white")
+    stored.paste((255, 0, 0), (20, 5, 30, 15))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    path = tmp_path / "VG_100K_all" / "7.jpg"
+    path.parent.mkdir()
+    stored.save(path, "JPEG", exif=exif, quality=100, subsampling=0)
+    record = {"image_id": 7, "instance_bbox": [20, 5, 10, 10]}
+    records = [{"condition": "x", "reference": record, "target": record, "gallery": [record]}]
+    write_json(tmp_path / "genecis" / "focus_attribute.json", records)
+    annotations = GENECIS.read(tmp_path, "val")
+    [image] = {query.reference for query in annotations.parts["focus_attribute"].queries}
+    red = np.asarray(image.load())[6, 10]
+    assert red[0] > 200
+    assert red[1] < 60
+    upright = dataclasses.replace(image, upright=True)
+    assert upright.key != image.key
+    assert not np.array_equal(np.asarray(upright.load()), np.asarray(image.load()))

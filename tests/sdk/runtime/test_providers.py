@@ -530,3 +530,74 @@ def test_a_tiny_graph_does_not_fall_back_to_another_provider() -> None:
     assert not run.ran
     assert run.why_not
     assert run.to_dict()["why_not"] == run.why_not
+
+
+# --- devices by name -----------------------------------------------------------------------------
+
+
+NAMED = {
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+}
+
+
+@pytest.mark.parametrize(("device", "provider"), NAMED.items())
+def test_a_named_device_runs_its_provider_and_is_never_replaced(
+    bundle: Bundle, install: Any, device: str, provider: str
+) -> None:
+    file = bundle.path / "text_encoder.onnx"
+    for backend in ("auto", "onnx"):
+        runtime = install(Runtime(offers=(provider, CPU)))
+        graph = open_graph(file, RuntimeSettings(device=device, backend=backend, threads=3))
+        assert graph.provider == provider
+        (name, _), last = runtime.providers
+        assert (name, last) == (provider, CPU)
+    refused = {
+        f"The device {device} cannot be used .*has no {provider}.*choose device cpu": Runtime(
+            offers=(CPU,)
+        ),
+        f"{device} cannot be used .*would run CPUExecutionProvider instead": Runtime(
+            offers=(provider, CPU), first_used=1
+        ),
+        f"{device} cannot be used .*supports no node of text_encoder": Runtime(
+            offers=(provider, CPU), places={CPU: 42}
+        ),
+        f"{device} cannot be used .*driver not found": Runtime(
+            offers=(provider, CPU), fails="driver not found\nat x.cc"
+        ),
+    }
+    for sentence, fake in refused.items():
+        install(fake)
+        with pytest.raises(ZtcirError, match=sentence) as caught:
+            open_graph(file, RuntimeSettings(device=device))
+        one_sentence(caught.value)
+    with pytest.raises(UsageError, match=f"NVIDIA GPU, not on {device}") as wrong:
+        devices.resolve_device(device, "tensorrt")
+    one_sentence(wrong.value)
+
+
+def test_openvino_computes_in_fp32_with_the_threads_that_were_asked_for(
+    bundle: Bundle, install: Any
+) -> None:
+    runtime = install(Runtime(offers=(NAMED["openvino"], CPU)))
+    settings = RuntimeSettings(device="openvino", threads=3, low_memory=True)
+    open_graph(bundle.path / "text_encoder.onnx", settings)
+    (_, options), _ = runtime.providers
+    assert options == {"device_type": "CPU", "precision": "FP32", "num_of_threads": "3"}
+    assert runtime.options.enable_cpu_mem_arena is False
+    assert runtime.run_options == {}  # there is no memory of a GPU to release
+
+
+def test_directml_plans_no_memory_ahead(bundle: Bundle, install: Any) -> None:
+    """Its provider refuses a session that does."""
+    runtime = install(Runtime(offers=(NAMED["directml"], CPU)))
+    open_graph(bundle.path / "text_encoder.onnx", RuntimeSettings(device="directml"))
+    assert runtime.options.enable_mem_pattern is False
+
+
+def test_an_unknown_device_is_refused_with_the_names() -> None:
+    with pytest.raises(UsageError, match="choose auto, cpu, cuda, cuda:0, openvino, coreml") as one:
+        devices.resolve_device("npu")
+    one_sentence(one.value)

@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import tarfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,24 @@ def test_a_pipe_in_place_of_an_archive_or_an_image_does_not_block(tmp_path: Path
     assert {path for path, _ in report.failed} == {"b.png", "s.tar"}
     with pytest.raises(ImageError, match=r"not an ordinary file|does not exist"):
         read_image(tmp_path / "photos", "b.png")
+
+
+def test_an_archive_is_walked_once_however_many_images_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks: list[Path] = []
+    open_tar = tar_reader.open_tar
+
+    def counted(path: Path) -> AbstractContextManager[tarfile.TarFile]:
+        walks.append(path)
+        return open_tar(path)
+
+    monkeypatch.setattr("ztcir_sdk.sources.archives.open_tar", counted)
+    names = [f"{number}.png" for number in range(5)]
+    shard = write(tmp_path / "s.tar", b"".join(member(name, picture(1)) for name in names))
+    for name in names:
+        assert read_image(tmp_path, f"s.tar/{name}") == picture(1)
+    assert walks == [shard]
+    write(shard, member(*GOOD))  # another archive at the same place is read anew
+    assert read_image(tmp_path, "s.tar/good.png") == GOOD[1]
+    assert walks == [shard, shard]

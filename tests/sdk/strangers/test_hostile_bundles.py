@@ -87,6 +87,10 @@ def test_control_characters_of_a_name_are_escaped(bundle: Path) -> None:
     assert "evil\\x1b[2Jname" in done.output
     done = CliRunner().invoke(main, ["search", "no\x1b[2J.jpg", "x", "--bundle", str(bundle)])
     assert "\x1b" not in done.output
+    done = CliRunner().invoke(main, ["bench", "--bundle", str(bundle), "--repeat", "1"])
+    assert done.exit_code == 0
+    assert "\x1b" not in done.output
+    assert "evil\\x1b[2Jname" in done.output
 
 
 # --- tokenizers ----------------------------------------------------------------------------------
@@ -245,3 +249,86 @@ def test_tensor_data_of_an_unlisted_file_are_refused(tmp_path: Path) -> None:
     check_external_data(file, ["own.data", "tokenizer.json"])
     with pytest.raises(BundleError, match=r"keeps tensor data in 'own\.data'"):
         check_external_data(file, ["tokenizer.json"])
+
+
+def external(name: str, location: str) -> onnx.TensorProto:
+    tensor = helper.make_tensor(name, TensorProto.FLOAT, [1], b"\0" * 4, raw=True)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("offset", "0"), ("location", location), ("length", "4")):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def body(*tensors: onnx.TensorProto, nodes: Any = ()) -> onnx.GraphProto:
+    return helper.make_graph(list(nodes), "g", [], [], list(tensors))
+
+
+def test_tensors_with_external_data_are_found_wherever_they_are(tmp_path: Path) -> None:
+    constant = helper.make_node("Constant", [], ["c"], value=external("c", "node.data"))
+    constants = helper.make_node("Many", [], ["m"])
+    constants.attribute.append(
+        onnx.AttributeProto(
+            name="all", type=onnx.AttributeProto.TENSORS, tensors=[external("d", "tensors.data")]
+        )
+    )
+    deep = body(external("e", "deep.data"), nodes=[constant])
+    branches = helper.make_node("If", ["x"], ["y"], then_branch=deep, else_branch=body())
+    graph = body(external("a", "top.data"), external("b", "é" * 200), nodes=[branches, constants])
+    sparse = onnx.SparseTensorProto(values=external("s", "sparse.data"), dims=[1])
+    sparse.indices.CopyFrom(external("i", "indices.data"))
+    graph.sparse_initializer.append(sparse)
+    model = helper.make_model(graph)
+    function = helper.make_node("Constant", [], ["c"], value=external("f", "function.data"))
+    model.functions.append(helper.make_function("d", "F", [], ["c"], [function], []))
+    model.training_info.add().initialization.CopyFrom(body(external("t", "training.data")))
+    file = tmp_path / "g.onnx"
+    file.write_bytes(model.SerializeToString())
+    names = ["node", "tensors", "deep", "top", "sparse", "indices", "function", "training"]
+    everything = [f"{name}.data" for name in names] + ["é" * 200]
+    check_external_data(file, everything)
+    for name in everything:
+        with pytest.raises(BundleError, match=f"keeps tensor data in '{name}'"):
+            check_external_data(file, [other for other in everything if other != name])
+
+
+def test_a_word_in_a_name_is_no_external_data(tmp_path: Path) -> None:
+    node = helper.make_node("Identity", ["location"], ["y"], name="\x0a\x08location\x12\x01x")
+    file = tmp_path / "g.onnx"
+    file.write_bytes(helper.make_model(body(nodes=[node])).SerializeToString())
+    check_external_data(file, [])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"location\xff",  # a number that does not end
+        b"\x3a\x7flocation",  # longer than the file
+        b"\x3b\x3clocation",  # a group
+        b"\x3a\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01location",
+        b"\x08\x01" * 1_000_001 + b"\x0a\x08location",  # too many fields
+    ],
+)
+def test_a_graph_that_is_no_onnx_file_is_a_sentence(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "g.onnx"
+    file.write_bytes(data)
+    started = time.process_time()
+    with pytest.raises(BundleError, match=r"g\.onnx is not an ONNX file"):
+        check_external_data(file, [])
+    assert time.process_time() - started < 5
+
+
+def wrapped(field: int, data: bytes) -> bytes:
+    size, left = b"", len(data)
+    while left > 127:
+        size, left = size + bytes([left & 127 | 128]), left >> 7
+    return bytes([field << 3 | 2]) + size + bytes([left]) + data
+
+
+def test_graphs_inside_each_other_are_bounded(tmp_path: Path) -> None:
+    data = b"\x12\x08location"
+    for _ in range(100):
+        data = wrapped(1, wrapped(5, wrapped(6, data)))  # a node, its attribute, and its graph
+    (tmp_path / "g.onnx").write_bytes(wrapped(7, data))
+    with pytest.raises(BundleError, match="too many fields or levels"):
+        check_external_data(tmp_path / "g.onnx", [])

@@ -15,11 +15,12 @@ from msgspec.structs import replace
 from tiny_bundle import write_tiny_bundle
 
 from cli.main import main
-from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.gallery import build_index
 from ztcir_sdk.index import Index, IndexUnusableError
 from ztcir_sdk.index.manifest import MANIFEST, Manifest
 from ztcir_sdk.pages.thumbnails import thumbnail
+from ztcir_sdk.sources import list_images
 
 
 @pytest.fixture
@@ -93,6 +94,20 @@ def test_an_absolute_root_is_refused(index: Path, root: str) -> None:
     replace(Manifest.read(index), root=root).write(index)
     with pytest.raises(IndexUnusableError, match="root is the absolute path"):
         Index.open(index, image_tower=None)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="drives have roots of their own")
+@pytest.mark.parametrize("deeper", [0, 40])
+def test_a_root_that_leads_to_the_whole_machine_is_refused(index: Path, deeper: int) -> None:
+    root = "/".join([".."] * (len(index.resolve().parts) - 1 + deeper))
+    assert Path(os.path.normpath(index.resolve() / root)) == Path("/")
+    replace(Manifest.read(index), root=root).write(index)
+    with pytest.raises(IndexUnusableError, match="leads to /, which holds every file"):
+        Index.open(index, image_tower=None)
+    with pytest.raises(UsageError, match="cannot be /"):
+        Index.create(index.with_name("y.ztcir"), dim=4, image_tower="", precision="", root="/")
+    with pytest.raises(UsageError, match="have only / in common"):
+        list_images([index.parent, Path("/dev")])
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such files")

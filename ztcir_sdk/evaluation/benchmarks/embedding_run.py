@@ -35,6 +35,7 @@ from ztcir_sdk.evaluation.image_batches import BATCH, image_batches
 from ztcir_sdk.evaluation.ranking import BLOCK
 from ztcir_sdk.loading import iter_images
 from ztcir_sdk.names import METHODS, PROMPTED_METHODS, TEXT_SLOT, TOKEN_LEARNER
+from ztcir_sdk.preprocess import pad_to_ratio
 from ztcir_sdk.tokenizer import canonicalize
 
 Progress = Callable[[str, int, int], None]
@@ -74,8 +75,15 @@ class EmbeddingRun:
         cache: EmbeddingCache,
         benchmark: str,
         progress: Progress | None = None,
+        *,
+        pad_ratio: float | None = None,
     ) -> None:
-        """Combine them; nothing is encoded yet."""
+        """Combine them; nothing is encoded yet.
+
+        With `pad_ratio`, images are padded before the bundle's own preprocessing; see
+        `pad_to_ratio`. Then the cache must be one of its own, see `EmbeddingCache`.
+        """
+        self._pad_ratio = pad_ratio
         self.encoder = encoder
         self.cache = cache
         self.benchmark = benchmark
@@ -117,7 +125,7 @@ class EmbeddingRun:
         broken: list[str] = []
         done = len(unique) - len(new)
         committed = (done, time.monotonic())
-        for batch in image_batches(_decoded(new, broken), _pixels):
+        for batch in image_batches(_decoded(new, broken, self._pad_ratio), _pixels):
             vectors = self.encoder.encode_images([pixels for _, pixels in batch])
             self.cache.put([image.key for image, _ in batch], vectors)
             done += len(batch)
@@ -185,7 +193,7 @@ class EmbeddingRun:
                 ]
             return
         broken: list[str] = []
-        for batch in image_batches(_decoded(references, broken), _pixels):
+        for batch in image_batches(_decoded(references, broken, self._pad_ratio), _pixels):
             encoded = self.encoder.encode_references([pixels for _, pixels in batch])
             yield [(image, one) for (image, _), one in zip(batch, encoded, strict=True)]
         refuse_broken(broken, len(references))
@@ -193,7 +201,7 @@ class EmbeddingRun:
     def _questions(self, method: Method, texts: Sequence[str]) -> Questions:
         """Tokenize texts. A text without a word, which some annotations have, counts as empty."""
         prompt = method.prompt if method.name in PROMPTED_METHODS else None
-        weight = method.weight if method.name == "sum" else None
+        weight = method.sum_weight
         empty = [_is_empty(self.encoder, text) for text in texts]
         words = ["nothing" if none else text for none, text in zip(empty, texts, strict=True)]
         questions = self.encoder.questions(method.name, words, weight=weight, prompt=prompt)
@@ -249,16 +257,29 @@ def _is_empty(encoder: Encoder, text: str) -> bool:
 
 
 def _decoded(
+    images: Sequence[BenchmarkImage], broken: list[str], pad_ratio: float | None
+) -> Iterator[tuple[BenchmarkImage, Image.Image]]:
+    """Yield decoded images in order; warn of broken ones and add a sentence to `broken`.
+
+    Those that are turned upright come before those that are not.
+    """
+    for upright in (True, False):
+        same = [image for image in images if image.upright == upright]
+        for image, decoded in _decoded_alike(same, broken):
+            yield image, decoded if pad_ratio is None else pad_to_ratio(decoded, pad_ratio)
+
+
+def _decoded_alike(
     images: Sequence[BenchmarkImage], broken: list[str]
 ) -> Iterator[tuple[BenchmarkImage, Image.Image]]:
-    """Yield decoded images in order; warn of broken ones and add a sentence to `broken`."""
+    """Yield decoded images, of which all or none are turned upright."""
     by_path: dict[Path, list[BenchmarkImage]] = {}
     for image in images:
         by_path.setdefault(Path(os.path.abspath(image.path)), []).append(image)  # noqa: PTH100
     if not by_path:
         return
     root = Path(os.path.commonpath([path.parent for path in by_path]))  # as in `list_images`
-    for one in iter_images(list(by_path)):
+    for one in iter_images(list(by_path), upright=images[0].upright):
         if one.image is None:
             broken.append(one.error or f"{one.path} cannot be used.")
             warnings.warn(broken[-1], stacklevel=2)  # now, since the others may take hours

@@ -4,8 +4,9 @@ Four tasks: focus on, or change, an attribute or an object. Each query has its o
 target and its distractors, 14 of them in the object tasks, but not the reference. The object tasks
 use whole images of COCO's validation set of 2017; the attribute tasks use objects cropped from
 images of Visual Genome. Equal scores rank by image id, so that being the target, which the
-annotations list separately, is no advantage. A distractor that is listed twice takes two places, as
-in GeneCIS's own ``eval_functions.py``; a distractor that is the target is left out.
+annotations list separately, is no advantage. Images are not turned as their EXIF says, as in
+GeneCIS's own code: the boxes refer to the pixels as they are stored. A distractor that is listed
+twice takes two places, as in its ``eval_functions.py``; one that is the target is left out.
 """
 
 from __future__ import annotations
@@ -121,9 +122,11 @@ def _read_task(root: Path, task: str, file: Path) -> list[_Query]:
 
 def _image(root: Path, record: _ImageRecord) -> BenchmarkImage:
     if (number := record.val_image_id) is not None:
-        return BenchmarkImage(str(number), _file(root, _COCO, f"{number:012d}.jpg"))
+        path = _file(root, _COCO, f"{number:012d}.jpg")
+        return BenchmarkImage(str(number), path, upright=False)
     number = record.image_id
-    return BenchmarkImage(str(number), _file(root, _GENOME, f"{number}.jpg"), record.instance_bbox)
+    path = _file(root, _GENOME, f"{number}.jpg")
+    return BenchmarkImage(str(number), path, record.instance_bbox, upright=False)
 
 
 def _file(root: Path, folders: Sequence[str], name: str) -> Path:

@@ -51,25 +51,28 @@ class BenchmarkImage:
     path: Path
     box: Box | None = None
     """The object's box in the file's image; None for the whole image."""
+    upright: bool = True
+    """Whether the image is turned as its EXIF says; False where a box refers to stored pixels."""
 
     @cached_property
     def key(self) -> str:
-        """Identifies the content: the file's name, size and modification time, and the box.
+        """Identifies the content: the file's name, size and time, the box, and if it is turned.
 
         Raises:
             FileNotFoundError: the file is missing.
         """
         status = self.path.stat()
         box = "" if self.box is None else " " + ",".join(f"{side:g}" for side in self.box)
-        return f"{self.path.name} {status.st_size} {status.st_mtime_ns}{box}"
+        turned = "" if self.upright else " as stored"
+        return f"{self.path.name} {status.st_size} {status.st_mtime_ns}{box}{turned}"
 
     def load(self) -> Image.Image:
-        """Return the image: upright RGB.
+        """Return the image, RGB.
 
         Raises:
             ImageError: the file cannot be used.
         """
-        return self.crop(load_image(self.path))
+        return self.crop(load_image(self.path, upright=self.upright))
 
     def crop(self, whole: Image.Image) -> Image.Image:
         """Return this image, given the whole image of its file.

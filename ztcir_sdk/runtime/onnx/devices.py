@@ -1,4 +1,4 @@
-"""The device that "auto" or "cuda" stands for on this machine."""
+"""The device that a name such as "auto" or "cuda" stands for on this machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import warnings
 
 from ztcir_sdk.errors import MissingDependencyError, UsageError
+from ztcir_sdk.runtime.onnx.named import NAMED_DEVICES
 from ztcir_sdk.runtime.onnx.providers import CUDA, import_onnxruntime
 from ztcir_sdk.runtime.onnx.trial import run_tiny_graph
 from ztcir_sdk.runtime.tensorrt.cuda import count_gpus
@@ -15,7 +16,7 @@ _GPU_BACKENDS = ("tensorrt", "onnx-tensorrt")
 
 
 def resolve_device(device: str, backend: str = "auto") -> str:
-    """Return "cpu" or "cuda:N" for "auto", "cpu", "cuda" or "cuda:N".
+    """Return "cpu", "cuda:N" or a named device for "auto", "cpu", "cuda", "cuda:N" or such a name.
 
     "auto" is the GPU if the backend runs only on GPUs, or if ONNX Runtime can run a graph on it;
     otherwise the CPU.
@@ -34,7 +35,15 @@ def resolve_device(device: str, backend: str = "auto") -> str:
         return "cpu"
     if match := re.fullmatch(r"cuda(?::([0-9]+))?", device):
         return f"cuda:{int(match[1] or 0)}"
-    raise UsageError(f"There is no device {device!r}: choose auto, cpu, cuda or cuda:0.")
+    if device in NAMED_DEVICES:
+        if backend in _GPU_BACKENDS:
+            raise UsageError(
+                f"The backend {backend} runs on an NVIDIA GPU, not on {device}: choose device "
+                "cuda:0 or backend onnx."
+            )
+        return device
+    named = ", ".join(NAMED_DEVICES)
+    raise UsageError(f"There is no device {device!r}: choose auto, cpu, cuda, cuda:0, {named}.")
 
 
 @functools.cache

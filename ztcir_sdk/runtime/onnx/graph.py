@@ -1,4 +1,4 @@
-"""A graph run by ONNX Runtime: on the CPU, or on an NVIDIA GPU through CUDA or TensorRT."""
+"""A graph run by ONNX Runtime: on the CPU, an NVIDIA GPU, or a device of another maker."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.errors import BundleError, ZtcirError, first_line
 from ztcir_sdk.runtime.onnx.devices import resolve_device
+from ztcir_sdk.runtime.onnx.named import NAMED_DEVICES
+from ztcir_sdk.runtime.onnx.optimised import open_optimised
 from ztcir_sdk.runtime.onnx.providers import (
     CPU,
     TENSORRT,
@@ -78,7 +80,7 @@ class OnnxGraph:
         Raises:
             MissingDependencyError: ONNX Runtime is not installed.
             BundleError: the file is missing, or this ONNX Runtime cannot load it.
-            ZtcirError: the requested CUDA or TensorRT cannot be used.
+            ZtcirError: the requested device cannot be used.
             UsageError: there is no such device.
         """
         settings = settings or RuntimeSettings()
@@ -95,7 +97,15 @@ class OnnxGraph:
             return graph if isinstance(graph, GraphSource) else GraphSource.of_file(path)
 
         providers = choose_providers(ort, settings, source)
-        self._session = self._open_session(ort, settings, providers)
+        session = None
+        if providers == [CPU] and isinstance(graph, GraphSource):
+            session = open_optimised(
+                ort,
+                graph,
+                lambda: self._options(ort, settings),
+                lambda file, options: _session(ort, file, options, providers),
+            )
+        self._session = session or self._open_session(ort, settings, providers)
         wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
         used: list[str] = self._session.get_providers()
         if used[0] != wanted:
@@ -115,7 +125,7 @@ class OnnxGraph:
             else {}
         )
         self._timeout = settings.run_timeout
-        self._shrinks = settings.low_memory and settings.device != "cpu"
+        self._shrinks = settings.low_memory and settings.device.startswith("cuda")
         self._device_number = settings.device.partition(":")[2]
         self._run_options = self._new_run_options() if self._shrinks else None
 
@@ -135,9 +145,7 @@ class OnnxGraph:
         """
         options = self._options(ort, settings)
         try:
-            session = ort.InferenceSession(
-                os.fspath(self.path), options, providers=providers, enable_fallback=0
-            )
+            return _session(ort, self.path, options, providers)
         except Exception as error:  # its exceptions have no other common base
             why, message = first_line(error), str(error).lower()
             if _is_out_of_memory(message):
@@ -152,8 +160,6 @@ class OnnxGraph:
                     "export or copy the bundle again, or upgrade onnxruntime."
                 ) from error
             raise provider_error(settings, why) from error
-        session.disable_fallback()
-        return session
 
     def _options(self, ort: Any, settings: RuntimeSettings) -> Any:
         options = ort.SessionOptions()
@@ -166,6 +172,9 @@ class OnnxGraph:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if settings.device != "cpu":
             options.add_session_config_entry(PLACEMENT, "1")
+        named = NAMED_DEVICES.get(settings.device)
+        if named is not None and named.plain_memory:
+            options.enable_mem_pattern = False
         if settings.low_memory:
             options.enable_cpu_mem_arena = False
         return options
@@ -258,6 +267,12 @@ class _Deadline:
     def cancel(self) -> None:
         """Let the run go on."""
         self._timer.cancel()
+
+
+def _session(ort: Any, file: Path, options: Any, providers: list[Any]) -> Any:
+    session = ort.InferenceSession(os.fspath(file), options, providers=providers, enable_fallback=0)
+    session.disable_fallback()
+    return session
 
 
 def _is_out_of_memory(why: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ztcir_sdk.errors import MissingDependencyError, ZtcirError, install_hint
+from ztcir_sdk.runtime.onnx.named import NAMED_DEVICES, named_device_error, provider_options
 from ztcir_sdk.runtime.onnx.preload import preload
 from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.runtime.settings import RuntimeSettings
@@ -52,7 +53,7 @@ def choose_providers(
 
     Args:
         ort: the module ``onnxruntime``.
-        settings: settings with a resolved device: "cpu" or "cuda:N".
+        settings: settings with a resolved device: "cpu", "cuda:N", or a name of `NAMED_DEVICES`.
         source: function that returns the graph, for the provider that builds engines.
 
     Raises:
@@ -60,6 +61,11 @@ def choose_providers(
     """
     if settings.device == "cpu":
         return [CPU]
+    if named := NAMED_DEVICES.get(settings.device):
+        if named.provider not in ort.get_available_providers():
+            raise provider_error(settings, f"this ONNX Runtime has no {named.provider}")
+        options = provider_options(settings.device, settings.threads_in_use)
+        return [(named.provider, options), CPU]
     number = settings.device.partition(":")[2]
     provider = TENSORRT if settings.backend == "onnx-tensorrt" else CUDA
     if provider not in ort.get_available_providers():
@@ -80,6 +86,8 @@ def choose_providers(
 
 def provider_error(settings: RuntimeSettings, why: str) -> ZtcirError:
     """Return the error for a requested provider that cannot be used."""
+    if settings.device in NAMED_DEVICES:
+        return named_device_error(settings.device, why)
     provider, other = settings.device, "device cpu"
     fix = (
         f"pip uninstall onnxruntime, then {install_hint('gpu')}, and install a driver for its CUDA"

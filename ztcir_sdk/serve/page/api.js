@@ -2,6 +2,14 @@
 
 const API = "api/v1";
 
+// What an answer without a sentence means: a proxy gave it, not the service.
+const BY_STATUS = {
+  413: "That is too large for the server: choose a smaller picture.",
+  502: "The service does not answer: try again in a moment.",
+  503: "The service does not answer: try again in a moment.",
+  504: "The service took too long: try again.",
+};
+
 export class Problem extends Error {
   constructor(kind, message) {
     super(message);
@@ -20,7 +28,7 @@ async function call(path, options = {}) {
   if (answer.status === 204) return null;
   const body = await answer.json().catch(() => ({}));
   if (!answer.ok) {
-    const { kind = "service", message = "The service failed: try again." } = body.error ?? {};
+    const { kind = "service", message = BY_STATUS[answer.status] ?? "The service failed: try again." } = body.error ?? {};
     throw new Problem(kind, message);
   }
   return body;
@@ -40,8 +48,8 @@ export const info = () => call("info");
 export const login = (token) => call("session", { method: "POST", body: form({ token }) });
 export const item = (id) => call(`items/${id}`);
 export const upload = (image) => call("references", { method: "POST", body: form({ image }) });
-export const items = (offset, limit, signal) =>
-  call(`items?order=mixed&offset=${offset}&limit=${limit}`, { signal });
+export const items = (offset, limit, where, signal) =>
+  call(`items?order=mixed&offset=${offset}&limit=${limit}${where && `&where=${encodeURIComponent(where)}`}`, { signal });
 export const search = (fields, signal) =>
   call("search", { method: "POST", body: form(fields), signal });
 export const thumbnail = (id, side = 320) => `${API}/items/${id}/thumbnail?side=${side}`;

@@ -25,6 +25,7 @@ function change(part, { wait = 0 } = {}) {
   trail[at] = search;
   history.replaceState({ trail: plain(trail), at }, "", address());
   draw();
+  busy(true);
   clearTimeout(timer);
   timer = setTimeout(run, wait);
 }
@@ -65,10 +66,10 @@ addEventListener("popstate", (event) => {
 async function run({ offset = 0 } = {}) {
   asking?.abort();
   const mine = (asking = new AbortController());
-  $("results").classList.add("stale");
+  busy(true);
   try {
     const found = isEmpty(search)
-      ? await api.items(offset, PAGE, mine.signal)
+      ? await api.items(offset, PAGE, toWhere(search), mine.signal)
       : await api.search(fieldsOf(search, offset), mine.signal);
     if (mine !== asking) return;
     show(found, offset);
@@ -77,7 +78,12 @@ async function run({ offset = 0 } = {}) {
   }
 }
 
-function fieldsOf({ pictures, text, without, unlike, strength, filters }, offset) {
+function busy(working) {
+  $("results").setAttribute("aria-busy", String(working));
+}
+
+function fieldsOf(asked, offset) {
+  const { pictures, text, without, unlike, strength } = asked;
   const both = pictures.length > 0 && text.trim() !== "";
   return {
     reference: pictures.filter((one) => !one.busy).map((one) => one.id),
@@ -85,7 +91,7 @@ function fieldsOf({ pictures, text, without, unlike, strength, filters }, offset
     not: without,
     unlike: unlike.map((one) => one.id),
     strength: both && strength !== 1 ? strength : "",
-    where: toWhere(filters),
+    where: toWhere(asked),
     k: PAGE,
     offset,
   };
@@ -96,9 +102,9 @@ function show(found, offset) {
   const fresh = found.items ?? found.hits;
   hits = offset ? [...hits, ...fresh] : fresh;
   $("problem").hidden = true;
-  $("results").classList.remove("stale");
+  busy(false);
   if (hits.length) view.drawHits(fresh, { append: offset > 0, actions });
-  else view.drawNothing(browsing ? "The index is empty: run ztcir index." : "Nothing fits: take a filter away, or ask with other words.");
+  else view.drawNothing(browsing && !toWhere(search) ? "The index is empty: run ztcir index." : "Nothing fits: take a filter away, or ask with other words.");
   const total = browsing ? found.total : found.searched;
   $("status").textContent = browsing
     ? `${total.toLocaleString()} pictures`
@@ -107,13 +113,14 @@ function show(found, offset) {
 }
 
 function fail(error) {
-  $("results").classList.remove("stale");
+  busy(false);
   if (error.kind === "token") {
     if (!$("login").open) $("login").showModal();
     return;
   }
   $("problem").textContent = error.message;
   $("problem").hidden = false;
+  $("problem").scrollIntoView({ block: "nearest" });
   $("status").textContent = "";
 }
 
@@ -126,14 +133,14 @@ function draw() {
     (text) => change({ without: search.without.filter((other) => other !== text) }),
     (one) => change({ unlike: search.unlike.filter((other) => other !== one) }),
   );
-  view.drawFilters(about.fields, search, setFilter);
+  view.drawFilters(about.fields, search, setFilter, setRange);
   view.drawTrail(trail, at, go);
   $("text").placeholder = search.pictures.length ? "What should change? make it red, for women, …" : "Describe what to find, or drop an image";
   $("strength").value = search.strength;
   $("strength-value").textContent = Number(search.strength).toFixed(1);
   $("strength").disabled = !(search.pictures.length && search.text.trim());
   $("title").textContent = describe(search);
-  $("share").hidden = isEmpty(search);
+  $("share").hidden = isEmpty(search) && !toWhere(search);
   document.title = isEmpty(search) ? "ztcir: search images with images and words" : `${describe(search)} · ztcir`;
 }
 
@@ -144,6 +151,13 @@ function setFilter(field, value) {
   change({ filters });
 }
 
+function setRange(field, least, most) {
+  const ranges = { ...search.ranges };
+  if (least || most) ranges[field] = [least, most];
+  else delete ranges[field];
+  change({ ranges });
+}
+
 // --- what people do -------------------------------------------------------------------------
 
 const asPicture = ({ id, name }) => ({ id, name });
@@ -152,7 +166,7 @@ const actions = {
   use(hit) {
     $("large").close();
     $("text").value = "";
-    step({ ...emptySearch(), pictures: [asPicture(hit)], filters: search.filters });
+    step({ ...emptySearch(), pictures: [asPicture(hit)], filters: search.filters, ranges: search.ranges ?? {} });
   },
   add(hit) {
     $("large").close();
@@ -317,7 +331,7 @@ async function start() {
     fail(error);
     return;
   }
-  if (search.without.length || search.unlike.length || Object.keys(search.filters).length) openOptions(true);
+  if (search.without.length || search.unlike.length || toWhere(search)) openOptions(true);
   draw();
   run();
 }

@@ -7,6 +7,7 @@ export const emptySearch = () => ({
   unlike: [], // {id, name}
   strength: 1,
   filters: {}, // field -> value
+  ranges: {}, // field -> [least, most], texts; "" for no bound
 });
 
 export const isEmpty = (search) => !search.pictures.length && !search.text.trim();
@@ -21,6 +22,7 @@ export function toHash(search) {
   for (const one of search.unlike) part.append("unlike", one.id);
   if (search.strength !== 1) part.set("strength", search.strength);
   for (const [field, value] of Object.entries(search.filters)) part.append("only", `${field}=${value}`);
+  for (const [field, [least, most]] of Object.entries(search.ranges ?? {})) part.append("range", `${field}=${least}~${most}`);
   const text = part.toString();
   return text ? `#${text}` : "";
 }
@@ -35,6 +37,11 @@ export function fromHash(hash) {
     const at = one.indexOf("=");
     if (at > 0) filters[one.slice(0, at)] = one.slice(at + 1);
   }
+  const ranges = {};
+  for (const one of part.getAll("range")) {
+    const found = one.match(/^(.+)=([^=~]*)~([^=~]*)$/);
+    if (found && [found[2], found[3]].every(isBound)) ranges[found[1]] = [found[2], found[3]];
+  }
   return {
     pictures: pictures("like"),
     text: part.get("text") ?? "",
@@ -42,15 +49,21 @@ export function fromHash(hash) {
     unlike: pictures("unlike"),
     strength: strength >= 0 && strength <= 2 ? strength : 1,
     filters,
+    ranges,
   };
 }
 
+const isBound = (text) => text === "" || (text.trim() !== "" && Number.isFinite(Number(text)));
+
 // The filters as the service's `where`: quotes are doubled, as in SQL.
-export function toWhere(filters) {
+export function toWhere({ filters, ranges = {} }) {
   const quote = (text, mark) => mark + text.replaceAll(mark, mark + mark) + mark;
-  return Object.entries(filters)
-    .map(([field, value]) => `${quote(field, '"')} = ${quote(value, "'")}`)
-    .join(" AND ");
+  const parts = Object.entries(filters).map(([field, value]) => `${quote(field, '"')} = ${quote(value, "'")}`);
+  for (const [field, [least, most]] of Object.entries(ranges)) {
+    if (least !== "") parts.push(`${quote(field, '"')} >= ${Number(least)}`);
+    if (most !== "") parts.push(`${quote(field, '"')} <= ${Number(most)}`);
+  }
+  return parts.join(" AND ");
 }
 
 export function describe(search) {
@@ -59,5 +72,10 @@ export function describe(search) {
   if (search.pictures.length > 1) parts.push(`${search.pictures.length} pictures`);
   if (search.text.trim()) parts.push(`“${search.text.trim()}”`);
   for (const one of search.without) parts.push(`not ${one}`);
-  return parts.join(" + ").replaceAll("+ not", "− not") || "Browse";
+  const only = Object.entries(search.filters).map(([field, value]) => `${field} ${value}`);
+  for (const [field, [least, most]] of Object.entries(search.ranges ?? {})) {
+    only.push(least && most ? `${field} ${least} to ${most}` : least ? `${field} from ${least}` : `${field} up to ${most}`);
+  }
+  const asked = parts.join(" + ").replaceAll("+ not", "− not") || "Browse";
+  return [asked, ...only].join(", ");
 }

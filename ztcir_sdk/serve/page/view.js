@@ -39,20 +39,54 @@ export function drawUnwanted(search, removeText, removePicture) {
   );
 }
 
-export function drawFilters(fields, search, change) {
-  const choices = fields.filter((field) => field.kind === "choice" && field.values.length > 1);
-  $("filters-field").hidden = !choices.length;
-  $("filters").replaceChildren(
-    ...choices.map((field) => {
-      const select = make("select", { onchange: () => change(field.name, select.value) },
-        make("option", { value: "", textContent: `any ${field.name}` }),
-        ...field.values.map((value) => make("option", { value, textContent: value })));
-      select.setAttribute("aria-label", field.name);
-      select.value = search.filters[field.name] ?? "";
-      select.classList.toggle("set", select.value !== "");
-      return select;
-    }),
-  );
+let filters = { fields: null, show: [] }; // what the controls were made for, and how each shows a search
+
+// The controls are made once, so that the one in use keeps the focus and what is half typed.
+export function drawFilters(fields, search, change, changeRange) {
+  if (filters.fields !== fields) {
+    const choices = fields.filter((field) => field.kind === "choice" && field.values.length > 1);
+    const numbers = fields.filter((field) => field.kind === "number" && field.least < field.most);
+    const controls = [
+      ...choices.map((field) => choice(field, change)),
+      ...numbers.map((field) => range(field, changeRange)),
+    ];
+    $("filters-field").hidden = !controls.length;
+    $("filters").replaceChildren(...controls.map(({ element }) => element));
+    filters = { fields, show: controls.map(({ show }) => show) };
+  }
+  for (const show of filters.show) show(search);
+}
+
+function choice(field, change) {
+  const element = make("select", { onchange: () => change(field.name, element.value) },
+    make("option", { value: "", textContent: `any ${field.name}` }),
+    ...field.values.map((value) => make("option", { value, textContent: value })));
+  element.setAttribute("aria-label", field.name);
+  const show = (search) => {
+    element.value = search.filters[field.name] ?? "";
+    element.classList.toggle("set", element.value !== "");
+  };
+  return { element, show };
+}
+
+function range(field, change) {
+  const bound = (label, placeholder) => {
+    const input = make("input", { type: "number", step: "any", placeholder, oninput: tell });
+    input.setAttribute("aria-label", `${field.name}, ${label}`);
+    return input;
+  };
+  const tell = () => change(field.name, from.value, to.value);
+  const from = bound("at least", field.least);
+  const to = bound("at most", field.most);
+  const element = make("span", { className: "range" }, field.name, from, "–", to);
+  const show = (search) => {
+    const [least, most] = search.ranges?.[field.name] ?? ["", ""];
+    // a half-typed number, such as "-", has no value yet: it is left as it is
+    if (from.value !== least) from.value = least;
+    if (to.value !== most) to.value = most;
+    element.classList.toggle("set", least !== "" || most !== "");
+  };
+  return { element, show };
 }
 
 export function drawTrail(trail, at, go) {

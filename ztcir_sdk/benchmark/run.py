@@ -1,7 +1,8 @@
-"""Latency and throughput of a bundle on this machine, with the SDK alone.
+"""One configuration of a bundle on this machine, measured.
 
-Times what a user waits for: the run of a graph, a query from a JPEG and a text to the hits, and the
-indexing of a folder. Images are drawn, and the gallery's vectors are random.
+Times what a user waits for: the run of a graph, a query from a JPEG and a text to the hits, whole
+and station by station, and the indexing of a folder. Images are drawn, and the gallery's vectors
+are random.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ztcir_sdk.benchmark.inputs import draw_photos, random_index
+from ztcir_sdk.benchmark.memory import forget_peak, peak_mb, resident_mb
+from ztcir_sdk.benchmark.stations import measure_stations
+from ztcir_sdk.benchmark.timing import WARM_UP, measure
 from ztcir_sdk.bundle import Bundle
-from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries, drawn_jpeg
+from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.environment import describe_machine, now, versions
-from ztcir_sdk.index import Index
 from ztcir_sdk.names import IMAGE_ENCODER, TEXT_ENCODER, TOKEN_LEARNER
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.settings import EngineOptions
@@ -30,64 +34,9 @@ from ztcir_sdk.settings import EngineOptions
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["BenchmarkSettings", "Timing", "benchmark", "draw_photos", "measure", "random_index"]
+__all__ = ["BenchmarkSettings", "benchmark"]
 
 _NO_LIMIT = 1 << 31  # of a graph's batches
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Duration of one operation over several runs, in milliseconds."""
-
-    p50: float
-    p90: float
-    p99: float
-    mean: float
-    least: float
-    runs: int
-
-    @classmethod
-    def of(cls, nanoseconds: Sequence[int]) -> Timing:
-        """Summarise one or more durations."""
-        each = np.asarray(nanoseconds, dtype=np.float64) / 1e6
-        p50, p90, p99 = (float(value) for value in np.percentile(each, (50, 90, 99)))
-        return cls(p50, p90, p99, float(each.mean()), float(each.min()), len(each))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values, to a microsecond."""
-        return {
-            "p50_ms": round(self.p50, 3),
-            "p90_ms": round(self.p90, 3),
-            "p99_ms": round(self.p99, 3),
-            "mean_ms": round(self.mean, 3),
-            "min_ms": round(self.least, 3),
-            "runs": self.runs,
-        }
-
-
-def measure(
-    operation: Callable[[], object], *, repeat: int, warm_up: int = 3, seconds: float | None = None
-) -> Timing:
-    """Time an operation with a monotonic clock.
-
-    Args:
-        operation: the function to time; called without arguments.
-        repeat: number of timed runs.
-        warm_up: number of untimed runs before, which fill caches and let engines choose kernels.
-        seconds: time after which to stop, but not before a tenth of the runs.
-    """
-    for _ in range(warm_up):
-        operation()
-    durations: list[int] = []
-    deadline = None if seconds is None else time.perf_counter_ns() + int(seconds * 1e9)
-    while len(durations) < repeat:
-        start = time.perf_counter_ns()
-        operation()
-        end = time.perf_counter_ns()
-        durations.append(end - start)
-        if deadline is not None and end > deadline and len(durations) >= repeat / 10:
-            break
-    return Timing.of(durations)
 
 
 @dataclass(frozen=True)
@@ -126,13 +75,17 @@ def benchmark(
 
     Returns:
         JSON values: times in milliseconds, with the machine, versions, date and threads; with ONNX
-        Runtime on a GPU also the number of nodes of each graph by provider.
+        Runtime on a GPU also the number of nodes of each graph by provider. ``memory`` is what the
+        loaded graphs take and the most that the process had, in MB, or None where the system does
+        not say it; ``a_second`` is how many images, texts or queries one caller gets.
 
     Raises:
         ZtcirError: the bundle cannot run on the device.
     """
     settings = settings or BenchmarkSettings()
     steps = _Steps(settings, progress)
+    forget_peak()
+    before = resident_mb()
     start = time.perf_counter_ns()
     # without a cache, since the first text of a query is about a new image
     retriever = Retriever(bundle, **options, reference_cache_mb=0)
@@ -143,13 +96,14 @@ def benchmark(
         name: dict(own) for name in names if (own := getattr(encoder.graph(name), "nodes", {}))
     }
     load_ms = (time.perf_counter_ns() - start) / 1e6
+    loaded = resident_mb()
     with tempfile.TemporaryDirectory(prefix="ztcir-bench-") as scratch:
         folder = Path(scratch)
         photos = folder / "photos"
         photos.mkdir()
         files = draw_photos(photos, settings.pictures)
         graphs = _measure_graphs(encoder, files, steps)
-        query = _measure_queries(retriever, folder, files, steps)
+        query, stations = _measure_queries(retriever, folder, files, steps)
         steps.report_progress()
         report = retriever.index(photos, to=folder / "photos.ztcir")
         indexing = {
@@ -158,19 +112,25 @@ def benchmark(
             "pictures_per_second": round(report.total / report.seconds, 1),
         }
         steps.report_progress()
+    grown = None if before is None or loaded is None else round(loaded - before, 1)
     return {
         "date": now(),
         "machine": describe_machine(),
         "versions": versions(),
         "bundle": {"name": bundle.name, "fingerprint": bundle.fingerprint},
         "device": encoder.device,
+        "backend": encoder.settings.backend,
         "providers": providers,
         **({"nodes": nodes} if nodes else {}),
         "precision": encoder.precision,
+        "precisions": encoder.precisions,
         "threads": encoder.settings.threads_in_use,
         "repeat": settings.repeat,
+        "warm_up": WARM_UP,
         "load_ms": round(load_ms, 1),
+        "memory": {"graphs_mb": grown, "peak_mb": peak_mb()},
         "graphs": graphs,
+        "stations": stations,
         "query": query,
         "indexing": indexing,
     }
@@ -189,7 +149,7 @@ class _Steps:
             len(settings.image_batches)
             + len(settings.reference_batches)
             + len(settings.text_shapes)
-            + 4
+            + 5
         )
 
     def report_progress(self) -> None:
@@ -197,10 +157,12 @@ class _Steps:
         if self._progress is not None:
             self._progress("Measuring", min(self._done, self._total), self._total)
 
-    def measure(self, operation: Callable[[], object]) -> dict[str, Any]:
+    def measure(self, operation: Callable[[], object], items: int = 1) -> dict[str, Any]:
+        """Time an operation on `items` images, texts or queries."""
         self.report_progress()
         settings = self.settings
-        return measure(operation, repeat=settings.repeat, seconds=settings.seconds).to_dict()
+        timing = measure(operation, repeat=settings.repeat, seconds=settings.seconds)
+        return {**timing.to_dict(), "a_second": timing.a_second(items)}
 
 
 def _measure_graphs(
@@ -231,7 +193,9 @@ def _time_image_encoder(
     return [
         {
             "images": batch,
-            **steps.measure(partial(run, {"pixel_values": pixels[:batch]}, ["image_embeds"])),
+            **steps.measure(
+                partial(run, {"pixel_values": pixels[:batch]}, ["image_embeds"]), batch
+            ),
         }
         for batch in batches
     ]
@@ -249,7 +213,7 @@ def _time_token_learner(
         return learner.run({name: features[name][:batch] for name in names})
 
     timings = [
-        {"references": batch, **steps.measure(partial(run, batch))}
+        {"references": batch, **steps.measure(partial(run, batch), batch)}
         for batch in _within(batches, learner.limits.get("R", _NO_LIMIT))
     ]
     return timings, run(1)
@@ -271,7 +235,7 @@ def _time_text_encoder(
             **learned,
         }
         inputs = {spec.name: tensors[spec.name] for spec in graph.inputs}
-        timing = steps.measure(partial(graph.run, inputs))
+        timing = steps.measure(partial(graph.run, inputs), texts)
         timings.append({"texts": texts, "tokens": ids.shape[1], **timing})
     return timings
 
@@ -301,55 +265,36 @@ def _input_ids(encoder: Encoder, texts: int, tokens: int) -> NDArray[np.int64]:
 
 def _measure_queries(
     retriever: Retriever, folder: Path, files: Sequence[Path], steps: _Steps
-) -> dict[str, Any]:
-    """Time whole queries: a JPEG and a text in, hits out."""
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Time whole queries, a JPEG and a text in, hits out; and the stations of the first text."""
     settings = steps.settings
     index = random_index(retriever, folder / "random.ztcir", settings.gallery)
     retriever.open_index(index)
-    composed = "composed" in retriever.bundle.manifest.methods
-    method = "composed" if composed else retriever.bundle.manifest.methods[0]
-    texts = cycle([query.text for query in demo_queries(demo_gallery(), 120)])
-    paths = cycle(files)
+    methods, method = retriever.bundle.methods, retriever.bundle.default_method
+    method = method if method in methods else methods[0]
+    texts = [query.text for query in demo_queries(demo_gallery(), 120)]
+    paths, wishes = cycle(files), cycle(texts)
     k = settings.k
-    first = steps.measure(lambda: retriever.search(next(paths), next(texts), k, method=method))
+    first = steps.measure(lambda: retriever.search(next(paths), next(wishes), k, method=method))
     reference = retriever.reference(files[0])
-    second = steps.measure(lambda: reference.search(next(texts), k, method=method))
-    return {
+    second = steps.measure(lambda: reference.search(next(wishes), k, method=method))
+    steps.report_progress()
+    assert retriever.current_index is not None
+    stations = measure_stations(
+        retriever.encoder,
+        retriever.current_index,
+        files,
+        texts,
+        k=k,
+        method=method,
+        repeat=settings.repeat,
+        seconds=settings.seconds,
+    )
+    values = {
         "index": settings.gallery,
         "k": k,
         "method": method,
         "first_text": first,
         "second_text": second,
     }
-
-
-def random_index(retriever: Retriever, path: Path, count: int) -> Path:
-    """Write an index of random vectors at `path`, and return the path.
-
-    Its items are the images 000000.jpg, 000001.jpg and so on, which do not exist.
-    """
-    rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((count, retriever.dim), dtype=np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = Index.create(
-        path,
-        dim=retriever.dim,
-        image_tower=retriever.image_tower,
-        precision=retriever.precision,
-        root=path.parent,
-    )
-    with index.edit() as writer:
-        for number, vector in enumerate(vectors):
-            writer.put(
-                f"{number:06}.jpg", vector, content_hash=f"{number:064x}", size=0, mtime_ns=0
-            )
-    return path
-
-
-def draw_photos(folder: Path, count: int) -> list[Path]:
-    """Draw JPEGs of products, 240 by 320 pixels, into `folder`."""
-    files: list[Path] = []
-    for number, drawing in enumerate(demo_gallery(-(-count // 40), seed=1)[:count]):
-        files.append(folder / f"{number:04}.jpg")
-        files[-1].write_bytes(drawn_jpeg(drawing))
-    return files
+    return values, stations
