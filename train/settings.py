@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,31 @@ __all__ = [
     "ModelConfig",
     "RunSettings",
     "StageSettings",
+    "described",
     "evaluation_interval",
     "model_config",
+    "parse_patches",
 ]
 
 CONFIGS = Path(__file__).parent / "configs"
 """Configurations of backbones that open_clip does not have, and recipes of training."""
+
+ADDED_LATER = {"added_later": True}
+"""Metadata of a field that runs made before it existed lack in their configuration."""
+
+
+def described(settings: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass as the configuration of a run records them.
+
+    A field that was `ADDED_LATER` is left out at its default, so that older runs can be resumed.
+    """
+    defaults = {one.name: one.default for one in fields(settings) if "added_later" in one.metadata}
+    values = asdict(settings)
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in defaults or getattr(settings, name) != defaults[name]
+    }
 
 
 @dataclass(frozen=True)
@@ -38,6 +57,11 @@ class ModelConfig:
             second on; empty: no VSI.
         vsi_width: width of VSI's keys and values.
         adapter_bottleneck: inner width of the composing adapters; 0: no adapters.
+        combiner_width: inner width of the combiner after the text tower; 0: no combiner.
+        combiner_captions: number of captions that the combiner keeps, the commonest of the training
+            images; 0: none.
+        patch_grid: rows and columns that the patches are pooled to, in training and in the exported
+            image encoder; ``None``: all patches are used.
     """
 
     tokens: int = 1
@@ -48,12 +72,18 @@ class ModelConfig:
     vsi_width: int = 128
     vsi_heads: int = 4
     adapter_bottleneck: int = 256
+    combiner_width: int = field(default=0, metadata=ADDED_LATER)
+    combiner_captions: int = field(default=0, metadata=ADDED_LATER)
+    patch_grid: tuple[int, int] | None = field(default=None, metadata=ADDED_LATER)
 
 
 def model_config(fields: Mapping[str, Any]) -> ModelConfig:
     """Return the `ModelConfig` that a checkpoint's JSON describes, where tuples are lists."""
-    layers = fields.get("vsi_layers")
-    return ModelConfig(**{**fields, "vsi_layers": None if layers is None else tuple(layers)})
+    tuples = {
+        name: None if fields.get(name) is None else tuple(fields[name])
+        for name in ("vsi_layers", "patch_grid")
+    }
+    return ModelConfig(**{**fields, **tuples})
 
 
 @dataclass(frozen=True)
@@ -109,6 +139,15 @@ class MapTraining:
         temperature: tau, of InfoNCE and of the queries' distribution over texts.
         target_temperature: tau_t, of the soft target. At 0.1 a target covers some 17 captions of
             the catalogue; at 0.02 it would be one or two.
+        self_masking: weight of self-masking projection: a caption's own noisy embedding, in the
+            place of an image's, stands for its keywords (LinCIR, Gu et al. 2024, sec. 3.2); 0: off.
+        anchored: weight of text-anchored triplets: an image and a text that edits its caption are
+            pulled to the edited caption; 0: off.
+        diversity: weight of the mean squared cosine between the pseudo-words of an image, which
+            needs ``tokens`` of 2 or more; 0: off.
+        ema: decay of an exponential moving average of the trained weights, which is evaluated and
+            saved as ``best/``; 0: the weights themselves.
+        clip: norm that a gradient is scaled down to; 0: it is never scaled.
     """
 
     epochs: int = 4
@@ -118,6 +157,11 @@ class MapTraining:
     alignment: float = 0.5
     temperature: float = 0.05
     target_temperature: float = 0.1
+    self_masking: float = field(default=0.0, metadata=ADDED_LATER)
+    anchored: float = field(default=0.0, metadata=ADDED_LATER)
+    diversity: float = field(default=0.0, metadata=ADDED_LATER)
+    ema: float = field(default=0.0, metadata=ADDED_LATER)
+    clip: float = field(default=1.0, metadata=ADDED_LATER)
     seed: int = 0
 
 
@@ -133,8 +177,11 @@ class ComposeTraining:
         positive_aware: an image is not mined as a negative if it scores above this share of the
             target's own score, for it is likely to be right too (NV-Retriever, Moreira et al. 2024,
             sec. 3.2); 0: mine any.
+        mine_every: steps between two searches of the whole gallery for hard negatives; in between,
+            what the last search found is searched.
         captions: weight of the loss that pulls queries to the captions of their targets, among
             those of all images in a step; 0: images alone.
+        combiner_lr: peak learning rate of the combiner, if the model has one.
         mapping_lr: peak learning rate of the token learner and VSI; 0: they stay as Stage I left
             them.
         as_given: epochs in which every triplet keeps its reference. In later epochs, which would
@@ -146,6 +193,7 @@ class ComposeTraining:
             taken as long as it is better, and multiplied into the weights that are saved as
             ``best/``. This interpolates between Stage I and the trained adapters (WiSE-FT,
             Wortsman et al., CVPR 2022, sec. 3), which helps where triplets are few or noisy.
+        ema, clip: see `MapTraining`.
     """
 
     epochs: int = 3
@@ -156,12 +204,16 @@ class ComposeTraining:
     targets: int = 4
     near_duplicate: float = 0.98
     positive_aware: float = 0.0
+    mine_every: int = field(default=1, metadata=ADDED_LATER)
     captions: float = 0.0
+    combiner_lr: float = field(default=3e-3, metadata=ADDED_LATER)
     mapping_lr: float = 0.0
     temperature: float = 0.05
     as_given: int = 3
     target_references: float = 0.5
     strengths: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
+    ema: float = field(default=0.0, metadata=ADDED_LATER)
+    clip: float = field(default=1.0, metadata=ADDED_LATER)
     seed: int = 0
 
 
@@ -229,20 +281,48 @@ class StageSettings(RunSettings):
     Attributes:
         compute: device, precision and memory.
         patches: keep patch features in the cache; ``None``: where the disk has room.
+        patch_grid: rows and columns that Stage I pools the patches to; ``None``: the model's own.
+        patch_storage: type of the patch features in the cache, "fp16" or "int8".
         tensorboard: write TensorBoard events; ``None``: where TensorBoard is installed.
         steps: length of the run, in place of the epochs of the hyperparameters; the run is then
             evaluated after each quarter, but not within 20 steps.
+        out_of_time: asked after each step; if it answers true, the run ends there as after its
+            last step. For a single process.
     """
 
     compute: Compute = field(default_factory=Compute)
     patches: bool | None = None
+    patch_grid: tuple[int, int] | None = None
+    patch_storage: str = "fp16"
     tensorboard: bool | None = False
     steps: int | None = None
+    out_of_time: Callable[[], bool] | None = None
 
     @property
     def identity(self) -> dict[str, int]:
         """The settings that a run can only be resumed with."""
         return {} if self.steps is None else {"steps": self.steps}
+
+
+def parse_patches(text: str) -> tuple[tuple[int, int] | None, str]:
+    """Return the grid and the type that ``--patches`` names, such as ``8x8``, ``8x8:int8``, int8.
+
+    Raises:
+        UsageError: it names neither.
+    """
+    grid, storage = None, "fp16"
+    for part in text.split(":"):
+        numbers = part.lower().split("x")
+        if part in ("fp16", "int8"):
+            storage = part
+        elif len(numbers) == 2 and all(one.isdecimal() and int(one) for one in numbers):
+            grid = (int(numbers[0]), int(numbers[1]))
+        else:
+            raise UsageError(
+                f"--patches takes rows and columns such as 8x8, a type (fp16 or int8), or both as "
+                f"in 8x8:int8, not {text!r}."
+            )
+    return grid, storage
 
 
 def evaluation_interval(steps: int) -> int:

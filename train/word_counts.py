@@ -19,7 +19,7 @@ VOCABULARY_KEY = "vocabulary"
 
 
 def training_vocabulary(texts: Iterable[str], *, at_least: int = AT_LEAST) -> list[str]:
-    """Return the words that occur in at least `at_least` of some texts, sorted.
+    """Return the words that occur in at least `at_least` of some texts, the commonest first.
 
     Words are in lower case and as `ztcir_sdk.modification.words_of` finds them: without numbers,
     punctuation and single letters, in any language. Leave out texts that are mistyped on purpose:
@@ -38,5 +38,6 @@ def training_vocabulary(texts: Iterable[str], *, at_least: int = AT_LEAST) -> li
     for text, repeated in Counter(texts).items():  # synthetic texts are often the same
         for word in set(words_of(text)):
             counts[word] += repeated
-    frequent = (word for word, count in counts.items() if count >= at_least)
-    return sorted(word for word in frequent if words_of(word) == [word])
+    frequent = [word for word, count in counts.items() if count >= at_least]
+    frequent.sort(key=lambda word: (-counts[word], word))
+    return [word for word in frequent if words_of(word) == [word]]

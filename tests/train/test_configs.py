@@ -28,11 +28,22 @@ from train.triplets import StageTwoData
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.evaluation.triplets import Triplet
 
-NAMES = ["fashion-lite", "mobileclip2-b", "siglip2-b-32", "vit-b-32-openai", "vit-l-14-openai"]
+NAMES = [
+    "fashion-lite",
+    "mobileclip2-b",
+    "siglip2-b-32",
+    "vit-b-32-openai",
+    "vit-bigg-14-laion",
+    "vit-h-14-laion",
+    "vit-l-14-openai",
+]
+LARGEST = "vit-bigg-14-laion"
 PRETRAINED = [name for name in NAMES if name != "fashion-lite"]
 TOWERS = {
     "vit-b-32-openai": (True, "eot", None, 49, 768),
     "vit-l-14-openai": (True, "eot", None, 256, 1024),
+    "vit-h-14-laion": (True, "eot", None, 256, 1280),
+    "vit-bigg-14-laion": (True, "eot", None, 256, 1664),
     "mobileclip2-b": (True, "eot", None, 196, 768),
     "siglip2-b-32": (False, "last", 64, 64, 768),
 }
@@ -83,12 +94,47 @@ def test_a_model_gets_the_activation_of_its_weights_whatever_its_name(
     assert create_backbone(BackboneConfig(model, tag)).quick_gelu == forced
 
 
+def require_memory(gigabytes: int) -> None:
+    """Skip the test where as much memory is not free."""
+    lines = (
+        Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").is_file() else []
+    )
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    if free and free[0] < gigabytes * 1e9:
+        pytest.skip(f"{gigabytes} GB of memory are needed, and {free[0] / 1e9:.0f} GB are free")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PRETRAINED)
+def test_the_largest_recipe_takes_a_step_at_full_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of Stage I, whose model is held once: Stage II would read a checkpoint of 10 GB beside it."""
+    require_memory(14)
+    monkeypatch.setattr("train.stages.fit_map.own_weights", lambda model: {})
+    recipe = load_recipe(LARGEST)
+    name = str(recipe.backbone).partition(":")[0]
+    images = drawn_images(6, seed=0)
+    settings = StageSettings(
+        tmp_path / "map", tmp_path / "features", compute=Compute("bf16", device="cpu"), steps=1
+    )
+    config = recipe.mapping(batch_size=2)
+    mapped = fit_map(name, images[:4], images[4:], config, recipe.parts(), settings)
+    backbone, tower = mapped.backbone, mapped.backbone.tower
+    layout = (tower.causal, tower.pool, tower.pad_to, backbone.num_patches, backbone.patch_dim)
+    assert layout == TOWERS[LARGEST]
+    [line] = (tmp_path / "map" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    record = json.loads(line)
+    assert 0 < record["loss"] < 100
+    assert record["gradient_norm"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in PRETRAINED if name != LARGEST])
 def test_both_stages_take_a_step_at_full_size(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Random weights and a few drawings; the texts do not matter, nor does the vocabulary."""
+    require_memory(13 if name == "vit-h-14-laion" else 6)
     write_vocabulary(tmp_path / "vocabulary", "gemma")
     read_tower = read_text_tower
 

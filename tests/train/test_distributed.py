@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from tiny_runs import PARTS, TRAINING, drawings, write_backbone
 
 from train.loop.distributed import Workers
 from train.loop.engine import Engine
+from train.loop.sizes import sizes_for
 from train.settings import Compute, StageSettings
 from train.stages.fit_map import fit_map
 from ztcir_sdk.errors import UsageError
@@ -233,3 +235,38 @@ def test_the_shares_of_all_processes_make_up_the_batch(total: int, count: int) -
 def test_impossible_settings_are_refused_with_a_way_out(wrong: Callable[[], Any]) -> None:
     with pytest.raises(UsageError, match=r"(choose from|must be at least) "):
         wrong()
+
+
+# --- what a GPU would do, without one ------------------------------------------------------------
+
+
+def test_a_gpu_multiplies_in_tf32_unless_fp32_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    Engine(Compute(device="cpu"))
+    monkeypatch.setattr("train.loop.distributed._device", lambda _: torch.device("cuda"))
+    Engine(Compute(precision="fp32", device="cuda"))
+    assert asked == []
+    Engine(Compute(precision="bf16", device="cuda"))
+    assert asked == ["high"]
+
+
+def test_a_gpu_takes_larger_pieces_than_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gigabytes = {"cuda:0": 8, "cuda:1": 80}
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda device: SimpleNamespace(total_memory=gigabytes[str(device)] * 2**30),
+    )
+    cpu, small, large = (sizes_for(torch.device(name)) for name in ("cpu", "cuda:0", "cuda:1"))
+    assert (cpu.images, cpu.texts, cpu.grouped_texts, cpu.gallery) == (128, 512, 64, 8192)
+    assert small.images < large.images <= 512
+    assert small.grouped_texts >= 512  # a batch of 512 texts in one pass, not eight
+
+
+def test_the_optimiser_of_a_gpu_is_fused_and_that_of_a_cpu_stays_plain() -> None:
+    group = {"params": [torch.nn.Parameter(torch.ones(2))], "lr": 1.0}
+    engine = Engine(Compute(device="cpu"))
+    assert not engine.optimizer([group]).defaults["fused"]
+    engine.device = torch.device("cuda")
+    assert engine.optimizer([group]).defaults["fused"]

@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 from collections import namedtuple
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +21,8 @@ from PIL import Image
 from tiny_runs import PARTS, TRAINING, drawings, write_backbone
 
 from train.data import TrainingImage
-from train.loop import features as module
+from train.loop import feature_store, features
+from train.loop import patches as module
 from train.loop.features import DiskFullError, image_features, text_features
 from train.model import Backbone, load_backbone
 from train.settings import Compute, StageSettings
@@ -59,7 +61,8 @@ class Counted:
 def images(monkeypatch: pytest.MonkeyPatch) -> list[TrainingImage]:
     monkeypatch.setattr(Counted, "reads", 0)
     monkeypatch.setattr(Counted, "until", 1_000_000)
-    monkeypatch.setattr(module, "available_cores", lambda: 1)
+    for user in (module, features):
+        monkeypatch.setattr(user, "available_cores", lambda: 1)
     some, _ = drawings(40)
     return [dataclasses.replace(image, load=Counted(image)) for image in some]
 
@@ -138,7 +141,7 @@ def test_a_killed_computation_resumes_where_it_was(
     patches: bool,
 ) -> None:
     whole = image_features(backbone, images, tmp_path / "whole", batch=4, patches=patches)
-    monkeypatch.setattr(module, "SAVE_EVERY", 3)
+    monkeypatch.setattr(feature_store, "SAVE_EVERY", 3)
     Counted.reads, Counted.until = 0, 30
     with pytest.raises(KeyboardInterrupt):
         image_features(backbone, images, tmp_path / "killed", batch=4, patches=patches)
@@ -225,29 +228,129 @@ def test_texts_are_embedded_once_for_the_same_tower_and_the_same_texts(
 ) -> None:
     calls = []
 
-    def encode() -> torch.Tensor:
-        calls.append(1)
-        return torch.full((2, 3), float(len(calls)))
+    def encode(texts: Sequence[str]) -> torch.Tensor:
+        calls.append(texts)
+        return torch.full((len(texts), 32), float(len(calls)))
 
     for texts, number in ((["a", "b"], 1), (["a", "b"], 1), (["b", "a"], 2)):
         found = text_features(backbone, texts, tmp_path, encode)
-        np.testing.assert_array_equal(found, np.full((2, 3), number, np.float32))
+        np.testing.assert_array_equal(found, np.full((2, 32), number, np.float32))
     with torch.no_grad():
         backbone.text.positional_embedding += 1
     text_features(backbone, ["a", "b"], tmp_path, encode)
     with torch.no_grad():
         backbone.text.positional_embedding -= 1
-    assert len(calls) == 3
+    assert calls == [["a", "b"], ["b", "a"], ["a", "b"]]
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".npy", ".lock"}
 
 
 def test_a_disk_that_fills_up_while_texts_are_cached_is_reported(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(stream: IO[bytes], array: np.ndarray) -> None:
+    def full(stream: IO[bytes], header: Any) -> None:
         stream.write(b"part of it")
         raise OSError("34400 requested and 15328 written")  # as NumPy says it, without a number
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     with pytest.raises(DiskFullError, match=r"15328 written\); free some space, or choose another"):
-        text_features(backbone, ["a"], tmp_path, lambda: torch.ones(1, 3))
-    assert not list(tmp_path.iterdir())
+        text_features(backbone, ["a"], tmp_path, lambda _: torch.ones(1, 32))
+    assert not list(tmp_path.glob("*.npy"))
+
+
+# --- divided among processes ---------------------------------------------------------------------
+
+
+def test_processes_that_fill_the_same_shards_divide_them(tmp_path: Path) -> None:
+    layout = feature_store.Layout(images=40, batch=4, embed_dim=2)
+    feature_store.FeatureStore(tmp_path, layout).reserve()
+    seen: list[list[int]] = [[], []]
+    both = threading.Barrier(2)
+
+    def work(own: int) -> None:
+        def encode(chunks: Iterator[tuple[int, int]]) -> Iterator[Any]:
+            for chunk in chunks:
+                if not seen[own]:
+                    both.wait(timeout=20)
+                seen[own].append(chunk[0])
+                yield chunk, {"embeds": np.full((4, 2), chunk[0], np.float32)}
+
+        feature_store.FeatureStore(tmp_path, layout).fill(encode, first=own / 2)
+
+    threads = [threading.Thread(target=work, args=(own,)) for own in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert sorted(seen[0] + seen[1]) == list(range(10))  # each once
+    assert all(seen)
+    store = feature_store.FeatureStore(tmp_path, layout)
+    assert store.is_complete()
+    store.join_embeds(tmp_path / "embeds.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "embeds.npy")[::4, 0], np.arange(10))
+
+
+def test_what_a_killed_process_held_is_filled_by_another(tmp_path: Path) -> None:
+    layout = feature_store.Layout(images=12, batch=4, embed_dim=2)
+    store = feature_store.FeatureStore(tmp_path, layout)
+    store.reserve()
+
+    def encode(chunks: Iterator[tuple[int, int]], last: int = 99) -> Iterator[Any]:
+        for chunk in chunks:
+            if chunk[0] == last:
+                raise KeyboardInterrupt
+            yield chunk, {"embeds": np.ones((4, 2), np.float32)}
+
+    with pytest.raises(KeyboardInterrupt):
+        store.fill(functools.partial(encode, last=1))
+    assert not store.is_complete()
+    feature_store.FeatureStore(tmp_path, layout).fill(encode)
+    assert store.is_complete()
+
+
+def test_features_of_an_older_version_still_open(
+    backbone: Backbone, images: list[TrainingImage], tmp_path: Path
+) -> None:
+    kept = image_features(backbone, images, tmp_path / "new", patches=True)
+    [folder] = (tmp_path / "new").iterdir()
+    older = tmp_path / "old" / folder.name
+    older.mkdir(parents=True)
+    np.save(older / "embeds.npy", kept.embeds)
+    np.save(older / "patches.npy", np.asarray(kept.patches))
+    (older / "complete.json").write_text('{"images": 40}')
+    before = Counted.reads
+    found = image_features(backbone, images, tmp_path / "old")
+    assert Counted.reads == before
+    rows = np.array([3, 39, 0])
+    for wanted, got in zip(kept.rows(rows), found.rows(rows), strict=True):
+        assert torch.equal(got, wanted)
+
+
+def test_kept_patches_are_read_ahead(
+    backbone: Backbone, images: list[TrainingImage], tmp_path: Path
+) -> None:
+    kept = image_features(backbone, images, tmp_path, batch=4, patches=True)
+    assert kept.patches is not None
+    rows = np.array([8, 2, 31, 8])
+    wanted = kept.rows(rows)[1]
+    kept.announce(np.array([1]))
+    kept.announce(rows)
+    kept.announce(np.array([5]))  # the step before has been taken
+    read = kept.patches._current
+    assert read is not None
+    assert len(read.found.result(timeout=20)) == 3  # each row once
+    assert torch.equal(kept.rows(rows)[1], wanted)
+    assert torch.equal(kept.rows(np.array([7, 5]))[1], kept.rows(np.array([5, 7]))[1][[1, 0]])
+
+
+def test_int8_patches_take_half_the_space_and_differ_by_rounding(
+    backbone: Backbone, images: list[TrainingImage], tmp_path: Path
+) -> None:
+    exact = image_features(backbone, images, tmp_path, patches=True)
+    small = image_features(backbone, images, tmp_path, patches=True, storage="int8")
+    assert exact.source["key"] != small.source["key"]
+    assert small.source["patch_bytes"] < 0.6 * exact.source["patch_bytes"]
+    rows = np.arange(40)
+    wanted, got = exact.rows(rows)[1], small.rows(rows)[1]
+    step = wanted.abs().amax(-1, keepdim=True) / 127
+    assert bool(((got - wanted).abs() <= 0.51 * step + 2e-3).all())
+    assert not torch.equal(got, wanted)

@@ -334,6 +334,11 @@ def test_a_run_does_not_resume_with_other_shards(
     swapped = [*shards[:3], str(write_shard(tmp_path / "00009.tar", cc3m_sample(1)))]
     with pytest.raises(CheckpointError, match="different: training"):
         run(workplace, out, ShardStream(swapped), development, steps=2)
+    written = out / "last" / "config.json"
+    two = written.read_text(encoding="utf-8").replace('"processes": 1', '"processes": 2')
+    written.write_text(two, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"in 2 processes, .* now there are 1; start 2 to"):
+        run(workplace, out, ShardStream(shards), development, steps=2)
 
 
 def test_unusable_captions_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

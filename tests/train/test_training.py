@@ -871,7 +871,7 @@ def test_stage_2_is_evaluated_by_mean_average_precision_without_the_reference(
     rng = np.random.default_rng(0)
     embeds = rng.standard_normal((len(ids), 24)).astype(np.float32)
     embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
-    features = ImageFeatures(tuple(ids), embeds, np.zeros((len(ids), 1, 1), np.float16))
+    features = ImageFeatures(tuple(ids), embeds, None)
     triplets = collection_triplets(images, count=300, seed=5)
     asked = np.stack(
         [

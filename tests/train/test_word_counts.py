@@ -13,7 +13,7 @@ from ztcir_sdk.modification import Vocabulary
 
 def test_a_word_counts_once_for_each_text_that_has_it() -> None:
     texts = ["Red red RED shirt", "in red", "a men's shirt, size 42", "in Rot"]
-    assert training_vocabulary(texts, at_least=1) == ["in", "men", "red", "rot", "shirt", "size"]
+    assert training_vocabulary(texts, at_least=1) == ["in", "red", "shirt", "men", "rot", "size"]
     assert training_vocabulary(texts, at_least=2) == ["in", "red", "shirt"]
     assert training_vocabulary(iter(texts), at_least=3) == []
     assert training_vocabulary([]) == []
@@ -33,6 +33,6 @@ def test_a_number_below_1_is_refused() -> None:
 @settings(max_examples=60, deadline=None)
 def test_what_is_collected_can_be_written_to_a_bundle(texts: list[str]) -> None:
     words = training_vocabulary(texts, at_least=1)
-    assert words == sorted(set(words))
+    assert len(words) == len(set(words))
     if words:
         assert Vocabulary.from_bytes(Vocabulary(words).to_bytes()).words == tuple(words)

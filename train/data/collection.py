@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from train.data.image import DRAWING_PREFIX, TrainingImage
 from train.data.item import DataError, Item, is_held_out, split_development
@@ -37,6 +39,7 @@ def read_collection(
     development: float = 0.05,
     columns: Mapping[str, str] | None = None,
     streamed: bool = False,
+    cache: Path | None = None,
 ) -> tuple[list[TrainingImage], list[TrainingImage]]:
     """Read the images that a stage trains on, and the development images that select a checkpoint.
 
@@ -52,16 +55,19 @@ def read_collection(
         columns: field -> column of the tables, for columns without a usual name; see `read_table`.
         streamed: hold out what a stream holds out, and ignore ``development``; for runs that
             continue from a Stage I trained on a stream.
+        cache: folder of lists of shards, so that they are read once; see `read_shard_list`.
 
     Raises:
         DataError: a source is missing, or there are too few usable photos.
         UsageError: a table does not have a column.
     """
-    photos, report = read_sources(data, columns=columns)
-    print_notes(report.sentences())
+    photos, report = read_sources(data, columns=columns, cache=cache)
+    is_main = os.environ.get("RANK", "0") == "0"
+    print_notes(report.sentences() if is_main else [])
     if not photos:
         raise DataError(f"No usable sample in {', '.join(data)}.")
-    print_notes(caption_notes(photo.item.caption for photo in photos))
+    if is_main:
+        print_notes(caption_notes(photo.item.caption for photo in photos))
     items = [photo.item for photo in photos]
     if streamed:
         held_out = [item for item in items if is_held_out(item)]

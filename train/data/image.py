@@ -23,7 +23,7 @@ DRAWING_PREFIX = "drawing-"
 _QUICK_CHECK_PIXELS = 80_000_000  # larger images take the complete check, which limits the size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TrainingImage:
     """An image and what is known about it; the image is decoded only when it is needed."""
 

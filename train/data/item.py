@@ -18,7 +18,7 @@ class DataError(ZtcirError):
     """A shard, a folder or a table of training data cannot be used."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """A product: its id, its attributes as the catalogue spells them, and its caption.
 

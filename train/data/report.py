@@ -29,6 +29,11 @@ class ReadReport:
         text = f"no {reason.args[0]!r}" if missing_field else str(reason)  # type: ignore[attr-defined]
         self.skipped.append((name, text or type(reason).__name__))
 
+    def add(self, other: ReadReport) -> None:
+        """Add what happened while a part of the collection was read; ``read`` stays unchanged."""
+        self.skipped += other.skipped
+        self.notes += other.notes
+
     def sentences(self) -> list[str]:
         """Return the report as sentences for a person."""
         sentences = list(self.notes)

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from train.data.image import BytesPicture, Picture, SlicePicture, TrainingImage, checked
 from train.data.item import DataError, Item
+from train.data.listing import list_shards, read_listing
 from train.data.report import ReadReport
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.names import CATALOGUE_COLUMNS
 from ztcir_sdk.runtime.cores import available_cores
-from ztcir_sdk.sources.listing import TAR_ERRORS
+from ztcir_sdk.sources.listing import tar_errors
 from ztcir_sdk.sources.metadata import MAX_METADATA_BYTES
 from ztcir_sdk.sources.reading import LARGEST_FILE
 from ztcir_sdk.sources.tar_reader import open_tar
@@ -93,7 +96,9 @@ def bounded_text(text: bytes) -> bytes:
     return text
 
 
-def read_shard_list(paths: Sequence[Path], report: ReadReport) -> list[TrainingImage]:
+def read_shard_list(
+    paths: Sequence[Path], report: ReadReport, cache: Path | None = None
+) -> list[TrainingImage]:
     """List the images of shards, in order; each is decoded once to check it.
 
     If an earlier shard has the same key, the image's id is ``SHARD/KEY``.
@@ -101,6 +106,8 @@ def read_shard_list(paths: Sequence[Path], report: ReadReport) -> list[TrainingI
     Args:
         paths: tar archives, compressed or not.
         report: receives samples whose image, text or JSON is broken, and shards that are cut short.
+        cache: folder of lists of uncompressed shards: a shard is decoded once for all processes
+            and runs that share the folder, and processes divide the shards.
 
     Raises:
         DataError: a shard is missing.
@@ -112,26 +119,39 @@ def read_shard_list(paths: Sequence[Path], report: ReadReport) -> list[TrainingI
             raise DataError(f"The shard {path} does not exist.")
     images: list[TrainingImage] = []
     seen: set[str] = set()
-    with ThreadPoolExecutor(available_cores()) as pool:
-        for path in progress_bar(paths, what="reading shards", unit="shard", disable=None):
-            pending: list[tuple[_Sample, Item]] = []
-            fresh: list[TrainingImage] = []
-            for sample in _samples(path, report):
-                try:
-                    pending.append((sample, parse_item(sample.key, sample.texts)))
-                except SAMPLE_ERRORS as error:
-                    report.skip(sample.key, error)
-                if len(pending) == _CHUNK:
-                    fresh += _decodable(pending, pool, report)
-                    pending = []
-            fresh += _decodable(pending, pool, report)
-            fresh = _without_lost_json(fresh, report)
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    with ThreadPoolExecutor(max(1, available_cores() // together)) as pool:
+        read = partial(_read_shard, pool=pool)
+        if cache is not None:
+            list_shards([path for path in paths if path.suffix == ".tar"], cache, read)
+        quiet = True if os.environ.get("RANK", "0") != "0" else None
+        for path in progress_bar(paths, what="reading shards", unit="shard", disable=quiet):
+            listed = None if cache is None else read_listing(path, cache)
+            fresh, own = listed or read(path)
+            report.add(own)
             images += (
                 _renamed(image, path.stem) if _is_taken(image, seen) else image for image in fresh
             )
             seen.update(image.item.id for image in fresh)
     report.read += len(images)
     return images
+
+
+def _read_shard(path: Path, pool: ThreadPoolExecutor) -> tuple[list[TrainingImage], ReadReport]:
+    """Return the usable images of a shard, and what happened while it was read."""
+    report = ReadReport()
+    pending: list[tuple[_Sample, Item]] = []
+    fresh: list[TrainingImage] = []
+    for sample in _samples(path, report):
+        try:
+            pending.append((sample, parse_item(sample.key, sample.texts)))
+        except SAMPLE_ERRORS as error:
+            report.skip(sample.key, error)
+        if len(pending) == _CHUNK:
+            fresh += _decodable(pending, pool, report)
+            pending = []
+    fresh += _decodable(pending, pool, report)
+    return _without_lost_json(fresh, report), report
 
 
 def _without_lost_json(images: list[TrainingImage], report: ReadReport) -> list[TrainingImage]:
@@ -191,7 +211,7 @@ def _samples(path: Path, report: ReadReport) -> Iterator[_Sample]:
                         yield sample
                     sample = _Sample(key)
                 _add(sample, extension.lower(), member, archive, path, plain=plain)
-    except TAR_ERRORS as error:
+    except tar_errors() as error:
         problem = str(error)
     if not problem and plain and not has_end_mark(path):
         problem = "it has no end mark"  # cut between two files, which tarfile takes for the end

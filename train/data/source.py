@@ -32,7 +32,10 @@ def expand_sources(patterns: Sequence[str]) -> list[Path]:
 
 
 def read_sources(
-    patterns: Sequence[str], *, columns: Mapping[str, str] | None = None
+    patterns: Sequence[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    cache: Path | None = None,
 ) -> tuple[list[TrainingImage], ReadReport]:
     """List all images of some sources, in order.
 
@@ -40,6 +43,7 @@ def read_sources(
         patterns: webdataset shards, folders, and CSV, TSV or Parquet files; each is a path, a brace
             pattern or a pattern with ``*``.
         columns: field -> column of the tables; see `read_table`.
+        cache: folder of lists of shards; see `read_shard_list`.
 
     Raises:
         DataError: a source is missing, or its kind is unknown.
@@ -52,7 +56,7 @@ def read_sources(
             shards.append(path)
             continue
         if shards:  # consecutive shards are one data set
-            images += read_shard_list(shards, report)
+            images += read_shard_list(shards, report, cache)
             shards = []
         if path is None:
             break

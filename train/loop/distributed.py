@@ -9,10 +9,11 @@ the whole batch.
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -50,6 +51,12 @@ class _GatherRows(torch.autograd.Function):
         return gradient[first : first + ctx.count]
 
 
+def _leave() -> None:
+    """End the connections, whose threads would abort an interpreter that ends before them."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 class Workers:
     """The processes that ``accelerate launch`` or ``torchrun`` started, or this process alone.
 
@@ -74,6 +81,7 @@ class Workers:
             self.count = self._accelerator.num_processes
             self.rank = self._accelerator.process_index
             self.device: torch.device = self._accelerator.device
+            atexit.register(_leave)
         else:
             self.device = _device(device)
 
@@ -96,6 +104,24 @@ class Workers:
             self.wait()
         return result
 
+    def from_main(self, work: Callable[[], Result]) -> Result:
+        """Run ``work`` in the main process alone, and return its result in all of them.
+
+        If it fails there, the others end without a message of their own.
+        """
+        if self.count == 1:
+            return work()
+        outcome: list[Any] = [None, False]
+        try:
+            if self.is_main:
+                outcome = [work(), True]
+        finally:
+            dist.broadcast_object_list(outcome, src=0)
+        result, done = outcome
+        if not done:
+            raise SystemExit(1)
+        return cast(Result, result)
+
     def share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return this process's share of a batch.
 
@@ -116,6 +142,14 @@ class Workers:
             return rows
         gathered: Tensor = _GatherRows.apply(rows)
         return gathered[:total]
+
+    def collect(self, rows: Tensor) -> list[Tensor]:
+        """Return a tensor of every process, all of one shape, without gradients."""
+        if self.count == 1:
+            return [rows]
+        parts = [torch.empty_like(rows) for _ in range(self.count)]
+        dist.all_gather(parts, rows.contiguous())
+        return parts
 
     def replicate(self, module: nn.Module) -> nn.Module:
         """Return the module wrapped in DDP, so that a backward pass averages gradients."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from train.loop.averaging import Average
 from train.loop.engine import Engine
 from train.loop.record import Cost, Log, Record
 from train.model import (
@@ -38,7 +39,8 @@ from train.word_counts import VOCABULARY_KEY
 
 __all__ = ["Evaluation", "Run", "Schedule", "Step", "Validation", "parameter_groups"]
 
-STATE = "optimizer"
+STATE, AVERAGE = "optimizer", "average"
+CHECKPOINT_STEPS = 100  # between two checkpoints
 FIRST_ESTIMATE = 20  # steps after which the cost is first printed
 
 Step = Callable[[int, np.random.Generator], tuple[Tensor, dict[str, float]]]
@@ -133,6 +135,8 @@ class Run:
         data: fingerprints of the data, by purpose, for ``run.json``; a run is only resumed with
             the same data.
         tensorboard: write TensorBoard events; ``None``: where TensorBoard is installed.
+        ema: decay of the average of the weights that is evaluated and saved as ``best/``; 0: none.
+        clip: norm that gradients are scaled down to; 0: they are not scaled.
     """
 
     def __init__(
@@ -144,10 +148,12 @@ class Run:
         schedule: Schedule,
         *,
         fixed: Mapping[str, nn.Module] | None = None,
-        save_every: int = 100,
+        save_every: int = CHECKPOINT_STEPS,
         engine: Engine | None = None,
         data: Mapping[str, Any] | None = None,
         tensorboard: bool | None = False,
+        ema: float = 0.0,
+        clip: float = 1.0,
     ) -> None:
         self.folder = folder
         self.engine = engine or Engine(Compute(device="cpu"))
@@ -162,6 +168,8 @@ class Run:
         self.best = -math.inf
         self._best: dict[str, Any] = {}  # step and figures of the best evaluation
         self._known: dict[str, tuple[int, ...]] = {}  # identity of the files of `fixed`
+        self._average = Average(self.modules, ema) if ema else None
+        self._clip = clip or math.inf
         self._peaks = [float(group["lr"]) for group in optimizer.param_groups]
 
     def train(
@@ -171,6 +179,7 @@ class Run:
         *,
         samples: int = 1,
         stop_after: int | None = None,
+        out_of_time: Callable[[], bool] | None = None,
     ) -> dict[str, float]:
         """Run to the end of the schedule, starting from the folder's last checkpoint.
 
@@ -181,6 +190,7 @@ class Run:
             validation: how the run is evaluated; ``None``: not at all.
             samples: samples per step, over all processes; for the cost.
             stop_after: stop at this step, as a kill would (for tests).
+            out_of_time: asked after each step; if it answers true, the run ends there.
 
         Returns:
             The figures of the last evaluation; empty in a process that is not the main one.
@@ -207,10 +217,13 @@ class Run:
             for number in range(first, total):
                 record = self._step(step, number)
                 cost.done = number + 1 - first
+                last = number + 1 == total or (out_of_time is not None and out_of_time())
                 if journal is not None:
-                    figures = self._report(record, validation, journal) or figures
+                    figures = self._report(record, validation, journal, last=last) or figures
                 if stop_after is not None and number + 1 >= stop_after:
                     return figures
+                if last:
+                    break
         if workers.is_main:
             self.record.write(
                 seconds=round(cost.seconds, 1),
@@ -232,6 +245,7 @@ class Run:
         asked = json.loads(json.dumps(self.config))  # tuples become lists, as in the file
         config, asked = _without_words(config), _without_words(asked)
         if config != asked:
+            self._check_processes(config, asked)
             changed = sorted(key for key in {*config, *asked} if config.get(key) != asked.get(key))
             raise CheckpointError(
                 f"{self.folder} holds a run with another configuration "
@@ -242,7 +256,8 @@ class Run:
                 f"{self.folder} holds a run on other data (different: {', '.join(changed)}); "
                 "choose another --out, or delete the folder."
             )
-        missing = sorted({*self.modules, STATE} - tensors.keys())
+        averaged = set() if self._average is None else {AVERAGE}
+        missing = sorted({*self.modules, STATE, *averaged} - tensors.keys())
         if missing:
             raise CheckpointError(
                 f"The checkpoint {found} lacks {missing[0]}.safetensors; delete the folder "
@@ -251,11 +266,23 @@ class Run:
         for key, module in self.modules.items():
             module.load_state_dict(tensors[key], strict=False)
         load_optimizer_tensors(self.optimizer, tensors[STATE])
+        if self._average is not None:
+            self._average.load(tensors[AVERAGE])
         if "scaler" in progress:
             self.engine.scaler.load_state_dict(progress["scaler"])
         self.best = -math.inf if progress["best"] is None else float(progress["best"])
         self._best = progress.get("best_evaluation", {})
         return int(progress["step"])
+
+    def _check_processes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Raise if a run of a stream is resumed in another number of processes."""
+        old, new = (some.get("training", {}).get("processes") for some in (before, now))
+        if old and new and old != new:
+            raise CheckpointError(
+                f"{self.folder} was trained from a stream in {old} processes, which share out its "
+                f"shards, and now there are {new}; start {old} to resume it, or choose another "
+                "--out."
+            )
 
     @contextlib.contextmanager
     def _open_journal(self, first: int, cost: Cost) -> Iterator[_Journal | None]:
@@ -284,33 +311,49 @@ class Run:
         scaler.scale(loss).backward()
         scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(parameters, 1.0))
+        norm = float(nn.utils.clip_grad_norm_(parameters, self._clip))
         scaler.step(self.optimizer)
+        if self._average is not None:
+            self._average.update(number)
         scaler.update()
         record = {"step": number + 1, "loss": loss.item(), **values}
         # in fp16 a gradient may overflow, and the scaler skips the step
         return {**record, "gradient_norm": norm} if math.isfinite(norm) else record
 
     def _report(
-        self, record: dict[str, Any], validation: Validation | None, journal: _Journal
+        self,
+        record: dict[str, Any],
+        validation: Validation | None,
+        journal: _Journal,
+        *,
+        last: bool,
     ) -> dict[str, float]:
         """Show, evaluate, log and save a step; return the figures of its evaluation, if any."""
         done, total, figures = record["step"], self.schedule.steps, {}
         journal.bar.update()
         journal.bar.set_postfix(loss=f"{record['loss']:.3f}")
-        if validation is not None and validation.is_due(done, total):
+        if validation is not None and (last or validation.is_due(done, total)):
             figures = self._evaluate(validation, done, journal)
         if figures or journal.cost.done == FIRST_ESTIMATE:
             journal.print(journal.cost.sentence())
         journal.log.write({**record, **figures}, lr=self.optimizer.param_groups[0]["lr"])
-        if done == total or done % self.save_every == 0:
+        if last or done % self.save_every == 0:
             scaler = self.engine.scaler
             state = {"scaler": scaler.state_dict()} if scaler.is_enabled() else {}
-            self._save("last", done, {STATE: optimizer_tensors(self.optimizer)}, **state)
+            beside = {STATE: optimizer_tensors(self.optimizer)}
+            if self._average is not None:
+                beside[AVERAGE] = self._average.tensors
+            self._save("last", done, beside, **state)
         return figures
 
     def _evaluate(self, validation: Validation, step: int, journal: _Journal) -> dict[str, float]:
         """Print an evaluation's figures, and save its weights as ``best/`` if they are the best."""
+        with contextlib.nullcontext() if self._average is None else self._average.applied():
+            return self._evaluate_current(validation, step, journal)
+
+    def _evaluate_current(
+        self, validation: Validation, step: int, journal: _Journal
+    ) -> dict[str, float]:
         evaluation = validation.evaluate()
         figures = evaluation.figures
         readable = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())

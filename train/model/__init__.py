@@ -22,7 +22,7 @@ from train.model.loading import (
     load_model,
     own_weights,
 )
-from train.model.prompts import encode_by_length, mapped_ids, prompt_ids, text_ids
+from train.model.prompts import encode_by_length, mapped_ids, masked_ids, prompt_ids, text_ids
 from train.model.text_tower import CLIP_TOWER, TextTower
 from train.model.vocabulary import text_layout, tower_tokenizer, write_tokenizer
 from train.model_names import UnsupportedBackboneError
@@ -49,6 +49,7 @@ __all__ = [
     "load_model",
     "load_optimizer_tensors",
     "mapped_ids",
+    "masked_ids",
     "model_config",
     "optimizer_tensors",
     "own_weights",

@@ -27,6 +27,7 @@ from train.model.weights import (
     weights_source,
 )
 from train.model_names import UnsupportedBackboneError, check_name, own_config
+from ztcir_sdk.errors import UsageError
 
 __all__ = [
     "Backbone",
@@ -64,7 +65,9 @@ class Backbone(nn.Module):
     Attributes:
         embed_dim: D, size of the joint embedding.
         patch_dim: d_v, width of the image tower's last layer.
-        num_patches: N, positions of the last layer, without the class token.
+        num_patches: N, positions of the last layer, without the class token; fewer if they are
+            pooled, see `pool_patches`.
+        patch_grid: rows and columns that the patches are pooled to; ``None``: they are not.
         text_width: d_t, width of the text tower.
         text_layers: L, number of text blocks.
         context_length: longest text, in tokens.
@@ -76,6 +79,7 @@ class Backbone(nn.Module):
     clip: Any
     text: Any
     mask: Tensor
+    pooling: Tensor | None  # (G, N), each row the mean of some patches
 
     def __init__(
         self, clip: Any, config: BackboneConfig, text_cfg: Mapping[str, Any] | None = None
@@ -97,6 +101,8 @@ class Backbone(nn.Module):
         clip.eval()
         mask = torch.full((self.context_length, self.context_length), MASKED).triu(1)
         self.register_buffer("mask", mask, persistent=False)
+        self.patch_grid: tuple[int, int] | None = None
+        self.register_buffer("pooling", None, persistent=False)
         with torch.no_grad():
             embeds, patches = self.encode_image(torch.zeros(1, 3, *self.image_size))
         clip.train(was_training)
@@ -113,6 +119,38 @@ class Backbone(nn.Module):
         """Whether the towers use OpenAI's approximate activation (open_clip #441, #771)."""
         block = self.text.transformer.resblocks[0]
         return type(block.mlp.gelu).__name__ == "QuickGELU"
+
+    def pool_patches(self, grid: tuple[int, int]) -> None:
+        """From now on, return the means of the patches in a grid of cells in place of all patches.
+
+        Args:
+            grid: rows and columns; the cells are those of ``adaptive_avg_pool2d``.
+
+        Raises:
+            UsageError: the patches have fewer rows or columns.
+        """
+        if grid == self.patch_grid:
+            return
+        if self.patch_grid is not None:
+            raise ValueError(f"The patches are pooled to {self.patch_grid} already.")
+        height, width = self.image_size
+        rows = round((self.num_patches * height / width) ** 0.5)
+        columns = self.num_patches // rows
+        if not (0 < grid[0] <= rows and 0 < grid[1] <= columns) or (
+            rows * columns != self.num_patches
+        ):
+            raise UsageError(
+                f"{self.config.model} has {rows}x{columns} patches, which cannot be pooled to "
+                f"{grid[0]}x{grid[1]}; choose a smaller grid, or keep all with --patches alone."
+            )
+        one_hot = torch.eye(self.num_patches).reshape(self.num_patches, rows, columns)
+        self.pooling = F.adaptive_avg_pool2d(one_hot, grid).flatten(1).T.contiguous()
+        self.pooling = self.pooling.to(self.device)
+        self.patch_grid, self.num_patches = grid, grid[0] * grid[1]
+
+    def pooled(self, patches: Tensor) -> Tensor:
+        """Return the pooled features (R, G, d_v) of all patches (R, N, d_v), if there is a grid."""
+        return patches if self.pooling is None else self.pooling.to(patches.dtype) @ patches
 
     def encode_image(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pooled embeddings and patch features of preprocessed images.
@@ -138,7 +176,7 @@ class Backbone(nn.Module):
             if visual.proj is not None:
                 pooled = pooled @ visual.proj
             patches = visual.ln_post(x[:, 1:])
-        return F.normalize(pooled, dim=-1), patches
+        return F.normalize(pooled, dim=-1), self.pooled(patches)
 
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
         """Return token embeddings (B, T, d_t) of non-negative ids (B, T), without positions."""
@@ -266,7 +304,7 @@ def create_backbone(config: BackboneConfig) -> Backbone:
     own_file = own_config(config.model)
     if own_file is not None:
         own = own_file.parent
-        with _without_random_weights_warning():
+        with _root_logger_from(logging.ERROR):  # open_clip warns that weights are random
             clip = open_clip.create_model(f"local-dir:{own}", load_weights=False)
         fields = json.loads(own_file.read_text(encoding="utf-8"))["model_cfg"]
         vocabulary = own / str(fields["text_cfg"].get("hf_tokenizer_name"))
@@ -282,15 +320,32 @@ def create_backbone(config: BackboneConfig) -> Backbone:
 
 
 @contextlib.contextmanager
-def _without_random_weights_warning() -> Iterator[None]:
-    """Hide open_clip's warning about random weights, because others replace them."""
+def _root_logger_from(level: int) -> Iterator[None]:
+    """Let the root logger say what is at least of a level, and else nothing."""
     root = logging.getLogger()
-    level = root.level
-    root.setLevel(max(level, logging.ERROR))
+    before = root.level
+    root.setLevel(max(before, level))
     try:
         yield
     finally:
-        root.setLevel(level)
+        root.setLevel(before)
+
+
+@contextlib.contextmanager
+def _said_once() -> Iterator[None]:
+    """Let the hub's client report its tries to download by its own handler alone.
+
+    open_clip gives the root logger a handler, which repeats all of it, and then logs the error that
+    it raises.
+    """
+    hub = logging.getLogger("huggingface_hub")
+    propagate = hub.propagate
+    hub.propagate = False
+    try:
+        with _root_logger_from(logging.CRITICAL):
+            yield
+    finally:
+        hub.propagate = propagate
 
 
 def _open_clip_model(config: BackboneConfig) -> Any:
@@ -306,7 +361,7 @@ def _open_clip_model(config: BackboneConfig) -> Any:
         clip = _tagged_model(config.model, source.base)
     else:
         quick = needs_quick_gelu(file)
-        with _without_random_weights_warning():
+        with _root_logger_from(logging.ERROR):  # open_clip warns that weights are random
             clip = open_clip.create_model(config.model, force_quick_gelu=bool(quick))
         if quick is False and open_clip.get_model_config(config.model).get("quick_gelu"):
             raise UnsupportedBackboneError(
@@ -322,13 +377,20 @@ def _open_clip_model(config: BackboneConfig) -> Any:
 def _tagged_model(model: str, tag: str | None) -> Any:
     weights = {} if tag is None else open_clip.get_pretrained_cfg(model, tag) or {}
     quick = bool(weights.get("quick_gelu", False))
+    said = contextlib.nullcontext() if tag is None else _said_once()
     try:
-        return open_clip.create_model(model, pretrained=tag, force_quick_gelu=quick)
+        with said:
+            return open_clip.create_model(model, pretrained=tag, force_quick_gelu=quick)
     except ModuleNotFoundError:
         raise
     except Exception as error:  # a download or a file raises nearly anything
         why = textwrap.shorten(str(error) or type(error).__name__, 300)
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        fix = (
+            f"check the connection, or name a file of the weights: {model}:FILE"
+            if tag in tags
+            else f"name a weights file, or one of open_clip's tags: {', '.join(tags)}"
+        )
         raise UnsupportedBackboneError(
-            f"The weights {tag!r} of {model} cannot be loaded ({why}); name a weights file, or one "
-            f"of open_clip's tags: {', '.join(open_clip.list_pretrained_tags_by_model(model))}."
+            f"The weights {tag!r} of {model} cannot be loaded ({why}); {fix}."
         ) from error

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from train.model.backbone import Backbone
+from train.model.combiner import Combiner
 from train.model.composing_adapter import ComposingAdapter
 from train.model.token_learner import TokenLearner
 from train.model.visual_semantic_injection import VisualSemanticInjection
@@ -29,6 +33,8 @@ class ComposedModel(nn.Module):
         super().__init__()
         self.backbone = backbone.requires_grad_(False)
         self.config = config
+        if config.patch_grid is not None:
+            backbone.pool_patches(config.patch_grid)
         self.token_learner = TokenLearner(
             backbone.embed_dim,
             backbone.patch_dim,
@@ -58,18 +64,30 @@ class ComposedModel(nn.Module):
             ComposingAdapter(backbone.text_width, config.adapter_bottleneck)
             for _ in range(backbone.text_layers if config.adapter_bottleneck else 0)
         )
+        self.combiner = (
+            Combiner(
+                backbone.embed_dim,
+                backbone.text_width,
+                len(layers) * config.vsi_width,
+                config.combiner_width,
+                config.combiner_captions,
+            )
+            if config.combiner_width
+            else None
+        )
 
     def parts(self, *, strength: float = 1.0) -> dict[str, Tensor]:
         """Return the weights of the trained parts by name, without the backbone's.
 
         Args:
-            strength: factor on the adapters' output layers: with these weights, ``adapter_scale`` 1
-                computes what ``adapter_scale`` = ``strength`` computes with the model's own.
+            strength: factor on the output layers of adapters and combiner: with these weights,
+                ``adapter_scale`` 1 computes what ``adapter_scale`` = ``strength`` computes with the
+                model's own.
         """
         own = {k: v for k, v in self.state_dict().items() if not k.startswith("backbone.")}
         if strength == 1.0:
             return own
-        return {k: v * strength if _is_adapters_up(k) else v for k, v in own.items()}
+        return {k: v * strength if _is_scaled(k) else v for k, v in own.items()}
 
     checkpoint_state = parts
 
@@ -94,20 +112,21 @@ class ComposedModel(nn.Module):
     def encode_query(
         self,
         input_ids: Tensor,
-        reference_index: Tensor,
+        reference_index: Tensor | None,
         adapter_scale: Tensor,
         pseudo_tokens: Tensor,
-        vsi_keys: Tensor,
-        vsi_values: Tensor,
+        vsi_keys: Tensor | None,
+        vsi_values: Tensor | None,
     ) -> Tensor:
         """Encode texts with the adapter-augmented text encoder.
 
         Args:
             input_ids: (B, T) int64; -1 marks ``$``, n of them in a row.
-            reference_index: (B,) int64, the reference image of each text.
+            reference_index: (B,) int64, the reference image of each text; ``None``: text i has
+                reference i, of which nothing is then copied.
             adapter_scale: (B,) float32, ``a``.
             pseudo_tokens: (R, n, d_t).
-            vsi_keys: (R, Lv, N, d_vsi).
+            vsi_keys: (R, Lv, N, d_vsi); ``None``: nothing is injected.
             vsi_values: (R, Lv, N, d_vsi).
 
         Returns:
@@ -119,11 +138,15 @@ class ComposedModel(nn.Module):
         ids = torch.where(is_slot, 0, input_ids)
         # number of the pseudo-word at each slot, from 0 to n - 1
         number = (is_slot.float().cumsum(dim=1) - 1).clamp(0, pseudo_tokens.shape[1] - 1).long()
-        words = pseudo_tokens[reference_index]  # (B, n, d_t)
+        words, keys, values = pseudo_tokens, vsi_keys, vsi_values
+        if reference_index is not None:
+            words = words[reference_index]
+            if keys is not None and values is not None:
+                keys, values = keys[reference_index], values[reference_index]
+        # words are (B, n, d_t) now
         words = words.gather(1, number[..., None].expand(-1, -1, words.shape[-1]))
         x = torch.where(is_slot[..., None], words, backbone.embed_tokens(ids))
         x = backbone.add_positions(x)
-        keys, values = vsi_keys[reference_index], vsi_values[reference_index]
         mask = backbone.causal_mask(input_ids.shape[1])
         for layer in range(backbone.text_layers):
             inputs = (layer, x, mask, is_slot, keys, values, adapter_scale)
@@ -131,7 +154,16 @@ class ComposedModel(nn.Module):
                 x = checkpoint(self._text_layer, *inputs, use_reentrant=False)
             else:
                 x = self._text_layer(*inputs)
-        return backbone.pool_text(x, ids)
+        queries = backbone.pool_text(x, ids)
+        if self.combiner is None or vsi_keys is None or vsi_values is None:
+            return queries
+        with _in_float32(queries):
+            # a rounded score would be wrong by a fifth after its multiplication by the sharpness
+            reference = (pseudo_tokens.float(), vsi_keys.float(), vsi_values.float())
+            described = self.combiner.describe(*reference)
+            if reference_index is not None:
+                described = described[reference_index]
+            return self.combiner(queries.float(), described, adapter_scale)
 
     def _text_layer(
         self,
@@ -139,12 +171,12 @@ class ComposedModel(nn.Module):
         x: Tensor,
         mask: Tensor | None,
         is_slot: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        keys: Tensor | None,
+        values: Tensor | None,
         adapter_scale: Tensor,
     ) -> Tensor:
         """Run one layer of the text encoder: inject, then the frozen block, then adapt."""
-        if self.vsi is not None:
+        if self.vsi is not None and keys is not None and values is not None:
             x = self.vsi.inject(layer, x, is_slot, keys, values)
         x = self.backbone.text_block(layer, x, mask)
         if len(self.adapters):
@@ -152,6 +184,14 @@ class ComposedModel(nn.Module):
         return x
 
 
-def _is_adapters_up(name: str) -> bool:
-    """Return whether a weight is ``W_up`` or its bias; an adapter is linear in both."""
-    return name.startswith("adapters.") and ".up." in name
+def _in_float32(like: Tensor) -> AbstractContextManager[object]:
+    """Turn automatic mixed precision off, where it is on."""
+    if torch.is_autocast_enabled(like.device.type):
+        return torch.autocast(like.device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
+def _is_scaled(name: str) -> bool:
+    """Return whether a weight is of a layer that ``adapter_scale`` multiplies the output of."""
+    adapter = name.startswith("adapters.") and ".up." in name
+    return adapter or name.startswith("combiner.out_")

@@ -24,7 +24,7 @@ from train.model.checkpoint import (
 )
 from train.model.composed_model import ComposedModel
 from train.model_names import check_name
-from train.settings import model_config
+from train.settings import described, model_config
 
 __all__ = [
     "check_backbone",
@@ -205,7 +205,7 @@ def describe_model(model: ComposedModel, kind: str) -> dict[str, Any]:
         "backbone": asdict(backbone.config),
         **({"backbone_sha256": _weights_checksum(backbone)} if shared else {}),
         "quick_gelu": backbone.quick_gelu,
-        "model": asdict(model.config),
+        "model": described(model.config),
     }
 
 

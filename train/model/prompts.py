@@ -12,10 +12,10 @@ from torch import Tensor
 
 from train.model.text_tower import CLIP_TOWER, TextTower
 from train.model.vocabulary import tower_tokenizer
-from ztcir_sdk.names import COMPOSED_PROMPT, MAPPED_PROMPT
+from ztcir_sdk.names import COMPOSED_PROMPT, MAPPED_PROMPT, PLACEHOLDER_ID
 from ztcir_sdk.tokenizer import Tokenizer
 
-__all__ = ["encode_by_length", "mapped_ids", "prompt_ids", "text_ids"]
+__all__ = ["encode_by_length", "mapped_ids", "masked_ids", "prompt_ids", "text_ids"]
 
 
 @cache
@@ -41,6 +41,19 @@ def mapped_ids(count: int, *, tokens: int = 1, tower: TextTower = CLIP_TOWER) ->
     tokenizer = _tokenizer(tower)
     ids = tokenizer.encode_prompt(MAPPED_PROMPT, n_tokens=tokens)
     return torch.from_numpy(tokenizer.pad([ids] * count))
+
+
+def masked_ids(tokenizer: Tokenizer, pieces: Sequence[str | None]) -> list[int]:
+    """Return a masked caption's token ids, cut to the context; a placeholder has id -1."""
+    special = {tokenizer.sot, tokenizer.eot}
+    ids = [
+        token
+        for piece in pieces
+        for token in ([PLACEHOLDER_ID] if piece is None else tokenizer.encode(piece))
+        if token not in special
+    ]
+    start = [] if tokenizer.sot is None else [tokenizer.sot]
+    return [*start, *ids[: tokenizer.context_length - len(start) - 1], tokenizer.eot]
 
 
 def text_ids(texts: Sequence[str], *, tower: TextTower = CLIP_TOWER) -> Tensor:

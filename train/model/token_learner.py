@@ -26,14 +26,15 @@ class _Block(nn.Module):
             nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
 
-    def forward(self, queries: Tensor, patches: Tensor) -> Tensor:
-        attended = attend(
-            self.to_query(self.norm_query(queries)),
-            self.to_key(patches),
-            self.to_value(patches),
-            self.heads,
-        )
-        queries = queries + self.to_out(attended)
+    def forward(self, queries: Tensor, patches: Tensor | None) -> Tensor:
+        if patches is not None:
+            attended = attend(
+                self.to_query(self.norm_query(queries)),
+                self.to_key(patches),
+                self.to_value(patches),
+                self.heads,
+            )
+            queries = queries + self.to_out(attended)
         return queries + self.mlp(self.norm_mlp(queries))
 
 
@@ -70,13 +71,18 @@ class TokenLearner(nn.Module):
         nn.init.normal_(self.to_token.weight, std=0.02 / width**0.5)
         nn.init.zeros_(self.to_token.bias)
 
-    def forward(self, image_embeds: Tensor, patch_features: Tensor) -> Tensor:
-        """Return ``s`` (R, n, d_t) from ``v`` (R, D) and ``P`` (R, N, d_v)."""
+    def forward(self, image_embeds: Tensor, patch_features: Tensor | None) -> Tensor:
+        """Return ``s`` (R, n, d_t) from ``v`` (R, D) and ``P`` (R, N, d_v).
+
+        Without ``P``, as for the embedding of a text, nothing is attended to.
+        """
         # v has norm 1, so its entries are small; this brings them to a variance of about 1
         condition = self.condition(image_embeds * image_embeds.shape[-1] ** 0.5)
         queries = self.queries + condition[:, None]  # (R, n, width)
         if len(self.blocks):
-            patches = self.to_patches(self.norm_patches(patch_features))
+            patches = None
+            if patch_features is not None:
+                patches = self.to_patches(self.norm_patches(patch_features))
             for block in self.blocks:
                 queries = block(queries, patches)
         token: Tensor = self.to_token(self.norm_out(queries))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from train.loop.features import ImageFeatures
 from train.loop.precision import autocast
+from train.loop.sizes import sizes_for
 from train.model import ComposedModel, encode_by_length, prompt_ids
 from train.progress import progress_bar
 from train.stages.triplet_rows import TripletRows
@@ -39,6 +40,7 @@ def encode_composed(
     return encode_by_length(
         [len(rows.texts[row]) for row in batch],
         lambda part: _encode_padded(model, features, rows.take(batch[part]), scale, precision),
+        sizes_for(model.backbone.device).grouped_texts,
     )
 
 
@@ -54,7 +56,7 @@ def _encode_padded(
             reference = model.learn_token(v.to(device), patches.to(device))
         queries = model.encode_query(
             ids.to(device),
-            torch.arange(count, device=device),
+            None,
             torch.full((count,), scale, device=device),
             *reference,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from train.data import DataError, TrainingImage
 from train.loop.engine import Engine
-from train.loop.features import image_features, text_features
+from train.loop.features import ImageFeatures, image_features, text_features
 from train.loop.record import data_fingerprint, triplets_fingerprint
 from train.loop.run import Evaluation, Run, Schedule, Validation, parameter_groups
 from train.model import (
@@ -22,16 +22,18 @@ from train.model import (
     load_model,
     own_weights,
 )
-from train.settings import ComposeTraining, StageSettings
+from train.settings import ComposeTraining, StageSettings, described
 from train.stages.composed_queries import encode_composed, evaluate_composed
 from train.stages.frozen_captions import encode_captions
-from train.stages.hard_negatives import candidate_pool, mine
+from train.stages.gallery import Gallery
+from train.stages.hard_negatives import candidate_pool
 from train.stages.losses import multi_positive_nce
 from train.stages.map_batches import is_captioned
 from train.stages.triplet_rows import TripletBatches, TripletRows
 from train.triplets import StageTwoData
 from train.triplets.open_requests import KEEP, TYPO
 from train.word_counts import VOCABULARY_KEY, training_vocabulary
+from ztcir_sdk.errors import UsageError
 from ztcir_sdk.evaluation.attribute_caption import attribute_caption
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.names import is_known
@@ -39,6 +41,7 @@ from ztcir_sdk.names import is_known
 __all__ = ["fit_compose"]
 
 FEW_STEPS = 80  # each row of the ablation takes as many
+COMBINER_IMAGES = 20_000  # most images that the combiner's estimate of an image is fitted to
 
 
 def fit_compose(
@@ -64,6 +67,7 @@ def fit_compose(
     Raises:
         CheckpointError: ``stage_one`` is not a checkpoint of Stage I, or the run cannot be resumed.
         DataError: the model has no adapters, or a triplet names an image that is not there.
+        UsageError: Stage I was trained on patches pooled to another grid.
     """
     torch.manual_seed(config.seed)
     model, origin = load_model(stage_one, need="map")
@@ -71,23 +75,38 @@ def fit_compose(
         raise DataError(
             f"The model of {stage_one} has no adapters; train it with --adapter above 0."
         )
+    if settings.patch_grid not in (None, model.config.patch_grid):
+        own = model.config.patch_grid
+        raise UsageError(
+            f"Stage I of {stage_one} was trained on "
+            f"{'all patches' if own is None else 'patches pooled to {}x{}'.format(*own)}; give "
+            "Stage II the same --patches."
+        )
     model.requires_grad_(False)
-    model.adapters.requires_grad_(True)
     mapping = [model.token_learner, model.vsi] if config.mapping_lr else []
-    for module in mapping:
+    for module in (model.adapters, model.combiner, *mapping):
         if module is not None:
             module.requires_grad_(True)
     engine = Engine(settings.compute)
     engine.prepare(model)
-    device, precision = engine.device, engine.compute.precision
-    features, held_out = engine.workers.main_first(
-        lambda: [
-            image_features(model.backbone, some, settings.cache_folder, patches=settings.patches)
-            for some in (images, data.development)
-        ]
+    precision = engine.compute.precision
+    features, held_out = (
+        image_features(
+            model.backbone,
+            some,
+            settings.cache_folder,
+            patches=settings.patches,
+            storage=settings.patch_storage,
+            workers=engine.workers,
+        )
+        for some in (images, data.development)
     )
-    gallery = torch.from_numpy(features.embeds).to(device)
-    captions = _captions(model, images, settings, engine) if config.captions else None
+    gallery = Gallery(features.embeds, engine.workers, every=config.mine_every)
+    captions = None
+    if config.captions or model.config.combiner_captions:
+        captions = _captions(model, images, settings, engine)
+    if model.combiner is not None:
+        _prepare_combiner(model, features, captions)
     batches = TripletBatches(TripletRows.of(data.triplets, features.ids), config, settings.steps)
     checks = {"dev": data.development_triplets, "dev_unseen_wordings": data.unseen_wordings}
     checked = {name: TripletRows.of(some, held_out.ids) for name, some in checks.items() if some}
@@ -101,7 +120,7 @@ def fit_compose(
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         if number + 1 < batches.total:
             features.announce(engine.workers.share(batches[number + 1].references))
-        batch = batches[number]
+        batch, gallery.step = batches[number], number
         queries = engine.encode(
             lambda part: encode_composed(
                 model, features, batch, part, scale=1.0, precision=precision
@@ -132,23 +151,26 @@ def fit_compose(
         "images": len(images),
         VOCABULARY_KEY: learned_words(images, data.triplets),
     }
+    combining = []
+    if model.combiner is not None:
+        combining = parameter_groups([model.combiner], config.combiner_lr, config.weight_decay)
     run = Run(
         settings.out,
         {
             **describe_model(model, "compose"),
-            "training": {**asdict(config), **facts},
+            "training": {**described(config), **facts},
             **settings.identity,
             "map_training": origin.get("training"),
             "backbone_training": origin.get("backbone_training"),
             "seed": config.seed,
         },
         {"model": model},
-        torch.optim.AdamW(
+        engine.optimizer(
             [
                 *parameter_groups([model.adapters], config.lr, config.weight_decay),
+                *combining,
                 *parameter_groups(mapping, config.mapping_lr, config.weight_decay),
-            ],
-            betas=(0.9, 0.98),
+            ]
         ),
         Schedule(batches.total, warmup=min(50, batches.total // 10 + 1)),
         fixed=own_weights(model),
@@ -160,6 +182,8 @@ def fit_compose(
             "development_triplets": triplets_fingerprint(data.development_triplets),
         },
         tensorboard=settings.tensorboard,
+        ema=config.ema,
+        clip=config.clip,
     )
     validation = Validation(
         evaluate,
@@ -167,18 +191,42 @@ def fit_compose(
         every=batches.evaluate_every,
         at_start=True,  # where triplets are few or noisy, Stage I alone may be better
     )
-    run.train(step, validation, samples=batches.samples, stop_after=settings.stop_after)
+    run.train(
+        step,
+        validation,
+        samples=batches.samples,
+        stop_after=settings.stop_after,
+        out_of_time=settings.out_of_time,
+    )
     return model
 
 
 def learned_words(images: Sequence[TrainingImage], triplets: Sequence[Triplet]) -> list[str]:
-    """Return the words that a training on these teaches, sorted.
+    """Return the words that a training on these teaches, the commonest first.
 
     Mistyped requests and those that no photo answers teach no words.
     """
     captions = [image.item.caption for image in images if is_captioned(image)]
     requests = [one.text for one in triplets if one.kind not in (TYPO, KEEP)]
     return training_vocabulary([*captions, *requests])
+
+
+@torch.inference_mode()
+def _prepare_combiner(
+    model: ComposedModel, features: ImageFeatures, captions: _Captions | None
+) -> None:
+    """Show the combiner images and captions, before it is trained."""
+    combiner = model.combiner
+    assert combiner is not None
+    rows = np.arange(len(features.ids))
+    rows = rows[:: -(-len(rows) // COMBINER_IMAGES)]
+    described = []
+    for part in np.array_split(rows, -(-len(rows) // 256)):
+        v, patches = (some.to(model.backbone.device) for some in features.rows(part))
+        described.append(combiner.describe(*model.learn_token(v, patches)))
+    combiner.fit(torch.cat(described), features.embeddings(rows).to(model.backbone.device))
+    if captions is not None:
+        combiner.remember(captions.commonest())
 
 
 @dataclass(frozen=True)
@@ -191,6 +239,11 @@ class _Captions:
     embeds: Tensor
     of_image: Tensor
 
+    def commonest(self) -> Tensor:
+        """Return the embeddings (K, D), those of the commonest captions first."""
+        counts = torch.bincount(self.of_image[self.of_image >= 0], minlength=len(self.embeds))
+        return self.embeds[counts.argsort(descending=True, stable=True)]
+
 
 def _captions(
     model: ComposedModel, images: Sequence[TrainingImage], settings: StageSettings, engine: Engine
@@ -201,13 +254,12 @@ def _captions(
     if not distinct:
         return None
     number = {text: place for place, text in enumerate(distinct)} | {"": -1}
-    embeds = engine.workers.main_first(
-        lambda: text_features(
-            model.backbone,
-            distinct,
-            settings.cache_folder,
-            lambda: encode_captions(model, distinct, precision=engine.compute.precision),
-        )
+    embeds = text_features(
+        model.backbone,
+        distinct,
+        settings.cache_folder,
+        lambda some: encode_captions(model, some, precision=engine.compute.precision),
+        workers=engine.workers,
     )
     return _Captions(
         torch.from_numpy(np.array(embeds)).to(engine.device),
@@ -225,7 +277,7 @@ def _caption(image: TrainingImage) -> str:
 
 def contrastive_loss(
     queries: Tensor,
-    gallery: Tensor,
+    gallery: Gallery,
     captions: _Captions | None,
     batch: TripletRows,
     config: ComposeTraining,
@@ -235,7 +287,7 @@ def contrastive_loss(
 
     Args:
         queries: (B, D) composed queries of the triplets in ``batch``, L2-normalised.
-        gallery: (M, D) embeddings of all images.
+        gallery: embeddings of all images.
         captions: of all images.
         rng: chooses among the targets of each triplet.
 
@@ -248,14 +300,14 @@ def contrastive_loss(
     answers = batch.answers(first, gallery, config.near_duplicate)
     mined = None
     if config.mined:
-        mined = mine(queries, gallery, answers, config.mined, positive_aware=config.positive_aware)
+        mined = gallery.mine(queries, answers, config.mined, positive_aware=config.positive_aware)
     pool = candidate_pool(targets, answers.references, mined)
     embeds = gallery[pool]
     logits = queries @ embeds.T / config.temperature
     right = answers.right(pool)
     loss = multi_positive_nce(logits, right, answers.ignored(embeds, pool))
     figures = {"pool": float(len(pool))}
-    if captions is not None:
+    if captions is not None and config.captions:
         caption_loss = _caption_loss(queries, right, captions, pool, config.temperature)
         if caption_loss is not None:
             figures["captions"] = caption_loss.item()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,11 +25,12 @@ from train.model import (
     own_weights,
 )
 from train.progress import progress_bar
-from train.settings import MapTraining, ModelConfig, StageSettings
+from train.settings import MapTraining, ModelConfig, StageSettings, described
 from train.stages.composed_queries import evaluate_composed
 from train.stages.frozen_captions import encode_captions
 from train.stages.losses import info_nce
 from train.stages.map_batches import Captions, ListedBatches, StreamedBatches, is_captioned
+from train.stages.map_objectives import Reference, check_objectives, map_objectives
 from train.stages.triplet_rows import TripletRows
 from train.stages.word_bank import TextAlignment, WordBank, default_words
 from ztcir_sdk.errors import UsageError
@@ -73,33 +74,42 @@ def fit_map(
 
     Raises:
         CheckpointError: there is no such backbone, or the run cannot be resumed.
-        UsageError: ``images`` is a stream, and ``settings.steps`` is not set.
+        UsageError: ``images`` is a stream, and ``settings.steps`` is not set; or a loss that is
+            switched on does not fit the model or the stream.
         DataError: the stream has no usable sample.
     """
     if isinstance(images, ShardStream) and settings.steps is None:
         raise UsageError("The length of a stream is unknown: --stream needs --steps.")
+    check_objectives(config, parts, images)
     torch.manual_seed(config.seed)
     frozen, origin = load_backbone(backbone)
+    if settings.patch_grid is not None:
+        parts = replace(parts, patch_grid=settings.patch_grid)
     model = ComposedModel(frozen, parts)
-    model.adapters.requires_grad_(False)  # Stage II trains them
+    for later in (model.adapters, model.combiner):  # Stage II trains them
+        if later is not None:
+            later.requires_grad_(False)
     engine = Engine(settings.compute)
     engine.prepare(model)
     precision = engine.compute.precision
     listed = [] if isinstance(images, ShardStream) else [images]
-    held_out, *features = engine.workers.main_first(
-        lambda: [
-            image_features(frozen, some, settings.cache_folder, patches=settings.patches)
-            for some in (development, *listed)
-        ]
+    held_out, *features = (
+        image_features(
+            frozen,
+            some,
+            settings.cache_folder,
+            patches=settings.patches,
+            storage=settings.patch_storage,
+            workers=engine.workers,
+        )
+        for some in (development, *listed)
     )
 
     def embed(texts: Sequence[str]) -> Tensor:
         return encode_captions(model, texts, precision=precision)
 
     def embed_cached(texts: Sequence[str]) -> NDArray[np.float32]:
-        return engine.workers.main_first(
-            lambda: text_features(frozen, texts, settings.cache_folder, lambda: embed(texts))
-        )
+        return text_features(frozen, texts, settings.cache_folder, embed, workers=engine.workers)
 
     batches: ListedBatches | StreamedBatches
     if isinstance(images, ShardStream):
@@ -130,19 +140,34 @@ def fit_map(
     alignment = _text_alignment(frozen, bank, config, embed_cached) if config.alignment else None
     ids = mapped_ids(batches.samples, tokens=parts.tokens, tower=frozen.tower)
 
-    def encode(v: Tensor, patches: Tensor) -> Tensor:
+    objectives = map_objectives(model, listed[0] if listed else [], config, embed_cached)
+    width = frozen.embed_dim
+
+    def encode(v: Tensor, patches: Tensor, rows: NDArray[np.int64]) -> Tensor:
         with engine.autocast():
-            return encode_mapped(model, v, patches, ids).float()
+            reference = model.learn_token(v, patches)
+            queries = _encode_mapped(model, reference, ids)
+            columns = [queries, *(one.encode(rows, reference) for one in objectives)]
+        return torch.cat([some.float() for some in columns], dim=1)
 
     def step(number: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = batches[number]
-        queries = batch.encode(encode)
+        for objective in objectives:
+            objective.begin(number, batch.rows)
+        queries, *others = batch.encode(encode).split(
+            [width, *(one.width for one in objectives)], 1
+        )
         loss = info_nce(queries, batch.embeds, 1 / config.temperature)
         figures = {"info_nce": loss.item()}
         if alignment is not None:
             aligned = alignment.loss(queries, batch.embeds, batch.captioned, batch.captions)
             figures["alignment"] = aligned.item()
             loss = loss + config.alignment * aligned
+        for objective, encoded in zip(objectives, others, strict=True):
+            found = objective.loss(encoded, batch.rows)
+            if found is not None:
+                figures[objective.name] = found.item()
+                loss = loss + objective.weight * found
         return loss, figures
 
     triplets = TripletRows.of(selecting, held_out.ids) if selecting else None
@@ -159,22 +184,23 @@ def fit_map(
         settings.out,
         {
             **describe_model(model, "map"),
-            "training": {**asdict(config), **batches.description},
+            "training": {**described(config), **batches.description},
             **settings.identity,
             "backbone_training": origin.get("training"),
             "seed": config.seed,
             **({} if bank is None else {"word_bank": bank.describe()}),
         },
         {"model": model},
-        torch.optim.AdamW(
-            parameter_groups([model.token_learner, model.vsi], config.lr, config.weight_decay),
-            betas=(0.9, 0.98),
+        engine.optimizer(
+            parameter_groups([model.token_learner, model.vsi], config.lr, config.weight_decay)
         ),
         Schedule(batches.total, warmup=min(100, batches.total // 10 + 1)),
         fixed=own_weights(model),
         engine=engine,
         data={"training": batches.fingerprint, "development": data_fingerprint(development)},
         tensorboard=settings.tensorboard,
+        ema=config.ema,
+        clip=config.clip,
     )
     run.train(
         step,
@@ -185,6 +211,7 @@ def fit_map(
         ),
         samples=batches.samples,
         stop_after=settings.stop_after,
+        out_of_time=settings.out_of_time,
     )
     return model
 
@@ -216,12 +243,14 @@ def encode_mapped(model: ComposedModel, v: Tensor, patches: Tensor, ids: Tensor)
 
     ``v`` is (R, D), ``patches`` (R, N, d_v), and ``ids`` (R or more, T), the prompt in every row.
     """
-    count, device = len(v), model.backbone.device
+    device = model.backbone.device
+    return _encode_mapped(model, model.learn_token(v.to(device), patches.to(device)), ids)
+
+
+def _encode_mapped(model: ComposedModel, reference: Reference, ids: Tensor) -> Tensor:
+    count, device = len(reference[0]), model.backbone.device
     return model.encode_query(
-        ids[:count].to(device),
-        torch.arange(count, device=device),
-        torch.zeros(count, device=device),
-        *model.learn_token(v.to(device), patches.to(device)),
+        ids[:count].to(device), None, torch.zeros(count, device=device), *reference
     )
 
 

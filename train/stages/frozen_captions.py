@@ -8,23 +8,34 @@ import torch
 from torch import Tensor
 
 from train.loop.precision import autocast
-from train.model import ComposedModel, text_ids
-from train.progress import progress_bar
+from train.loop.sizes import sizes_for
+from train.model import Backbone, ComposedModel, ModelConfig, text_ids
 
-__all__ = ["encode_captions"]
+__all__ = ["encode_captions", "plain_model"]
+
+
+def plain_model(backbone: Backbone) -> ComposedModel:
+    """Return a backbone as a model without VSI and adapters, whose texts are the backbone's own."""
+    model = ComposedModel(backbone, ModelConfig(vsi_layers=(), adapter_bottleneck=0)).eval()
+    return model.to(backbone.device)
 
 
 @torch.inference_mode()
 def encode_captions(
-    model: ComposedModel, captions: Sequence[str], batch: int = 512, *, precision: str = "bf16"
+    model: ComposedModel,
+    captions: Sequence[str],
+    batch: int | None = None,
+    *,
+    precision: str = "bf16",
 ) -> Tensor:
     """Return the frozen text embeddings (M, D) float32 of captions, adapters off, on the CPU."""
     backbone, config = model.backbone, model.config
+    batch = batch or sizes_for(backbone.device).texts
     layers = 0 if model.vsi is None else len(model.vsi.layers)
     no_word = torch.zeros(1, config.tokens, backbone.text_width, device=backbone.device)
     no_vsi = torch.zeros(1, layers, backbone.num_patches, config.vsi_width, device=backbone.device)
     embeds = []
-    for start in progress_bar(range(0, len(captions), batch), what="text features", leave=False):
+    for start in range(0, len(captions), batch):
         ids = text_ids(captions[start : start + batch], tower=backbone.tower).to(backbone.device)
         zeros = torch.zeros(len(ids), device=backbone.device)
         with autocast(backbone.device, precision):

@@ -6,12 +6,13 @@ and all gallery images is ever held.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["CHUNK", "Answers", "candidate_pool", "mine"]
+__all__ = ["CHUNK", "Answers", "candidate_pool", "mine", "nearest_wrong"]
 
 CHUNK = 8192  # gallery images per chunk
 
@@ -54,7 +55,7 @@ class Answers:
         Returns:
             (B, C) bool.
         """
-        mask = self.targets @ embeds.T >= self.near_duplicate
+        mask = self.targets.to(embeds.dtype) @ embeds.T >= self.near_duplicate
         mask |= self.right(columns)
         return mask & ~self.is_reference(columns)
 
@@ -96,24 +97,51 @@ def mine(
     Returns:
         (B, min(count, M)) int64.
     """
-    best = queries.new_empty(len(queries), 0)
+    pieces = (
+        (torch.arange(start, min(start + chunk, len(gallery)), device=queries.device), part)
+        for start, part in zip(range(0, len(gallery), chunk), gallery.split(chunk), strict=True)
+    )
+    return nearest_wrong(queries, pieces, answers, count, positive_aware=positive_aware)[1]
+
+
+@torch.no_grad()
+def nearest_wrong(
+    queries: Tensor,
+    pieces: Iterable[tuple[Tensor, Tensor]],
+    answers: Answers,
+    count: int,
+    *,
+    positive_aware: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Return the nearest wrong images of a part of the gallery, nearest first.
+
+    Args:
+        pieces: pairs of gallery positions (C,), in ascending order, and their embeddings (C, D),
+            whose type the products have.
+        queries, answers, count, positive_aware: see `mine`.
+
+    Returns:
+        Scores (B, K), by which parts can be merged, and positions (B, K) int64; K is ``count``, or
+        the number of all images.
+    """
+    best: Tensor | None = None
     where = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     most = positive_aware * (queries * answers.targets).sum(-1, keepdim=True)
-    for start in range(0, len(gallery), chunk):
-        embeds = gallery[start : start + chunk]
-        columns = torch.arange(start, start + len(embeds), device=queries.device)
-        scores = queries @ embeds.T
-        scores.masked_fill_(answers.ignored(embeds, columns), -4.0)  # below any score
+    for columns, embeds in pieces:
+        scores = (queries.to(embeds.dtype) @ embeds.T).float()
+        # below any score, and in order: which of them fill up must not depend on the parts
+        last = -4.0 - 1e-6 * columns
+        scores = torch.where(answers.ignored(embeds, columns), last, scores)
         if positive_aware:
             # still before those that are known to be right, and the reference before all
             likely = (scores > most) & ~answers.is_reference(columns)
             scores = torch.where(likely, scores - 2.0, scores)
         near = scores.topk(min(count, len(columns)), dim=-1)
-        best = torch.cat([best, near.values], dim=-1)
-        where = torch.cat([where, near.indices + start], dim=-1)
+        best = near.values if best is None else torch.cat([best, near.values], dim=-1)
+        where = torch.cat([where, columns[near.indices]], dim=-1)
         kept = best.topk(min(count, best.shape[1]), dim=-1)
         best, where = kept.values, where.gather(1, kept.indices)
-    return where
+    return queries.new_empty(len(queries), 0) if best is None else best, where
 
 
 def candidate_pool(targets: Tensor, references: Tensor, mined: Tensor | None) -> Tensor:

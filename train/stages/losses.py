@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["info_nce", "multi_positive_nce", "nearest_word_alignment", "soft_text_alignment"]
+__all__ = [
+    "info_nce",
+    "multi_positive_nce",
+    "nearest_word_alignment",
+    "noisy_text",
+    "self_masking_loss",
+    "soft_text_alignment",
+    "token_similarity",
+]
 
 EXCLUDED = -1.0e4  # a logit of probability 0; finite, so that half precision stays finite
 
@@ -90,3 +99,41 @@ def nearest_word_alignment(
     target = (near.values / target_temperature).softmax(dim=-1)
     predicted = (queries @ word_embeds.T / temperature).log_softmax(dim=-1)
     return F.kl_div(predicted.gather(1, near.indices), target, reduction="batchmean")
+
+
+def noisy_text(embeds: Tensor, rng: np.random.Generator) -> Tensor:
+    """Add Unif(0, 1) x N(0, I) to text embeddings (LinCIR sec. 3.2), before the token learner.
+
+    The noise is divided by sqrt(D), because the token learner multiplies by it.
+
+    Args:
+        embeds: (B, D), L2-normalised.
+        rng: source of the noise.
+    """
+    count, width = embeds.shape
+    noise = rng.random((count, 1)) * rng.standard_normal((count, width)) / width**0.5
+    return embeds + torch.from_numpy(noise).to(embeds)
+
+
+def self_masking_loss(masked: Tensor, whole: Tensor) -> Tensor:
+    """Return the mean squared error of (B, D) embeddings (LinCIR sec. 3.2, eq. 1)."""
+    return F.mse_loss(masked, whole)
+
+
+def token_similarity(tokens: Tensor) -> Tensor:
+    """Return how alike the pseudo-words of each image are: 0 (orthogonal) to 1 (all the same).
+
+    The mean squared cosine between different pseudo-words, as penalties on redundant heads have it
+    (Lin et al. 2017, eq. 8, without its diagonal).
+
+    Args:
+        tokens: (R, n, d_t), n at least 2.
+
+    Returns:
+        (R,).
+    """
+    unit = F.normalize(tokens.float(), dim=-1)
+    cosines = unit @ unit.transpose(1, 2)  # (R, n, n)
+    count = tokens.shape[1]
+    off_diagonal = (cosines**2).sum(dim=(1, 2)) - count
+    return off_diagonal / (count * (count - 1))

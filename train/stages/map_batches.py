@@ -16,7 +16,8 @@ from torch import Tensor
 
 from train.data import Batches, DataError, ShardStream, TrainingImage, endless, shards_fingerprint
 from train.loop.engine import Engine
-from train.loop.features import ImageFeatures, encode_images, prefetch
+from train.loop.features import ImageFeatures
+from train.loop.patches import encode_images, prefetch
 from train.loop.record import data_fingerprint
 from train.model import Backbone
 from train.settings import evaluation_interval
@@ -24,8 +25,11 @@ from ztcir_sdk.preprocess import Preprocessing
 
 __all__ = ["Captions", "ListedBatches", "MapBatch", "StreamedBatches", "is_captioned"]
 
-Encode = Callable[[Tensor, Tensor], Tensor]
-"""Computes ``f_t("a photo of $")`` (b, D) from images' ``v`` (b, D) and ``P`` (b, N, d_v)."""
+Encode = Callable[[Tensor, Tensor, NDArray[np.int64]], Tensor]
+"""Computes ``f_t("a photo of $")`` (b, D) from images' ``v`` (b, D) and ``P`` (b, N, d_v).
+
+It is also given their numbers (b,), and may return further columns for other losses.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,14 @@ class MapBatch:
         embeds: ``v`` (B, D) float32, on the engine's device.
         captioned: (B,) bool, which images have a caption.
         captions: (K, D) embeddings of the captions, in order, on the engine's device.
+        rows: (B,) numbers of the images; of a stream, places in the batch.
     """
 
     encode: Callable[[Encode], Tensor]
     embeds: Tensor
     captioned: NDArray[np.bool_]
     captions: Tensor
+    rows: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -118,10 +124,10 @@ class ListedBatches:
             captioned, captions = self.captions.rows(rows)
 
         def encode_batch(encode: Encode) -> Tensor:
-            return engine.encode(lambda part: encode(*features.rows(part)), rows)
+            return engine.encode(lambda part: encode(*features.rows(part), part), rows)
 
         embeds = features.embeddings(rows).to(engine.device)
-        return MapBatch(encode_batch, embeds, captioned, captions.to(engine.device))
+        return MapBatch(encode_batch, embeds, captioned, captions.to(engine.device), rows)
 
 
 class StreamedBatches:
@@ -181,30 +187,30 @@ class StreamedBatches:
             self._prepared = self._read_from(step)
         drawn = list(islice(self._prepared, self.size))
         self._next = step + 1
-        embeds, patches = encode_images(self.backbone, (pixels for _, pixels in drawn))
-        v = torch.from_numpy(embeds)
+        v, patches = encode_images(self.backbone, (pixels for _, pixels in drawn))
         captioned = torch.tensor([is_captioned(image) for image, _ in drawn])
         captions = torch.zeros_like(v)
         if self.embed is not None and captioned.any():
             texts = [image.item.caption for image, _ in drawn if is_captioned(image)]
-            captions[captioned] = self.embed(texts).cpu()
+            captions[captioned.to(v.device)] = self.embed(texts).to(v)
         # one gathering for all: embeddings, captions and whether there is one
-        own = torch.cat([v, captions, captioned.float()[:, None]], dim=1).to(engine.device)
+        own = torch.cat([v, captions, captioned.to(v)[:, None]], dim=1)
         whole = engine.workers.gather(own, self.samples)
         width, all_captioned = v.shape[1], whole[:, -1] > 0
 
         def rows(part: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-            return v[part], torch.from_numpy(patches[part].astype(np.float32))
+            return v[part], patches[part].float()
 
         def encode_batch(encode: Encode) -> Tensor:
             share = np.arange(self.size)
-            return engine.encode_share(lambda part: encode(*rows(part)), share, self.samples)
+            return engine.encode_share(lambda part: encode(*rows(part), part), share, self.samples)
 
         return MapBatch(
             encode_batch,
             whole[:, :width],
             all_captioned.cpu().numpy(),
             whole[all_captioned, width:-1],
+            np.arange(self.samples),
         )
 
     def _read_from(self, step: int) -> Generator[tuple[TrainingImage, NDArray[np.float32]]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from train.data import Batches, DataError
 from train.settings import ComposeTraining, evaluation_interval
+from train.stages.gallery import Gallery
 from train.stages.hard_negatives import Answers
 from train.triplets.open_requests import KEEP
 from ztcir_sdk.evaluation.triplets import Triplet
@@ -90,12 +91,14 @@ class TripletRows:
                 targets[position] = np.delete(own, chosen)
         return TripletRows(references, self.texts, targets, self.kept)
 
-    def answers(self, first: NDArray[np.int64], gallery: Tensor, near_duplicate: float) -> Answers:
+    def answers(
+        self, first: NDArray[np.int64], gallery: Tensor | Gallery, near_duplicate: float
+    ) -> Answers:
         """Return the triplets' right answers in a gallery.
 
         Args:
             first: (B,) row of one target per triplet.
-            gallery: (M, D) embeddings of all rows.
+            gallery: embeddings of all rows, (M, D).
             near_duplicate: cosine similarity to that target above which an image is no negative.
         """
         device, counts = gallery.device, [len(own) for own in self.targets]

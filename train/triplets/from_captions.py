@@ -26,6 +26,9 @@ _MAX_IMAGES = 20  # a caption of more images describes none of them well
 _MAX_USES = 3  # triplets per pair of captions
 _MAX_DRAWS = 40  # draws per triplet
 _EXTENDED_SHARE = 0.5
+_MOST_COMPARED = 200_000  # captions; their frames take about 1 GB
+_EXCHANGE_DRAWS = 50_000
+_EDIT_TRIES = 5
 _RARE, _PER_CAPTIONS = 5, 2000  # a word in fewer captions is rare; in a small set no word is
 _ROMAN_NUMERALS = frozenset(["ii", "iii", "iv", "vi", "vii", "viii", "ix", "xi", "xii"])
 
@@ -136,6 +139,68 @@ def mine_captions(
         )
     ids = [name for names in groups.values() for name in names]
     return add_noise(triplets, ids, noise, noise_draws), mining
+
+
+def caption_edits(captions: Sequence[str], *, seed: int) -> list[tuple[str, str] | None]:
+    """Return a modification text and the edited caption for each caption, where there is one.
+
+    Phrases that pairs of captions exchange, such as "red" for "blue", are exchanged in other
+    captions too, so that far more captions are edited than have a partner that differs in a phrase.
+
+    Args:
+        captions: captions, which may be empty.
+        seed: random seed.
+    """
+    rng = np.random.default_rng(seed)
+    words = [tokens(caption) if main_script(caption) == "LATIN" else () for caption in captions]
+    distinct = list(dict.fromkeys(one for one in words if one))
+    if len(distinct) > _MOST_COMPARED:
+        chosen = np.sort(rng.choice(len(distinct), _MOST_COMPARED, replace=False))
+        distinct = [distinct[place] for place in chosen]
+    rare = _rare_words(distinct)
+    exchanged = _exchanged_phrases(CaptionPairs(distinct), rare, rng)
+    return [_edited(one, exchanged, rare, rng) for one in words]
+
+
+def _exchanged_phrases(
+    pairs: CaptionPairs, rare: frozenset[str], rng: np.random.Generator
+) -> dict[Tokens, list[Tokens]]:
+    """Return the phrases that take each other's place in two captions."""
+    found: defaultdict[Tokens, dict[Tokens, None]] = defaultdict(dict)
+    for _ in range(_EXCHANGE_DRAWS if pairs else 0):
+        drawn = pairs.draw(rng)
+        if drawn is None or not (drawn[2].old and drawn[2].new):
+            continue
+        edit = drawn[2]
+        if not _reason_to_reject(edit, rare):
+            found[edit.old][edit.new] = None
+            found[edit.new][edit.old] = None
+    return {old: list(new) for old, new in found.items()}
+
+
+def _edited(
+    words: Tokens,
+    exchanged: Mapping[Tokens, Sequence[Tokens]],
+    rare: frozenset[str],
+    rng: np.random.Generator,
+) -> tuple[str, str] | None:
+    """Exchange a phrase of a caption; return the text that asks for it and the edited caption."""
+    places = [
+        (start, words[start : start + length])
+        for start in range(len(words))
+        for length in (1, 2, 3)
+        if words[start : start + length] in exchanged and start + length <= len(words)
+    ]
+    for _ in range(_EDIT_TRIES if places else 0):
+        start, old = places[int(rng.integers(len(places)))]
+        new = exchanged[old][int(rng.integers(len(exchanged[old])))]
+        after = (*words[:start], *new, *words[start + len(old) :])
+        edit = Edit(words, after, start, old, new)
+        if _reason_to_reject(edit, rare):
+            continue
+        change, shape, before, wanted = _phrases(edit, rng)
+        return phrase_wording(change, shape, before, wanted, rng).text, " ".join(after)
+    return None
 
 
 def _group(items: Sequence[Item], mining: CaptionMining) -> dict[Tokens, tuple[str, ...]]:

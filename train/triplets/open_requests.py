@@ -32,13 +32,13 @@ TYPO = "typo"
 KEEP = "keep"
 """Kind of request whose right answers have the reference's attributes, as itself has."""
 REQUEST_KINDS: Mapping[str, float] = {
-    TYPO: 0.16,
-    "not": 0.16,
+    TYPO: 0.1,
+    "not": 0.18,
     "instead": 0.09,
     "two": 0.1,
-    "long": 0.12,
+    "long": 0.15,
     "detail": 0.11,
-    KEEP: 0.16,
+    KEEP: 0.17,
     "language": 0.1,
 }
 """Kind of open request -> its share."""

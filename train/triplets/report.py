@@ -149,13 +149,14 @@ def triplet_sheet(
         return SheetRow(picture(triplet.reference), triplet.text, cells)
 
     for count in range(min(_SHEET_TRIPLETS, len(triplets)), 2, -1):
-        sheet = _in_two_columns([row(one) for one in _evenly(triplets, count)], title)
+        sheet = sheet_in_two_columns([row(one) for one in _evenly(triplets, count)], title)
         if sheet.height <= _SHEET_HEIGHT:
             return sheet
-    return _in_two_columns([row(one) for one in _evenly(triplets, 2)], title)
+    return sheet_in_two_columns([row(one) for one in _evenly(triplets, 2)], title)
 
 
-def _in_two_columns(rows: Sequence[SheetRow], title: str) -> Image.Image:
+def sheet_in_two_columns(rows: Sequence[SheetRow], title: str) -> Image.Image:
+    """Lay out queries in two columns below a title, with five hits beside each other."""
     half = -(-len(rows) // 2)
     head = contact_sheet([], title=title)
     columns = [

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from train.data import DataError, TrainingImage, print_notes
+from train.data import DataError, Item, TrainingImage, print_notes
 from train.triplets.from_attributes import synthesise
 from train.triplets.from_captions import mine_captions
 from train.triplets.image_names import resolve_image_names
@@ -16,7 +16,13 @@ from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.names import CATALOGUE_COLUMNS, is_known
 
-__all__ = ["StageTwoData", "collection_triplets", "selecting_triplets", "stage_two_data"]
+__all__ = [
+    "StageTwoData",
+    "collection_triplets",
+    "has_attributes",
+    "selecting_triplets",
+    "stage_two_data",
+]
 
 DEVELOPMENT_TRIPLETS = 1500
 _MIN_MINED = 100  # fewer mined triplets do not select a checkpoint reliably
@@ -196,10 +202,13 @@ def _split(triplets: Sequence[Triplet], held_out: set[str]) -> tuple[list[Triple
     return training, selecting
 
 
+def has_attributes(item: Item) -> bool:
+    """Return whether any attribute of an item is known."""
+    return any(is_known(getattr(item, name)) for name in CATALOGUE_COLUMNS)
+
+
 def _have_attributes(images: Sequence[TrainingImage]) -> bool:
-    return any(
-        is_known(getattr(image.item, name)) for image in images for name in CATALOGUE_COLUMNS
-    )
+    return any(has_attributes(image.item) for image in images)
 
 
 def _can_make_triplets(images: Sequence[TrainingImage]) -> bool:

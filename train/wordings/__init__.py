@@ -6,6 +6,7 @@ from train.wordings.attribute_wordings import (
     attribute_wording,
     product_caption,
 )
+from train.wordings.masked_captions import masked_caption
 from train.wordings.phrase_wordings import CHANGES, SHAPES, phrase_families, phrase_wording
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "SHAPES",
     "attribute_families",
     "attribute_wording",
+    "masked_caption",
     "phrase_families",
     "phrase_wording",
     "product_caption",

@@ -202,7 +202,7 @@ def killed_at(moment: int) -> Iterator[Callable[[], int]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.model.checkpoint.save_file", operation(save_file, half_a_file))
         patch.setattr("ztcir_sdk.files.os.fsync", operation(nothing, nothing))
-        patch.setattr("ztcir_sdk.files.shutil.rmtree", operation(shutil.rmtree, half_a_folder))
+        patch.setattr("shutil.rmtree", operation(shutil.rmtree, half_a_folder))
         patch.setattr(Path, "rename", operation(Path.rename, nothing))
         patch.setattr(Path, "mkdir", operation(Path.mkdir, nothing))
         patch.setattr(Path, "write_text", operation(Path.write_text, nothing))

@@ -504,6 +504,14 @@ def test_the_backbone_is_frozen_and_all_the_rest_learns(model: ComposedModel) ->
     model.zero_grad()
 
 
+def test_texts_in_the_order_of_their_references_need_no_index(model: ComposedModel) -> None:
+    with torch.inference_mode():
+        reference = model.learn_token(*model.encode_image(images(model, 2)))
+        ids, scale = prompt_ids(["red", "blue"]), torch.ones(2)
+        indexed = model.encode_query(ids, torch.arange(2), scale, *reference)
+        assert torch.equal(model.encode_query(ids, None, scale, *reference), indexed)
+
+
 # --- backbones ----------------------------------------------------------------------------------
 
 

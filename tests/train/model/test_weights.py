@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import logging
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -414,3 +415,29 @@ def test_weights_that_are_nowhere_are_named_before_data_are_read(tmp_path: Path)
         check_backbone(f"{VIT}:{tmp_path}")
     with pytest.raises(UnsupportedBackboneError, match="of TensorFlow; convert"):
         check_backbone(f"{VIT}:{saved({}, tmp_path / 'w.h5')}")
+
+
+def test_a_download_that_fails_is_said_once_and_without_a_list_of_other_weights(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        logging.getLogger("huggingface_hub.utils").warning("Retrying")
+        logging.error("Failed to download weights")
+        raise OSError("no route to the hub")
+
+    # Libraries and other tests set these; what is said is seen here whatever they left.
+    hub, root = logging.getLogger("huggingface_hub"), logging.getLogger()
+    monkeypatch.setattr(hub, "propagate", True)
+    monkeypatch.setattr(hub, "level", logging.WARNING)
+    monkeypatch.setattr(logging.getLogger("huggingface_hub.utils"), "level", logging.NOTSET)
+    caplog.set_level(logging.WARNING)
+    level = root.level
+    monkeypatch.setattr("open_clip.create_model", fail)
+    with pytest.raises(UnsupportedBackboneError, match="no route to the hub") as error:
+        create_backbone(BackboneConfig("ViT-B-32", "openai"))
+    assert str(error.value).endswith(
+        "check the connection, or name a file of the weights: ViT-B-32:FILE."
+    )
+    assert "laion400m" not in str(error.value)
+    assert not caplog.records  # the root logger would print them a second time
+    assert (hub.propagate, root.level) == (True, level)
