@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ from export.agreement import VariantRunner, calibration_images, drawn_queries, f
 from export.graphs import backbone_of, graph_modules
 from export.parity import check_frozen_text, check_parity, randomised
 from export.precision import Acceptance, choose_variants
+from export.speed import is_faster, measure_speed
 from export.storage import round_weights
 from export.variants import Report, Variants, export_fp32, precision_of, write_variants
 from export.vocabulary import VOCABULARY
 from train.model import Backbone, ComposedModel, hash_tensors, text_layout, write_tokenizer
 from ztcir_sdk.bundle import (
+    DEFAULT_ON_CPU,
     FORMAT,
     Bundle,
+    DefaultAnswer,
     Dimensions,
     FileRecord,
     GraphVariant,
@@ -33,7 +37,8 @@ from ztcir_sdk.bundle import (
     check_target,
 )
 from ztcir_sdk.errors import UsageError, check_choice
-from ztcir_sdk.files import hash_file
+from ztcir_sdk.files import hash_file, write_whole
+from ztcir_sdk.hub import CARD, hub_card
 from ztcir_sdk.modification import Vocabulary
 from ztcir_sdk.names import METHODS, PLACEHOLDER_ID, PRECISIONS, PROMPTS, TOKEN_LEARNER
 from ztcir_sdk.preprocess import Preprocessing
@@ -56,8 +61,17 @@ class BundleSettings:
         precisions: some of `ztcir_sdk.names.PRECISIONS`. A graph that is not accurate enough in
             one of them stays in float32.
         acceptance: what fp16 and int8 are measured on; default: drawings, as trained weights.
+        pad_ratio: ratio of edges above which images are padded first; see `pad_to_ratio`.
         vocabulary: words in lower case that the model was trained on, which a search compares
             texts with; None records none.
+        unknown_strength: strength of texts that ask for nothing known, for a backbone that knows
+            no other words than those of its training; None: 1.
+        attribute_words: words for what the model was trained to change.
+        refused_weight: how much of a refused colour or pattern leaves the query, for a model that
+            it was measured on; None: nothing.
+        detail_words: words for details, which the vector of the text alone is added for.
+        detail_weight: how much of that vector; None: nothing.
+        default: how searches answer that name no method; None for "composed".
 
     Raises:
         UsageError: a precision is unknown, or there is none.
@@ -70,6 +84,13 @@ class BundleSettings:
     precisions: Sequence[str] = ("fp32",)
     acceptance: Acceptance = field(default_factory=Acceptance)
     vocabulary: Sequence[str] | None = None
+    unknown_strength: float | None = None
+    attribute_words: Sequence[str] = ()
+    refused_weight: float | None = None
+    detail_words: Sequence[str] = ()
+    detail_weight: float | None = None
+    pad_ratio: float | None = None
+    default: DefaultAnswer | None = None
 
     def __post_init__(self) -> None:
         for precision in self.precisions:
@@ -116,7 +137,7 @@ def export_bundle(
         work = Path(scratch)
         if isinstance(model, ComposedModel):
             _check_randomised(model, work / "randomised.onnx", report)
-        entries = _manifest_entries(model, settings)
+        entries = manifest_entries(model, settings)
         calibration = settings.acceptance.calibration
         variants = write_variants(
             model,
@@ -129,23 +150,26 @@ def export_bundle(
         write_tokenizer(backbone_of(model).tower, work / TOKENIZER)
         chosen: dict[str, Precision] = {}
         if set(settings.precisions) - {"fp32"}:
-            chosen = _choose_precisions(variants, entries, settings, report)
-        graphs, files = _final_names(variants, chosen)
-        return Bundle.write(
+            chosen = choose_precisions(
+                variants, entries, settings.precisions, settings.acceptance, report
+            )
+        graphs, files = final_names(variants, chosen)
+        bundle = Bundle.write(
             folder,
             **entries,
             files={**files, TOKENIZER: work / TOKENIZER, **words},
             vocabulary=VOCABULARY if words else None,
+            unknown_strength=settings.unknown_strength,
+            attribute_words=settings.attribute_words,
+            refused_weight=settings.refused_weight,
+            detail_words=settings.detail_words,
+            detail_weight=settings.detail_weight,
             graphs=graphs,
-            precisions={
-                name: replace(
-                    precision,
-                    graphs={graph: precision_of(key) for graph, key in precision.graphs.items()},
-                )
-                for name, precision in chosen.items()
-            },
+            precisions=final_precisions(chosen),
             overwrite=overwrite,
         )
+    write_whole(bundle.path / CARD, hub_card(bundle.manifest).encode())
+    return bundle
 
 
 @torch.no_grad()
@@ -160,7 +184,7 @@ def _check_randomised(model: ComposedModel, path: Path, report: Report) -> None:
                 )
 
 
-def _manifest_entries(model: ComposedModel | Backbone, settings: BundleSettings) -> dict[str, Any]:
+def manifest_entries(model: ComposedModel | Backbone, settings: BundleSettings) -> dict[str, Any]:
     """Return the manifest's entries that do not depend on the precision."""
     backbone = backbone_of(model)
     vsi = None if isinstance(model, Backbone) else model.vsi
@@ -171,7 +195,7 @@ def _manifest_entries(model: ComposedModel | Backbone, settings: BundleSettings)
         "methods": tuple(methods),
         "prompts": {method: PROMPTS[method] for method in methods if method in PROMPTS},
         "text": text_layout(backbone.tower),
-        "preprocessing": Preprocessing.from_open_clip(backbone.preprocess_cfg),
+        "preprocessing": preprocessing(backbone, settings.pad_ratio),
         "dimensions": Dimensions(
             embed=backbone.embed_dim,
             patch=backbone.patch_dim,
@@ -180,18 +204,34 @@ def _manifest_entries(model: ComposedModel | Backbone, settings: BundleSettings)
             vsi_layers=len(vsi.layers) if vsi is not None else 0,
             vsi=vsi.width if vsi is not None else 0,
         ),
-        "image_tower": image_tower_fingerprint(model),
+        "image_tower": image_tower_fingerprint(model, settings.pad_ratio),
         "placeholder": Placeholder(
             id=PLACEHOLDER_ID, tokens=1 if isinstance(model, Backbone) else model.config.tokens
         ),
         "tokenizer": TOKENIZER,
+        "default": settings.default,
     }
 
 
-def _choose_precisions(
-    variants: Variants, entries: Mapping[str, Any], settings: BundleSettings, report: Report
+def choose_precisions(
+    variants: Variants,
+    entries: Mapping[str, Any],
+    precisions: Sequence[str],
+    acceptance: Acceptance,
+    report: Report,
 ) -> dict[str, Precision]:
-    """Measure the variants in a draft bundle; record their figures in `variants`."""
+    """Measure the variants in a draft bundle; record their figures in `variants`.
+
+    Args:
+        variants: the files, beside the tokenizer's.
+        entries: the manifest's entries that do not depend on the precision.
+        precisions: what is wanted.
+        acceptance: what they are measured on.
+        report: receives one line for each measurement.
+
+    Raises:
+        PrecisionError: no graph is accurate enough in a precision.
+    """
     files = [variant.file for own in variants.graphs.values() for variant in own.values()]
     paths = {file: variants.folder / file for file in (*files, TOKENIZER)}
     draft = Bundle(
@@ -208,14 +248,14 @@ def _choose_precisions(
             },
         ),
     )
-    preprocessing, acceptance = entries["preprocessing"], settings.acceptance
+    preprocessing = entries["preprocessing"]
     if acceptance.gallery is None:
         query_set = drawn_queries(preprocessing)
     else:
         query_set = folder_queries(acceptance.gallery, preprocessing)
     runner = VariantRunner(draft, query_set)
     chosen: dict[str, Precision] = {}
-    for precision in settings.precisions:
+    for precision in precisions:
         if precision == "fp32":
             chosen[precision] = Precision(dict.fromkeys(variants.graphs, "fp32"))
             continue
@@ -227,6 +267,8 @@ def _choose_precisions(
             refused=variants.refused.get(precision),
             report=report,
         )
+        if precision == "int8":  # for processors, such as this one
+            chosen[precision] = _timed(chosen[precision], variants, acceptance, report)
         for graph, figures in checks.items():
             key = chosen[precision].graphs[graph]
             variant = variants.graphs[graph][key]
@@ -235,7 +277,30 @@ def _choose_precisions(
     return chosen
 
 
-def _final_names(
+def _timed(
+    precision: Precision, variants: Variants, acceptance: Acceptance, report: Report
+) -> Precision:
+    """Add to a precision's check how fast it is, and whether it is the default on processors."""
+    speed = measure_speed(variants, precision.graphs)
+    for graph, figures in speed["graphs"].items():
+        report(f"int8 {graph}: {figures['times_as_fast']} times as fast as fp32")
+    default = acceptance.trained and is_faster(speed)
+    check = {**(precision.check or {}), "speed": speed, DEFAULT_ON_CPU: default}
+    return replace(precision, check=check)
+
+
+def final_precisions(chosen: Mapping[str, Precision]) -> dict[str, Precision]:
+    """Return precisions with names in place of the keys of variants."""
+    return {
+        name: replace(
+            precision,
+            graphs={graph: precision_of(key) for graph, key in precision.graphs.items()},
+        )
+        for name, precision in chosen.items()
+    }
+
+
+def final_names(
     variants: Variants, chosen: Mapping[str, Precision]
 ) -> tuple[dict[str, dict[str, GraphVariant]], dict[str, Path]]:
     """Return the chosen variants under their names in the bundle, and their files."""
@@ -251,7 +316,12 @@ def _final_names(
     return graphs, files
 
 
-def image_tower_fingerprint(model: ComposedModel | Backbone) -> str:
+def preprocessing(backbone: Backbone, pad_ratio: float | None = None) -> Preprocessing:
+    """Return a backbone's evaluation transform, which may pad images first."""
+    return changed(Preprocessing.from_open_clip(backbone.preprocess_cfg), pad_ratio=pad_ratio)
+
+
+def image_tower_fingerprint(model: ComposedModel | Backbone, pad_ratio: float | None = None) -> str:
     """Return the fingerprint of a gallery's vectors: image-tower weights and preprocessing.
 
     Returns:
@@ -260,6 +330,6 @@ def image_tower_fingerprint(model: ComposedModel | Backbone) -> str:
     backbone = backbone_of(model)
     digest = hashlib.sha256()
     hash_tensors(digest, sorted(backbone.clip.visual.state_dict().items()))
-    numbers = Preprocessing.from_open_clip(backbone.preprocess_cfg).to_dict()
+    numbers = preprocessing(backbone, pad_ratio).to_dict()
     digest.update(json.dumps(numbers, sort_keys=True).encode())
     return digest.hexdigest()[:32]

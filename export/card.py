@@ -33,9 +33,15 @@ def model_card(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     }
 
 
-def bare_card(backbone: Backbone) -> dict[str, Any]:
-    """Return the model card of a backbone without trained parts."""
-    pretrained = backbone.config.pretrained
+def bare_card(backbone: Backbone, *, source: str | None = None) -> dict[str, Any]:
+    """Return the model card of a backbone without trained parts.
+
+    Args:
+        backbone: the backbone.
+        source: name of the checkpoint or bundle that its weights are from, where its
+            configuration names none; without both, the weights are random.
+    """
+    pretrained = backbone.config.pretrained or source
     limits = ["Nothing was trained to compose image and text: method sum only adds the two."]
     if pretrained is None:
         limits.insert(

@@ -53,15 +53,15 @@ class ParityResult:
 
 @contextmanager
 def randomised(model: ComposedModel, seed: int = 0) -> Iterator[ComposedModel]:
-    """Set gates, adapters and biases of the trained parts to random values, then restore them.
+    """Set gates, adapters, combiner and biases to random values, then restore them.
 
-    At their initial zeros, a graph without VSI or adapters would pass every check.
+    At their initial zeros, a graph without VSI, adapters or combiner would pass every check.
     """
     generator = torch.Generator().manual_seed(seed)
     before = {name: value.clone() for name, value in model.parts().items()}
     with torch.no_grad():
         for name, value in model.parts().items():
-            if name.endswith(("gates", "bias")) or ".up." in name:
+            if name.endswith(("gates", "bias", "captions")) or ".up." in name or ".out_" in name:
                 value.copy_(torch.randn(value.shape, generator=generator) * 0.3)
     try:
         yield model

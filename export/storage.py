@@ -10,6 +10,7 @@ measurement uses the rounded weights.
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from train.model import Backbone, ComposedModel
 
 Model = TypeVar("Model", bound="ComposedModel | Backbone")
 
+LENT = 1 << 20  # bytes; below, a tensor is not worth reading from another file
 SMALL = 4096  # entries; below, the saved bytes do not pay for the Cast node
 
 
@@ -148,6 +150,54 @@ def compress(graph: onnx.ModelProto) -> onnx.ModelProto:
     del body.node[:]
     body.node.extend([*nodes, *computed])
     return graph
+
+
+def decompress(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Undo `compress`: store the widened weights, so that they can be quantized."""
+    body = graph.graph
+    stored = {tensor.name: tensor for tensor in body.initializer}
+    computed: list[onnx.NodeProto] = []
+    for node in body.node:
+        if not node.name.startswith("widen_"):
+            computed.append(node)
+            continue
+        values = [numpy_helper.to_array(stored.pop(name)) for name in node.input]
+        wide = values[0].astype(np.float32) * (values[1] if len(values) > 1 else 1)
+        [name] = node.output
+        stored[name] = numpy_helper.from_array(wide.astype(np.float32), name)
+    del body.initializer[:]
+    body.initializer.extend(stored.values())
+    del body.node[:]
+    body.node.extend(computed)
+    return graph
+
+
+def borrow_tensors(graph: onnx.ModelProto, lender: Path) -> int:
+    """Let a graph read large tensors from another graph's file, where the same bytes lie.
+
+    Two precisions of a text encoder have the same token table, most of their bytes.
+
+    Args:
+        graph: changed in place; its file must be in the folder of `lender`.
+        lender: an ``.onnx`` file that keeps its tensors inside.
+
+    Returns:
+        Number of bytes that the graph no longer holds.
+    """
+    content = lender.read_bytes()
+    saved = 0
+    for tensor in graph.graph.initializer:
+        data = tensor.raw_data
+        start = content.find(data) if len(data) >= LENT else -1
+        if start < 0:
+            continue
+        saved += len(data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        where = {"location": lender.name, "offset": start, "length": len(data)}
+        for key, value in where.items():
+            tensor.external_data.add(key=key, value=str(value))
+    return saved
 
 
 def _exact_int8(

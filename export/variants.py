@@ -88,7 +88,7 @@ def write_variants(
     for graph in graphs:
         _add_fp32(model, graph, raw, variants, small=small, report=report)
         if "int8" in precisions:
-            _add_int8(graph.name, raw, variants, calibration, report)
+            add_int8(graph.name, raw, variants, calibration, report)
     raw.unlink()
     if "fp16" in precisions:  # needs a copy of the model, freed when the loop ends
         for graph, half in zip(graphs, half_graphs(model), strict=True):
@@ -125,13 +125,13 @@ def _add_fp32(
     if small:
         proto = compress(proto)
     path = variants.folder / f"{graph.name}.onnx"
-    _save(proto, path)
+    save_graph(proto, path)
     del proto  # as large as the model's weights
     results = check_parity(model, graph, path)
     for result in results:
         report(f"{graph.name}: {result.output} within {result.difference:.1e} of PyTorch")
     check = {"largest_difference": _differences(results)}
-    variants.graphs[graph.name] = {"fp32": _variant(path, "fp32", check)}
+    variants.graphs[graph.name] = {"fp32": variant_of(path, "fp32", check)}
 
 
 def _add_fp16(
@@ -149,7 +149,7 @@ def _add_fp16(
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:  # such as two dtypes in one sum
         reasons = [f"it cannot be traced in half precision ({_cause(error)})"]
     else:
-        _save(proto, path)
+        save_graph(proto, path)
         del proto
         results = check_half(model, graph, half, path)
         reasons = [
@@ -163,19 +163,27 @@ def _add_fp16(
         report(f"fp16 {graph.name}: {reasons[-1]}")
         return
     check = {"cosine_distance_from_pytorch": _differences(results)}
-    variants.graphs[graph.name]["fp16"] = _variant(path, "fp16", check)
+    variants.graphs[graph.name]["fp16"] = variant_of(path, "fp16", check)
     largest = max(result.difference for result in results)
     report(f"fp16 {graph.name}: within {largest:.1e} of float32 in cosine distance")
 
 
-def _add_int8(
+def add_int8(
     graph: str,
     raw: Path,
     variants: Variants,
     calibration: Callable[[], NDArray[np.float32]],
     report: Report,
 ) -> None:
-    """Write the int8 variants, the preferred first; they are checked later."""
+    """Write the int8 variants of a float32 graph, the preferred first; they are checked later.
+
+    Args:
+        graph: one of `ztcir_sdk.names.GRAPHS`.
+        raw: its ``.onnx`` file, with weights in float32.
+        variants: where they are added.
+        calibration: returns the images for static int8, (P, 3, H, W) float32.
+        report: receives one line for each file.
+    """
     pixel_values = calibration() if graph == IMAGE_ENCODER else None
     dynamic = pixel_values is None or _mostly_products(raw)
 
@@ -192,12 +200,17 @@ def _add_int8(
             key = f"int8-{name}-{bits}"
             path = variants.folder / f"{key}-{graph}.onnx"
             check = quantize(path)
-            _save(onnx.load(str(path)), path)
-            variants.graphs[graph][key] = _variant(path, key, check)
+            save_graph(onnx.load(str(path)), path)
+            variants.graphs[graph][key] = variant_of(path, key, check)
             report(f"{key} {graph}: {_describe_nodes(check['nodes'])}")
 
 
-def _save(proto: onnx.ModelProto, path: Path) -> None:
+def save_graph(proto: onnx.ModelProto, path: Path) -> None:
+    """Write a graph without the exporter's metadata, after a check.
+
+    Raises:
+        ZtcirError: it is larger than an ONNX file can be.
+    """
     size = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     if size > MOST_BYTES:
         raise ZtcirError(
@@ -209,7 +222,8 @@ def _save(proto: onnx.ModelProto, path: Path) -> None:
     onnx.save(proto, str(path))
 
 
-def _variant(path: Path, key: str, check: Mapping[str, Any]) -> GraphVariant:
+def variant_of(path: Path, key: str, check: Mapping[str, Any]) -> GraphVariant:
+    """Return the manifest's entry of a graph's file."""
     proto = onnx.load(str(path))
     return GraphVariant(
         file=path.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,8 @@ from cli.export.tensorrt import (
     show_engines,
     tensorrt_options,
 )
-from cli.options import Command, as_json, load_bundle, output_option
-from cli.output import emit_json, note
+from cli.options import Command, as_json, load_bundle, output_option, small_option
+from cli.output import emit_json, note, printable
 from ztcir_sdk.names import METHODS
 
 if TYPE_CHECKING:
@@ -54,11 +54,12 @@ if TYPE_CHECKING:
     help="Bundle to write; default: NAME in the current folder.",
 )
 @click.option("--name", help="Name of the bundle; default: the backbone's name.")
+@small_option
 @click.option(
-    "--small/--full",
-    default=False,
-    show_default=True,
-    help="Store weights in fp16 and int8; they are rounded before the check against PyTorch.",
+    "--targetpad",
+    is_flag=True,
+    help="Pad images of unequal edges before they are cropped, as SEARLE does; an index of the "
+    "bundle without it does not fit.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @precision_options
@@ -71,6 +72,7 @@ def export(
     output: Path | None,
     name: str | None,
     small: bool,
+    targetpad: bool,
     overwrite: bool,
     precisions: PrecisionChoice,
     tensorrt: TensorRtChoice | None,
@@ -104,6 +106,7 @@ def export(
                 "build a bundle's engines."
             )
         others = {"output": output, "name": name, "small": small, "overwrite": overwrite}
+        others["targetpad"] = targetpad
         others |= {option: getattr(precisions, option) for option in IMAGE_OPTIONS}
         for option, value in others.items():
             if value:
@@ -116,8 +119,11 @@ def export(
         _report({"bundle": str(bundle.path), "name": bundle.name}, engines, as_json=as_json)
         return
     from export.bundle import export_bundle
+    from ztcir_sdk.preprocess import TARGET_RATIO
 
     model, settings = source.load(name, precisions, small=small)
+    if targetpad:
+        settings = replace(settings, pad_ratio=TARGET_RATIO)
     lines: list[str] = []
 
     def report(line: str) -> None:
@@ -130,8 +136,9 @@ def export(
     size = sum(record.bytes for record in bundle.manifest.files.values())
     if not as_json:
         click.echo(
-            f"{bundle.path}: {size / 1e6:.1f} MB, {', '.join(bundle.precisions)}, every fp32 graph "
-            f"within 1e-4 of PyTorch, answers by {', '.join(bundle.methods)}"
+            f"{printable(str(bundle.path))}: {size / 1e6:.1f} MB, "
+            f"{', '.join(bundle.precisions)}, every fp32 graph within 1e-4 of PyTorch, "
+            f"answers by {', '.join(bundle.methods)}"
         )
     values: dict[str, Any] = {
         "bundle": str(bundle.path),

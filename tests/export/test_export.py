@@ -28,6 +28,7 @@ from export.parity import ParityError, randomised
 from export.variants import export_fp32
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.hub import CARD
 from ztcir_sdk.names import METHODS
 
 pytestmark = pytest.mark.usefixtures("export_cache")
@@ -207,8 +208,9 @@ def test_a_bundle_is_replaced_only_with_overwrite(small_convnet: Exported, tmp_p
     assert result.exit_code == 0, (result.output, result.exception)
     assert Bundle.load(folder).name == "b"
     for name, content in before.items():
-        if name != "bundle.json":
+        if name not in {"bundle.json", CARD}:
             assert (folder / name).read_bytes() == content
+    assert "\n# b\n" in (folder / CARD).read_text()
 
 
 @pytest.mark.parametrize("content", [None, "{}"])

@@ -46,7 +46,7 @@ def test_a_bundle_holds_several_precisions(three_precisions: Exported) -> None:
         assert sizes["fp16"] < 0.7 * sizes["fp32"]
     assert sizes["int8"] < 0.4 * sizes["fp32"]  # the text encoder is mostly its token rows
     stored = {path.relative_to(bundle.path).as_posix() for path in bundle.path.rglob("*.*")}
-    assert stored == {*loaded.manifest.files, "bundle.json"}
+    assert stored == {*loaded.manifest.files, "bundle.json", "README.md"}
 
 
 def test_the_figures_of_the_check_are_in_the_manifest(three_precisions: Exported) -> None:
