@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cli.options import Command, Engine, pass_as, with_engine
+from cli.options import Command, Engine, IndexName, pass_as, with_engine
 from cli.output import note
 
 __all__ = ["serve", "serve_index"]
@@ -30,7 +30,7 @@ def _settings(host: str, allow_host: tuple[str, ...], cors: tuple[str, ...], **l
 
 
 @click.command(cls=Command)
-@click.argument("index", required=False, type=click.Path(path_type=Path), metavar="[NAME.ztcir]")
+@click.argument("index", required=False, type=IndexName(), metavar="[NAME.ztcir]")
 @pass_as(
     _settings,
     click.option(
@@ -88,7 +88,9 @@ def _settings(host: str, allow_host: tuple[str, ...], cors: tuple[str, ...], **l
 )
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
 @with_engine
-def serve(index: Path | None, limits: dict[str, Any], open_page: bool, engine: Engine) -> None:
+def serve(
+    index: Path | str | None, limits: dict[str, Any], open_page: bool, engine: Engine
+) -> None:
     """Serve a web page and an HTTP API to search an index with.
 
     NAME.ztcir is the index; default: $ZTCIR_INDEX, else the only *.ztcir in the current folder. The
@@ -103,11 +105,13 @@ def serve(index: Path | None, limits: dict[str, Any], open_page: bool, engine: E
     """
     from ztcir_sdk.index.default import default_index_path
 
-    where = Path(default_index_path()) if index is None else index
+    where = default_index_path() if index is None else index
     serve_index(engine, where, limits, open_page=open_page)
 
 
-def serve_index(engine: Engine, index: Path, limits: dict[str, Any], *, open_page: bool) -> None:
+def serve_index(
+    engine: Engine, index: Path | str, limits: dict[str, Any], *, open_page: bool
+) -> None:
     """Serve an index until the user stops it."""
     from ztcir_sdk.serve.run import run_service
     from ztcir_sdk.serve.settings import ServeSettings, is_loopback

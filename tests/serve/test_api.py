@@ -207,6 +207,15 @@ def test_info_says_what_can_be_asked(client: TestClient) -> None:
     assert about["limits"]["max_upload_mb"] == 20
 
 
+def test_items_are_listed_by_a_filter(client: TestClient) -> None:
+    listed = client.get(f"{API}/items", params={"where": "colour = 'blue'", "limit": 2}).json()
+    assert {one["metadata"]["colour"] for one in listed["items"]} == {"blue"}
+    assert 0 < listed["total"] < COUNT
+    refused = client.get(f"{API}/items", params={"where": "colour ="})
+    assert refused.status_code == 422
+    assert refused.json()["error"]["kind"] == "usage"
+
+
 def test_health_and_metrics_count(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "ok", "items": COUNT}
     client.post(f"{API}/search", data={"text": "red"})

@@ -45,7 +45,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(photos: Path) -> Iterator[Callable[..., str]]:
     """Serve the drawings; return the address."""
     retriever = Retriever.from_pretrained(threads=1)
-    retriever.index(photos, to=photos.parent / "photos.ztcir")
+    table = photos.parent / "items.csv"
+    rows = [
+        f"{one.name},{one.name.split('-')[0]},{price}" for price, one in enumerate(files(photos))
+    ]
+    table.write_text("\n".join(["path,colour,price", *rows]))
+    retriever.index(photos, to=photos.parent / "photos.ztcir", metadata=table)
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def start(**settings: Any) -> str:
@@ -91,14 +96,17 @@ def fresh(page: Any) -> None:
     page.wait_for_selector(".card")
 
 
+def files(photos: Path) -> list[Path]:
+    return sorted(photos.iterdir())
+
+
 def names(page: Any) -> list[str]:
     return [one.get_attribute("title") for one in page.query_selector_all(".card .picture")]
 
 
 def settle(page: Any) -> None:
     """Wait for the answer to what was just done."""
-    page.wait_for_timeout(80)
-    page.wait_for_function("!document.querySelector('.grid').classList.contains('stale')")
+    page.wait_for_function("document.querySelector('.grid').getAttribute('aria-busy') === 'false'")
 
 
 def use(page: Any, name: str) -> None:
@@ -243,6 +251,119 @@ def test_axe_finds_nothing(page: Any, scheme: str, width: int) -> None:
     finally:
         page.set_viewport_size({"width": 1280, "height": 900})
         page.emulate_media(color_scheme="light")
+
+
+def test_filters_of_the_metadata_narrow_the_gallery_and_the_search(page: Any, photos: Path) -> None:
+    def wait_for(total: int) -> None:
+        page.wait_for_function(
+            "n => document.querySelector('#status').textContent === `${n} pictures`", arg=total
+        )
+
+    page.click("#tune")
+    page.select_option('#filters select[aria-label="colour"]', "blue")
+    blue = [one for one in files(photos) if one.name.startswith("blue")]
+    wait_for(len(blue))
+    assert all(name.startswith("blue") for name in names(page))
+    page.fill("#text", "a red dress")
+    settle(page)
+    found = names(page)
+    assert sorted(found) == sorted(one.stem.replace("-", " ") for one in blue)
+    page.reload()  # the address restores filters too, and shows them
+    page.wait_for_selector(".card")
+    settle(page)
+    assert names(page) == found
+    assert page.input_value('#filters select[aria-label="colour"]') == "blue"
+    assert page.inner_text("#title").endswith(", colour blue")
+    page.select_option('#filters select[aria-label="colour"]', "")
+    page.fill("#text", "")
+    wait_for(40)
+    page.type('#filters [aria-label="price, at least"]', "10")
+    page.type('#filters [aria-label="price, at most"]', "12")  # the field keeps the keys' focus
+    wait_for(3)
+    expected = [one.stem.replace("-", " ") for one in files(photos)[10:13]]
+    assert sorted(names(page)) == expected
+    use(page, expected[0])
+    assert sorted(names(page)) == expected[1:]  # what is filtered stays filtered from step to step
+    page.fill('#filters [aria-label="price, at least"]', "100")
+    page.wait_for_selector("#results .empty")
+    assert "Nothing fits" in page.inner_text("#results")
+
+
+def test_back_restores_a_number_that_was_just_typed_over(page: Any) -> None:
+    least, most = (f'#filters [aria-label="price, at {end}"]' for end in ("least", "most"))
+    page.click("#tune")
+    page.select_option('#filters select[aria-label="colour"]', "blue")
+    page.fill(least, "2")
+    settle(page)
+    use(page, names(page)[0])
+    page.fill(most, "30")
+    page.select_option('#filters select[aria-label="colour"]', "")
+    page.fill(least, "7")
+    settle(page)
+    page.go_back()  # the field that was typed in keeps the focus
+    page.wait_for_function("document.querySelectorAll('#pictures img').length === 0")
+    settle(page)
+    assert (page.input_value(least), page.input_value(most)) == ("2", "")
+    assert page.input_value('#filters select[aria-label="colour"]') == "blue"
+    page.go_forward()
+    page.wait_for_selector("#pictures img")
+    settle(page)
+    assert (page.input_value(least), page.input_value(most)) == ("7", "30")
+    page.focus(least)
+    page.keyboard.press("End")
+    page.keyboard.type("5")  # drawn again at each key, the field keeps what is typed
+    settle(page)
+    assert page.input_value(least) == "75"
+    assert "price from 75" in page.inner_text("#title") or "price 75" in page.inner_text("#title")
+
+
+def test_a_problem_is_seen_far_down_the_page_and_said_for_an_answer_of_a_proxy(
+    page: Any, photos: Path
+) -> None:
+    page.route("**/api/v1/references", lambda route: route.fulfill(status=413, body=""))
+    page.set_viewport_size({"width": 390, "height": 500})
+    try:
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        page.set_input_files("#file", files(photos)[0])
+        page.wait_for_selector("#problem:not([hidden])")
+        assert "too large" in page.inner_text("#problem")
+        page.wait_for_function(
+            "document.querySelector('#problem').getBoundingClientRect().top >= 0"
+        )
+    finally:
+        page.unroute("**/api/v1/references")
+        page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_strength_goes_from_the_picture_to_the_words_by_keyboard(page: Any) -> None:
+    use(page, "red striped t shirt 01")
+    assert page.is_disabled("#strength")  # without words it says nothing
+    page.fill("#text", "as a dress")
+    settle(page)
+    as_trained = names(page)
+    page.click("#tune")
+    page.focus("#strength")
+    page.keyboard.press("Home")
+    page.wait_for_function("document.querySelector('#strength-value').textContent === '0.0'")
+    page.wait_for_function("location.hash.includes('strength=0')")
+    page.wait_for_timeout(100)
+    settle(page)
+    assert "t shirt" in names(page)[0]
+    assert "dress" in as_trained[0]
+
+
+def test_a_search_needs_no_pointer(page: Any) -> None:
+    page.keyboard.press("/")
+    page.keyboard.type("a handbag")
+    page.wait_for_function("document.querySelector('#title').textContent.includes('a handbag')")
+    settle(page)
+    first = names(page)[0]
+    page.focus(".card .picture")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f'#pictures img[alt="Reference: {first}"]')
+    page.focus("#trail button")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('#text').value === 'a handbag'")
 
 
 def test_a_token_is_asked_for(page: Any, address: Callable[..., str]) -> None:

@@ -13,14 +13,17 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from places import ROOT
 from tiny_bundle import write_tiny_bundle
 
+from cli.main import main
 from ztcir_sdk import Retriever
 
 SLOW = """
 import time
+from cli.main import main
 from ztcir_sdk import Retriever
 real = Retriever.search_many
 def slow(self, *args, **options):
@@ -77,3 +80,13 @@ def test_a_stopped_service_finishes_its_requests(tmp_path: Path) -> None:
     assert "Traceback" not in rest
     events = [json.loads(line)["event"] for line in rest.splitlines() if line.startswith("{")]
     assert "stopped" in events
+
+
+def test_an_index_in_milvus_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "tiny")
+    address = "milvus://localhost:1/photos"
+    for named, env in (([address], {}), ([], {"ZTCIR_INDEX": address})):
+        arguments = ["serve", *named, "--bundle", str(tmp_path / "tiny")]
+        done = CliRunner().invoke(main, arguments, env=env)
+        assert done.exit_code == 2, done.output
+        assert "needs an index in a folder, not in Milvus" in done.stderr
