@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cli.options import Command, Engine, as_json, output_option, with_engine
-from cli.output import emit_json, note, progress_bars, relative_to_here, table
+from cli.output import emit_json, note, printable, progress_bars, relative_to_here, table
 
 LEAST_PRECISION = 0.8
 """The bundle inside the package reaches more; a lower precision means that something is broken."""
@@ -50,7 +50,7 @@ def demo(output: Path, serve_page: bool, engine: Engine, as_json: bool) -> None:
         emit_json(done.to_dict())
     else:
         for answer in done.answers:
-            click.echo(f'{Path(answer.reference).name} + "{answer.text}"')
+            click.echo(printable(f'{Path(answer.reference).name} + "{answer.text}"'))
             table(
                 ("rank", "score", "image", ""),
                 [
@@ -68,7 +68,7 @@ def demo(output: Path, serve_page: bool, engine: Engine, as_json: bool) -> None:
             f"{done.queries} queries checked: {done.precision_at_10 * DEPTH:.1f} of the first "
             f"{DEPTH} hits are right on average"
         )
-        click.echo(f"contact sheet: {done.contact_sheet}")
+        click.echo(printable(f"contact sheet: {done.contact_sheet}"))
         reference = done.gallery / Path(done.answers[0].reference).name
         note(
             f'Next: ztcir search {relative_to_here(reference)} "a dress in the same style" '

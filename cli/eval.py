@@ -76,8 +76,7 @@ def evaluate() -> None:
 @click.option(
     "--method",
     type=click.Choice((*METHODS, ORACLE, ALL)),
-    default="composed",
-    show_default=True,
+    show_default="the bundle's own, mostly composed",
     help="Search method. oracle uses the targets' attributes as text; all measures every method, "
     "and sum with its best weight.",
 )
@@ -101,7 +100,7 @@ def triplets(
     more_images: tuple[str, ...],
     images: tuple[str, ...],
     file: Path,
-    method: str,
+    method: str | None,
     weight: float | None,
     index: Path | None,
     columns: dict[str, str] | None,
@@ -123,6 +122,7 @@ def triplets(
     from ztcir_sdk.index import Index
 
     retriever = engine.retriever()
+    method = method or retriever.bundle.default_method
     with progress_bar("Encoding") as progress:
         result = evaluate_triplets(
             retriever,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +20,17 @@ from cli.options import (
     weight_option,
     with_engine,
 )
-from cli.output import emit_json, measured_with, note, progress_bars, table, write_file
+from cli.output import (
+    emit_json,
+    measured_with,
+    note,
+    printable,
+    progress_bars,
+    table,
+    write_file,
+)
 from ztcir_sdk.evaluation.benchmarks.registry import BENCHMARKS, load_benchmark
-from ztcir_sdk.names import COMPOSED_PROMPT, METHODS, PROMPTED_METHODS
+from ztcir_sdk.names import COMPOSED_PROMPT, METHODS, PROMPT_PRESETS, PROMPTED_METHODS
 
 if TYPE_CHECKING:
     from ztcir_sdk.evaluation.benchmarks.benchmark import Benchmark
@@ -109,7 +118,13 @@ def _options(benchmark: Benchmark[Any]) -> list[Callable[..., Any]]:
         click.option(
             "--prompt",
             metavar="TEMPLATE",
-            help=f'Prompt of --method composed and stage1; default: "{COMPOSED_PROMPT}".',
+            help=f"Prompt of --method composed and stage1, or the method whose prompt to use "
+            f'({", ".join(PROMPT_PRESETS)}); default: "{COMPOSED_PROMPT}".',
+        ),
+        click.option(
+            "--targetpad",
+            is_flag=True,
+            help="Pad images of unequal edges first, as SEARLE's published numbers do.",
         ),
         click.option(
             "--cache",
@@ -152,6 +167,7 @@ def _evaluate(
     method: str,
     weight: float | None,
     prompt: str | None,
+    targetpad: bool,
     cache: Path | None,
     html: Path | None,
     html_queries: int,
@@ -163,13 +179,18 @@ def _evaluate(
     from ztcir_sdk.evaluation.benchmarks.embedding_cache import EmbeddingCache
     from ztcir_sdk.evaluation.benchmarks.embedding_run import EmbeddingRun, Method
     from ztcir_sdk.evaluation.benchmarks.images import UnusableImagesError
+    from ztcir_sdk.preprocess import TARGET_RATIO
 
     if weight is not None and method not in ("sum", ALL):
         raise click.UsageError("--weight needs --method sum or all.")
     if prompt is not None and method not in (*PROMPTED_METHODS, ALL):
         raise click.UsageError("--prompt needs --method composed, stage1 or all.")
     _require_writable(html, out if split == "test" else None)
+    prompt = PROMPT_PRESETS.get(prompt or "", prompt)
     retriever = engine.retriever()
+    tower, pad_ratio = retriever.image_tower, TARGET_RATIO if targetpad else None
+    if pad_ratio is not None:  # other vectors, which need another cache
+        tower = hashlib.sha256(f"{tower} padded {pad_ratio}".encode()).hexdigest()[: len(tower)]
     methods = [
         Method(name, COMPOSED_PROMPT if prompt is None else prompt, weight)
         for name in (retriever.bundle.manifest.methods if method == ALL else (method,))
@@ -177,13 +198,15 @@ def _evaluate(
     with (
         EmbeddingCache(
             cache,
-            image_tower=retriever.image_tower,
+            image_tower=tower,
             precision=retriever.precision,
             dim=retriever.dim,
         ) as embeddings,
         progress_bars() as progress,
     ):
-        run = EmbeddingRun(retriever.encoder, embeddings, benchmark.name, progress)
+        run = EmbeddingRun(
+            retriever.encoder, embeddings, benchmark.name, progress, pad_ratio=pad_ratio
+        )
         try:
             report = benchmark.evaluate(
                 run, root, methods, split=split, answers=html_queries if html else 0
@@ -264,13 +287,13 @@ def _page(report: BenchmarkReport, method: Method, mapped_prompt: str, retriever
 def _print(report: BenchmarkReport, retriever: Retriever, written: Sequence[str]) -> None:
     click.echo(
         f"{report.benchmark} {report.split}: {report.queries} queries, {report.gallery} images"
-        + (f", {retriever.bundle.name}; in percent" if report.scores else "")
+        + (f", {printable(retriever.bundle.name)}; in percent" if report.scores else "")
     )
     if report.scores:
         metrics = _metric_names(report.scores)
         table(("method", "part", *metrics), _rows(report.scores, metrics))
     for path in written:
-        click.echo(f"to submit: {path}")
+        click.echo(printable(f"to submit: {path}"))
 
 
 def _metric_names(scores: Mapping[str, Scores]) -> list[str]:

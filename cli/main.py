@@ -60,6 +60,11 @@ COMMANDS: Mapping[str, LazyCommand] = {
         "cli.triplets:triplets", "Synthesise triplets for Stage II.", ("train",)
     ),
     "train": LazyCommand("cli.train:train", "Train the two stages, or a small CLIP.", ("train",)),
+    "adapt": LazyCommand(
+        "cli.export.adapt:adapt",
+        "Adapt a model to your photos: one command, no captions.",
+        ("train",),
+    ),
     "export": LazyCommand("cli.export:export", "Export a bundle, or build its TensorRT engines."),
     "completion": LazyCommand("cli.help:completion", "Print the completion of a shell."),
     "models": LazyCommand("cli.hub.models:models", "List, download, remove and upload models."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ import click
 from ztcir_sdk.names import BACKENDS, MAX_STRENGTH, PRECISIONS, is_milvus_address
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from ztcir_sdk.bundle import Bundle
     from ztcir_sdk.retriever import Retriever
-    from ztcir_sdk.settings import EngineOptions
+    from ztcir_sdk.settings import EngineOptions, RetrieverOptions
 
 __all__ = [
     "Command",
@@ -94,6 +95,8 @@ class Group(click.Group):
         """Find the command that is called, and the arguments after its name."""
         name, names = args[0], self.list_commands(ctx)
         if name not in names and not name.startswith("-"):
+            import difflib
+
             close = difflib.get_close_matches(name, names)
             hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
             raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
@@ -160,7 +163,8 @@ weight_option = click.option(
     "--weight",
     type=float,
     metavar="W",
-    help="Weight of the text with --method sum (0: image only, 1: text only); default: 0.5.",
+    help="Weight of the text with --method sum (0: image only, 1: text only); default: the "
+    "bundle's own, else 0.5.",
 )
 strength_option = click.option(
     "--strength",
@@ -168,6 +172,20 @@ strength_option = click.option(
     metavar="S",
     help="How much TEXT counts with --method composed and stage1 (0: the image alone, 1: as "
     f"trained, up to {MAX_STRENGTH:g}: further away from the image); default: 1.",
+)
+seed_option = click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Random seed.",
+)
+small_option = click.option(
+    "--small/--full",
+    default=False,
+    show_default=True,
+    help="Store weights in fp16 and int8; they are rounded before the check against PyTorch.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 bundle_option = functools.partial(
@@ -192,11 +210,12 @@ class Engine:
         """Load the bundle."""
         return load_bundle(self.bundle)
 
-    def retriever(self) -> Retriever:
-        """Create a retriever with these options."""
+    def retriever(self, **more: Unpack[RetrieverOptions]) -> Retriever:
+        """Create a retriever with these options, and more."""
         from ztcir_sdk.retriever import Retriever
 
-        return Retriever(self.load_bundle(), **self.options)
+        options: RetrieverOptions = {**self.options, **more}
+        return Retriever(self.load_bundle(), **options)
 
 
 with_engine = pass_as(
@@ -215,12 +234,12 @@ with_engine = pass_as(
         default="auto",
         show_default=True,
         metavar="DEVICE",
-        help="auto, cpu, cuda or cuda:N.",
+        help="auto, cpu, cuda, cuda:N, openvino, coreml, directml or qnn.",
     ),
     _engine_option(
         "--precision",
         metavar="|".join(PRECISIONS),
-        help="Precision of the graphs; default: fp32, if the bundle has it.",
+        help="Precision of the graphs; default: fp32, or int8 where the export chose it.",
     ),
     _engine_option(
         "--threads",

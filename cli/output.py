@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ztcir_sdk.retriever import Retriever
 
 __all__ = [
+    "absolute_name",
     "emit_json",
     "is_quiet",
     "measured_with",
@@ -57,6 +58,7 @@ def measured_with(retriever: Retriever) -> dict[str, Any]:
             "name": retriever.bundle.name,
             "fingerprint": retriever.bundle.fingerprint,
             "precision": retriever.precision,
+            "precisions": retriever.encoder.precisions,
         },
         "date": now(),
         "machine": describe_machine(),
@@ -187,6 +189,11 @@ def relative_to_here(path: str | os.PathLike[str]) -> Path:
     """Shorten a path inside the current folder."""
     here = Path.cwd()
     return Path(path).relative_to(here) if Path(path).is_relative_to(here) else Path(path)
+
+
+def absolute_name(index: Path | str) -> str:
+    """Return an index's absolute path; its address, if it is in Milvus."""
+    return index if isinstance(index, str) else str(index.absolute())
 
 
 def print_line(line: str) -> None:

@@ -20,7 +20,7 @@ from cli.options import (
     weight_option,
     with_engine,
 )
-from cli.output import emit_json, note
+from cli.output import absolute_name, emit_json, note
 from cli.search_options import nothing_sentence, result_options, search_keywords
 from cli.search_output import (
     check_grid,
@@ -29,7 +29,7 @@ from cli.search_output import (
     page_to_open,
     print_hits,
     show_hits,
-    unknown_sentence,
+    unknown_sentences,
     write_pages,
 )
 from cli.search_trail import search_on
@@ -97,12 +97,16 @@ BATCH = 64
 @click.option(
     "--method",
     type=click.Choice(METHODS),
-    default="composed",
-    show_default=True,
+    show_default="the bundle's own, mostly composed",
     help="Search method; keep the default unless you are comparing.",
 )
 @strength_option
 @weight_option
+@click.option(
+    "--as-typed",
+    is_flag=True,
+    help="Leave words as they are; by default, likely typing errors are corrected, with a note.",
+)
 @click.option(
     "--then",
     "changes",
@@ -148,9 +152,10 @@ def search(
     without: Sequence[str],
     unlike: Sequence[str],
     batch: Path | None,
-    method: str,
+    method: str | None,
     strength: float | None,
     weight: float | None,
+    as_typed: bool,
     changes: Sequence[tuple[str, str]],
     grid: Path | None,
     html: Path | None,
@@ -205,13 +210,14 @@ def search(
         ):
             raise click.UsageError("--batch takes its queries from the file: give no others.")
         searched = default_index_path() if index is None else index
-        _answer_batch(batch, searched, engine.retriever(), options)
+        _answer_batch(batch, searched, engine.retriever(correct_slips=not as_typed), options)
         return
     request = _Request.of(asked, images, texts, without, unlike)
     sources = request.open(allow_url)
     query = request.query(sources, weights)
     searched = default_index_path() if index is None else index
-    retriever = engine.retriever()
+    retriever = engine.retriever(correct_slips=not as_typed)
+    method = options["method"] = method or retriever.bundle.default_method
     picked: list[str] = []
     if changes:
         one_of_each = (len(request.images), len(request.texts)) == (1, 1)
@@ -226,8 +232,12 @@ def search(
     wishes = [wish for _, wish in changes]
     read = " ".join([*request.texts, *request.without, *wishes]) if method in TEXT_METHODS else ""
     unknown = retriever.unknown_words(read)
-    if unknown:
-        note(unknown_sentence(unknown))
+    for sentence in unknown_sentences(unknown):
+        note(sentence)
+    composed = [*request.texts, *wishes] if method == "composed" else []
+    refused = list(dict.fromkeys(value for one in composed for value in retriever.refused(one)))
+    if refused:
+        note(f"Read as refused, and taken out of the query: {', '.join(refused)}.")
     missing = _note_missing([hit.path for hit in hits], searched, retriever)
     if open_page and html is None:
         html = page_to_open()
@@ -252,13 +262,14 @@ def search(
                 "then": [
                     {"hit": path, "text": wish} for path, wish in zip(picked, wishes, strict=True)
                 ],
-                "index": searched if isinstance(searched, str) else str(searched.absolute()),
+                "index": absolute_name(searched),
                 "where": options["where"],
                 "offset": options["offset"],
                 "bundle": retriever.bundle.name,
                 "hits": [hit.to_dict() for hit in hits],
                 "missing": missing,
                 "unknown_words": [word.to_dict() for word in unknown],
+                "refused": refused,
             }
         )
     elif show:

@@ -6,7 +6,6 @@ import importlib.util
 import io
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +28,7 @@ __all__ = [
     "page_to_open",
     "print_hits",
     "show_hits",
-    "unknown_sentence",
+    "unknown_sentences",
     "write_pages",
 ]
 
@@ -86,11 +85,23 @@ def show_hits(hits: Sequence[Hit]) -> None:
 
 def page_to_open() -> Path:
     """Return a new file for a page that is opened and not kept."""
+    import tempfile
+
     return Path(tempfile.mkdtemp(prefix="ztcir-")) / "hits.html"
 
 
-def unknown_sentence(words: Sequence[UnknownWord]) -> str:
-    """Return which words of a query the model was not trained on."""
+def unknown_sentences(words: Sequence[UnknownWord]) -> list[str]:
+    """Return which words of a query were corrected, and which the model was not trained on."""
+    corrected = [f"{one.word!r} as {one.suggestion!r}" for one in words if one.corrected]
+    sentences = []
+    if corrected:
+        sentences.append(f"Read {', '.join(corrected)}: --as-typed leaves the words as they are.")
+    if others := [one for one in words if not one.corrected]:
+        sentences.append(_unknown_sentence(others))
+    return sentences
+
+
+def _unknown_sentence(words: Sequence[UnknownWord]) -> str:
     listed = [
         f"{one.word!r}" + (f" (did you mean {one.suggestion!r}?)" if one.suggestion else "")
         for one in words

@@ -69,7 +69,7 @@ def backbone(collection: Collection, config: BackboneTraining, settings: RunSett
 
     if config.start is not None:
         check_stage(Path(config.start), "backbone")  # before data are read, which takes minutes
-    images, development = collection.read()
+    images, development = collection.read(cache=settings.cache_folder)
     fit_backbone(images, development, config, settings)
     _report(f"The backbone is in {settings.out / 'clip'}")
 
@@ -123,7 +123,9 @@ def train_map(
     check_backbone(backbone)  # before data are read, which takes minutes
     bank = None if word_bank is None else WordBank(read_words(word_bank))
     images, development = (
-        collection.read_stream(config.seed) if collection.stream else collection.read()
+        collection.read_stream(config.seed)
+        if collection.stream
+        else collection.read(cache=settings.cache_folder)
     )
     fit_map(
         backbone,
@@ -173,7 +175,9 @@ def compose(
 
     # before data are read and triplets made, which takes minutes
     origin = check_stage(mapping, "map", backbone=recipe_backbone)
-    images, development = collection.read(streamed="stream" in origin.get("training", {}))
+    images, development = collection.read(
+        streamed="stream" in origin.get("training", {}), cache=settings.cache_folder
+    )
     data = triplets.read(images, development, seed=config.seed)
     fit_compose(mapping, images, data, config, settings)
     _report(f"Stage II is in {settings.out}")

@@ -29,12 +29,21 @@ class Collection:
     drawings: int
     stream: bool = False
 
-    def read(self, *, streamed: bool = False) -> tuple[list[TrainingImage], list[TrainingImage]]:
-        """List training and development images; ``streamed`` holds out those of `read_stream`."""
+    def read(
+        self, *, streamed: bool = False, cache: Path | None = None
+    ) -> tuple[list[TrainingImage], list[TrainingImage]]:
+        """List training and development images; ``streamed`` holds out those of `read_stream`.
+
+        ``cache`` keeps the lists of shards for other processes and runs.
+        """
         from train.data import read_collection
 
         return read_collection(
-            self.data, drawings=self.drawings, columns=self.columns, streamed=streamed
+            self.data,
+            drawings=self.drawings,
+            columns=self.columns,
+            streamed=streamed,
+            cache=cache,
         )
 
     def read_stream(self, seed: int) -> tuple[ShardStream, list[TrainingImage]]:

@@ -18,19 +18,25 @@ from train.settings import (
     ModelConfig,
     RunSettings,
     StageSettings,
+    parse_patches,
 )
 from ztcir_sdk.names import TRAINING_PRECISIONS
 
 if TYPE_CHECKING:
     from train.stages.recipes import Recipe
 
-OPTION_NAMES = {"token_learner_depth": "depth", "adapter_bottleneck": "adapter"}
+OPTION_NAMES = {
+    "token_learner_depth": "depth",
+    "adapter_bottleneck": "adapter",
+    "combiner_width": "combiner",
+}
 """Field of a recipe -> the option that sets it, if it has another name."""
 
 COUNT = click.IntRange(min=1)
 NATURAL = click.IntRange(min=0)
 SHARE = click.FloatRange(0, 1)
 WEIGHT = click.FloatRange(min=0)
+DECAY = click.FloatRange(0, 1, max_open=True)
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
@@ -121,6 +127,19 @@ backbone_training = pass_as(
 )
 
 
+def _optimisation(training: type[Any]) -> list[Decorator]:
+    """Return the options of averaging and clipping, which both stages have."""
+    return [
+        _number(
+            training,
+            "ema",
+            DECAY,
+            "Decay of a moving average of the weights, such as 0.999, that is kept; 0: none.",
+        ),
+        _number(training, "clip", WEIGHT, "Norm that gradients are clipped to; 0: none."),
+    ]
+
+
 def _recipe_option(stage: str) -> Decorator:
     """Return --config, whose recipe for a stage replaces the defaults of the other options."""
 
@@ -151,13 +170,22 @@ def _recipe_option(stage: str) -> Decorator:
 
 
 def _map_arguments(
-    recipe: Recipe, tokens: int, depth: int, vsi: bool, adapter: int, **values: Any
+    recipe: Recipe,
+    tokens: int,
+    depth: int,
+    vsi: bool,
+    adapter: int,
+    combiner: int,
+    combiner_captions: int,
+    **values: Any,
 ) -> dict[str, Any]:
     parts = recipe.parts(
         tokens=tokens,
         token_learner_depth=depth,
         vsi_layers=recipe.model.get("vsi_layers") if vsi else (),
         adapter_bottleneck=adapter,
+        combiner_width=combiner,
+        combiner_captions=combiner_captions,
     )
     return {"config": recipe.mapping(**values), "parts": parts}
 
@@ -168,6 +196,25 @@ map_training = pass_as(
     *_schedule(MapTraining, "images"),
     _number(MapTraining, "lr", POSITIVE, "Peak learning rate."),
     _number(MapTraining, "alignment", WEIGHT, "Weight of the soft text alignment loss; 0: none."),
+    _number(
+        MapTraining,
+        "self_masking",
+        WEIGHT,
+        "Weight of self-masking projection of captions (LinCIR); 0: none.",
+    ),
+    _number(
+        MapTraining,
+        "anchored",
+        WEIGHT,
+        "Weight of text-anchored triplets, made of edited captions; 0: none.",
+    ),
+    _number(
+        MapTraining,
+        "diversity",
+        WEIGHT,
+        "Weight that keeps several pseudo-words of an image apart; needs --tokens 2 or more.",
+    ),
+    *_optimisation(MapTraining),
     _number(ModelConfig, "tokens", COUNT, "Number of pseudo-words per image.", _model),
     _model(
         "--depth",
@@ -183,6 +230,20 @@ map_training = pass_as(
         default=ModelConfig.adapter_bottleneck,
         metavar="N",
         help="Inner width of the adapters that Stage II trains; 0: no adapters.",
+    ),
+    _model(
+        "--combiner",
+        type=NATURAL,
+        default=ModelConfig.combiner_width,
+        metavar="N",
+        help="Inner width of the combiner that Stage II trains; 0: no combiner.",
+    ),
+    _number(
+        ModelConfig,
+        "combiner_captions",
+        NATURAL,
+        "Number of captions that the combiner keeps; 0: none.",
+        _model,
     ),
 )
 
@@ -201,7 +262,20 @@ compose_training = pass_as(
         SHARE,
         "Share of the target's score above which an image is not mined as a negative; 0: none.",
     ),
+    _number(
+        ComposeTraining,
+        "mine_every",
+        COUNT,
+        "Steps between two searches of all images for hard negatives, if they are many.",
+    ),
+    *_optimisation(ComposeTraining),
     _number(ComposeTraining, "captions", WEIGHT, "Weight of the loss on the targets' captions."),
+    _number(
+        ComposeTraining,
+        "combiner_lr",
+        POSITIVE,
+        "Peak learning rate of the combiner, if Stage I was given one.",
+    ),
     _number(
         ComposeTraining,
         "mapping_lr",
@@ -247,10 +321,20 @@ def _stage_settings(
     checkpointing: bool,
     compile_model: bool,
     device: str,
+    patches: str | None,
+    no_patches: bool,
     **values: Any,
 ) -> dict[str, Any]:
     compute = Compute(precision, micro_batches, checkpointing, compile_model, device)
-    return {"settings": StageSettings(compute=compute, **values)}
+    if patches is not None and no_patches:
+        raise click.UsageError("--patches and --no-patches exclude each other.")
+    grid, storage = parse_patches(patches) if patches else (None, "fp16")
+    kept = False if no_patches else None if patches is None else True
+    return {
+        "settings": StageSettings(
+            compute=compute, patches=kept, patch_grid=grid, patch_storage=storage, **values
+        )
+    }
 
 
 def stage_settings(out: str) -> Decorator:
@@ -293,11 +377,14 @@ def stage_settings(out: str) -> Decorator:
         ),
         _cache_option("frozen features"),
         _record(
-            "--patches/--no-patches",
-            default=None,
-            help="Cache patch features, or compute them for each batch; default: cache them if the "
-            "disk has room.",
+            "--patches",
+            is_flag=False,
+            flag_value="",
+            metavar="[HxW][:int8]",
+            help="Cache patch features; 8x8 pools them, in the model too, and int8 stores them in "
+            "half the space; default: cache all if the disk has room.",
         ),
+        _record("--no-patches", is_flag=True, help="Compute patch features for each batch."),
         _record(
             "--tensorboard/--no-tensorboard",
             default=None,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import Command, output_option, parse_columns
+from cli.options import Command, output_option, parse_columns, seed_option
 from cli.options import as_json as json_option
-from cli.output import emit_json, note, write_file
+from cli.output import emit_json, note, printable, write_file
 from ztcir_sdk.names import CATALOGUE_COLUMNS, UNKNOWN_VALUE
 
 if TYPE_CHECKING:
@@ -66,14 +66,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Number of triplets; default: one per item.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Random seed.",
-)
+@seed_option
 @click.option(
     "--held-out-wordings",
     is_flag=True,
@@ -172,7 +165,7 @@ def triplets(
         emit_json({"source": source, "seed": seed, "noise": noise, "files": summary})
         return
     for name, report in reports.items():
-        click.echo(_summary(name, report))
+        click.echo("\n".join(map(printable, _summary(name, report))))
 
 
 def _read(
@@ -252,7 +245,7 @@ def _make(
     return found, unknown, {NEAR_DUPLICATE: duplicates} if duplicates else {}
 
 
-def _summary(path: str, report: TripletReport) -> str:
+def _summary(path: str, report: TripletReport) -> list[str]:
     targets = report.targets_per_query
     lines = [
         f"{path}: {report.count} triplets over {report.distinct_references} references, "
@@ -273,7 +266,7 @@ def _summary(path: str, report: TripletReport) -> str:
         f"[reference {example['reference']}, {example['targets']} targets]"
         for example in report.examples
     ]
-    return "\n".join(lines)
+    return lines
 
 
 def _wordings(kind: str, report: TripletReport) -> str:

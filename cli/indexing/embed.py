@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from cli.indexing.options import collection_options
-from cli.options import Command, Engine, add_options, as_json, output_option, with_engine
+from cli.indexing.options import with_collection
+from cli.options import Command, Engine, as_json, output_option, with_engine
 from cli.output import emit_json, note, print_line, progress_bar
 from ztcir_sdk.path_patterns import expand_paths
 
@@ -31,7 +31,7 @@ __all__ = ["embed"]
     metavar="I/N",
     help="Encode part I of N; every image belongs to one part.",
 )
-@add_options(*collection_options)
+@with_collection
 @with_engine
 @as_json
 def embed(
@@ -40,7 +40,7 @@ def embed(
     shard: str,
     engine: Engine,
     as_json: bool,
-    **collection: Any,
+    collection: dict[str, Any],
 ) -> None:
     """Encode the images of SOURCE to Parquet files, without an index.
 
@@ -55,7 +55,6 @@ def embed(
     from ztcir_sdk.gallery import Shard, embed_images
 
     part, paths = Shard.parse(shard), expand_paths(source)
-    options: Any = {name: value if value != () else None for name, value in collection.items()}
     with progress_bar("Encoding") as progress:
         report = embed_images(
             paths if len(paths) > 1 else paths[0],
@@ -63,7 +62,7 @@ def embed(
             engine.retriever(),
             shard=part,
             progress=progress,
-            **options,
+            **collection,
         )
     speed = report.encoded / report.seconds if report.encoded else None
     if as_json:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.indexing.care import Care, care_options, split_index
-from cli.indexing.options import collection_options
+from cli.indexing.options import with_collection
 from cli.options import (
     Command,
     Engine,
     IndexName,
-    add_options,
     as_json,
     output_option,
+    pass_as,
     with_engine,
 )
-from cli.output import emit_json, note, print_line, progress_bar
+from cli.output import absolute_name, emit_json, note, print_line, progress_bar
 from ztcir_sdk.names import STORAGES
 from ztcir_sdk.path_patterns import expand_paths
 
@@ -36,7 +35,7 @@ __all__ = ["index"]
     help="Index to write, or milvus://host:port/collection; default: named after SOURCE, in the "
     "current folder.",
 )
-@add_options(*collection_options)
+@with_collection
 @click.option(
     "--storage",
     type=click.Choice(STORAGES),
@@ -57,7 +56,7 @@ __all__ = ["index"]
     is_flag=True,
     help="Remove missing images even if they are more than half of the index.",
 )
-@add_options(*care_options)
+@pass_as(lambda **values: {"care": Care(**values)}, *care_options)
 @with_engine
 @as_json
 def index(
@@ -69,7 +68,8 @@ def index(
     prune: bool,
     engine: Engine,
     as_json: bool,
-    **values: Any,
+    collection: dict[str, Any],
+    care: Care,
 ) -> None:
     """Index the images of SOURCE: folders, tar archives or image files.
 
@@ -97,7 +97,6 @@ def index(
     from ztcir_sdk.gallery.vector_files import find_vector_files
     from ztcir_sdk.index.default import default_index_path
 
-    care = Care(**{field.name: values.pop(field.name) for field in fields(Care)})
     care.check()
     named, others = split_index(source)
     if care.wanted:
@@ -127,12 +126,12 @@ def index(
             add=add,
             prune=prune,
             root=root if vectors else None,
-            **{name: value if value != () else None for name, value in values.items()},
+            **collection,
         )
     encoded = report.added + report.updated
     speed = encoded / report.seconds if encoded else None
     if as_json:
-        emit_json({"index": _absolute(target), **report.to_dict(), "images_per_second": speed})
+        emit_json({"index": absolute_name(target), **report.to_dict(), "images_per_second": speed})
         return
     counts = ", ".join(
         f"{count} {name}"
@@ -161,10 +160,6 @@ def index(
         note(sentence)
 
 
-def _absolute(target: Path | str) -> str:
-    return target if isinstance(target, str) else str(target.absolute())
-
-
 def _target(paths: list[Path], output: Path | str | None) -> Path | str:
     """Return the index that is named, else the one of the paths, else the only one here."""
     from ztcir_sdk.index.default import default_index_path
@@ -185,7 +180,7 @@ def _relocate(target: Path | str, root: str, *, prune: bool, as_json: bool) -> N
         found, total = move_folder(target, old, new, prune=prune)
         what = old
     if as_json:
-        values = {"index": _absolute(target), "root": str(Path(new).absolute())}
+        values = {"index": absolute_name(target), "root": str(Path(new).absolute())}
         moved = {} if old is None else {"moved": old}
         emit_json({**values, **moved, "found": found, "total": total})
     else:

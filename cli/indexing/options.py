@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-__all__ = ["collection_options"]
+from cli.options import pass_as
 
-collection_options = (
+__all__ = ["with_collection"]
+
+
+def _collection(**values: Any) -> dict[str, Any]:
+    """Keywords of `Retriever.index`; None where a repeatable option is not given."""
+    given = {name: None if value == () else value for name, value in values.items()}
+    return {"collection": given}
+
+
+with_collection = pass_as(
+    _collection,
     click.option(
         "--exclude",
         multiple=True,

@@ -411,7 +411,7 @@ def test_search_goes_on_from_hits_with_further_changes(indexed: Path, bundle: Pa
     assert json.loads(run(*command, "--json").stdout)["then"] == []
 
 
-def test_search_notes_words_that_the_model_was_not_trained_on(
+def test_search_corrects_likely_slips_and_notes_words_that_the_model_was_not_trained_on(
     indexed: Path, bundle: Path, tmp_path: Path
 ) -> None:
     files: dict[str, Any] = {"vocabulary.txt": b"it\nmake\nred\n"}
@@ -420,14 +420,22 @@ def test_search_notes_words_that_the_model_was_not_trained_on(
     command = ("search", "photos/03.png", "Mkae it zorp!", "--bundle", knowing)
     result = run(*command, "--json")
     assert json.loads(result.stdout)["unknown_words"] == [
-        {"word": "mkae", "suggestion": "make"},
-        {"word": "zorp", "suggestion": None},
+        {"word": "mkae", "suggestion": "make", "corrected": True},
+        {"word": "zorp", "suggestion": None, "corrected": False},
     ]
     sentence = (
+        "Read 'mkae' as 'make': --as-typed leaves the words as they are.\n"
+        "The model was not trained on 'zorp': it may ignore or misread it.\n"
+    )
+    assert result.stderr == sentence
+    meant = run("search", "photos/03.png", "make it zorp!", "--bundle", knowing, "--json")
+    assert json.loads(result.stdout)["hits"] == json.loads(meant.stdout)["hits"]
+    typed = run(*command, "--as-typed", "--json")
+    assert json.loads(typed.stdout)["hits"] != json.loads(meant.stdout)["hits"]
+    assert typed.stderr == (
         "The model was not trained on 'mkae' (did you mean 'make'?), 'zorp': it may ignore or "
         "misread these words.\n"
     )
-    assert result.stderr == sentence
     lines = run(*command)
     assert (lines.exit_code, lines.stderr) == (0, sentence)
     assert "zorp" not in lines.stdout
@@ -769,9 +777,33 @@ def test_bench_measures_graphs_queries_and_indexing(
     assert {"machine", "versions", "date", "bundle", "providers"} <= measured.keys()
     assert list(place.iterdir()) == [place / "photos"]  # nothing is left behind
 
-    people = run("bench", "--bundle", bundle, "--repeat", 1)
-    assert people.exit_code == 0
-    assert "images/s" in people.stdout
+    stations = measured["stations"]
+    assert list(stations)[:4] == ["read", "decode", "resize", "normalise"]
+    assert {"image encoder", "token learner", "tokenise", "text encoder"} < stations.keys()
+    assert list(stations)[-3:] == ["search", "output", "whole query"]
+    whole = stations.pop("whole query")
+    assert all(one["runs"] == 4 for one in stations.values())
+    assert whole["mean_ms"] == pytest.approx(
+        sum(one["mean_ms"] for one in stations.values()), abs=0.01
+    )
+    assert measured["warm_up"] == 3
+    if sys.platform == "linux":
+        assert measured["memory"]["peak_mb"] > 10
+
+    (place / "old.json").write_text(result.stdout)
+    people = run(
+        "bench", "--bundle", bundle, "--repeat", 1, "--threads", 1, "--compare", "old.json"
+    )
+    assert people.exit_code == 0, people.stderr
+    assert "images/s (8 images)" in people.stdout
+    assert "image encoder, 1 image\t" in people.stdout
+    assert "text encoder, 2 texts of 77 tokens\t" in people.stdout
+    assert "tiny: onnx, cpu, fp32" in people.stdout
+    assert "1 thread\n" in people.stdout
+    assert people.stdout.count("query, same JPEG, 50 images") == 2
+    assert "times as fast" in people.stdout
+    assert people.stderr == ""
+    (place / "old.json").unlink()
 
 
 def test_importing_the_main_module_runs_nothing() -> None:

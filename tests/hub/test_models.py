@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import http.server
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,11 +18,32 @@ from tiny_bundle import TinyModel, write_tiny_bundle
 from cli.main import main
 from cli.options import load_bundle
 from ztcir_sdk import Bundle, Retriever, UsageError, ZtcirError
+from ztcir_sdk.bundle import Manifest
 from ztcir_sdk.errors import BundleError
 from ztcir_sdk.hub import HubName, list_models, load_model, pull_model, push_model, remove_model
 from ztcir_sdk.hub.card import hub_card
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+LICENCES = {"apache-2.0", "mit", "cc-by-4.0", "other", "unknown"}
+PIPELINES = {"image-feature-extraction", "zero-shot-image-classification", "image-to-image"}
+
+
+def wrong_card(content: str) -> list[str]:
+    """Return what the hub would refuse in a card's metadata."""
+    import yaml
+
+    if not content.startswith("---\n"):
+        return []
+    head = yaml.safe_load(content.split("---\n")[1])
+    wrong = [] if head["license"] in LICENCES else ["license"]
+    wrong += [] if head["pipeline_tag"] in PIPELINES else ["pipeline_tag"]
+    wrong += [] if all(isinstance(tag, str) for tag in head["tags"]) else ["tags"]
+    name = head.get("license_name")
+    if (head["license"] == "other") != (name is not None and name == name.lower()):
+        wrong.append("license_name")
+    return wrong
 
 
 class Hub:
@@ -66,7 +89,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             state.asked.append(self.path)
             kind = "application/json"
             if self.path.endswith("/validate-yaml"):
-                self.answer(b'{"errors": [], "warnings": []}', Content_Type=kind)
+                errors = [{"message": one} for one in wrong_card(json.loads(body)["content"])]
+                found = {"errors": errors, "warnings": []}
+                self.answer(json.dumps(found).encode(), 400 if errors else 200, Content_Type=kind)
             elif self.path.endswith("/repos/create"):
                 made = {"url": "https://huggingface.co/org/new", "name": "org/new", "id": "org/new"}
                 self.answer(json.dumps(made).encode(), Content_Type=kind)
@@ -128,6 +153,9 @@ def test_a_model_of_the_hub_is_downloaded_once(hub: Hub, bundle: Bundle) -> None
     assert retriever.bundle.fingerprint == bundle.fingerprint
     assert not [path for path in hub.asked if "evil" in path]
     before = len(hub.asked)
+    for name in bundle.manifest.files:
+        asked = [path for path in hub.asked if path.endswith(f"/{name}")]
+        assert len(asked) == 2  # its size, then itself
     assert load_model("hf://org/repo@main").path == retriever.bundle.path
     assert len(hub.asked) == before  # on this machine already
     assert [entry.name for entry in list_models()][1:] == ["hf://org/repo@main"]
@@ -212,12 +240,79 @@ def test_a_bundle_is_pushed_with_its_card(hub: Hub, bundle: Bundle) -> None:
     assert pull_model("hf://org/new").fingerprint == bundle.fingerprint
 
 
+def test_a_card_that_the_author_changed_is_pushed(hub: Hub, bundle: Bundle) -> None:
+    (bundle.path / "README.md").write_text("# Mine\n\nfrom_pretrained('hf://ORG/REPO')\n")
+    push_model(bundle, "hf://org/new@v1")
+    card = hub.commits[0]["README.md"].decode()
+    assert card == "# Mine\n\nfrom_pretrained('hf://org/new@v1')\n"
+
+
+@pytest.mark.parametrize("card", [{}, {"data": [{"licence": "MIT"}]}, None])
+def test_the_hub_takes_the_card(
+    hub: Hub, card: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import ModelCard, constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", os.environ["HF_ENDPOINT"])
+
+    manifest = Bundle.embedded(verify=False).manifest
+    if card is not None:
+        manifest = Manifest.from_dict({**manifest.to_dict(), "model_card": card})
+    text = hub_card(manifest, "hf://org/new")
+    read = ModelCard(text, ignore_metadata_errors=False)
+    read.validate()  # the stand-in refuses what the hub would
+    data: Any = read.data
+    assert data.library_name == "ztcir"
+    assert data.pipeline_tag == "image-feature-extraction"
+    assert "composed-image-retrieval" in data.tags
+    assert data.license == ("other" if card is None else "mit" if card else "unknown")
+    assert 'from_pretrained("hf://org/new")' in read.text
+    if card is None:
+        assert "| `composed` | 0." in read.text
+
+
 def test_the_card_says_data_weights_and_limits() -> None:
     manifest = Bundle.embedded(verify=False).manifest
     card = hub_card(manifest)
     assert card.startswith("---\nlibrary_name: ztcir\n")
     for part in ("## Data", "## Weights", "## Limits", "Fashion Product Images", "MIT"):
         assert part in card
+
+
+def test_the_card_shows_what_an_adaptation_gained_as_a_table() -> None:
+    scores = {"R@1": 0.25, "R@10": 0.5, "mAP@10": 0.125}
+    quality = {
+        "what": "held-out photos",
+        "queries": 900,
+        "gallery": 120,
+        "methods": {"sum": scores, "composed": {**scores, "mAP@10": 0.25}},
+        "sum_weight": 0.6,
+        "best_plain": "sum",
+        "gain": 0.125,
+        "standard_error": 0.01,
+        "triplets": {"tag-colours": 300},
+    }
+    card = {"quality": quality, "adapted_from": {"bundle": "fashion-lite", "image_tower": "x"}}
+    manifest = Bundle.embedded(verify=False).manifest
+    text = hub_card(Manifest.from_dict({**manifest.to_dict(), "model_card": card}))
+    assert "from the backbone of the bundle `fashion-lite`" in text
+    assert "## Quality\n\nMeasured with 900 queries on 120 images (held-out photos)." in text
+    assert "weight of the text that is best here: 0.6." in text
+    assert "mAP@10 of `composed` is +0.125 ± 0.010 (standard error) beside `sum`" in text
+    table = (
+        "| method | R@1 | R@10 | mAP@10 |\n| --- | ---: | ---: | ---: |\n"
+        "| `sum` | 0.250 | 0.500 | 0.125 |\n| `composed` | 0.250 | 0.500 | 0.250 |\n"
+    )
+    assert "\n\n" + table in text
+    assert "```json" not in text
+
+
+@pytest.mark.parametrize("quality", [0.4, {"mAP@10": 0.4}, {"methods": {"sum": {"R@2": 1}}}])
+def test_the_card_shows_quality_of_another_form_as_it_is(quality: object) -> None:
+    manifest = Bundle.embedded(verify=False).manifest
+    card = {"quality": quality}
+    text = hub_card(Manifest.from_dict({**manifest.to_dict(), "model_card": card}))
+    assert f"```json\n{json.dumps(quality, indent=1)}\n```" in text
 
 
 def test_the_command_lists_pulls_and_removes(hub: Hub, bundle: Bundle, tmp_path: Path) -> None:
