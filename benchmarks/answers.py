@@ -14,8 +14,8 @@ import argparse
 import io
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from PIL import Image
 from benchmarks.command import RESULTS, command_parser, positive, run_command, write_result
 from benchmarks.provenance import load_average, provenance
 from cli.output import note, table
+from train.data.collection import read_collection
 from ztcir_sdk import Index, Retriever
 from ztcir_sdk.answers.threshold import DEVIATIONS_OF_QUARTILE
 from ztcir_sdk.environment import now
@@ -53,6 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("answers", "Measure near-duplicates and thresholds on a catalogue.")
     parser.add_argument("--images", nargs="+", default=[], help="shards of a catalogue")
     parser.add_argument("--index", type=Path, help="an index of them, in place of encoding them")
+    parser.add_argument(
+        "--training",
+        nargs="+",
+        help="shards of the training: the threshold is chosen on its held-out photos alone",
+    )
     parser.add_argument("--copies", type=positive, default=120, help="pictures that are altered")
     parser.add_argument("--queries", type=positive, default=150, help="queries for the threshold")
     parser.add_argument("--output", type=Path, default=RESULTS / FILE)
@@ -72,7 +78,8 @@ def _measure(options: argparse.Namespace) -> None:
             retriever.index(expand_paths(options.images), to=place)
         index = Index.open(place, image_tower=retriever.image_tower)
         same = near_duplicates(retriever, index, options.copies, rng)
-        answers = thresholds(retriever, index, options.queries, rng)
+        held_out = None if options.training is None else _held_out(options.training)
+        answers = thresholds(retriever, index, options.queries, rng, held_out)
     result = {
         **provenance(date, 1, load),
         "bundle": retriever.bundle.name,
@@ -147,10 +154,25 @@ CHANGES: dict[str, Change] = {
 
 
 def thresholds(
-    retriever: Retriever, index: Index, count: int, rng: np.random.Generator
+    retriever: Retriever,
+    index: Index,
+    count: int,
+    rng: np.random.Generator,
+    held_out: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """Return the shares of right and of other pictures above each number of deviations."""
-    items, vectors = list(index.items()), index.vectors()
+    """Return the shares of right and of other pictures above each number of deviations.
+
+    A bundle's prototypes are means of training photos, so that those stand out more than the photos
+    of a stranger: ``held_out`` are the ids of the photos to ask about and to find, None for all.
+    """
+    found = [
+        (item, vector)
+        for item, vector in zip(index.items(), index.vectors(), strict=True)
+        if held_out is None or PurePosixPath(item.path).stem in held_out
+    ]
+    if not found:
+        raise UsageError("None of the pictures was held out of the training.")
+    items, vectors = [item for item, _ in found], np.stack([vector for _, vector in found])
     columns = [
         np.array([str((item.metadata or {}).get(name, "")) for item in items])
         for name in CATALOGUE_COLUMNS.values()
@@ -189,6 +211,11 @@ def thresholds(
         "right_kept": {f"{s:g}": float(v) for s, v in zip(DEVIATIONS, kept, strict=True)},
         "others_kept": {f"{s:g}": float(v) for s, v in zip(DEVIATIONS, wrong, strict=True)},
     }
+
+
+def _held_out(shards: Sequence[str]) -> set[str]:
+    _, development = read_collection(shards, drawings=0)
+    return {image.item.id for image in development}
 
 
 def _deviations(scores: NDArray[np.float32]) -> NDArray[np.float64]:

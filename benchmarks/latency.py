@@ -22,16 +22,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.command import RESULTS, command_parser, positive, run_command, write_result
-from benchmarks.comparison import Rounds, add_round_options
-from benchmarks.gpu import check_gpu, slug
-from benchmarks.measurement import (
+from benchmarks.compared.gpu import check_gpu, slug
+from benchmarks.compared.measurement import (
     LatencySettings,
     export_random,
     measure_random,
     measure_trained,
 )
+from benchmarks.compared.sides import EAGER, LABELS, SDK
+from benchmarks.comparison import Rounds, add_round_options
 from benchmarks.provenance import load_average, provenance
-from benchmarks.sides import EAGER, LABELS, SDK
 from cli.output import note, table
 from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle, embedded_names
 from ztcir_sdk.environment import now

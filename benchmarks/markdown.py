@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 def format_table(
@@ -16,3 +17,16 @@ def format_table(
 def format_count(number: int) -> str:
     """Return a number with spaces between thousands: "10 000"."""
     return f"{number:,}".replace(",", " ")
+
+
+def describe_source(values: Mapping[str, Any], *packages: str) -> str:
+    """Return, for example, "AMD EPYC, 2 threads, onnxruntime 1.32.0, 2026-11-25"."""
+    threads = values["threads"]
+    return ", ".join(
+        (
+            str(values["machine"]["cpu"]),
+            f"{threads} thread{'' if threads == 1 else 's'}",
+            *(f"{name} {values['versions'][name]}" for name in packages),
+            values["date"][:10],
+        )
+    )

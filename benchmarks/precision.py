@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.command import RESULTS, command_parser, positive, run_command, write_result
+from benchmarks.compared.eager import random_model, torch_threads
 from benchmarks.comparison import Rounds, add_round_options, compare
-from benchmarks.eager import random_model, torch_threads
 from benchmarks.provenance import load_average, provenance
 from cli.output import note, table
 from export.agreement import calibration_images

@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from train.loop.record import versions as train_versions
 from ztcir_sdk.environment import describe_machine, versions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +20,8 @@ def provenance(date: str, threads: int, load_before: float | None) -> dict[str, 
         threads: number of threads that it used.
         load_before: `load_average` at the start.
     """
+    from train.loop.record import versions as train_versions  # PyTorch, which ROOT does not need
+
     return {
         "date": date,
         "git": _git_state(),

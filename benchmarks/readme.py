@@ -3,8 +3,8 @@
     python -m benchmarks.readme            write them
     python -m benchmarks.readme --check    exit 1 if a document differs
 
-A region is between two marks, ``<!-- quality -->`` and ``<!-- /quality -->``. The plot of
-docs/method.md is drawn too, if it shows other figures.
+A region is between two marks, ``<!-- quality -->`` and ``<!-- /quality -->``. The plots of
+docs/method.md and README.md are drawn too, if they show other figures.
 """
 
 from __future__ import annotations
@@ -22,12 +22,30 @@ from benchmarks.ablation.report import FILE as ABLATION
 from benchmarks.ablation.report import REGIONS as METHOD_REGIONS
 from benchmarks.answers import FILE as ANSWERS
 from benchmarks.answers import describe_answers
+from benchmarks.cold import describe_cold
 from benchmarks.command import RESULTS, command_parser, run_command
-from benchmarks.markdown import format_count, format_table
+from benchmarks.index.report import FILES as INDEX_FILES
+from benchmarks.index.report import describe_index
+from benchmarks.indexing import plot as indexing_plot
+from benchmarks.indexing.report import describe_indexing
+from benchmarks.markdown import describe_source, format_count, format_table
+from benchmarks.page import FILE as PAGE
+from benchmarks.page import describe_keys
 from benchmarks.provenance import ROOT
+from benchmarks.rules import COMMAND as RULES_COMMAND
+from benchmarks.rules import FILE as RULES
+from benchmarks.rules import describe_rules
 from benchmarks.scale import FILE as SCALE
 from benchmarks.scale import describe_scale
+from benchmarks.serve import FILE as SERVE
+from benchmarks.serve import describe_load
+from benchmarks.training_cost import FILE as TRAINING_COST
+from benchmarks.training_cost import describe_training_cost
+from benchmarks.unwanted import describe_unwanted
+from benchmarks.warm.report import CONCURRENCY, describe_concurrency, describe_warm
+from benchmarks.warm.report import FILE as WARM
 from cli.output import note, write_file
+from ztcir_sdk.benchmark.changes import describe_precision
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.names import IMAGE_ENCODER, METHODS, ORACLE, TEXT_ENCODER, TOKEN_LEARNER
 
@@ -51,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _update_all(options: argparse.Namespace) -> None:
     for name, regions in DOCUMENTS.items():
         _update(options.root / name, regions, options.results, check=options.check)
-    _draw(options.root / PLOT, options.results / ABLATION, check=options.check)
+    for name, (files, drawn) in PLOTS.items():
+        results = [options.results / file for file in files]
+        _draw(options.root / name, results, drawn, check=options.check)
 
 
 def _update(document: Path, regions: Mapping[str, Region], results: Path, *, check: bool) -> None:
@@ -67,21 +87,22 @@ def _update(document: Path, regions: Mapping[str, Region], results: Path, *, che
         note(f"Region {name} is unchanged: {results / regions[name][0]} is missing.")
 
 
-def _draw(path: Path, results: Path, *, check: bool) -> None:
-    """Draw the plot of the ablation, or check which figures it shows."""
-    if not results.is_file():
-        if check and path.is_file():
-            raise ZtcirError(f"There is a plot {path} but no {results}: measure again.")
+def _draw(document: Path, results: Sequence[Path], drawn: Any, *, check: bool) -> None:
+    """Draw a plot of result files with the module `drawn`, or check which figures it shows."""
+    if missing := [file for file in results if not file.is_file()]:
+        if check and document.is_file():
+            raise ZtcirError(f"There is a plot {document} but no {missing[0]}: measure again.")
         return
-    values = json.loads(_read(results))
-    if plot.is_current(path, values):
+    values = [json.loads(_read(file)) for file in results]
+    shown = values if len(values) > 1 else values[0]
+    if drawn.is_current(document, shown):
         return
     if check:
         raise ZtcirError(
-            f"The plot {path} does not show the figures of {results}: run "
+            f"The plot {document} does not show the figures of {results[0]}: run "
             "`python -m benchmarks.readme`."
         )
-    plot.draw_plot(path, values)
+    drawn.draw_plot(document, shown)
 
 
 def region_texts(results: Path, regions: Mapping[str, Region]) -> dict[str, str]:
@@ -177,7 +198,7 @@ def _quality(values: Values) -> str:
             format_table(("method", *SCORES), rows),
             f"{format_count(values['queries'])} queries over "
             f"{format_count(values['gallery'])} pictures, "
-            f"bundle `{values['bundle']['name']}` ({values['bundle']['precision']}), "
+            f"bundle `{values['bundle']['name']}` ({describe_precision(values['bundle'])}), "
             f"{values['date'][:10]}. By mAP@10, `composed` reaches {gains['sum_best']:.2f} times "
             f"the best of `image`, `text` and `sum`, and {gains['stage1']:.2f} times `stage1`.",
         )
@@ -200,8 +221,8 @@ def _requests(values: Values) -> str:
         (
             format_table(("mAP@10", "all", *kinds), rows),
             f"{format_count(values['queries'])} requests over {format_count(values['gallery'])} "
-            f"pictures, bundle `{values['bundle']['name']}` ({values['bundle']['precision']}), "
-            f"{values['date'][:10]}.",
+            f"pictures, bundle `{values['bundle']['name']}` "
+            f"({describe_precision(values['bundle'])}), {values['date'][:10]}.",
         )
     )
 
@@ -224,7 +245,7 @@ def _latency(values: Values) -> str:
         (
             format_table(("milliseconds", "p50", "p90", "p99"), rows),
             f"Indexing: {speed:.0f} pictures a second. Bundle `{values['bundle']['name']}` "
-            f"({values['precision']}), {_machine(values, 'onnxruntime')}.",
+            f"({describe_precision(values)}), {describe_source(values, 'onnxruntime')}.",
         )
     )
 
@@ -253,7 +274,7 @@ def _ratios(values: Values) -> str:
             f"PyTorch runs the same modules eagerly, prompts padded to {tokens['padded']} tokens; "
             f"the SDK cuts them after their end, here to {tokens['cut']}. Times as fast: the "
             "median of the ratios of interleaved rounds, and their middle half. "
-            f"{_machine(values, 'onnxruntime', 'torch')}.",
+            f"{describe_source(values, 'onnxruntime', 'torch')}.",
         )
     )
 
@@ -283,31 +304,7 @@ def _precision(values: Values) -> str:
             format_table((*columns, "cosine", "products"), rows, text_columns=3),
             "Cosine: of int8's vectors with fp32's, on average. Products: their share, and that of "
             "convolutions, of fp32's time; the rest gains nothing. "
-            f"{_machine(values, 'onnxruntime')}.",
-        )
-    )
-
-
-def _unwanted(values: Values) -> str:
-    """Describe what is left of what is not wanted, from `benchmarks.unwanted`."""
-    rows = [
-        (
-            name,
-            f"{kind['ignored']:.2f}",
-            f"{kind['subtracted']:.2f}",
-            f"{kind['left']:.0%}",
-            f"{kind['kept_ignored']:.2f}",
-            f"{kind['kept_subtracted']:.2f}",
-        )
-        for name, kind in values["kinds"].items()
-    ]
-    columns = ("query", "unwanted, ignored", "unwanted, subtracted", "left")
-    return "\n\n".join(
-        (
-            format_table((*columns, "as asked, ignored", "as asked, subtracted"), rows),
-            "As asked: the share of hits that are what the query asks for otherwise. Bundle "
-            f"`{values['bundle']}`, {values['photos_of_each']} photos of each of "
-            f"{len(values['shards'])} shards, {_machine(values, 'onnxruntime')}.",
+            f"{describe_source(values, 'onnxruntime')}.",
         )
     )
 
@@ -331,10 +328,87 @@ REGIONS: Mapping[str, Region] = {
 }
 """Region -> its file, the command that writes the file, and the function that describes it."""
 
+
+def _limits(values: Values) -> str:
+    """Return how well the default bundle answers each kind of request, the worst first."""
+    kinds = values["methods"]["composed"]["per_kind"]
+    oracle = values["methods"][ORACLE]["per_kind"]
+    listed = [
+        f"{kind} {scores['mAP@10']:.2f} ({oracle[kind]['mAP@10']:.2f})"
+        for kind, scores in sorted(kinds.items(), key=lambda one: one[1]["mAP@10"])
+    ]
+    return (
+        "mAP@10 of requests as people type them, and in brackets of a text that names the answer's "
+        f"colour, type and gender: {', '.join(listed)}."
+    )
+
+
+_KINDS = {
+    "detail": "a material or a cut, which only captions name",
+    "not": "a colour that is not wanted, inside the text",
+    "keep": "what no photo can answer, such as a price",
+    "typo": "a mistyped colour",
+    "long": "a request inside a long message",
+    "language": "German, Spanish or French",
+    "instead": "the old value named before the new one",
+    "two": "two changes at once",
+}
+
+
+def _kinds(values: Values) -> str:
+    """Tabulate how well each kind of request is answered, the worst first."""
+    kinds = values["methods"]["composed"]["per_kind"]
+    oracle = values["methods"][ORACLE]["per_kind"]
+    rows = [
+        (
+            _KINDS.get(kind, kind),
+            f"{1 - scores['R@10']:.0%}",
+            f"{scores['mAP@10']:.2f}",
+            f"{oracle[kind]['mAP@10']:.2f}",
+        )
+        for kind, scores in sorted(kinds.items(), key=lambda one: one[1]["mAP@10"])
+    ]
+    columns = ("the text has", "no right photo in the first ten", "mAP@10", "of the answer named")
+    return "\n\n".join(
+        (
+            format_table(columns, rows),
+            f"{format_count(values['queries'])} requests over {format_count(values['gallery'])} "
+            f"photos, bundle `{values['bundle']['name']}`, {values['date'][:10]}.",
+        )
+    )
+
+
 DOCUMENTS: Mapping[str, Mapping[str, Region]] = {
+    "README.md": {
+        "limits": (
+            "val-open-triplets.json",
+            "ztcir eval triplets --method all --json",
+            _limits,
+        )
+    },
     "docs/figures.md": REGIONS,
+    "docs/limits.md": {
+        "kinds": ("val-open-triplets.json", "ztcir eval triplets --method all --json", _kinds),
+        "unwanted": ("unwanted.json", "python -m benchmarks.unwanted", describe_unwanted),
+        "answers": (ANSWERS, "python -m benchmarks.answers", describe_answers),
+    },
+    "docs/serving.md": {
+        "load": (SERVE, "python -m benchmarks.serve", describe_load),
+        "keys": (PAGE, "python -m benchmarks.page", describe_keys),
+    },
+    "docs/performance.md": {
+        "cold": ("cold.json", "python -m benchmarks.cold", describe_cold),
+        "warm": (WARM, "python -m benchmarks.warm", describe_warm),
+        "concurrency": (
+            CONCURRENCY,
+            "python -m benchmarks.warm.concurrency",
+            describe_concurrency,
+        ),
+        "indexing": ("indexing-900x1200.json", "python -m benchmarks.indexing", describe_indexing),
+        "indexing-12MP": ("indexing-12MP.json", "python -m benchmarks.indexing", describe_indexing),
+    },
     "docs/searching.md": {
-        "unwanted": ("unwanted.json", "python -m benchmarks.unwanted", _unwanted)
+        "unwanted": ("unwanted.json", "python -m benchmarks.unwanted", describe_unwanted)
     },
     "docs/method.md": {
         **METHOD_REGIONS,
@@ -343,11 +417,29 @@ DOCUMENTS: Mapping[str, Mapping[str, Region]] = {
             "ztcir eval triplets --method all --json",
             _requests,
         ),
+        "rules": (RULES, RULES_COMMAND, describe_rules),
     },
     "docs/collections.md": {"answers": (ANSWERS, "python -m benchmarks.answers", describe_answers)},
-    "docs/scale.md": {"scale": (SCALE, "python -m benchmarks.scale", describe_scale)},
+    "docs/training.md": {
+        "training-cost": (
+            TRAINING_COST,
+            "python -m benchmarks.training_cost",
+            describe_training_cost,
+        )
+    },
+    "docs/scale.md": {
+        "scale": (SCALE, "python -m benchmarks.scale", describe_scale),
+        **{
+            region: (file, "python -m benchmarks.index", describe_index)
+            for region, file in INDEX_FILES.items()
+        },
+    },
 }
-PLOT = "docs/ablation-triplets.png"
+PLOTS: Mapping[str, tuple[Sequence[str], Any]] = {
+    "docs/ablation-triplets.png": ((ABLATION,), plot),
+    "docs/indexing.png": (indexing_plot.FILES, indexing_plot),
+}
+"""Plot -> the result files that it shows, and the module that draws it."""
 
 
 def _times(timing: Values) -> list[str]:
@@ -364,19 +456,6 @@ def _sizes(timing: Values) -> str:
         f"{timing[many]} {one if timing[many] == 1 else many}"
         for many, one in names.items()
         if many in timing
-    )
-
-
-def _machine(values: Values, *packages: str) -> str:
-    """Return, for example, "AMD EPYC, 2 threads, onnxruntime 1.32.0, 2026-11-25"."""
-    threads = values["threads"]
-    return ", ".join(
-        (
-            str(values["machine"]["cpu"]),
-            f"{threads} thread{'' if threads == 1 else 's'}",
-            *(f"{name} {values['versions'][name]}" for name in packages),
-            values["date"][:10],
-        )
     )
 
 

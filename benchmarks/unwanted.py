@@ -16,7 +16,7 @@ import sys
 import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,19 @@ from typing import Any
 import numpy as np
 
 from benchmarks.command import RESULTS, command_parser, positive, run_command, write_result
+from benchmarks.markdown import describe_source, format_table
 from benchmarks.provenance import load_average, provenance
 from cli.output import note
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import UsageError
+from ztcir_sdk.gallery import AnyIndex
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.query import Query
 from ztcir_sdk.query.unwanted import OF_IMAGES, OF_TEXTS
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = ["main", "measure"]
+__all__ = ["describe_unwanted", "main", "measure"]
 
 DEPTH = 10
 LEAST_SHARE = 0.2
@@ -78,8 +80,9 @@ def _measure_to_file(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="ztcir-unwanted-") as folder:
         photos = Path(folder) / "photos.tar"
         _copy_photos(shards, photos, options.photos)
-        retriever.index(photos, to=Path(folder) / "photos.ztcir")
-        kinds = measure(retriever, options.queries)
+        place = Path(folder) / "photos.ztcir"
+        retriever.index(photos, to=place)
+        kinds = measure(retriever, retriever.open_index(place), options.queries)
     result = {
         **provenance(start, options.threads, load),
         "bundle": retriever.bundle.name,
@@ -108,14 +111,14 @@ def _copy_photos(shards: Sequence[Path], target: Path, count: int) -> None:
                     copy.addfile(member, content)
 
 
-def measure(retriever: Retriever, count: int) -> dict[str, dict[str, Any]]:
-    """Return the figures of each kind of query on the retriever's current index.
+def measure(retriever: Retriever, gallery: AnyIndex, count: int) -> dict[str, dict[str, Any]]:
+    """Return the figures of each kind of query.
 
     Args:
-        retriever: the retriever; its index has items with articleType, baseColour and gender.
+        retriever: the retriever, whose current index is searched.
+        gallery: that index; its items have articleType, baseColour and gender.
         count: number of queries of each kind.
     """
-    gallery = retriever.open_index(getattr(retriever.current_index, "path"))  # noqa: B009
     items = [
         (str(gallery.root / item.path), dict(item.metadata))
         for item in gallery.items()
@@ -229,6 +232,30 @@ def _text_unlike_image(retriever: Retriever, items: Items) -> Iterator[Asked]:
                 return all(metadata[field] == one[field] for field in fields)
 
             yield Asked(query, Query(texts=kind.lower(), unlike=hit.path), like, same)
+
+
+def describe_unwanted(values: Mapping[str, Any]) -> str:
+    """Describe what is left of what is not wanted, from `benchmarks.unwanted`."""
+    rows = [
+        (
+            name,
+            f"{kind['ignored']:.2f}",
+            f"{kind['subtracted']:.2f}",
+            f"{kind['left']:.0%}",
+            f"{kind['kept_ignored']:.2f}",
+            f"{kind['kept_subtracted']:.2f}",
+        )
+        for name, kind in values["kinds"].items()
+    ]
+    columns = ("query", "unwanted, ignored", "unwanted, subtracted", "left")
+    return "\n\n".join(
+        (
+            format_table((*columns, "as asked, ignored", "as asked, subtracted"), rows),
+            "As asked: the share of hits that are what the query asks for otherwise. Bundle "
+            f"`{values['bundle']}`, {values['photos_of_each']} photos of each of "
+            f"{len(values['shards'])} shards, {describe_source(values, 'onnxruntime')}.",
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -22,15 +22,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.ablation.bundled_backbone import bundled_backbone
 from benchmarks.ablation.report import summarise
-from benchmarks.ablation.rows import FROZEN, ROWS, Row, Settings, choose_rows
+from benchmarks.ablation.rows import FROZEN, FULL, ROWS, Row, Settings, choose_rows
 from benchmarks.ablation.store import Store
 from benchmarks.ablation.training import Workshop
-from benchmarks.ablation.validation import read_validation
+from benchmarks.ablation.validation import TIDY, read_validation
 from benchmarks.command import RESULTS, command_parser, positive, run_command, write_result
 from benchmarks.provenance import load_average, provenance
 from cli.output import note, table
+from export.bundled_backbone import bundled_backbone
 from train.data.collection import read_collection
 from train.data.source import read_sources
 from ztcir_sdk.bundle import Bundle
@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train, measure and write the result file; return the exit code."""
     options = _parser().parse_args(arguments)
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that weights are random
+    if options.out is None:
+        options.out = RESULTS / ("ablation-options.json" if options.options else "ablation.json")
     return run_command(lambda: _measure_and_report(options))
 
 
@@ -60,7 +62,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ZtcirError: a file is missing, or a row is unknown.
     """
-    rows = choose_rows(options.rows)
+    names = options.rows
+    if options.options and names is None:
+        names = [FULL.name, *(row.name for row in ROWS if row.option)]
+    rows = choose_rows(names)
     started, load = now(), load_average()
     settings = Settings(
         map_steps=options.steps[0],
@@ -83,11 +88,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         keep=options.keep,
     )
     gallery, _ = read_sources([str(catalogue / "val-*.tar")])
-    queries = catalogue / "val-triplets.jsonl"
-    validation = read_validation(workshop.frozen, gallery, queries, options.runs)
+    validation = read_validation(
+        workshop.frozen,
+        gallery,
+        catalogue / "val-triplets.jsonl",
+        options.runs,
+        catalogue / "val-open-triplets.jsonl",
+    )
     store = Store(options.runs / "results", validation.fingerprint)
     seeds = tuple(dict.fromkeys(options.seeds))
     measure_rows(workshop, store, rows, seeds, validation)
+    found = collect(workshop, store, seeds)
+    kept = rows if options.options else {*rows, *choose_rows(None)}
     return {
         **provenance(started, torch.get_num_threads(), load),
         "settings": {**asdict(settings), "seeds": list(seeds)},
@@ -96,10 +108,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "validation": validation.fingerprint,
             "images": len(images),
             "development": len(development),
-            "queries": len(validation.texts),
+            "queries": validation.kinds.count(TIDY),
+            "open_requests": len(validation.kinds) - validation.kinds.count(TIDY),
             "gallery": len(validation.gallery),
         },
-        **summarise(collect(workshop, store, seeds)),
+        **summarise({row: own for row, own in found.items() if row in kept}),
     }
 
 
@@ -162,12 +175,14 @@ def _parser() -> argparse.ArgumentParser:
         "ablation", "Measure what each part of the method adds, beside rival methods."
     )
     add, rows = parser.add_argument, ", ".join(row.name for row in ROWS)
-    catalogue = "folder of train-*.tar, val-*.tar and val-triplets.jsonl"
+    catalogue = "folder of train-*.tar, val-*.tar and two files of queries"
     add("--catalogue", type=Path, default=Path("catalogue"), help=catalogue)
     add("--backbone", type=Path, help="checkpoint of the backbone; if None, the embedded bundle's")
     add("--features", type=Path, default=Path("runs/features"), help="cache of image features")
     add("--runs", type=Path, default=Path("runs/ablation"), help="folder of runs and results")
-    add("--out", type=Path, default=RESULTS / "ablation.json", help="result file")
+    add("--out", type=Path, help="result file; default: ablation.json in benchmarks/results")
+    switches = "measure the switches that are off by default, into ablation-options.json"
+    add("--options", action="store_true", help=switches)
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of trainings and triplets")
     add("--rows", nargs="+", metavar="ROW", help=f"rows to measure, of {rows}")
     add(

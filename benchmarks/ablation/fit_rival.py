@@ -27,11 +27,7 @@ from benchmarks.ablation.rivals import (
     concept_phrases,
     cosine_loss,
     likeliest_scale,
-    masked_caption,
-    masked_ids,
-    noisy_text,
     projection_model,
-    self_masking_loss,
     token_distillation,
     tokenizer_of,
 )
@@ -42,12 +38,12 @@ from train.loop.engine import Engine
 from train.loop.features import image_features, text_features
 from train.loop.record import data_fingerprint
 from train.loop.run import Run, Schedule, parameter_groups
-from train.model import ComposedModel, load_backbone
+from train.model import ComposedModel, load_backbone, masked_ids
 from train.settings import MapTraining, StageSettings
 from train.stages.frozen_captions import encode_captions
-from train.stages.losses import info_nce
+from train.stages.losses import info_nce, noisy_text, self_masking_loss
 from train.stages.map_batches import is_captioned
-from train.wordings import product_caption
+from train.wordings import masked_caption, product_caption
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.files import open_whole
 from ztcir_sdk.names import MAPPED_PROMPT, is_known
@@ -95,7 +91,7 @@ class _Setup:
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return frozen embeddings of texts, cached for the other seeds."""
         return text_features(
-            self.model.backbone, texts, self.cache, lambda: encode_captions(self.model, texts)
+            self.model.backbone, texts, self.cache, lambda some: encode_captions(self.model, some)
         )
 
 

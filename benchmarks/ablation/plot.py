@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from benchmarks.drawing import new_figure, shows, write_figure
 from benchmarks.markdown import format_count
-from cli.output import write_file
-from ztcir_sdk.errors import MissingDependencyError, install_hint
 
 NUMBERS: Mapping[str, int | None] = {
     "stage1": 0,
@@ -28,7 +22,6 @@ LEVELS: Mapping[str, str] = {
     "oracle": "oracle",
     "sum-best": "sum of image and text, best weight",
 }
-METADATA = "ztcir-figures"
 Values = Mapping[str, Any]
 
 
@@ -51,19 +44,13 @@ def _levels(values: Values) -> list[tuple[str, float]]:
     return [(LEVELS[name], rows[name]["mean"]["mAP@10"]) for name in LEVELS if name in rows]
 
 
-def _digest(values: Values) -> str:
-    shown = json.dumps([points(values), _levels(values)])
-    return hashlib.sha256(shown.encode()).hexdigest()
+def _shown(values: Values) -> list[Any]:
+    return [points(values), _levels(values)]
 
 
 def is_current(path: Path, values: Values) -> bool:
     """Whether a PNG shows the figures of a result file, whatever its bytes."""
-    try:
-        with Image.open(path) as image:
-            found: object = image.info.get(METADATA)
-    except OSError:
-        return False
-    return found == _digest(values)
+    return shows(path, _shown(values))
 
 
 def draw_plot(path: Path, values: Values) -> None:
@@ -73,15 +60,9 @@ def draw_plot(path: Path, values: Values) -> None:
         MissingDependencyError: matplotlib is not installed.
         ZtcirError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"The plot needs matplotlib: {install_hint('dev')}."
-        ) from error
     found = points(values)
     places = [_place(number) for number, _, _ in found]
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure = new_figure(6.4, 3.8)
     axes = figure.subplots()
     axes.errorbar(
         places,
@@ -100,9 +81,7 @@ def draw_plot(path: Path, values: Values) -> None:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=130, metadata={METADATA: _digest(values)})
-    write_file(path, stream.getvalue())
+    write_figure(figure, path, _shown(values))
 
 
 def _place(number: int) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.ablation.rows import FROZEN, Row
+from benchmarks.ablation.rows import FROZEN, ROWS, Row
 from benchmarks.markdown import format_count, format_table
 
 Values = Mapping[str, Any]
@@ -106,6 +106,7 @@ def claims(rows: Values) -> list[Claim]:
         GAIN,
         _keeps_half("little synthetic data is enough", "1 000 triplets", "triplets-1000"),
         _keeps_half(quality, "triplets from captions", "captions"),
+        *([PHOTOS_ALONE] if "tags" in rows else []),
         _keeps_half(quality, "triplets with noise", "noisy"),
         _keeps_half(quality, "triplets from captions with noise", "captions-noisy"),
         _above("hard negatives help", "mined above in-batch only", "composed", "in-batch"),
@@ -131,6 +132,11 @@ def _keeps_half(text: str, what: str, row: str) -> Claim:
     compared = f"{what} give more than half of the gain over Stage I that all clean ones give"
     terms = {row: 1, "stage1": HALF - 1, "composed": -HALF}
     return Claim(text, compared, terms, given=GAIN)  # half of no gain would hold trivially
+
+
+PHOTOS_ALONE = _keeps_half(
+    "works with photos alone", "triplets from tags, without captions and attributes,", "tags"
+)
 
 
 def judge(claim: Claim, rows: Values) -> tuple[list[float], str]:
@@ -176,7 +182,7 @@ def _triplets(values: Values) -> str:
     """Describe numbers of triplets and their quality."""
     names = (
         *("stage1", "triplets-100", "triplets-1000", "triplets-10000", "composed"),
-        *("noisy", "captions", "captions-noisy"),
+        *("noisy", "captions", "captions-noisy", "tags"),
     )
     rows, settings = values["rows"], values["settings"]
     labels = {
@@ -188,6 +194,9 @@ def _triplets(values: Values) -> str:
         if name in rows:
             made = format_count(round(rows[name]["mean"]["triplets"]))
             labels[name] = f"{made} from captions{noise}"
+    if "tags" in rows:
+        made = format_count(round(rows["tags"]["mean"]["triplets"]))
+        labels["tags"] = f"{made} from photos alone, captions and attributes hidden"
     return f"{PICTURE}\n\n{_scores(values, names, labels)}"
 
 
@@ -244,14 +253,17 @@ def _scores(values: Values, names: Sequence[str], labels: Mapping[str, str] | No
     """Return a table of the named rows, and the oracle as its last row."""
     rows, labels = values["rows"], labels or {}
     oracle = rows["oracle"]["mean"][MAP]
+    requests = [metric for metric in rows["oracle"]["mean"] if metric.endswith(f" {MAP}")]
     lines = []
     for name in (*names, "oracle"):
         if name in rows:
             row = rows[name]
             scores = [_figure(row, metric) for metric in ("R@1", "R@10", MAP, OWN)]
             share = f"{row['mean'][MAP] / oracle:.0%}"
-            lines.append((labels.get(name, row["label"]), *scores, share))
-    columns = ("", "R@1", "R@10", MAP, "own image R@1", "of oracle's mAP@10")
+            kinds = [_figure(row, metric) for metric in requests]
+            lines.append((labels.get(name, row["label"]), *scores, share, *kinds))
+    kinds = [metric.removesuffix(f" {MAP}") for metric in requests]
+    columns = ("", "R@1", "R@10", MAP, "own image R@1", "of oracle's mAP@10", *kinds)
     return format_table(columns, lines)
 
 
@@ -262,11 +274,40 @@ def _figure(row: Values, metric: str) -> str:
     return f"{mean} ± {row['spread'][metric]:.3f}" if len(row["seeds"]) > 1 else mean
 
 
+def _options(values: Values) -> str:
+    """Return a table of the switches that are off by default, with a verdict each."""
+    rows = values["rows"]
+    full = rows["composed"]
+    by_seed = dict(zip(full["seeds"], full["values"][MAP], strict=True))
+    lines = [("full method, all off", _figure(full, MAP), "", "", "")]
+    for row in (row for row in ROWS if row.option and row.name in rows):
+        own = rows[row.name]
+        gains = [
+            value - by_seed[seed]
+            for seed, value in zip(own["seeds"], own["values"][MAP], strict=True)
+            if seed in by_seed
+        ]
+        least, most = min(gains), max(gains)
+        verdict = "helps" if least > 0 else "costs" if most < 0 else "no more than seeds differ"
+        lines.append(
+            (
+                own["label"],
+                _figure(own, MAP),
+                f"{statistics.fmean(gains):+.3f}",
+                f"{least:+.3f} to {most:+.3f}",
+                verdict if len(gains) > 1 else f"{verdict}, by one seed",
+            )
+        )
+    columns = ("", MAP, "against the full method", "of each seed", "")
+    return f"{format_table(columns, lines)}\n\n{_settings(values)}"
+
+
 REGIONS: Mapping[str, tuple[str, str, Callable[[Values], str]]] = {
     "ablation-claims": (FILE, COMMAND, _claims),
     "ablation-parts": (FILE, COMMAND, _parts),
     "ablation-triplets": (FILE, COMMAND, _triplets),
     "ablation-rivals": (FILE, COMMAND, _rivals),
     "ablation-settings": (FILE, COMMAND, _settings),
+    "ablation-options": ("ablation-options.json", f"{COMMAND} --options", _options),
 }
 """Regions of docs/method.md, for `benchmarks.readme`."""

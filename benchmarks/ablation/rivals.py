@@ -16,7 +16,6 @@ length 1 and a CLIP's raw ones do not.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,7 +28,6 @@ from torch import Tensor, nn
 
 from train.model import Backbone, ComposedModel, ModelConfig, TextTower, tower_tokenizer
 from train.stages.losses import info_nce
-from ztcir_sdk.names import PLACEHOLDER_ID
 from ztcir_sdk.tokenizer import Tokenizer
 
 TEMPERATURE = 0.25  # SEARLE's distillation
@@ -156,64 +154,6 @@ def token_distillation(inverted: Tensor, predicted: Tensor, temperature: float) 
     logits = (both @ both.T / temperature).masked_fill(itself, -1.0e4)
     partners = torch.arange(2 * count, device=both.device).roll(count)
     return F.cross_entropy(logits, partners)
-
-
-def noisy_text(embeds: Tensor, rng: np.random.Generator) -> Tensor:
-    """Add Unif(0, 1) x N(0, I) to text embeddings (LinCIR sec. 3.2), before `_Projection`.
-
-    The noise is divided by sqrt(D), because the projection multiplies by it.
-
-    Args:
-        embeds: (B, D), L2-normalised.
-        rng: source of the noise.
-    """
-    count, width = embeds.shape
-    noise = rng.random((count, 1)) * rng.standard_normal((count, width)) / width**0.5
-    return embeds + torch.from_numpy(noise).to(embeds)
-
-
-def self_masking_loss(masked: Tensor, whole: Tensor) -> Tensor:
-    """Return the mean squared error of (B, D) embeddings (LinCIR sec. 3.2, eq. 1)."""
-    return F.mse_loss(masked, whole)
-
-
-_FUNCTIONS = (
-    "a an the and or of to for with from as is are was were be it its this that these those which "
-    "who than then there has have not no very so in on at by near under over into up down out off "
-    "his her their our your my"
-)
-_FUNCTION_WORDS = frozenset(_FUNCTIONS.split())
-_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
-
-
-def masked_caption(caption: str) -> list[str | None]:
-    """Replace each run of keywords in a caption by one placeholder, None.
-
-    Returns:
-        For example ``[None, "for", None]`` for "red dress for women". A caption without keywords
-        becomes "a photo of" and the placeholder, as in LinCIR's code.
-    """
-    pieces: list[str | None] = []
-    for word in _WORD.findall(caption.lower()):
-        piece = word if word in _FUNCTION_WORDS else None
-        if piece is not None and pieces and pieces[-1] is not None:
-            pieces[-1] += f" {piece}"
-        elif piece is not None or not pieces or pieces[-1] is not None:
-            pieces.append(piece)
-    return pieces if None in pieces else ["a photo of", None]
-
-
-def masked_ids(tokenizer: Tokenizer, pieces: Sequence[str | None]) -> list[int]:
-    """Return a masked caption's token ids, cut to the context; a placeholder has id -1."""
-    special = {tokenizer.sot, tokenizer.eot}
-    ids = [
-        token
-        for piece in pieces
-        for token in ([PLACEHOLDER_ID] if piece is None else tokenizer.encode(piece))
-        if token not in special
-    ]
-    start = [] if tokenizer.sot is None else [tokenizer.sot]
-    return [*start, *ids[: tokenizer.context_length - len(start) - 1], tokenizer.eot]
 
 
 INVERSION_PROMPTS = (

@@ -8,6 +8,8 @@ from typing import Any
 
 from ztcir_sdk.errors import check_choice
 
+_UNCHANGING = {"name", "label", "option"}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -20,11 +22,17 @@ class Row:
             "frozen" (nothing is trained).
         vsi: whether the model has VSI.
         alignment: whether Stage I has the soft text alignment loss.
-        source: source of Stage II's triplets, "attributes" or "captions".
+        source: source of Stage II's triplets, "attributes", "captions" or "tags". With "tags", both
+            stages see photos alone, as `ztcir adapt` trains on them: all captions and attributes
+            are hidden, and there are no drawings.
         triplets: largest number of triplets; None for all.
         noisy: whether a share of the triplets (`Settings.noise`) has one wrong target.
         mined: whether hard negatives are mined beside the batch's own targets and references.
         rival: name in `benchmarks.ablation.rivals.RIVALS`.
+        map_changes, compose_changes, part_changes: fields of `MapTraining`, `ComposeTraining` and
+            `ModelConfig` that differ, with their values.
+        storage: type of the cached patch features, "fp16" or "int8".
+        option: whether it is a switch that is off by default; it is measured if it is named.
     """
 
     name: str
@@ -37,11 +45,16 @@ class Row:
     noisy: bool = False
     mined: bool = True
     rival: str = ""
+    map_changes: tuple[tuple[str, Any], ...] = ()
+    compose_changes: tuple[tuple[str, Any], ...] = ()
+    part_changes: tuple[tuple[str, Any], ...] = ()
+    storage: str = "fp16"
+    option: bool = False
 
     def changes(self) -> dict[str, Any]:
         """Return the attributes that differ from the full method."""
         full = asdict(FULL)
-        own = {key: value for key, value in asdict(self).items() if key not in {"name", "label"}}
+        own = {key: value for key, value in asdict(self).items() if key not in _UNCHANGING}
         return {key: value for key, value in own.items() if value != full[key]}
 
 
@@ -69,14 +82,62 @@ ROWS: tuple[Row, ...] = (
     Row("noisy", "triplets with noise", noisy=True),
     Row("captions", "triplets from captions", source="captions"),
     Row("captions-noisy", "triplets from captions with noise", source="captions", noisy=True),
+    Row("tags", "photos alone", source="tags", triplets=20000, mined=False),
     Row("pic2word", "Pic2Word-like", stage="rival", rival="pic2word"),
     Row("searle", "SEARLE-like", stage="rival", rival="searle"),
     Row("lincir", "LinCIR-like", stage="rival", rival="lincir"),
+    Row(
+        "patches-2x2",
+        "patches pooled to 2x2 of 5x4",
+        part_changes=(("patch_grid", (2, 2)),),
+        option=True,
+    ),
+    Row("patches-int8", "patches stored as int8", storage="int8", option=True),
+    Row(
+        "ema",
+        "moving average of the weights",
+        map_changes=(("ema", 0.98),),  # of 120 and 80 steps
+        compose_changes=(("ema", 0.98),),
+        option=True,
+    ),
+    Row(
+        "unclipped",
+        "gradients not clipped",
+        map_changes=(("clip", 0.0),),
+        compose_changes=(("clip", 0.0),),
+        option=True,
+    ),
+    Row(
+        "self-masking",
+        "self-masking projection (SMP) in Stage I",
+        map_changes=(("self_masking", 1.0),),
+        option=True,
+    ),
+    Row(
+        "anchored",
+        "text-anchored triplets in Stage I",
+        map_changes=(("anchored", 0.5),),
+        option=True,
+    ),
+    Row("tokens-3", "three pseudo-words", part_changes=(("tokens", 3),), option=True),
+    Row(
+        "tokens-3-diverse",
+        "three pseudo-words, kept apart",
+        map_changes=(("diversity", 0.5),),
+        part_changes=(("tokens", 3),),
+        option=True,
+    ),
+    Row(
+        "mine-every-8",
+        "all images mined every 8 steps",
+        compose_changes=(("mine_every", 8),),
+        option=True,
+    ),
 )
 
 
 def choose_rows(names: Sequence[str] | None) -> tuple[Row, ...]:
-    """Return the named rows in the order of `ROWS`; all rows for None.
+    """Return the named rows in the order of `ROWS`; for None, all but the options.
 
     Raises:
         UsageError: there is no row with one of the names.
@@ -84,7 +145,7 @@ def choose_rows(names: Sequence[str] | None) -> tuple[Row, ...]:
     known = [row.name for row in ROWS]
     for name in names or ():
         check_choice("row", name, known)
-    return ROWS if names is None else tuple(row for row in ROWS if row.name in names)
+    return tuple(row for row in ROWS if (not row.option if names is None else row.name in names))
 
 
 @dataclass(frozen=True)

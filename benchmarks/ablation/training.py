@@ -15,8 +15,10 @@ from benchmarks.ablation.fit_rival import fit_rival
 from benchmarks.ablation.rivals import RIVALS
 from benchmarks.ablation.rows import Row, Settings
 from benchmarks.ablation.validation import Scores, Validation
+from export.adapt.pictures import Pictures, see, word_bank, words_checksum
 from export.default import Recipe
 from train.data.image import TrainingImage
+from train.data.item import Item
 from train.loop.record import data_fingerprint
 from train.model import (
     Backbone,
@@ -26,12 +28,13 @@ from train.model import (
     load_backbone,
     load_model,
 )
-from train.settings import ComposeTraining, Compute, MapTraining, StageSettings
+from train.settings import ComposeTraining, Compute, MapTraining, StageSettings, described
 from train.stages.fit_compose import fit_compose
 from train.stages.fit_map import fit_map
+from train.tags import default_groups
 from train.triplets.from_attributes import write_triplets
 from train.triplets.from_captions import mine_captions
-from train.triplets.stage_two import StageTwoData, stage_two_data
+from train.triplets.stage_two import DEVELOPMENT_TRIPLETS, StageTwoData, stage_two_data
 from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
 
 
@@ -82,19 +85,35 @@ class Workshop:
             "development": data_fingerprint(self.development)["sha256"][:16],
         }
 
+    @cached_property
+    def _hidden(self) -> Pictures:
+        """Return the photos with hidden captions and attributes, tagged as `ztcir adapt` does."""
+        parts = [
+            [_without_texts(image) for image in some if not image.is_drawing]
+            for some in (self.images, self.development)
+        ]
+        return see(self.frozen, parts, default_groups(), self.features)
+
+    def _images(self, row: Row) -> tuple[Sequence[TrainingImage], Sequence[TrainingImage]]:
+        """Return the images that a row trains on, and those that select."""
+        if row.source == "tags":
+            return self._hidden.training.images, self._hidden.held_out.images
+        return self.images, self.development
+
     def parts(self, row: Row) -> ModelConfig:
         """Return a row's model parts."""
-        return self.recipe.parts if row.vsi else replace(self.recipe.parts, vsi_layers=())
+        changes: dict[str, Any] = {} if row.vsi else {"vsi_layers": ()}
+        return replace(self.recipe.parts, **changes, **dict(row.part_changes))
 
     def mapping(self, row: Row, seed: int) -> MapTraining:
         """Return a row's configuration of Stage I, or of a rival."""
         changes: dict[str, Any] = {} if row.alignment else {"alignment": 0.0}
-        return replace(self.recipe.mapping, seed=seed, **changes)
+        return replace(self.recipe.mapping, seed=seed, **changes, **dict(row.map_changes))
 
     def composing(self, row: Row, seed: int) -> ComposeTraining:
         """Return a row's configuration of Stage II."""
         changes: dict[str, Any] = {} if row.mined else {"mined": 0}
-        return replace(self.recipe.composing, seed=seed, **changes)
+        return replace(self.recipe.composing, seed=seed, **changes, **dict(row.compose_changes))
 
     def identity(self, row: Row, seed: int) -> dict[str, Any]:
         """Return all that a row's result depends on, except the queries, as JSON values."""
@@ -103,17 +122,24 @@ class Workshop:
             return {**values, "drawings": None}
         settings = asdict(self.settings)
         inversion = {name: settings.pop(name) for name in ("inverted", "inversion_steps")}
-        values |= {"mapping": asdict(self.mapping(row, seed)), "map_steps": settings["map_steps"]}
+        values |= {
+            "mapping": described(self.mapping(row, seed)),
+            "map_steps": settings["map_steps"],
+        }
         if row.stage == "rival":
             steps = {"rival": row.rival, "compose_steps": settings["compose_steps"]}
             return {**values, **steps, **(inversion if row.rival == "searle" else {})}
-        values["parts"] = asdict(self.parts(row))
+        if row.source == "tags":
+            values["words"] = words_checksum(default_groups())
+        values["parts"] = described(self.parts(row))
+        if row.storage != "fp16":
+            values["storage"] = row.storage
         if row.stage == "map":
             return values
         noise = settings["noise"] if row.noisy else 0.0
         data = {"source": row.source, "triplets": self._count(row), "noise": noise}
         steps = {"compose_steps": settings["compose_steps"]}
-        return {**values, "composing": asdict(self.composing(row, seed)), **steps, **data}
+        return {**values, "composing": described(self.composing(row, seed)), **steps, **data}
 
     def measure(self, row: Row, seed: int, validation: Validation) -> dict[str, Scores]:
         """Train a row with a seed, or resume its training; return scores by row of the table."""
@@ -149,16 +175,20 @@ class Workshop:
         folder = self._folder("map", row, seed)
         fit_map(
             self.backbone,
-            self.images,
-            self.development,
+            *self._images(row),
             self.mapping(row, seed),
             self.parts(row),
-            self._stage_settings(folder, self.settings.map_steps),
+            self._stage_settings(folder, self.settings.map_steps, row.storage),
+            word_bank=word_bank(default_groups()) if row.source == "tags" else None,
         )
         return folder
 
-    def _stage_settings(self, folder: Path, steps: int | None = None) -> StageSettings:
-        return StageSettings(folder, self.features, compute=self.compute, steps=steps)
+    def _stage_settings(
+        self, folder: Path, steps: int | None = None, storage: str = "fp16"
+    ) -> StageSettings:
+        return StageSettings(
+            folder, self.features, compute=self.compute, steps=steps, patch_storage=storage
+        )
 
     def _fit_compose(self, row: Row, seed: int, folder: Path) -> int:
         mapped = self._fit_map(row, seed)
@@ -166,10 +196,10 @@ class Workshop:
         config = self.composing(row, seed)
         fit_compose(
             mapped,
-            self.images,
+            self._images(row)[0],
             replace(data, triplets=repeated(data.triplets, config.batch_size), unseen_wordings=[]),
             config,
-            self._stage_settings(folder, self.settings.compose_steps),
+            self._stage_settings(folder, self.settings.compose_steps, row.storage),
         )
         return len(data.triplets)
 
@@ -186,6 +216,8 @@ class Workshop:
         """Return a row's data for Stage II; all rows have the same development triplets."""
         noise = self.settings.noise if row.noisy else 0.0
         count = self._count(row)
+        if row.source == "tags":
+            return self._tag_triplets(count, seed)
         made = 2 if row.source == "captions" else count
         data = self._stage_two_data(count=made, seed=seed, noise=noise)
         if row.source == "attributes":
@@ -197,6 +229,21 @@ class Workshop:
             mined = caption_triplets(self.images, count=count, seed=seed, noise=noise)
             write_triplets(path, mined)
         return replace(data, triplets=read_triplets(path))
+
+    def _tag_triplets(self, count: int, seed: int) -> StageTwoData:
+        """Return triplets from tags, to train on and to select by."""
+        held_out = self._hidden.held_out
+        return StageTwoData(
+            self._hidden.training.triplets(count, seed=seed),
+            held_out.images,
+            held_out.triplets(DEVELOPMENT_TRIPLETS, seed=1),
+            [],
+        )
+
+
+def _without_texts(image: TrainingImage) -> TrainingImage:
+    item = Item(image.item.id, gender="", type="", colour="", pattern=None, caption="")
+    return replace(image, item=item)
 
 
 def caption_triplets(

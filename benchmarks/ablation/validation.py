@@ -1,6 +1,8 @@
 """The validation queries: frozen features once, then any model's scores, in PyTorch and float32.
 
-They select nothing. The figures equal those of `ztcir eval triplets`, as a test checks.
+They select nothing. The figures equal those of `ztcir eval triplets` with a bundle of the model
+alone, as a test checks. Slips are not corrected and nothing refused is taken out, since the rows
+compare models and not what a search does around them.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.ablation.rivals import tokenizer_of
 from train.data.image import TrainingImage
-from train.loop.features import BATCH
+from train.loop.sizes import Sizes
 from train.model import Backbone, ComposedModel, encode_by_length, hash_tensors
 from train.stages.frozen_captions import encode_captions
 from ztcir_sdk.evaluation.attribute_caption import attribute_caption
@@ -34,6 +36,8 @@ __all__ = ["Scores", "Validation", "read_validation"]
 
 Scores = dict[str, float]
 DEPTH = 10
+TIDY = "tidy"
+"""Kind of a triplet of attributes, in whatever kinds its own file divides them."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Validation:
         reference_of: (Q,), each query's row in `patches`.
         texts: (Q) modification texts.
         captions: (Q) attributes of the first targets as text.
+        kinds: (Q) kind of open request, or `TIDY` for the triplets of attributes.
         targets: (Q) rows of the targets in the gallery.
         fingerprint: fingerprint of all of it.
     """
@@ -57,17 +62,29 @@ class Validation:
     reference_of: NDArray[np.int64]
     texts: Sequence[str]
     captions: Sequence[str]
+    kinds: Sequence[str]
     targets: Sequence[Sequence[int]]
     fingerprint: str
 
     def score(self, queries: NDArray[np.float32]) -> Scores:
-        """Return recalls and mAP@10 of query embeddings (Q, D), without references in rankings."""
+        """Return the scores of query embeddings (Q, D), without references in rankings.
+
+        Recalls and mAP@10 are those of the tidy triplets; "open mAP@10" is that of all open
+        requests, and "not mAP@10", say, that of one kind of them.
+        """
         excluded = [[row] for row in self.reference_rows[self.reference_of].tolist()]
         relevant = relevance(rank(queries, self.gallery, DEPTH, excluded=excluded), self.targets)
         counts = [len(own) for own in self.targets]
-        scores = {f"R@{k}": float(recall_at_k(relevant, k).mean()) for k in RECALLS}
+        kinds = np.array(self.kinds)
+        tidy = kinds == TIDY
+        scores = {f"R@{k}": float(recall_at_k(relevant, k)[tidy].mean()) for k in RECALLS}
         precision = average_precision_at_k(relevant, counts, DEPTH)
-        return {**scores, f"mAP@{DEPTH}": float(precision.mean())}
+        scores[f"mAP@{DEPTH}"] = float(precision[tidy].mean())
+        if not tidy.all():
+            scores[f"open mAP@{DEPTH}"] = float(precision[~tidy].mean())
+        for kind in dict.fromkeys(kinds[~tidy].tolist()):
+            scores[f"{kind} mAP@{DEPTH}"] = float(precision[kinds == kind].mean())
+        return scores
 
     def composed(
         self, model: ComposedModel, *, prompt: str = COMPOSED_PROMPT, scale: float = 1.0
@@ -76,11 +93,14 @@ class Validation:
         return self.score(self._encode(model, prompt, self.reference_of, self.texts, scale))
 
     def own_image(self, model: ComposedModel) -> Scores:
-        """Return how often "a photo of $", adapters off, finds its own image (`mapped`)."""
-        references = np.arange(len(self.reference_rows))
+        """Return how often "a photo of $", adapters off, finds its own image (`mapped`).
+
+        The images are the references of the tidy triplets.
+        """
+        references = np.unique(self.reference_of[np.array(self.kinds) == TIDY])
         queries = self._encode(model, MAPPED_PROMPT, references, None, 0.0)
         ranking = rank(queries, self.gallery, DEPTH)
-        found = relevance(ranking, [[row] for row in self.reference_rows.tolist()])
+        found = relevance(ranking, [[row] for row in self.reference_rows[references].tolist()])
         return {f"self_R@{k}": float(recall_at_k(found, k).mean()) for k in (1, DEPTH)}
 
     def frozen(self, model: ComposedModel) -> dict[str, Scores]:
@@ -121,7 +141,8 @@ class Validation:
         def encode(rows: NDArray[np.int64]) -> Tensor:
             own = references[rows]
             v = torch.from_numpy(self.gallery[self.reference_rows[own]])
-            learned = model.learn_token(v, torch.from_numpy(self.patches[own]))
+            patches = model.backbone.pooled(torch.from_numpy(self.patches[own]))
+            learned = model.learn_token(v, patches)
             found: Tensor = model.encode_query(
                 torch.from_numpy(tokenizer.pad([ids[row] for row in rows])),
                 torch.arange(len(rows)),
@@ -144,7 +165,11 @@ def _mix(
 
 
 def read_validation(
-    backbone: Backbone, images: Sequence[TrainingImage], triplets: Path, cache: Path
+    backbone: Backbone,
+    images: Sequence[TrainingImage],
+    triplets: Path,
+    cache: Path,
+    open_requests: Path | None = None,
 ) -> Validation:
     """Encode the gallery, or read its cached features.
 
@@ -153,17 +178,21 @@ def read_validation(
         images: the whole gallery.
         triplets: file of the queries, in the format of `read_triplets`.
         cache: folder of cached features.
+        open_requests: file of open requests, in the same format, measured beside them by kind.
 
     Raises:
-        ZtcirError: the file cannot be read, or names an image that is not in the gallery.
+        ZtcirError: a file cannot be read, or names an image that is not in the gallery.
     """
     place = {image.item.id: row for row, image in enumerate(images)}
-    queries = read_triplets(triplets, gallery=place.keys())
+    files = [triplets] if open_requests is None else [triplets, open_requests]
+    tidy, *wild = (read_triplets(file, gallery=place.keys()) for file in files)
+    kinds = [TIDY] * len(tidy) + [query.kind for some in wild for query in some]
+    queries = [*tidy, *(query for some in wild for query in some)]
     rows, reference_of = np.unique(
         [place[query.reference] for query in queries], return_inverse=True
     )
     firsts = [images[place[query.targets[0]]].item for query in queries]
-    digest = hashlib.sha256(triplets.read_bytes())
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files))
     hash_tensors(digest, backbone.clip.visual.state_dict().items())
     digest.update(json.dumps([backbone.preprocess_cfg, list(place)], sort_keys=True).encode())
     fingerprint = digest.hexdigest()[:16]
@@ -177,6 +206,7 @@ def read_validation(
         reference_of.reshape(-1),
         [query.text for query in queries],
         [attribute_caption(item.colour, item.type, item.gender) for item in firsts],
+        kinds,
         [[place[name] for name in query.targets] for query in queries],
         fingerprint,
     )
@@ -207,7 +237,7 @@ def _encode_images(
     preprocess = Preprocessing.from_open_clip(backbone.preprocess_cfg)
     embeds, patches, wanted = [], [], np.zeros(len(images), dtype=np.bool_)
     wanted[references] = True
-    for rows in np.array_split(np.arange(len(images)), -(-len(images) // BATCH)):
+    for rows in np.array_split(np.arange(len(images)), -(-len(images) // Sizes.images)):
         pixels = preprocess([images[row].load() for row in rows])
         v, p = backbone.encode_image(torch.from_numpy(pixels).to(backbone.device))
         embeds.append(v.cpu().numpy())

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.command import RESULTS, command_parser, run_command, write_result
-from benchmarks.fuzz.run import CASE_BYTES, CASE_SECONDS, run_kind
+from benchmarks.fuzz.run import CASE_BYTES, CASE_SECONDS, KINDS, run_kind
 from benchmarks.provenance import load_average, provenance
 from cli.output import note, progress_bars
 from ztcir_sdk.environment import now
@@ -18,6 +18,8 @@ CASES = {
     "manifests": 5_000,
     "tokenizers": 2_000,
     "archives": 5_000,
+    "heic": 5_000,
+    "raw": 5_000,
     "pictures": 100_000,
 }
 """Kind -> number of cases."""
@@ -41,6 +43,9 @@ def main() -> int:
         with progress_bars() as progress:
             for name in CASES:
                 if not (count := getattr(given, name)):
+                    continue
+                if not KINDS[name].is_available:
+                    note(f"{name}: left out, because {KINDS[name].package} is not installed")
                     continue
                 found = run_kind(name, count, functools.partial(progress, name))
                 where = provenance(date, 1, load)

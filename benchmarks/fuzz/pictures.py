@@ -1,4 +1,4 @@
-"""Pictures: every documented format, as encoders write it and changed by chance."""
+"""Pictures: every documented format, as encoders and cameras write it, and changed by chance."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms
 
+from benchmarks.fuzz.dng import make_dng
 from benchmarks.fuzz.mutations import mutated_bytes
-from ztcir_sdk.decoding import load_image
+from benchmarks.provenance import ROOT
+from ztcir_sdk.decoding.decode import NamedBytes, load_image
 from ztcir_sdk.errors import ImageError
 
-__all__ = ["make_picture", "read_picture"]
+__all__ = ["make_heic", "make_picture", "make_raw", "read_heic", "read_picture", "read_raw"]
+
+RAW_SUFFIXES = (".dng", ".cr2", ".nef", ".arw", ".raf")
 
 
 def make_picture(rng: random.Random) -> bytes:
@@ -30,11 +34,38 @@ def make_picture(rng: random.Random) -> bytes:
 def read_picture(file: Path, rng: random.Random) -> str:
     """Decode a picture; return "read" or "refused"."""
     try:
-        image = load_image(file if rng.random() < 0.5 else file.read_bytes(), name=file.name)
+        source = file if rng.random() < 0.5 else NamedBytes(file.read_bytes(), file.name)
+        image = load_image(source)
     except ImageError:
         return "refused"
     assert image.mode == "RGB"
     return "read"
+
+
+def make_heic(rng: random.Random) -> bytes:
+    """Return an HEIC file."""
+    return mutated_bytes(rng, _heic(), [_heic(), _samples()[1]])
+
+
+def read_heic(file: Path, rng: random.Random) -> str:
+    """Decode an HEIC file with pi-heif; return "read" or "refused"."""
+    return read_picture(file, rng)
+
+
+def make_raw(rng: random.Random) -> bytes:
+    """Return a camera RAW file."""
+    known = _raw_samples()
+    data = mutated_bytes(rng, rng.choice(known), [*known, _samples()[0], _samples()[16]])
+    if rng.random() < 0.1:  # what other cameras write first
+        magic = rng.choice((b"II*\0\x10\0\0\0CR", b"IIU\0", b"IIRO", b"MMOR", b"FUJIFILMCCD-RAW"))
+        data = magic + data[len(magic) :]
+    return data
+
+
+def read_raw(file: Path, rng: random.Random) -> str:
+    """Decode the preview of a camera RAW file with rawpy; return "read" or "refused"."""
+    # A DNG is a TIFF, and is camera RAW by its name alone.
+    return read_picture(file.rename(file.with_suffix(rng.choice(RAW_SUFFIXES))), rng)
 
 
 def _encoded(image: Image.Image, form: str, **options: object) -> bytes:
@@ -80,6 +111,18 @@ def _samples() -> tuple[bytes, ...]:
     if "AVIF" in Image.SAVE or _can_write("AVIF", rgb):
         found.append(_encoded(rgb, "AVIF", speed=10))
     return tuple(found)
+
+
+@cache
+def _heic() -> bytes:
+    """Return an HEIC of a telephone's kind; pi-heif reads the format and does not write it."""
+    return (ROOT / "tests" / "support" / "photo.heic").read_bytes()
+
+
+@cache
+def _raw_samples() -> tuple[bytes, ...]:
+    preview = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
+    return make_dng(preview), make_dng(preview, orientation=6), make_dng(None)
 
 
 def _can_write(form: str, image: Image.Image) -> bool:

@@ -7,6 +7,7 @@ opens a file for reading outside of its folder, or raises anything but a sentenc
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import multiprocessing
 import os
 import random
@@ -36,10 +37,19 @@ class Kind:
 
     make: Callable[[random.Random], bytes]
     read: Case
+    package: str | None = None
+    """What reads it, where that is an extra."""
+
+    @property
+    def is_available(self) -> bool:
+        """Whether the package that reads it is installed."""
+        return self.package is None or importlib.util.find_spec(self.package) is not None
 
 
 KINDS: Mapping[str, Kind] = {
     "pictures": Kind(pictures.make_picture, pictures.read_picture),
+    "heic": Kind(pictures.make_heic, pictures.read_heic, "pi_heif"),
+    "raw": Kind(pictures.make_raw, pictures.read_raw, "rawpy"),
     "archives": Kind(archives.make_archive, archives.read_archive),
     "manifests": Kind(bundles.make_manifest, bundles.read_manifest),
     "tokenizers": Kind(bundles.make_tokenizer, bundles.read_tokenizer),

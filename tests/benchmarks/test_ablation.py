@@ -20,13 +20,13 @@ from tiny_ablation import SETTINGS, tiny_validation, tiny_workshop
 from tiny_training import unflushed, write_validation
 
 from benchmarks.ablation.__main__ import collect, main, measure_rows
-from benchmarks.ablation.bundled_backbone import bundled_backbone, read_backbone
 from benchmarks.ablation.report import summarise
 from benchmarks.ablation.rows import FROZEN, FULL, ROWS, Row, Settings, choose_rows
 from benchmarks.ablation.store import Store
 from benchmarks.ablation.training import Workshop, caption_triplets, repeated
 from benchmarks.ablation.validation import Scores, read_validation
 from export.bundle import BundleSettings, export_bundle
+from export.bundled_backbone import bundled_backbone, read_backbone
 from export.storage import round_weights
 from train.data import drawn_images, read_sources
 from train.model import ComposedModel, ModelConfig, load_backbone
@@ -35,7 +35,11 @@ from ztcir_sdk import Retriever
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings.drawings import draw, training_drawings
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.evaluation.triplet_evaluation import ALL_METHODS, evaluate_triplets
+from ztcir_sdk.evaluation.triplet_evaluation import (
+    ALL_METHODS,
+    TripletEvaluation,
+    evaluate_triplets,
+)
 from ztcir_sdk.preprocess import Preprocessing
 
 BY_NAME = {row.name: row for row in ROWS}
@@ -59,7 +63,7 @@ class TestBackbone:
         with torch.no_grad():
             v, _ = model.encode_image(torch.from_numpy(pixels))
         own = encode_captions(model, texts, precision="fp32")
-        retriever = Retriever(bundle)
+        retriever = Retriever(bundle, precision="fp32")
         np.testing.assert_allclose(v.numpy(), retriever.encode_images(pictures), atol=1e-5)
         np.testing.assert_allclose(own.numpy(), retriever.encode_texts(texts), atol=1e-5)
 
@@ -103,6 +107,7 @@ class TestRows:
             ("noisy", {"noisy": True}),
             ("captions", {"source": "captions"}),
             ("captions-noisy", {"source": "captions", "noisy": True}),
+            ("tags", {"source": "tags", "triplets": 20000, "mined": False}),
             ("pic2word", {"stage": "rival", "rival": "pic2word"}),
             ("searle", {"stage": "rival", "rival": "searle"}),
             ("lincir", {"stage": "rival", "rival": "lincir"}),
@@ -148,16 +153,33 @@ class TestRows:
 
     def test_rows_share_stage_one_if_it_is_equal(self, ablation_data: Path, tmp_path: Path) -> None:
         own = tiny_workshop(ablation_data, tmp_path)
-        folders = {row.name: own._folder("map", row, 0) for row in ROWS if row.stage == "compose"}
-        folders |= {row.name: own._folder("map", row, 0) for row in ROWS if row.stage == "map"}
-        assert len(set(folders.values())) == 3
+        rows = choose_rows(None)
+        folders = {row.name: own._folder("map", row, 0) for row in rows if row.stage == "compose"}
+        folders |= {row.name: own._folder("map", row, 0) for row in rows if row.stage == "map"}
+        assert len(set(folders.values())) == 4
         assert folders["stage1"] == folders["composed"] == folders["captions"]
         assert folders["stage1-without-vsi"] == folders["without-vsi"]
         assert folders["stage1-without-alignment"] == folders["without-alignment"]
         assert own._folder("map", FULL, 1) != folders["composed"]
+        assert list(folders.values()).count(folders["tags"]) == 1
+
+    def test_photos_alone_are_trained_on_without_their_texts(
+        self, ablation_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("train.tags.tagging.AGREEMENT", 0.0)  # the weights are random
+        own = tiny_workshop(ablation_data, tmp_path)
+        images, development = own._images(BY_NAME["tags"])
+        assert [one.item.id for one in images] == [one.item.id for one in own.images]
+        texts = {one.item.caption for one in (*images, *development)}
+        assert not any("Acme" in text for text in texts)
+        assert {one.item.colour for one in (*images, *development)} == {""}
+        data = own.triplets(BY_NAME["tags"], 0)
+        assert data.triplets
+        assert all(one.kind.startswith("tag-") for one in data.triplets)
 
     def test_rows_are_chosen_by_name(self) -> None:
-        assert choose_rows(None) == ROWS
+        assert choose_rows(None) == tuple(row for row in ROWS if not row.option)
+        assert [row.name for row in choose_rows(["ema", "composed"])] == ["composed", "ema"]
         assert [row.name for row in choose_rows(["captions", "stage1"])] == ["stage1", "captions"]
         with pytest.raises(UsageError, match="no row 'nothing': choose from frozen, stage1"):
             choose_rows(["nothing"])
@@ -262,6 +284,36 @@ class TestRuns:
         )
         for name, scores in ours.items():
             assert scores == pytest.approx(dict(command.methods[name].overall)), name
+        self._compare_open_requests(model, tmp_path, command, ours)
+
+    def _compare_open_requests(
+        self,
+        model: ComposedModel,
+        folder: Path,
+        command: TripletEvaluation,
+        ours: dict[str, Scores],
+    ) -> None:
+        """The same queries once more, as open requests of two kinds, beside the tidy ones."""
+        lines = (folder / "val-triplets.jsonl").read_text().splitlines()
+        kinds = ["long" if number % 2 else "not" for number in range(len(lines))]
+        wild = folder / "val-open-triplets.jsonl"
+        wild.write_text(
+            "".join(
+                json.dumps({**json.loads(line), "id": f"open-{kind}-{number}", "kind": kind}) + "\n"
+                for number, (line, kind) in enumerate(zip(lines, kinds, strict=True))
+            )
+        )
+        gallery, _ = read_sources([str(folder / "val-0000.tar")])
+        both = read_validation(
+            model.backbone, gallery, folder / "val-triplets.jsonl", folder, wild
+        ).composed(model)
+        alone = command.methods["composed"].overall["mAP@10"]
+        tidy = ours["composed"]
+        assert {name: both[name] for name in tidy} == pytest.approx(tidy)
+        assert both["open mAP@10"] == pytest.approx(alone)
+        shares = [kinds.count(kind) / len(kinds) for kind in ("long", "not")]
+        parts = both["long mAP@10"] * shares[0] + both["not mAP@10"] * shares[1]
+        assert parts == pytest.approx(alone)
 
 
 def test_a_missing_catalogue_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ def canned(**levels: Sequence[float]) -> dict[str, Any]:
     rows = {}
     for name, values in {**default, **frozen, **levels}.items():
         figures = {metric: list(values) for metric in ("R@1", "R@5", "R@10", "mAP@10", "self_R@1")}
-        if name.startswith("captions"):
+        if name.startswith(("captions", "tags")):
             figures["triplets"] = [2400.0] * len(values)
         if name == "sum-best":
             figures["weight"] = [0.6]
@@ -117,7 +117,7 @@ class TestVerdicts:
     def test_half_of_no_gain_does_not_hold(self) -> None:
         values = canned(composed=(0.10, 0.11, 0.12), stage1=(0.30, 0.31, 0.32))
         found = [judge(one, values["rows"]) for one in claims(values["rows"]) if one.given]
-        assert len(found) == 4
+        assert len(found) == 5
         assert all(min(numbers) >= -1e-9 for numbers, _ in found)
         assert {verdict for _, verdict in found} == {"does not hold here"}
 

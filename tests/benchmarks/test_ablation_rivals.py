@@ -18,17 +18,15 @@ from benchmarks.ablation.rivals import (
     RIVALS,
     cosine_loss,
     likeliest_scale,
-    masked_caption,
-    masked_ids,
-    noisy_text,
     projection_model,
-    self_masking_loss,
     token_distillation,
     tokenizer_of,
 )
 from train.data import read_collection
-from train.model import ComposedModel, load_model, text_ids
+from train.model import ComposedModel, load_model, masked_ids, text_ids
 from train.settings import Compute, StageSettings
+from train.stages.losses import noisy_text, self_masking_loss
+from train.wordings import masked_caption
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -190,7 +190,7 @@ class TestCommand:
         ],
     )
     def test_a_gpus_name_is_part_of_the_file_name(self, gpu: str, name: str, torch: Any) -> None:
-        from benchmarks.gpu import slug
+        from benchmarks.compared.gpu import slug
 
         assert slug(gpu) == name
 

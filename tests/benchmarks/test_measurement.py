@@ -73,7 +73,7 @@ class TorchTinyModel:
 
 class TestMeasure:
     def measure(self, model: Any, folder: Path, *, same_weights: bool = True) -> dict[str, Any]:
-        from benchmarks.measurement import LatencySettings, measure
+        from benchmarks.compared.measurement import LatencySettings, measure
 
         bundle = write_tiny_bundle(folder / "tiny")
         settings = LatencySettings(threads=1, length=Rounds(2, 1), gallery=40, pictures=4, k=5)
@@ -170,12 +170,12 @@ class Compiler:
 def compiler(torch: Any, monkeypatch: pytest.MonkeyPatch) -> Compiler:
     compiler = Compiler()
     monkeypatch.setattr(torch, "compile", compiler.compile)
-    monkeypatch.setattr("benchmarks.measurement.fail_on_recompile", compiler.close)
+    monkeypatch.setattr("benchmarks.compared.measurement.fail_on_recompile", compiler.close)
     return compiler
 
 
 def measure_tiny(model: Any, folder: Path, *, same: bool = True, **more: Any) -> dict[str, Any]:
-    from benchmarks.measurement import LatencySettings, measure
+    from benchmarks.compared.measurement import LatencySettings, measure
 
     how = LatencySettings(threads=1, length=Rounds(2, 1), gallery=40, pictures=4, k=5, **more)
     result = measure(model, write_tiny_bundle(folder / "tiny"), how, same_weights=same)
@@ -236,7 +236,7 @@ class TestCompiled:
     ) -> None:
         from tiny_training import VIT, tiny_model
 
-        from benchmarks.eager import TorchSearch, fail_on_recompile
+        from benchmarks.compared.eager import TorchSearch, fail_on_recompile
         from ztcir_sdk.benchmark import draw_photos
 
         real = torch.compile  # the tracing is real; machine code would take minutes
@@ -363,7 +363,7 @@ class TestOnGpu:
                 settings = dataclasses.replace(settings, device="cpu")
             return open_graph(source, settings)
 
-        monkeypatch.setattr("ztcir_sdk.encoder.open_graph", open_pretended)
+        monkeypatch.setattr("ztcir_sdk.bundle.loaded_graphs.open_graph", open_pretended)
         yield NvidiaMachine(monkeypatch, tmp_path / "engines")
         tensorrt_package.import_tensorrt.cache_clear()
 
@@ -401,10 +401,10 @@ class TestOnGpu:
                     assert not isinstance(one, gpu.resident)
             return compare(sides, **options)
 
-        monkeypatch.setattr("benchmarks.measurement.compare", compared)
+        monkeypatch.setattr("benchmarks.compared.measurement.compare", compared)
         # TensorRT keeps 16 shapes, and these texts are of fewer lengths, as CLIP's tokens are.
         texts = demo_queries(demo_gallery(), 120)[:12]
-        monkeypatch.setattr("benchmarks.measurement.demo_queries", lambda *_: texts)
+        monkeypatch.setattr("benchmarks.compared.measurement.demo_queries", lambda *_: texts)
         before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
         result = self.measure(torch, gpu, tmp_path, compiled=True)
         after = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -469,7 +469,7 @@ def test_ztcir_bench_always_encodes_the_image_of_a_first_text(
 def test_a_random_model_has_open_gates_and_is_always_the_same(torch: Any) -> None:
     from tiny_training import VIT
 
-    from benchmarks.eager import random_model
+    from benchmarks.compared.eager import random_model
 
     models = []
     for _ in range(2):
@@ -483,7 +483,7 @@ class TestTrainedBundle:
     def test_without_an_architecture_in_its_card_it_needs_a_checkpoint(
         self, tmp_path: Path, torch: Any
     ) -> None:
-        from benchmarks.eager import stand_in_model
+        from benchmarks.compared.eager import stand_in_model
 
         with pytest.raises(ZtcirError, match="--checkpoint"):
             stand_in_model(write_tiny_bundle(tmp_path / "tiny"))
@@ -491,7 +491,7 @@ class TestTrainedBundle:
     def test_another_checkpoint_is_refused(
         self, tmp_path: Path, torch: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from benchmarks import eager
+        from benchmarks.compared import eager
 
         monkeypatch.setattr(eager, "load_model", lambda folder: (object(), {}))
         monkeypatch.setattr(eager, "round_weights", lambda model: model)

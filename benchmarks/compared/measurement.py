@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.comparison import Rounds, compare
-from benchmarks.eager import (
+from benchmarks.compared.eager import (
     TorchSearch,
     checkpoint_model,
     exact_float32,
@@ -26,7 +25,8 @@ from benchmarks.eager import (
     torch_failures,
     torch_threads,
 )
-from benchmarks.sides import COMPILED, EAGER, SDK, TENSORRT, Operations, Sides
+from benchmarks.compared.sides import COMPILED, EAGER, SDK, TENSORRT, Operations, Sides
+from benchmarks.comparison import Rounds, compare
 from cli.output import note
 from export.bundle import BundleSettings, export_bundle
 from export.parity import TOLERANCE, three_digits
@@ -134,7 +134,7 @@ def measure(
 
     Args:
         model: the bundle's model, or one of the same architecture; moved to the device.
-        bundle: the bundle that the SDK runs, in its default precision.
+        bundle: the bundle that the SDK runs, in fp32 as PyTorch, if it has that.
         settings: what is measured.
         same_weights: whether both must return the same query embeddings.
 
@@ -228,6 +228,7 @@ def _retriever(bundle: Bundle, settings: LatencySettings, backend: str) -> Retri
     return Retriever(
         bundle,
         backend=backend,
+        precision="fp32" if "fp32" in bundle.precisions else None,  # as PyTorch
         device=settings.device,
         threads=settings.threads,
         reference_cache_mb=0,  # a first text must encode its image

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.eager import TorchSearch
+from benchmarks.compared.eager import TorchSearch
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.names import GRAPHS, IMAGE_ENCODER, TEXT_ENCODER, TOKEN_LEARNER
 from ztcir_sdk.retriever import Retriever

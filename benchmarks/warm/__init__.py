@@ -1,0 +1,1 @@
+"""Warm queries: beside PyTorch eager, and many at the same time."""
