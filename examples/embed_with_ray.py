@@ -38,11 +38,12 @@ def main(folder: str = "ztcir-demo/photos", shards: str = "4") -> None:
 
     to = Path("embeddings").absolute()
     count = int(shards)
-    work = ray.data.range(count).map_batches(
+    # Items, and not a range: reading one is a task, which would wait for a core of the workers.
+    work = ray.data.from_items([{"id": number} for number in range(count)]).map_batches(
         Encode,
         fn_constructor_args=(str(Path(folder).absolute()), str(to), count),
         batch_size=1,
-        concurrency=min(2, count),  # workers: one for each machine, or more
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count),  # workers, on all machines
     )
     for row in sorted(work.take_all(), key=lambda row: int(row["shard"])):
         print(f"shard {row['shard']}: {row['images']} images")

@@ -49,9 +49,13 @@ def blocks(document: Path, language: str) -> list[str]:
 
 def typed_lines(document: Path) -> Iterator[list[str]]:
     """Each command that a document's shell blocks say to type, in words."""
-    for block in blocks(document, "(?:bash|sh|console)"):
+    shown = [(False, block) for block in blocks(document, "(?:bash|sh)")]
+    shown += [(True, block) for block in blocks(document, "console")]
+    for has_output, block in shown:
         joined = re.sub(r"\\\n\s*", "", block)
         for line in joined.splitlines():
+            if has_output and not line.startswith("$ "):
+                continue
             words = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars="|&;<>")
             words.whitespace_split = True
             command: list[str] = []
@@ -200,7 +204,7 @@ def test_the_check_runs_the_readmes_own_commands() -> None:
         assert run_of_ci(name) == text
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     for name in marked:
-        assert re.search(rf"^    as_typed {name}$", script, re.MULTILINE), name
+        assert re.search(rf"^ +(?:{{ time )?as_typed {name}\b", script, re.MULTILINE), name
     # one line each, to be copied
     assert [marked[name].count("\n") for name in ("demo", "test")] == [1, 1]
     assert marked["demo"] == "pip install '.[cpu]' && ztcir demo\n"
