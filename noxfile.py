@@ -13,12 +13,16 @@ import nox
 nox.options.sessions = ["quick"]
 nox.options.default_venv_backend = "none"
 
+SLOWEST = (
+    "test_demo.py",
+    "test_drawings.py",
+    "test_real_collections.py",
+    "test_speed.py",
+    "milvus",
+)
 QUICK_TESTS = (
     *("tests/sdk", "tests/test_architecture.py", "tests/test_docs.py"),
-    *(
-        f"--ignore=tests/sdk/test_{name}.py"
-        for name in ("demo", "drawings", "real_collections", "tokenizer")
-    ),
+    *(f"--ignore=tests/sdk/{name}" for name in (*SLOWEST, "index/test_storage_and_faults.py")),
 )
 """Tests that need neither training, an export nor the command line, without the slowest of them."""
 

@@ -20,6 +20,9 @@ pytest_plugins = ["export_fixtures"]
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What a start leaves for the next would make a test depend on others; its own tests name a folder.
+os.environ.setdefault("ZTCIR_START_CACHE", "off")
+
 # An example's time says nothing of the code where several tests share few cores.
 settings.register_profile("ztcir", deadline=None)
 settings.load_profile("ztcir")

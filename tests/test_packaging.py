@@ -146,8 +146,8 @@ FAULTS: Mapping[str, tuple[Callable[[dict[str, str]], object], str]] = {
     "a graph lost": (lambda p: p.pop(f"{BUNDLE}/text.onnx"), "text.onnx"),
     "a graph altered": (replaced(f"{BUNDLE}/text.onnx", "graph", "else"), "text.onnx"),
     "a bundle too large": (
-        lambda p: p.update({f"{BUNDLE}/more.onnx": "x" * 32_000_001}),
-        "over 32",
+        lambda p: p.update({f"{BUNDLE}/more.onnx": "x" * 48_000_001}),
+        "over 48",
     ),
     "another version": (replaced(f"{INFO}/METADATA", "1.2.3", "1.2.4"), "1.2.4"),
     "a stale __version__": (replaced("ztcir_sdk/version.py", "1.2.3", "1.2.2"), "__version__"),

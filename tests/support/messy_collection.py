@@ -14,7 +14,8 @@ import numpy as np
 from icc_profiles import ADOBE_RGB, DISPLAY_P3, PROPHOTO
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
-from raw_files import make_dng
+
+from benchmarks.fuzz.dng import make_dng
 
 NAMES = (
     "Screenshot 2024-01-01 at 9.41.00\u202fAM.png",

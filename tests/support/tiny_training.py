@@ -177,7 +177,15 @@ def write_validation(folder: Path) -> None:
     (folder / "val-triplets.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
 
 
-def fit(stage: str, out: Path, data: Sequence[str], start: str = "", **changes: Any) -> None:
+def fit(
+    stage: str,
+    out: Path,
+    data: Sequence[str],
+    start: str = "",
+    *,
+    parts: ModelConfig = PARTS,
+    **changes: Any,
+) -> None:
     """Train a stage for twelve steps on the CPU; ``changes`` are hyperparameters."""
     images, development = read_collection(data)
     settings = StageSettings(out, out.parent / "features", compute=Compute(device="cpu"))
@@ -186,7 +194,7 @@ def fit(stage: str, out: Path, data: Sequence[str], start: str = "", **changes: 
         small = BackboneTraining(**{"word_vectors": "none", "views": 3, "descriptions": 2, **short})
         fit_backbone(images, development, small, RunSettings(out))
     elif stage == "map":
-        fit_map(start, images, development, MapTraining(**short), PARTS, settings)
+        fit_map(start, images, development, MapTraining(**short), parts, settings)
     else:
         triplets = StageTwoData(
             collection_triplets(images, count=64, seed=0),
