@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from ztcir_sdk import Retriever
+from ztcir_sdk import Query, Retriever
 from ztcir_sdk.demo import file_names
 from ztcir_sdk.drawings.drawings import demo_gallery, draw
 from ztcir_sdk.serve.app import create_app
@@ -213,6 +213,83 @@ def test_a_picture_is_uploaded_dropped_and_pasted(page: Any, photos: Path) -> No
     assert "not an image" in page.inner_text("#problem")
 
 
+def slide(page: Any, name: str, key: str) -> None:
+    """Move the slider of a weight to an end."""
+    page.focus(f'#weights [aria-label="Weight of {name}"]')
+    page.keyboard.press(key)
+    page.wait_for_timeout(100)
+    settle(page)
+
+
+def test_several_pictures_and_texts_count_by_their_weights(
+    page: Any, photos: Path
+) -> None:
+    chosen = [photos / "red-dress-01.jpg", photos / "black-trousers-01.jpg"]
+    page.set_input_files("#file", chosen)
+    page.wait_for_function("document.querySelectorAll('#pictures img').length === 2")
+    settle(page)
+    page.click("#tune")
+    slide(page, "black trousers 01", "Home")
+    slide(page, "red dress 01", "End")
+    retriever, index = Retriever.from_pretrained(threads=1), photos.parent / "photos.ztcir"
+
+    def expected(query: Query) -> list[str]:
+        hits = retriever.search_many([query], index=index, k=5)[0]
+        return [Path(hit.path).stem.replace("-", " ") for hit in hits]
+
+    pictures = [(chosen[0], 2.0), (chosen[1], 0.1)]
+    assert names(page)[:5] == expected(Query(images=pictures))
+    page.fill("#text", "in blue")
+    page.fill("#and", "with stripes")
+    page.press("#and", "Enter")
+    page.wait_for_selector('#weights [aria-label="Weight of with stripes"]')
+    slide(page, "with stripes", "End")
+    assert "“in blue” + “with stripes”" in page.inner_text("#title")
+    found = names(page)
+    texts = [("in blue", 1.0), ("with stripes", 2.0)]
+    assert found[:5] == expected(Query(images=pictures, texts=texts))
+    page.reload()  # the address has the weights too
+    page.wait_for_selector(".card")
+    settle(page)
+    assert names(page) == found
+    assert page.input_value('#weights [aria-label="Weight of with stripes"]') == "2"
+    with page.expect_file_chooser() as chooser:
+        page.click("#add")
+    chooser.value.set_files(photos / "white-boot-01.jpg")
+    page.wait_for_function("document.querySelectorAll('#pictures img').length === 3")
+    page.click('#pictures [aria-label="Remove the reference white boot 01"]')
+    settle(page)
+    assert names(page) == found
+    page.fill("#text", "")  # one text is left, which counts alone
+    settle(page)
+    assert page.locator("#weights li").count() == 2
+
+
+def test_a_link_restores_an_uploaded_picture_that_the_service_has_forgotten(
+    page: Any, address: Callable[..., str], tmp_path: Path
+) -> None:
+    other = page.context.browser.new_context(bypass_csp=True).new_page()
+    other.goto(address(references=1))
+    other.wait_for_selector(".card")
+    drawing = draw(demo_gallery(per_combination=1, seed=5)[0])
+    drawing.save(tmp_path / "mine.jpg")
+    other.set_input_files("#file", tmp_path / "mine.jpg")
+    other.wait_for_selector('#pictures img[alt="Reference: mine"]')
+    other.fill("#text", "in blue")
+    other.wait_for_function("document.querySelector('#title').textContent.includes('in blue')")
+    settle(other)
+    found, link = names(other), other.url
+    use(other, found[0])  # the service remembers one picture: now another
+    other.goto("about:blank")
+    other.goto(link)
+    other.wait_for_function("document.querySelector('#status').textContent.includes('searched')")
+    settle(other)
+    assert names(other) == found
+    assert other.locator("#problem").is_hidden()
+    other.wait_for_function("document.querySelector('#pictures img').naturalWidth > 0")
+    other.context.close()
+
+
 def test_the_large_view_has_everything_by_keyboard(page: Any) -> None:
     page.fill("#text", "a dress")
     settle(page)
@@ -238,6 +315,9 @@ def test_axe_finds_nothing(page: Any, scheme: str, width: int) -> None:
         use(page, "red striped t shirt 01")
         page.fill("#text", "make it blue")
         page.click("#tune")
+        page.fill("#and", "as a dress")
+        page.press("#and", "Enter")
+        page.wait_for_selector("#weights li")
         page.fill("#not", "stripes")
         page.press("#not", "Enter")
         settle(page)

@@ -1,7 +1,8 @@
 // The page: its search, the steps that led to it, and what people do with it.
 
 import * as api from "./api.js";
-import { describe, emptySearch, fromHash, isEmpty, toHash, toWhere } from "./state.js";
+import { describe, emptySearch, fromHash, isEmpty, textsOf, toHash, toWhere, weightsOf } from "./state.js";
+import * as uploads from "./uploads.js";
 import * as view from "./view.js";
 
 const $ = (id) => document.getElementById(id);
@@ -23,7 +24,7 @@ let timer = 0;
 function change(part, { wait = 0 } = {}) {
   search = { ...search, ...part };
   trail[at] = search;
-  history.replaceState({ trail: plain(trail), at }, "", address());
+  history.replaceState({ trail: trail, at }, "", address());
   draw();
   busy(true);
   clearTimeout(timer);
@@ -35,7 +36,7 @@ function step(next) {
   trail = [...trail.slice(0, at + 1), next];
   at = trail.length - 1;
   search = next;
-  history.pushState({ trail: plain(trail), at }, "", address());
+  history.pushState({ trail: trail, at }, "", address());
   draw();
   run();
   scrollTo({ top: 0 });
@@ -44,26 +45,27 @@ function step(next) {
 function go(place) {
   at = place;
   search = trail[at];
-  history.pushState({ trail: plain(trail), at }, "", address());
+  history.pushState({ trail: trail, at }, "", address());
   $("text").value = search.text;
   draw();
   run();
 }
 
-const plain = (steps) => steps.map((one) => ({ ...one, pictures: one.pictures.map(({ busy, ...rest }) => rest) }));
 const address = () => location.pathname + location.search + toHash(search);
 
 addEventListener("popstate", (event) => {
   ({ trail, at } = event.state ?? { trail: [fromHash(location.hash)], at: 0 });
+  trail = trail.map((one) => ({ ...emptySearch(), ...one })); // an older page may have left it
   search = trail[at];
   $("text").value = search.text;
   draw();
   run();
+  recallPictures();
 });
 
 // --- searching ------------------------------------------------------------------------------
 
-async function run({ offset = 0 } = {}) {
+async function run({ offset = 0, again = false } = {}) {
   asking?.abort();
   const mine = (asking = new AbortController());
   busy(true);
@@ -74,8 +76,30 @@ async function run({ offset = 0 } = {}) {
     if (mine !== asking) return;
     show(found, offset);
   } catch (error) {
-    if (error.name !== "AbortError" && mine === asking) fail(error);
+    if (error.name === "AbortError" || mine !== asking) return;
+    if (error.kind === "unknown-reference" && !again && (await uploadAgain())) {
+      if (mine === asking) run({ offset, again: true });
+    } else fail(error);
   }
+}
+
+// What the service has forgotten, from this browser; whether anything was found.
+async function uploadAgain() {
+  const files = await Promise.all(search.pictures.map((one) => uploads.recall(one.id)));
+  const found = files.filter(Boolean);
+  try {
+    await Promise.all(found.map(api.upload));
+  } catch {
+    return false;
+  }
+  return found.length > 0;
+}
+
+// Show the pictures of a link that were uploaded here in an earlier visit.
+async function recallPictures() {
+  const unseen = trail.flatMap((one) => one.pictures).filter((one) => !uploads.url(one.id));
+  const found = await Promise.all(unseen.map((one) => uploads.recall(one.id)));
+  if (found.some(Boolean)) draw();
 }
 
 function busy(working) {
@@ -83,11 +107,13 @@ function busy(working) {
 }
 
 function fieldsOf(asked, offset) {
-  const { pictures, text, without, unlike, strength } = asked;
-  const both = pictures.length > 0 && text.trim() !== "";
+  const { pictures, without, unlike, strength } = asked;
+  const texts = textsOf(asked).map((one) => one.text);
+  const both = pictures.length > 0 && texts.length > 0;
   return {
-    reference: pictures.filter((one) => !one.busy).map((one) => one.id),
-    text: text.trim(),
+    reference: pictures.map((one) => one.id),
+    text: texts,
+    weights: weightsOf(asked),
     not: without,
     unlike: unlike.map((one) => one.id),
     strength: both && strength !== 1 ? strength : "",
@@ -128,6 +154,8 @@ function fail(error) {
 
 function draw() {
   view.drawPictures(search, (one) => change({ pictures: search.pictures.filter((other) => other !== one) }));
+  view.drawFurther(search, (one) => change({ further: search.further.filter((other) => other !== one) }));
+  view.drawWeights(search, setWeight);
   view.drawUnwanted(
     search,
     (text) => change({ without: search.without.filter((other) => other !== text) }),
@@ -138,10 +166,18 @@ function draw() {
   $("text").placeholder = search.pictures.length ? "What should change? make it red, for women, …" : "Describe what to find, or drop an image";
   $("strength").value = search.strength;
   $("strength-value").textContent = Number(search.strength).toFixed(1);
-  $("strength").disabled = !(search.pictures.length && search.text.trim());
+  $("strength").disabled = !(search.pictures.length && textsOf(search).length);
   $("title").textContent = describe(search);
   $("share").hidden = isEmpty(search) && !toWhere(search);
   document.title = isEmpty(search) ? "ztcir: search images with images and words" : `${describe(search)} · ztcir`;
+}
+
+function setWeight(kind, place, weight) {
+  const put = (list, at) => list.map((one, other) => (other === at ? { ...one, weight } : one));
+  const first = search.text.trim() ? 1 : 0; // the text of the bar comes before the further ones
+  if (kind === "pictures") change({ pictures: put(search.pictures, place) }, { wait: TYPING });
+  else if (place < first) change({ textWeight: weight }, { wait: TYPING });
+  else change({ further: put(search.further, place - first) }, { wait: TYPING });
 }
 
 function setFilter(field, value) {
@@ -160,7 +196,7 @@ function setRange(field, least, most) {
 
 // --- what people do -------------------------------------------------------------------------
 
-const asPicture = ({ id, name }) => ({ id, name });
+const asPicture = ({ id, name }) => ({ id, name, weight: 1 });
 
 const actions = {
   use(hit) {
@@ -188,29 +224,39 @@ const actions = {
   },
 };
 
-async function usePicture(file) {
-  if (!file?.type.startsWith("image/")) {
-    fail(new api.Problem("usage", "That is no image: drop, paste or choose a picture."));
-    return;
-  }
+// Search with pictures from outside: in place of those of the search, or beside them.
+async function usePictures(files, { beside = false } = {}) {
+  if (!files.length) return;
   const most = about.limits.max_upload_mb;
-  if (most && file.size > most * 1e6) {
-    fail(new api.Problem("usage", `The image has over ${most} MB: choose a smaller one.`));
-    return;
+  for (const file of files) {
+    if (!file.type.startsWith("image/")) {
+      fail(new api.Problem("usage", "That is no image: drop, paste or choose a picture."));
+      return;
+    }
+    if (most && file.size > most * 1e6) {
+      fail(new api.Problem("usage", `The image has over ${most} MB: choose a smaller one.`));
+      return;
+    }
   }
-  const waiting = { id: "", name: file.name || "pasted picture", url: URL.createObjectURL(file), busy: true };
-  const text = search.text;
-  view.drawPictures({ pictures: [waiting] }, () => {});
-  $("status").textContent = "Reading the picture …";
+  const kept = beside ? search.pictures : [];
+  const waiting = files.map((file) => ({ id: "", name: file.name || "pasted picture", url: URL.createObjectURL(file), busy: true }));
+  view.drawPictures({ pictures: [...kept, ...waiting] }, () => {});
+  $("status").textContent = files.length > 1 ? "Reading the pictures …" : "Reading the picture …";
   try {
-    const { id } = await api.upload(file);
-    const picture = { id, name: waiting.name, url: waiting.url };
-    const next = { ...search, pictures: [picture], text };
-    if (isEmpty(search)) change(next);
+    const pictures = [...kept];
+    for (const [place, file] of files.entries()) {
+      const { id } = await api.upload(file);
+      uploads.keep(id, file);
+      if (pictures.every((one) => one.id !== id)) pictures.push({ id, name: waiting[place].name, weight: 1 });
+    }
+    const next = { ...search, pictures };
+    if (isEmpty(search) || beside) change(next);
     else step(next);
   } catch (error) {
     draw();
     fail(error);
+  } finally {
+    for (const one of waiting) URL.revokeObjectURL(one.url);
   }
 }
 
@@ -226,18 +272,27 @@ $("search").addEventListener("submit", (event) => {
   run();
 });
 $("tune").addEventListener("click", () => openOptions($("options").hidden));
-$("not").addEventListener("keydown", (event) => {
-  const text = $("not").value.trim();
-  if ((event.key === "Enter" || event.key === ",") && text) {
-    event.preventDefault();
-    $("not").value = "";
-    if (!search.without.includes(text)) change({ without: [...search.without, text] });
-  } else if (event.key === "Enter") {
-    event.preventDefault();
-  } else if (event.key === "Backspace" && !$("not").value && search.without.length) {
-    change({ without: search.without.slice(0, -1) });
-  }
-});
+// A field whose texts become chips: at Enter or a comma; Backspace takes the last one back.
+function chips(field, add, takeLast) {
+  $(field).addEventListener("keydown", (event) => {
+    const text = $(field).value.trim();
+    if (event.key === "Enter" || (event.key === "," && text)) {
+      event.preventDefault();
+      $(field).value = "";
+      if (text) add(text);
+    } else if (event.key === "Backspace" && !$(field).value) takeLast();
+  });
+}
+chips(
+  "not",
+  (text) => search.without.includes(text) || change({ without: [...search.without, text] }),
+  () => search.without.length && change({ without: search.without.slice(0, -1) }),
+);
+chips(
+  "and",
+  (text) => textsOf(search).some((one) => one.text === text) || change({ further: [...search.further, { text, weight: 1 }] }),
+  () => search.further.length && change({ further: search.further.slice(0, -1) }),
+);
 $("strength").addEventListener("input", () => change({ strength: Number($("strength").value) }, { wait: TYPING }));
 $("more").addEventListener("click", () => run({ offset: hits.length }));
 $("home").addEventListener("click", (event) => {
@@ -256,16 +311,23 @@ $("share").addEventListener("click", async () => {
 });
 
 // a picture: chosen, dropped or pasted
-$("pick").addEventListener("click", () => $("file").click());
+let beside = false; // whether the pictures that are chosen go beside those of the search
+const choose = (besideOthers) => {
+  beside = besideOthers;
+  $("file").click();
+};
+$("pick").addEventListener("click", () => choose(false));
+$("add").addEventListener("click", () => choose(true));
 $("file").addEventListener("change", () => {
-  usePicture($("file").files[0]);
+  usePictures([...$("file").files], { beside });
   $("file").value = "";
+  beside = false;
 });
 addEventListener("paste", (event) => {
   const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
   if (file) {
     event.preventDefault();
-    usePicture(file);
+    usePictures([file]);
   }
 });
 let dragged = 0;
@@ -284,7 +346,7 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   dragged = 0;
   $("drop").hidden = true;
-  usePicture(event.dataTransfer.files[0]);
+  usePictures([...event.dataTransfer.files]);
 });
 
 // the large view
@@ -331,11 +393,13 @@ async function start() {
     fail(error);
     return;
   }
-  if (search.without.length || search.unlike.length || toWhere(search)) openOptions(true);
+  const { without, unlike, further } = search;
+  if (without.length || unlike.length || further.length || weightsOf(search) || toWhere(search)) openOptions(true);
   draw();
   run();
+  recallPictures();
 }
 
-history.replaceState({ trail: plain(trail), at }, "", address());
+history.replaceState({ trail: trail, at }, "", address());
 draw();
 start();

@@ -1,8 +1,10 @@
 // One search, and its form as the part of the address behind "#".
 
 export const emptySearch = () => ({
-  pictures: [], // {id, name, url?}: url only of a picture that was uploaded here
+  pictures: [], // {id, name, weight}
   text: "",
+  textWeight: 1,
+  further: [], // texts beside the first: {text, weight}
   without: [],
   unlike: [], // {id, name}
   strength: 1,
@@ -10,7 +12,20 @@ export const emptySearch = () => ({
   ranges: {}, // field -> [least, most], texts; "" for no bound
 });
 
-export const isEmpty = (search) => !search.pictures.length && !search.text.trim();
+// The texts that are asked with, each with its weight among them.
+export const textsOf = (search) =>
+  [{ text: search.text.trim(), weight: search.textWeight }, ...search.further].filter((one) => one.text);
+
+export const isEmpty = (search) => !search.pictures.length && !textsOf(search).length;
+
+// Weights as the service takes them: of the pictures, then of the texts; "" where all count alike.
+export function weightsOf(search) {
+  const weights = [...search.pictures, ...textsOf(search)].map((one) => one.weight);
+  return weights.every((one) => one === 1) ? "" : weights.join(",");
+}
+
+export const LEAST_WEIGHT = 0.1;
+export const MOST_WEIGHT = 2;
 
 const ID = /^[0-9a-f]{64}$/;
 
@@ -18,6 +33,8 @@ export function toHash(search) {
   const part = new URLSearchParams();
   for (const one of search.pictures) part.append("like", one.id);
   if (search.text.trim()) part.set("text", search.text.trim());
+  for (const one of search.further) part.append("and", one.text);
+  if (weightsOf(search)) part.set("weights", weightsOf(search));
   for (const one of search.without) part.append("not", one);
   for (const one of search.unlike) part.append("unlike", one.id);
   if (search.strength !== 1) part.set("strength", search.strength);
@@ -30,7 +47,7 @@ export function toHash(search) {
 export function fromHash(hash) {
   const part = new URLSearchParams(hash.replace(/^#/, ""));
   const pictures = (name) =>
-    part.getAll(name).filter((id) => ID.test(id)).map((id) => ({ id, name: "" }));
+    part.getAll(name).filter((id) => ID.test(id)).map((id) => ({ id, name: "", weight: 1 }));
   const strength = Number(part.get("strength") ?? 1);
   const filters = {};
   for (const one of part.getAll("only")) {
@@ -42,15 +59,23 @@ export function fromHash(hash) {
     const found = one.match(/^(.+)=([^=~]*)~([^=~]*)$/);
     if (found && [found[2], found[3]].every(isBound)) ranges[found[1]] = [found[2], found[3]];
   }
-  return {
+  const search = {
     pictures: pictures("like"),
     text: part.get("text") ?? "",
+    textWeight: 1,
+    further: part.getAll("and").map((one) => one.trim()).filter(Boolean).map((text) => ({ text, weight: 1 })),
     without: part.getAll("not").filter((one) => one.trim()),
     unlike: pictures("unlike"),
     strength: strength >= 0 && strength <= 2 ? strength : 1,
     filters,
     ranges,
   };
+  const parts = [...search.pictures, ...(search.text.trim() ? [search] : []), ...search.further];
+  const weights = (part.get("weights") ?? "").split(",").map(Number);
+  if (weights.length === parts.length && weights.every((one) => one >= LEAST_WEIGHT && one <= MOST_WEIGHT)) {
+    parts.forEach((one, place) => (one[one === search ? "textWeight" : "weight"] = weights[place]));
+  }
+  return search;
 }
 
 const isBound = (text) => text === "" || (text.trim() !== "" && Number.isFinite(Number(text)));
@@ -68,9 +93,10 @@ export function toWhere({ filters, ranges = {} }) {
 
 export function describe(search) {
   const parts = [];
-  if (search.pictures.length === 1) parts.push(search.text.trim() ? "this picture" : "similar pictures");
+  const texts = textsOf(search);
+  if (search.pictures.length === 1) parts.push(texts.length ? "this picture" : "similar pictures");
   if (search.pictures.length > 1) parts.push(`${search.pictures.length} pictures`);
-  if (search.text.trim()) parts.push(`“${search.text.trim()}”`);
+  for (const one of texts) parts.push(`“${one.text}”`);
   for (const one of search.without) parts.push(`not ${one}`);
   const only = Object.entries(search.filters).map(([field, value]) => `${field} ${value}`);
   for (const [field, [least, most]] of Object.entries(search.ranges ?? {})) {

@@ -1,11 +1,13 @@
 // What is drawn: chips, cards, the trail. Texts are set as text, never as HTML.
 
 import { thumbnail } from "./api.js";
+import { LEAST_WEIGHT, MOST_WEIGHT, textsOf } from "./state.js";
+import * as uploads from "./uploads.js";
 
 const $ = (id) => document.getElementById(id);
 
 export const nameOf = (one) => one.name.split("/").pop().replace(/\.[a-z0-9]+$/i, "").replace(/[-_]+/g, " ") || "picture";
-const pictureUrl = (one, side) => one.url ?? thumbnail(one.id, side);
+const pictureUrl = (one, side) => one.url ?? uploads.url(one.id) ?? thumbnail(one.id, side);
 
 export function make(tag, settings = {}, ...children) {
   const element = Object.assign(document.createElement(tag), settings);
@@ -26,6 +28,46 @@ export function drawPictures(search, remove) {
         make("img", { src: pictureUrl(one, 160), alt: `Reference: ${nameOf(one)}` }),
         removeButton(`Remove the reference ${nameOf(one)}`, () => remove(one)))),
   );
+}
+
+export function drawFurther(search, remove) {
+  $("further").replaceChildren(
+    ...search.further.map((one) =>
+      make("li", { className: "chip" }, one.text, removeButton(`Take ${one.text} back`, () => remove(one)))),
+  );
+}
+
+let weights = { parts: "", show: () => {} }; // what the sliders were made for, and how they show a search
+
+// A slider for each picture and text, where there are several of a kind. They are made anew only
+// when the parts change, so that the one in use keeps the focus.
+export function drawWeights(search, change) {
+  const texts = textsOf(search);
+  const parts = [
+    ...(search.pictures.length > 1 ? search.pictures.map((one, place) => ["pictures", place, one]) : []),
+    ...(texts.length > 1 ? texts.map((one, place) => ["texts", place, one]) : []),
+  ];
+  const described = JSON.stringify(parts.map(([kind, , one]) => [kind, one.id ?? one.text]));
+  if (weights.parts !== described) {
+    const sliders = parts.map(([kind, place, one]) => slider(one, (value) => change(kind, place, value)));
+    $("weights").replaceChildren(...sliders.map(({ element }) => element));
+    weights = { parts: described, show: (values) => sliders.forEach(({ show }, place) => show(values[place])) };
+  }
+  $("weights-field").hidden = !parts.length;
+  weights.show(parts.map(([, , one]) => one.weight));
+}
+
+function slider(one, change) {
+  const input = make("input", { type: "range", min: LEAST_WEIGHT, max: MOST_WEIGHT, step: 0.1 });
+  const output = make("output");
+  input.oninput = () => change(Number(input.value));
+  input.setAttribute("aria-label", `Weight of ${one.text ?? nameOf(one)}`);
+  const label = one.text ? make("span", { textContent: one.text }) : make("img", { src: pictureUrl(one, 160), alt: nameOf(one) });
+  const show = (weight) => {
+    if (Number(input.value) !== weight) input.value = weight;
+    output.textContent = weight.toFixed(1);
+  };
+  return { element: make("li", {}, label, input, output), show };
 }
 
 export function drawUnwanted(search, removeText, removePicture) {
@@ -94,7 +136,7 @@ export function drawTrail(trail, at, go) {
   $("trail").firstElementChild.replaceChildren(
     ...trail.map((search, place) => {
       const picture = search.pictures[0];
-      const label = search.text.trim() || (picture ? "similar" : "browse");
+      const label = textsOf(search).map((one) => one.text).join(", ") || (picture ? "similar" : "browse");
       const button = make("button", { type: "button", onclick: () => go(place) });
       if (picture) button.append(make("img", { src: pictureUrl(picture, 160), alt: nameOf(picture) }));
       else button.className = "words";
