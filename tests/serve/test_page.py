@@ -184,7 +184,7 @@ def test_what_is_unwanted_leaves(page: Any) -> None:
 
 def test_a_picture_is_uploaded_dropped_and_pasted(page: Any, photos: Path) -> None:
     page.set_input_files("#file", photos / "red-striped-t-shirt-01.jpg")
-    page.wait_for_selector('#pictures img[alt^="Reference: red striped"]')
+    page.wait_for_selector('#pictures li:not(.busy) img[alt^="Reference: red striped"]')
     settle(page)
     uploaded = names(page)
     assert "red striped t shirt 01" not in uploaded
@@ -221,12 +221,10 @@ def slide(page: Any, name: str, key: str) -> None:
     settle(page)
 
 
-def test_several_pictures_and_texts_count_by_their_weights(
-    page: Any, photos: Path
-) -> None:
+def test_several_pictures_and_texts_count_by_their_weights(page: Any, photos: Path) -> None:
     chosen = [photos / "red-dress-01.jpg", photos / "black-trousers-01.jpg"]
     page.set_input_files("#file", chosen)
-    page.wait_for_function("document.querySelectorAll('#pictures img').length === 2")
+    page.wait_for_function("document.querySelectorAll('#pictures li:not(.busy)').length === 2")
     settle(page)
     page.click("#tune")
     slide(page, "black trousers 01", "Home")
@@ -256,7 +254,7 @@ def test_several_pictures_and_texts_count_by_their_weights(
     with page.expect_file_chooser() as chooser:
         page.click("#add")
     chooser.value.set_files(photos / "white-boot-01.jpg")
-    page.wait_for_function("document.querySelectorAll('#pictures img').length === 3")
+    page.wait_for_function("document.querySelectorAll('#pictures li:not(.busy)').length === 3")
     page.click('#pictures [aria-label="Remove the reference white boot 01"]')
     settle(page)
     assert names(page) == found
@@ -274,7 +272,7 @@ def test_a_link_restores_an_uploaded_picture_that_the_service_has_forgotten(
     drawing = draw(demo_gallery(per_combination=1, seed=5)[0])
     drawing.save(tmp_path / "mine.jpg")
     other.set_input_files("#file", tmp_path / "mine.jpg")
-    other.wait_for_selector('#pictures img[alt="Reference: mine"]')
+    other.wait_for_selector('#pictures li:not(.busy) img[alt="Reference: mine"]')
     other.fill("#text", "in blue")
     other.wait_for_function("document.querySelector('#title').textContent.includes('in blue')")
     settle(other)
