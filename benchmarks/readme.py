@@ -20,6 +20,8 @@ from typing import Any
 from benchmarks.ablation import plot
 from benchmarks.ablation.report import FILE as ABLATION
 from benchmarks.ablation.report import REGIONS as METHOD_REGIONS
+from benchmarks.adapt.report import FILE as ADAPT
+from benchmarks.adapt.report import describe_adaptation
 from benchmarks.answers import FILE as ANSWERS
 from benchmarks.answers import describe_answers
 from benchmarks.cold import describe_cold
@@ -27,10 +29,12 @@ from benchmarks.command import RESULTS, command_parser, run_command
 from benchmarks.index.report import FILES as INDEX_FILES
 from benchmarks.index.report import describe_index
 from benchmarks.indexing import plot as indexing_plot
-from benchmarks.indexing.report import describe_indexing
+from benchmarks.indexing.report import DECODING, describe_decoding, describe_indexing
 from benchmarks.markdown import describe_source, format_count, format_table
 from benchmarks.page import FILE as PAGE
 from benchmarks.page import describe_keys
+from benchmarks.profile.report import FILE as PROFILE
+from benchmarks.profile.report import describe_profile
 from benchmarks.provenance import ROOT
 from benchmarks.rules import COMMAND as RULES_COMMAND
 from benchmarks.rules import FILE as RULES
@@ -406,6 +410,8 @@ DOCUMENTS: Mapping[str, Mapping[str, Region]] = {
         ),
         "indexing": ("indexing-900x1200.json", "python -m benchmarks.indexing", describe_indexing),
         "indexing-12MP": ("indexing-12MP.json", "python -m benchmarks.indexing", describe_indexing),
+        "decoding": (DECODING, "python -m benchmarks.indexing --parts decoders", describe_decoding),
+        "profile": (PROFILE, "python -m benchmarks.profile", describe_profile),
     },
     "docs/searching.md": {
         "unwanted": ("unwanted.json", "python -m benchmarks.unwanted", describe_unwanted)
@@ -421,11 +427,12 @@ DOCUMENTS: Mapping[str, Mapping[str, Region]] = {
     },
     "docs/collections.md": {"answers": (ANSWERS, "python -m benchmarks.answers", describe_answers)},
     "docs/training.md": {
+        "adapt": (ADAPT, "python -m benchmarks.adapt", describe_adaptation),
         "training-cost": (
             TRAINING_COST,
             "python -m benchmarks.training_cost",
             describe_training_cost,
-        )
+        ),
     },
     "docs/scale.md": {
         "scale": (SCALE, "python -m benchmarks.scale", describe_scale),

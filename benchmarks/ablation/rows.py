@@ -32,6 +32,7 @@ class Row:
         map_changes, compose_changes, part_changes: fields of `MapTraining`, `ComposeTraining` and
             `ModelConfig` that differ, with their values.
         storage: type of the cached patch features, "fp16" or "int8".
+        longer: whether Stage I alone has as many steps as both stages, as a rival has.
         option: whether it is a switch that is off by default; it is measured if it is named.
     """
 
@@ -49,6 +50,7 @@ class Row:
     compose_changes: tuple[tuple[str, Any], ...] = ()
     part_changes: tuple[tuple[str, Any], ...] = ()
     storage: str = "fp16"
+    longer: bool = False
     option: bool = False
 
     def changes(self) -> dict[str, Any]:
@@ -72,6 +74,7 @@ ROWS: tuple[Row, ...] = (
         stage="map",
         alignment=False,
     ),
+    Row("stage1-longer", "Stage I alone, as long as the rivals", stage="map", longer=True),
     FULL,
     Row("without-vsi", "without VSI", vsi=False),
     Row("without-alignment", "without soft alignment", alignment=False),

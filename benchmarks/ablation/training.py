@@ -124,7 +124,7 @@ class Workshop:
         inversion = {name: settings.pop(name) for name in ("inverted", "inversion_steps")}
         values |= {
             "mapping": described(self.mapping(row, seed)),
-            "map_steps": settings["map_steps"],
+            "map_steps": self._map_steps(row),
         }
         if row.stage == "rival":
             steps = {"rival": row.rival, "compose_steps": settings["compose_steps"]}
@@ -140,6 +140,11 @@ class Workshop:
         data = {"source": row.source, "triplets": self._count(row), "noise": noise}
         steps = {"compose_steps": settings["compose_steps"]}
         return {**values, "composing": described(self.composing(row, seed)), **steps, **data}
+
+    def _map_steps(self, row: Row) -> int:
+        """Return the steps of a row's Stage I."""
+        settings = self.settings
+        return settings.map_steps + (settings.compose_steps if row.longer else 0)
 
     def measure(self, row: Row, seed: int, validation: Validation) -> dict[str, Scores]:
         """Train a row with a seed, or resume its training; return scores by row of the table."""
@@ -178,7 +183,7 @@ class Workshop:
             *self._images(row),
             self.mapping(row, seed),
             self.parts(row),
-            self._stage_settings(folder, self.settings.map_steps, row.storage),
+            self._stage_settings(folder, self._map_steps(row), row.storage),
             word_bank=word_bank(default_groups()) if row.source == "tags" else None,
         )
         return folder

@@ -37,7 +37,7 @@ __all__ = ["main"]
 PARTS = ("speed", "decoders", "tolerance")
 LOADER = "open_clip, DataLoader"
 DISTRIBUTIONS = ("simplejpeg", "pyvips", "av")
-TOLERANCE_PHOTOS = 40
+TOLERANCE_PHOTOS = 200
 DECODED = 12
 
 

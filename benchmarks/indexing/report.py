@@ -7,7 +7,9 @@ from typing import Any
 
 from benchmarks.markdown import describe_source, format_table
 
-__all__ = ["describe_indexing"]
+__all__ = ["DECODING", "describe_decoding", "describe_indexing"]
+
+DECODING = "indexing-decoding.json"
 
 
 def describe_indexing(values: Mapping[str, Any]) -> str:
@@ -28,6 +30,47 @@ def describe_indexing(values: Mapping[str, Any]) -> str:
             source,
         )
     )
+
+
+def describe_decoding(values: Mapping[str, Any]) -> str:
+    """Tabulate what decoding takes, and how near scaled pictures are to the exact transform."""
+    sizes = values["decoders"]
+    names = list(dict.fromkeys(name for one in sizes.values() for name in one["timings"]))
+    rows = [
+        (
+            name,
+            *(
+                f"{one['timings'][name]['ms_a_picture']:.1f}" if name in one["timings"] else ""
+                for one in sizes.values()
+            ),
+        )
+        for name in names
+    ]
+    tolerance = values["tolerance"]
+    cosines = [
+        (
+            f"{one['width']} pixels",
+            f"1/{one['scale']}",
+            "yes" if one["chosen"] else "",
+            f"{one['mean']:.5f}",
+            f"{one['least']:.5f}",
+        )
+        for one in tolerance["cosines"]
+    ]
+    columns = ("photo's width", "decoded at", "chosen", "mean cosine", "least cosine")
+    return "\n\n".join(
+        (
+            format_table(("decoder", *(f"{size}, ms" for size in sizes)), rows),
+            format_table(columns, cosines),
+            f"Cosines of {tolerance['photos']} photos' vectors with those of the exact transform, "
+            f"bundle `{tolerance['bundle']}`. "
+            f"{describe_source(values, 'pillow', *_installed(values))}.",
+        )
+    )
+
+
+def _installed(values: Mapping[str, Any]) -> list[str]:
+    return [name for name in ("simplejpeg", "pyvips", "av") if values["versions"].get(name)]
 
 
 def _ratio(ratio: Mapping[str, float]) -> str:

@@ -97,6 +97,7 @@ class TestRows:
             ("composed", {}),
             ("stage1", {"stage": "map"}),
             ("stage1-without-vsi", {"stage": "map", "vsi": False}),
+            ("stage1-longer", {"stage": "map", "longer": True}),
             ("stage1-without-alignment", {"stage": "map", "alignment": False}),
             ("without-vsi", {"vsi": False}),
             ("without-alignment", {"alignment": False}),
@@ -156,7 +157,10 @@ class TestRows:
         rows = choose_rows(None)
         folders = {row.name: own._folder("map", row, 0) for row in rows if row.stage == "compose"}
         folders |= {row.name: own._folder("map", row, 0) for row in rows if row.stage == "map"}
-        assert len(set(folders.values())) == 4
+        assert len(set(folders.values())) == 5
+        assert list(folders.values()).count(folders["stage1-longer"]) == 1
+        both = own.settings.map_steps + own.settings.compose_steps
+        assert own._map_steps(BY_NAME["stage1-longer"]) == both
         assert folders["stage1"] == folders["composed"] == folders["captions"]
         assert folders["stage1-without-vsi"] == folders["without-vsi"]
         assert folders["stage1-without-alignment"] == folders["without-alignment"]

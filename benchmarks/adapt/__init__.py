@@ -1,0 +1,1 @@
+"""What `ztcir adapt` takes and gains on photos without captions and attributes."""
