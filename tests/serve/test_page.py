@@ -221,6 +221,21 @@ def slide(page: Any, name: str, key: str) -> None:
     settle(page)
 
 
+def test_a_picture_that_stays_among_the_results_is_not_loaded_again(page: Any) -> None:
+    page.fill("#text", "a dress")
+    settle(page)
+    page.evaluate("document.querySelectorAll('.card').forEach((one) => (one.seen = true))")
+    before = set(names(page))
+    page.fill("#text", "a red dress")
+    page.wait_for_function("document.querySelector('#title').textContent.includes('red dress')")
+    settle(page)
+    after = names(page)
+    seen = page.evaluate("[...document.querySelectorAll('.card')].map((one) => !!one.seen)")
+    assert seen == [name in before for name in after]
+    scores = [float(one.inner_text() or "nan") for one in page.query_selector_all(".card .score")]
+    assert scores == sorted(scores, reverse=True)  # of this answer, not of the one before
+
+
 def test_several_pictures_and_texts_count_by_their_weights(page: Any, photos: Path) -> None:
     chosen = [photos / "red-dress-01.jpg", photos / "black-trousers-01.jpg"]
     page.set_input_files("#file", chosen)

@@ -11,6 +11,7 @@ from ztcir_sdk.decoding.decode import (
     file_being_decoded,
     load_image,
     load_scaled,
+    load_small,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "file_being_decoded",
     "load_image",
     "load_scaled",
+    "load_small",
 ]

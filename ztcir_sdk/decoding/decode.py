@@ -47,6 +47,7 @@ __all__ = [
     "file_being_decoded",
     "load_image",
     "load_scaled",
+    "load_small",
 ]
 
 ImageSource: TypeAlias = (
@@ -178,6 +179,22 @@ def load_scaled(data: bytes, reduction: Reduction, *, name: str) -> ScaledImage:
         ImageError: as in `load_image`.
     """
     return _from_stream(io.BytesIO(data), name, reduction)
+
+
+def load_small(data: bytes, side: int, *, name: str) -> Image.Image:
+    """Decode an encoded image to a small copy, whose longest side has at most `side` pixels.
+
+    Raises:
+        ImageError: as in `load_image`.
+    """
+
+    def reduction(width: int, height: int) -> int:
+        # twice the pixels that are wanted, so that resizing smooths them
+        return max((by for by in (2, 4, 8) if max(width, height) >= 2 * by * side), default=1)
+
+    image = load_scaled(data, reduction, name=name).upright()
+    image.thumbnail((side, side))
+    return image
 
 
 def _from_array(array: NDArray[Any], name: str) -> Image.Image:

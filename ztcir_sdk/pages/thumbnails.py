@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ztcir_sdk.decoding import load_image
+from ztcir_sdk.decoding import load_image, load_small
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.files import is_inside
 from ztcir_sdk.sources import read_image
@@ -33,9 +33,8 @@ def thumbnail(
             if inside and not is_inside(source, inside):
                 return None
             path = Path(source).absolute()
-            image = load_image(read_image(path.parent, path.name), name=path.name)
-        else:
-            image = load_image(source)
+            return load_small(read_image(path.parent, path.name), side, name=path.name)
+        image = load_image(source)
     except ImageError:
         return None
     image.thumbnail((side, side))

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ztcir_sdk.decoding import load_image
+from ztcir_sdk.decoding import load_small
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
 from ztcir_sdk.files import is_inside
 from ztcir_sdk.filters import parse_filter
@@ -201,10 +201,9 @@ def picture_of(index: ServedIndex, item: Item, side: int) -> bytes:
 
 def _encoded(data: bytes, side: int) -> bytes:
     try:
-        image = load_image(data, name="The picture")
+        image = load_small(data, side, name="The picture")
     except ImageError as error:
         raise ServiceError(404, "not-found", str(error)) from error
-    image.thumbnail((side, side))
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=84, optimize=True)
     return stream.getvalue()

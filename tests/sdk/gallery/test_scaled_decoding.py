@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.indexing.photos import catalogue_photos, enlarged
 from ztcir_sdk import Retriever
-from ztcir_sdk.decoding import MAX_PIXELS, load_scaled
+from ztcir_sdk.decoding import MAX_PIXELS, load_image, load_scaled, load_small
 from ztcir_sdk.drawings.drawings import draw, training_drawings
 from ztcir_sdk.errors import ImageError
 from ztcir_sdk.index import Index
@@ -163,3 +163,26 @@ def test_vectors_of_three_hundred_real_photos_stay_close(shared_data: Path) -> N
     found = cosines(shared_data, 300)
     assert found.mean() >= 0.999
     assert found.min() >= 0.995
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_small_copy_is_what_the_whole_image_reduced_is(
+    orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = turned(orientation)
+    whole = load_image(data)
+    whole.thumbnail((160, 160))
+    decoded: list[tuple[int, int]] = []
+    thumbnail = Image.Image.thumbnail
+    monkeypatch.setattr(
+        Image.Image,
+        "thumbnail",
+        lambda image, size: decoded.append(image.size) or thumbnail(image, size),
+    )
+    small = load_small(data, 160, name="x.jpg")
+    assert small.size == whole.size
+    assert max(decoded[0]) == 451  # a quarter of 1801, and more than twice the small copy
+    difference = np.asarray(small, np.float32) - np.asarray(whole, np.float32)
+    assert np.abs(difference).mean() < 1.5
+    monkeypatch.undo()
+    assert load_small(data, 4000, name="x.jpg").size == load_image(data).size

@@ -7,7 +7,7 @@ import * as view from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const PAGE = 48; // hits of one request
-const TYPING = 30; // milliseconds without a key before a search is sent
+const TYPING = 30; // milliseconds: of keys that follow each other faster, the last one is searched
 
 let about = { fields: [], limits: {}, items: 0 };
 let search = fromHash(location.hash);
@@ -17,6 +17,7 @@ let hits = [];
 let large = -1;
 let asking = null; // the request that runs; a later one takes its place
 let timer = 0;
+let changed = -Infinity; // when the search was last changed, in milliseconds
 
 // --- steps ----------------------------------------------------------------------------------
 
@@ -28,7 +29,10 @@ function change(part, { wait = 0 } = {}) {
   draw();
   busy(true);
   clearTimeout(timer);
-  timer = setTimeout(run, wait);
+  const now = performance.now();
+  if (now - changed > wait) run();
+  else timer = setTimeout(run, wait);
+  changed = now;
 }
 
 // Go on with another search: a new step, to which "back" leads.

@@ -149,33 +149,46 @@ export function drawTrail(trail, at, go) {
   current?.scrollIntoView?.({ block: "nearest", inline: "nearest" });
 }
 
+let cards = new Map(); // item -> the card that shows it now
+const itemOf = (hit) => `${hit.id} ${hit.name}`; // the same file may be in a collection twice
+
+// A card stays from answer to answer, with its picture, which is then drawn at once.
 export function drawHits(hits, { append = false, actions }) {
-  const cards = hits.map((hit) => card(hit, actions));
-  if (append) $("results").append(...cards);
-  else $("results").replaceChildren(...cards);
+  const fresh = new Map(hits.map((hit) => [itemOf(hit), card(hit, actions)]));
+  const focused = $("results").contains(document.activeElement) ? document.activeElement : null;
+  if (append) $("results").append(...fresh.values());
+  else $("results").replaceChildren(...fresh.values());
+  if (focused?.isConnected) focused.focus({ preventScroll: true });
+  cards = append ? new Map([...cards, ...fresh]) : fresh;
 }
 
 function card(hit, actions) {
+  const element = cards.get(itemOf(hit)) ?? newCard(hit);
+  const find = (part) => element.querySelector(part);
+  find(".score").textContent = hit.score === undefined ? "" : hit.score.toFixed(2);
+  find(".picture").onclick = () => actions.use(hit);
+  find(".not").onclick = () => actions.unlike(hit);
+  find(".zoom").onclick = () => actions.zoom(hit);
+  return element;
+}
+
+function newCard(hit) {
   const element = $("card").content.firstElementChild.cloneNode(true);
   const name = nameOf(hit);
   const image = element.querySelector("img");
   image.src = thumbnail(hit.id);
   image.onerror = () => element.classList.add("gone");
+  element.onanimationend = () => element.classList.remove("new");
   const picture = element.querySelector(".picture");
   picture.setAttribute("aria-label", `Search from ${name}`);
   picture.title = name;
-  picture.onclick = () => actions.use(hit);
-  element.querySelector(".score").textContent = hit.score === undefined ? "" : hit.score.toFixed(2);
-  const not = element.querySelector(".not");
-  not.setAttribute("aria-label", `Not like ${name}`);
-  not.onclick = () => actions.unlike(hit);
-  const zoom = element.querySelector(".zoom");
-  zoom.setAttribute("aria-label", `Large view of ${name}`);
-  zoom.onclick = () => actions.zoom(hit);
+  element.querySelector(".not").setAttribute("aria-label", `Not like ${name}`);
+  element.querySelector(".zoom").setAttribute("aria-label", `Large view of ${name}`);
   return element;
 }
 
 export function drawNothing(sentence) {
+  cards = new Map();
   $("results").replaceChildren(make("li", { className: "empty", textContent: sentence }));
 }
 
