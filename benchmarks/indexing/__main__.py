@@ -1,7 +1,7 @@
 """Pictures a second from JPEG files to vectors: the SDK beside open_clip, in one run.
 
     python -m benchmarks.indexing --photos 'val-{0000..0001}.tar' --size 900x1200
-    python -m benchmarks.indexing --photos 'val-{0000..0001}.tar' --size '12 MP' --files 32
+    python -m benchmarks.indexing --photos 'val-{0000..0001}.tar' --size '12 MP' --files 96
     python -m benchmarks.indexing --photos 'val-{0000..0001}.tar' --parts decoders tolerance
 
 The photos are a catalogue's, enlarged, with grain. Weights are random but for the default bundle's.
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--photos", nargs="+", required=True, help="webdataset shards of photos")
     add("--parts", nargs="+", choices=PARTS, default=["speed"], help="what to measure")
     add("--size", choices=SIZES, default="900x1200", help="size of the JPEG files")
-    add("--files", type=positive, default=64, help="JPEG files of a run")
+    add("--files", type=positive, default=256, help="JPEG files of a run")
     add("--model", default="ViT-B-32", help="backbone of the comparison with PyTorch")
     add("--threads", type=positive, default=available_cores(), help="threads of all sides")
     add("--folder", type=Path, default=Path("runs/indexing"), help="for photos and bundles")
