@@ -269,10 +269,11 @@ name of the keyword of `EngineOptions` that it sets."""
 def load_bundle(path: Path | None) -> Bundle:
     """Load a bundle by its folder or its name; None is the one inside the package."""
     from ztcir_sdk.bundle import Bundle, embedded_names
-    from ztcir_sdk.hub import HUB_PREFIX, load_model
 
     if path is None:
         return Bundle.embedded()
+    from ztcir_sdk.hub import HUB_PREFIX, load_model
+
     scheme, _, name = path.as_posix().partition(":/")  # a path has lost the second slash
     if scheme == HUB_PREFIX.partition(":")[0] and name:
         return load_model(f"{HUB_PREFIX}{name.lstrip('/')}")

@@ -7,9 +7,9 @@ ztcir_sdk`` alone costs nothing.
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ztcir_sdk.lazy_names import lazy_names
 from ztcir_sdk.version import __version__
 
 if TYPE_CHECKING:
@@ -69,13 +69,7 @@ _MODULES = {
 # its use to its maker, unless this is set before it is imported; 0 allows it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value  # the next access does not call this function
-    return value
+__getattr__ = lazy_names(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

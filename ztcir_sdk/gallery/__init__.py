@@ -5,8 +5,9 @@ Names are imported on first use: a search opens an index and needs none of what 
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from ztcir_sdk.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from ztcir_sdk.gallery.build import build_index
@@ -62,10 +63,4 @@ _MODULES = {
     "remove_images": "removal",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value  # the next access does not call this function
-    return value
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -23,7 +23,6 @@ from numpy.typing import ArrayLike, NDArray
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import IndexMismatchError, UsageError
 from ztcir_sdk.files import flush_file
-from ztcir_sdk.index.item_writer import ItemWriter, new_table
 from ztcir_sdk.index.items import Item
 from ztcir_sdk.index.manifest import (
     INDEX_FILE,
@@ -36,13 +35,12 @@ from ztcir_sdk.index.manifest import (
 )
 from ztcir_sdk.index.protocol import Neighbours
 from ztcir_sdk.index.rows import STORAGES, storage_files
-from ztcir_sdk.index.verify import damage
 from ztcir_sdk.index.view import IndexView, open_view
-from ztcir_sdk.index.writer import IndexWriter
 from ztcir_sdk.version import __version__
 
 if TYPE_CHECKING:
     from ztcir_sdk.filters import Filter
+    from ztcir_sdk.index.writer import IndexWriter
 
 __all__ = ["DEFAULT_STORAGE", "Index"]
 
@@ -88,6 +86,8 @@ class Index:
             UsageError: there is no such storage, or the root is the whole machine.
             IndexUnusableError: the folder has other contents, or cannot be written to.
         """
+        from ztcir_sdk.index.item_writer import ItemWriter, new_table
+
         if storage not in STORAGES:
             raise UsageError(f"storage must be one of {', '.join(STORAGES)}, not {storage!r}.")
         folder = Path(path).absolute()
@@ -230,6 +230,8 @@ class Index:
 
     def verify(self) -> list[str]:
         """Check every byte; return a sentence for each damaged part."""
+        from ztcir_sdk.index.verify import damage
+
         return damage(self.path, self._view)
 
     def vectors(self, labels: ArrayLike | None = None) -> NDArray[np.float32]:
@@ -295,6 +297,8 @@ class Index:
         Raises:
             IndexUnusableError: another process is writing, or the folder cannot be written to.
         """
+        from ztcir_sdk.index.writer import IndexWriter
+
         with _locked(self.path):
             self.refresh()
             remove_unlisted(self.path, self.manifest.files)

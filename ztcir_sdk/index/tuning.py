@@ -26,7 +26,28 @@ CONFIDENCE = 1.645
 """Standard errors that the measured recall must be above `RECALL`: then the recall of all such
 queries is, 19 times of 20."""
 NEIGHBOURS = 10
-EFFORTS = (FEWEST, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 320, 384, 448, 512, 768, 1024)
+EFFORTS = (
+    FEWEST,
+    24,
+    28,
+    32,
+    40,
+    48,
+    56,
+    64,
+    80,
+    96,
+    128,
+    160,
+    192,
+    256,
+    320,
+    384,
+    448,
+    512,
+    768,
+    1024,
+)
 """Candidates while searching, `ef`, in the order in which they are tried."""
 HARD_M, HARD_EF_CONSTRUCTION = 2 * GRAPH_M, 2 * GRAPH_EF_CONSTRUCTION
 HARD_EFFORT = 512

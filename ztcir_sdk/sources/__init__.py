@@ -7,9 +7,9 @@ webdataset. Archives are read in place, never unpacked.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ztcir_sdk.lazy_names import lazy_names
 from ztcir_sdk.sources.listing import Failure, Listing, Source, SourceFile, printable
 from ztcir_sdk.sources.reading import SourceReader, container_of, image_exists, read_image
 from ztcir_sdk.sources.rules import CollectionRules
@@ -36,10 +36,4 @@ __all__ = [
 _MODULES = {"MetadataTable": "tables", "list_images": "collection"}
 """What only those need who read a whole collection: imported on first use."""
 
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value  # the next access does not call this function
-    return value
+__getattr__ = lazy_names(__name__, _MODULES)
