@@ -34,7 +34,7 @@ COMMAND = "python -m benchmarks.rules"
 RULES: Mapping[str, Mapping[str, Any]] = {
     "refused": {"refused_weight": None},
     "details": {"detail_words": (), "detail_weight": None},
-    "nothing known": {"unknown_strength": None},
+    "nothing known": {"unknown_strength": None, "part_strength": None},
     "prototypes": {"prototypes": None},
 }
 """Rule -> the entries of a manifest without it."""

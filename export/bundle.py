@@ -66,6 +66,7 @@ class BundleSettings:
             texts with; None records none.
         unknown_strength: strength of texts that ask for nothing known, for a backbone that knows
             no other words than those of its training; None: 1.
+        part_strength: strength of those that name a part by a word for a product.
         attribute_words: words for what the model was trained to change.
         refused_weight: how much of a refused colour or pattern leaves the query, for a model that
             it was measured on; None: nothing.
@@ -85,6 +86,7 @@ class BundleSettings:
     acceptance: Acceptance = field(default_factory=Acceptance)
     vocabulary: Sequence[str] | None = None
     unknown_strength: float | None = None
+    part_strength: float | None = None
     attribute_words: Sequence[str] = ()
     refused_weight: float | None = None
     detail_words: Sequence[str] = ()
@@ -160,6 +162,7 @@ def export_bundle(
             files={**files, TOKENIZER: work / TOKENIZER, **words},
             vocabulary=VOCABULARY if words else None,
             unknown_strength=settings.unknown_strength,
+            part_strength=settings.part_strength,
             attribute_words=settings.attribute_words,
             refused_weight=settings.refused_weight,
             detail_words=settings.detail_words,

@@ -262,6 +262,9 @@ class Manifest(_Entry, frozen=True, kw_only=True):
     """Strength of a text that has none of `attribute_words` and `detail_words`, and names no colour
     and no pattern: "for a toddler". Without attribute words: of a text that has half of its words,
     or fewer, from the vocabulary. None: 1."""
+    part_strength: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Strength of such a text that names a part by one of `attribute_words`, which a model takes
+    for a kind of product: "with laces". None: `unknown_strength`."""
     attribute_words: tuple[str, ...] = ()
     """Words for the attributes that the model was trained to change, in lower case."""
     refused_weight: Annotated[float, Meta(ge=0, le=1)] | None = None
@@ -398,8 +401,8 @@ class Manifest(_Entry, frozen=True, kw_only=True):
         """Return the manifest as JSON values, complete and in a fixed order.
 
         Entries with their default value are left out: `check`, `precisions`, `vocabulary`,
-        `unknown_strength`, `attribute_words`, `refused_weight`, `detail_words`,
-        `detail_weight`, `prototypes`, `default`, the tokenizer's.
+        `unknown_strength`, `part_strength`, `attribute_words`, `refused_weight`,
+        `detail_words`, `detail_weight`, `prototypes`, `default`, the tokenizer's.
         """
         values: dict[str, Any] = to_json(self)
         return {**values, "preprocessing": self.preprocessing.to_dict()}

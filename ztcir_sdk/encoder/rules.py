@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.errors import BundleError
 from ztcir_sdk.files import read_bounded
-from ztcir_sdk.modification import move_queries, names_any, refused_values, words_of
+from ztcir_sdk.modification import (
+    move_queries,
+    names_any,
+    names_part,
+    refused_values,
+    words_of,
+)
 
 __all__ = ["Reading", "TextRules"]
 
@@ -28,6 +34,8 @@ class Reading:
 
     unknown: Sequence[int] = ()
     """Texts that ask for nothing that is known; see `Manifest.unknown_strength`."""
+    parts: Sequence[int] = ()
+    """Texts that ask for a part alone, by a word that is known; see `Manifest.part_strength`."""
     refused: Mapping[int, Sequence[str]] = field(default_factory=dict)
     """Row -> the colours and patterns that its text refuses; see `Manifest.refused_weight`."""
     details: Collection[int] = ()
@@ -97,13 +105,15 @@ class TextRules:
                 if row not in read and not self._detail_words.isdisjoint(words_of(text))
             }
         unknown: list[int] = []
+        parts: list[int] = []
         if manifest.unknown_strength is not None:
-            unknown = [
-                row
-                for row, text in enumerate(texts)
-                if row not in details and self._asks_for_nothing(text)
-            ]
-        return Reading(unknown, read, details)
+            for row, text in enumerate(texts):
+                if row not in details and self._asks_for_nothing(text):
+                    is_part = manifest.part_strength is not None and names_part(
+                        text, self._attribute_words
+                    )
+                    (parts if is_part else unknown).append(row)
+        return Reading(unknown, parts, read, details)
 
     def _asks_for_nothing(self, text: str) -> bool:
         """Return whether a text asks for nothing that the model was trained to change."""
@@ -140,12 +150,13 @@ class TextRules:
             queries = queries.copy()
             alone = self._encode_texts([texts[row] for row in rows])
             queries[rows] = _unit(queries[rows] + (manifest.detail_weight or 0.0) * alone)
-        if rows := list(reading.unknown):
-            queries = queries.copy()
-            strength = manifest.unknown_strength
-            queries[rows] = move_queries(
-                images[rows], queries[rows], 1.0 if strength is None else strength
-            )
+        for chosen, strength in (
+            (reading.unknown, manifest.unknown_strength),
+            (reading.parts, manifest.part_strength),
+        ):
+            if (rows := list(chosen)) and strength is not None:
+                queries = queries.copy()
+                queries[rows] = move_queries(images[rows], queries[rows], strength)
         # A prototype has no details: they would be lost.
         rows = [row for row in range(len(queries)) if row not in reading.details]
         if rows and manifest.prototypes is not None:

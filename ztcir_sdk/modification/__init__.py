@@ -5,7 +5,13 @@ from __future__ import annotations
 from ztcir_sdk.modification.refused import refused_values
 from ztcir_sdk.modification.strength import check_strength, move_queries
 from ztcir_sdk.modification.trail import MOST_FORMER, join_texts, mix_queries
-from ztcir_sdk.modification.vocabulary import UnknownWord, Vocabulary, names_any, words_of
+from ztcir_sdk.modification.vocabulary import (
+    UnknownWord,
+    Vocabulary,
+    names_any,
+    names_part,
+    words_of,
+)
 
 __all__ = [
     "MOST_FORMER",
@@ -16,6 +22,7 @@ __all__ = [
     "mix_queries",
     "move_queries",
     "names_any",
+    "names_part",
     "refused_values",
     "words_of",
 ]

@@ -69,6 +69,12 @@ def names_any(text: str, words: Collection[str]) -> bool:
     return any(word in words for word in words_of(text))
 
 
+def names_part(text: str, words: Collection[str]) -> bool:
+    """Return whether a text names one of some words as a part: "laces" in "with laces"."""
+    parts = re.findall(_PART, " ".join(text.lower().split()))
+    return any(word in words for part in parts for word in words_of(part))
+
+
 class Vocabulary:
     """The words that a model was trained on. Threads may share one.
 

@@ -140,6 +140,32 @@ def test_a_text_that_asks_for_nothing_known_keeps_closer_to_the_picture(
 
 
 @pytest.mark.parametrize(
+    ("text", "strength"),
+    [
+        ("with a dress", 0.3),
+        ("mit einem new dress", 0.3),
+        ("with a zorp", 0.6),
+        ("for a toddler", 0.6),
+        ("a dress with a dress", 1.0),
+        ("swap it with a dress", 1.0),
+        ("with a red dress", 1.0),  # a colour is a change of the whole
+    ],
+)
+def test_a_part_that_is_a_product_elsewhere_keeps_closest(
+    tmp_path: Path, text: str, strength: float
+) -> None:
+    plain = write_tiny_bundle(tmp_path / "plain")
+    words: dict[str, Any] = {"attribute_words": ("dress",), "unknown_strength": 0.6}
+    bundle = write_tiny_bundle(tmp_path / "b", part_strength=0.3, **words)
+    expected = query(plain, text, strength=strength)
+    np.testing.assert_allclose(query(bundle, text), expected, atol=1e-6)
+    without = write_tiny_bundle(tmp_path / "without", **words)
+    assert "part_strength" not in without.manifest.to_dict()
+    as_unknown = query(plain, text, strength=max(strength, 0.6))
+    np.testing.assert_allclose(query(without, text), as_unknown, atol=1e-6)
+
+
+@pytest.mark.parametrize(
     ("stored", "entry", "sentence"),
     [
         (half(np.eye(D)), Prototypes("other", 0.3, 0.02), r"prototypes\.file.*one of the files"),
