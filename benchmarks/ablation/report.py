@@ -16,6 +16,8 @@ MAP = "mAP@10"
 OWN = "self_R@1"
 COMMAND = "python -m benchmarks.ablation"
 FILE = "ablation.json"
+OPEN_FILE = "ablation-open.json"
+"""The rows with the backbone of the present bundle; `FILE` has those with an earlier one."""
 PICTURE = "![mAP@10 against the number of synthetic triplets](ablation-triplets.png)"
 
 FROZEN_LABELS: Mapping[str, str] = {
@@ -232,8 +234,10 @@ def _rivals(values: Values) -> str:
 def _claims(values: Values) -> str:
     """Describe the claims with numbers and verdicts."""
     rows = []
-    for claim in claims(values["rows"]):
-        numbers, verdict = judge(claim, values["rows"])
+    judged = [(claim, *judge(claim, values["rows"])) for claim in claims(values["rows"])]
+    for claim, numbers, verdict in judged:
+        if verdict == "not measured":
+            continue
         number = "-" if not numbers else f"{statistics.fmean(numbers):+.3f}"
         spread = f" ± {statistics.stdev(numbers):.3f}" if len(numbers) > 1 else ""
         metric = "own image R@1" if claim.metric == OWN else claim.metric
@@ -321,12 +325,19 @@ def _options(values: Values) -> str:
     return f"{format_table(columns, lines)}\n\n{_settings(values)}"
 
 
+def _open(values: Values) -> str:
+    """Describe all measured rows with the kinds of open requests, and what they say of claims."""
+    names = [name for name in values["rows"] if name != "oracle"]
+    return "\n\n".join((_scores(values, names), _claims(values), _settings(values)))
+
+
 REGIONS: Mapping[str, tuple[str, str, Callable[[Values], str]]] = {
     "ablation-claims": (FILE, COMMAND, _claims),
     "ablation-parts": (FILE, COMMAND, _parts),
     "ablation-triplets": (FILE, COMMAND, _triplets),
     "ablation-rivals": (FILE, COMMAND, _rivals),
     "ablation-settings": (FILE, COMMAND, _settings),
+    "ablation-open": (OPEN_FILE, f"{COMMAND} --out benchmarks/results/{OPEN_FILE}", _open),
     "ablation-options": ("ablation-options.json", f"{COMMAND} --options", _options),
 }
 """Regions of docs/method.md, for `benchmarks.readme`."""

@@ -187,7 +187,7 @@ class TestPage:
         (page / "ablation.json").write_text(json.dumps(values))
         assert self.fill(page) == 0
         text = (page / "docs" / "method.md").read_text()
-        assert "| - | not measured |" in text
+        assert "triplets from captions give" not in text
 
     def test_the_plot_records_which_figures_it_shows(self, page: Path) -> None:
         self.fill(page)
