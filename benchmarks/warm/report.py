@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.markdown import describe_source, format_count, format_table
+from ztcir_sdk.benchmark.changes import describe_precision
 
 __all__ = ["CONCURRENCY", "FILE", "describe_concurrency", "describe_warm"]
 
@@ -59,7 +60,7 @@ def describe_concurrency(values: Mapping[str, Any]) -> str:
         "batched / alone",
     )
     source = (
-        f"Bundle `{values['bundle']}` ({values['precision']}), {values['pictures']} images; "
+        f"Bundle `{values['bundle']}` ({describe_precision(values)}), {values['pictures']} images; "
         f"{values['machine']['cpu']}, {values['threads']} threads of ONNX Runtime, onnxruntime "
         f"{values['versions']['onnxruntime']}, {values['date'][:10]}."
     )
