@@ -168,6 +168,7 @@ function draw() {
   view.drawFilters(about.fields, search, setFilter, setRange);
   view.drawTrail(trail, at, go);
   $("text").placeholder = search.pictures.length ? "What should change? make it red, for women, …" : "Describe what to find, or drop an image";
+  $("add").hidden = !search.pictures.length;
   $("strength").value = search.strength;
   $("strength-value").textContent = Number(search.strength).toFixed(1);
   $("strength").disabled = !(search.pictures.length && textsOf(search).length);
