@@ -142,8 +142,10 @@ class Encoder:
         return self._graphs.open(name, threads=threads)
 
     def preload(self, graphs: Sequence[str]) -> None:
-        """Start to load graphs, and return at once; if they run on the CPU."""
+        """Start to load graphs, and what rules need, and return at once; if they run on the CPU."""
         self._graphs.preload(graphs)
+        if TEXT_ENCODER in graphs and self.device == "cpu":
+            self._rules.preload()
 
     def encode_images(self, images: Sequence[ImageSource]) -> NDArray[np.float32]:
         """Encode N images for a gallery: (N, D) float32, L2-normalised.

@@ -7,6 +7,8 @@ towards the items that were seen to be like it. None of it looks at an image aga
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -84,6 +86,15 @@ class TextRules:
             )
         unit: NDArray[np.float32] = vectors / norms
         return unit
+
+    def preload(self) -> None:
+        """Read the prototypes beside what the caller does next; an error is raised by `apply`."""
+        if self._bundle.manifest.prototypes is not None and "_prototypes" not in vars(self):
+            threading.Thread(target=self._read_quietly).start()
+
+    def _read_quietly(self) -> None:
+        with contextlib.suppress(BundleError):
+            _ = self._prototypes
 
     def refused(self, text: str) -> tuple[str, ...]:
         """Return the colours and patterns that a text refuses, if they leave its query."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,10 @@ def with_entries(folder: Path, stored: bytes | None = None, **entries: Any) -> B
 
 
 def query(bundle: Bundle, text: str, **options: Any) -> Array:
-    retriever = Retriever(bundle, threads=1)
+    return query_of(Retriever(bundle, threads=1), text, **options)
+
+
+def query_of(retriever: Retriever, text: str, **options: Any) -> Array:
     image = Image.new("RGB", (8, 8), "red")
     return retriever.encode_queries(retriever.references([image]), [text], [0], **options)
 
@@ -194,6 +198,26 @@ def test_a_prototype_without_a_direction_is_refused_when_it_is_used(
     with pytest.raises(BundleError, match="a vector that is zero or not finite"):
         query(bundle, "make it red")
     assert query(bundle, "make it red", method="text").shape == (1, D)
+
+
+def test_prototypes_are_read_while_graphs_load_and_a_damaged_file_is_named_by_the_query(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    bundle = with_entries(
+        tmp_path, half(np.eye(D)), prototypes=Prototypes("prototypes.f16", 0.3, 0.02)
+    )
+    retriever = Retriever(bundle, threads=1)
+    retriever.encoder.preload(["text_encoder"])
+    deadline = time.monotonic() + 30
+    while "_prototypes" not in vars(retriever.encoder._rules) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (bundle.path / "prototypes.f16").unlink()
+    assert query_of(retriever, "make it red").shape == (1, D)  # it was read before
+    other = Retriever(Bundle(bundle.path, bundle.manifest), threads=1)
+    other.encoder.preload(["text_encoder"])
+    with pytest.raises(BundleError, match=r"prototypes\.f16 .* cannot be read"):
+        query_of(other, "make it red")
+    assert not recwarn.list  # of a thread that ended with an error
 
 
 def test_a_bundle_without_rules_has_no_entries_of_them(tmp_path: Path) -> None:
