@@ -128,7 +128,7 @@ def triplets(
             retriever,
             expand_paths((*images, *more_images)),
             file,
-            methods=(*METHODS, ORACLE) if method == ALL else (method,),
+            methods=(*retriever.bundle.methods, ORACLE) if method == ALL else (method,),
             weight=weight,
             best_sum=method == ALL,
             optional_oracle=method == ALL,

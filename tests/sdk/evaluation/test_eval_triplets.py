@@ -304,6 +304,17 @@ def test_json_output_has_all_fields(
     assert json.loads(weighted.stdout)["weight"] == 0.2
 
 
+def test_all_methods_are_those_that_the_bundle_has(
+    archives: list[Path], write: Write, tmp_path: Path
+) -> None:
+    plain = write_tiny_bundle(tmp_path / "plain", methods=("sum", "image", "text"))
+    retriever = Retriever(plain, threads=1)
+    result = run(retriever, archives, write(triplet(0)), "--method", "all", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)["methods"]
+    assert found.keys() == {"sum", "image", "text", "oracle", "sum_best"}
+
+
 def test_archives_are_given_as_patterns_globs_or_lists(
     retriever: Retriever, archives: list[Path], write: Write
 ) -> None:
