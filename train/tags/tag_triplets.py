@@ -49,6 +49,8 @@ _NAMED = ("objects", "colours", "patterns", "materials", "people")
 MOST_TARGETS = 32
 POOL = 20_000  # pictures at most; more make triplets slower, and few triplets are enough
 _NEAR = 0.999  # quantile of the similarity of pictures drawn at random
+_FEW_NEAR = 3  # a small collection has a lower one, so that a picture has some near ones,
+_LEAST_NEAR = 0.99  # but not below this
 _CHUNK = 256  # references at a time
 _PER_REFERENCE = 3  # changes tried at once
 _ROUNDS = 20  # passes over the references at most
@@ -88,7 +90,8 @@ class TagTriplets:
             some, others = rng.integers(len(rows), size=(2, 20_000))
             differ = some != others
             sims = (own[some[differ]] * own[others[differ]]).sum(axis=1)
-            self._near = float(np.quantile(sims, _NEAR))
+            quantile = min(_NEAR, max(_LEAST_NEAR, 1 - _FEW_NEAR / len(rows)))
+            self._near = float(np.quantile(sims, quantile))
 
     def make(self, count: int, *, seed: int, held_out: bool = False) -> list[Triplet]:
         """Make triplets; there are fewer if the pictures allow fewer, and none if they allow none.
