@@ -29,7 +29,7 @@ from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.path_patterns import expand_paths
 from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = ["main"]
+__all__ = ["main", "write_photos"]
 
 QUERIES = "val-triplets.jsonl"
 SEED = 0
@@ -50,25 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     date, load = now(), load_average()
     shards = expand_paths([str(options.catalogue / "train-*.tar")])
-    runs = []
+    values = {
+        **provenance(date, available_cores(), load),
+        "backbone": options.backbone,
+        "queries": QUERIES,
+        "runs": [],
+    }
     for count in options.counts:
         with tempfile.TemporaryDirectory(prefix="ztcir-adapt-") as folder:
             place = Path(folder)
-            _write_photos(shards, count, place / "photos")
+            write_photos(shards, count, place / "photos")
             note(f"{count} photos")
-            runs.append(_adapted(place, options.backbone, options.catalogue))
-    write_result(
-        options.out,
-        {
-            **provenance(date, available_cores(), load),
-            "backbone": options.backbone,
-            "queries": QUERIES,
-            "runs": runs,
-        },
-    )
+            values["runs"].append(_adapted(place, options.backbone, options.catalogue))
+        write_result(options.out, values)  # the next count takes much longer
 
 
-def _write_photos(shards: Sequence[Path], count: int, folder: Path) -> None:
+def write_photos(shards: Sequence[Path], count: int, folder: Path) -> None:
     """Write photos that are drawn by chance from all shards, and nothing else of them."""
     found = []
     for shard in shards:
@@ -100,7 +97,7 @@ def _adapted(place: Path, backbone: str, catalogue: Path) -> dict[str, Any]:
     return {
         **{name: found[name] for name in kept},
         "validation": {
-            method: scores["mAP@10"]
+            method: scores["overall"]["mAP@10"]
             for method, scores in measured["methods"].items()
             if method in ("composed", *PLAIN)
         },
