@@ -56,7 +56,9 @@ class Part:
     tags: Tags
     described: NDArray[np.bool_]
 
-    def triplets(self, count: int, *, seed: int, held_out: bool = False) -> list[Triplet]:
+    def triplets(
+        self, count: int, *, seed: int, held_out: bool = False, measure: bool = False
+    ) -> list[Triplet]:
         """Make triplets: from attributes, from captions, and from tags where there is neither.
 
         Each source gets as many as it has photos. Photos whose attributes or captions give no
@@ -66,6 +68,7 @@ class Part:
             count: number of triplets at most.
             seed: random seed.
             held_out: use the wordings that are never trained on.
+            measure: choose targets of tags for measuring; see `TagTriplets.make`.
         """
         attributed = np.array([has_attributes(image.item) for image in self.images])
         captioned = self.described & ~attributed
@@ -101,7 +104,7 @@ class Part:
                 seed,
             )
             share = round(count * len(rows) / len(self.images))
-            found += own.make(share, seed=seed, held_out=held_out)
+            found += own.make(share, seed=seed, held_out=held_out, measure=measure)
         return found
 
 

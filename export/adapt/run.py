@@ -289,8 +289,10 @@ class _Run:
         if not self.progress.recall("triplets"):
             seed = settings.seed
             training = pictures.training.triplets(settings.triplets, seed=seed)
-            known = pictures.held_out.triplets(_HELD_OUT_TRIPLETS, seed=seed + 1)
-            unseen = pictures.held_out.triplets(_HELD_OUT_TRIPLETS, seed=seed + 2, held_out=True)
+            known = pictures.held_out.triplets(_HELD_OUT_TRIPLETS, seed=seed + 1, measure=True)
+            unseen = pictures.held_out.triplets(
+                _HELD_OUT_TRIPLETS, seed=seed + 2, held_out=True, measure=True
+            )
             # no reference both selects and measures
             references = sorted({one.reference for one in (*known, *unseen)})
             order = np.random.default_rng([seed, 10]).permutation(len(references))

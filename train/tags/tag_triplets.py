@@ -3,6 +3,9 @@
 A target has another confident tag of one kind than the reference, and contradicts it in no other
 kind. It also has to be shown to be alike: by the same confident tags in all other kinds, or by
 being near once the change is taken out of both embeddings.
+
+What measures is chosen by tags alone. If targets had to be near, whatever stays near would look
+good: the image alone, and its sum with a text.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data import main_script
+from train.tags.bank import OBJECTS
 from train.tags.tagging import UNSURE, TagGroup, Tags
 from train.triplets.tempered_draw import draw_index, tempered_edges
 from train.wordings import attribute_wording, phrase_wording
@@ -93,7 +97,9 @@ class TagTriplets:
             quantile = min(_NEAR, max(_LEAST_NEAR, 1 - _FEW_NEAR / len(rows)))
             self._near = float(np.quantile(sims, quantile))
 
-    def make(self, count: int, *, seed: int, held_out: bool = False) -> list[Triplet]:
+    def make(
+        self, count: int, *, seed: int, held_out: bool = False, measure: bool = False
+    ) -> list[Triplet]:
         """Make triplets; there are fewer if the pictures allow fewer, and none if they allow none.
 
         Each kind gets triplets by the square root of its number of confident tags.
@@ -102,6 +108,8 @@ class TagTriplets:
             count: number of triplets.
             seed: random seed.
             held_out: use the wordings that are never trained on.
+            measure: targets are all pictures that have the new tag and share the object, or if that
+                changes another tag, near or not; if there are other kinds of tags.
         """
         if not count or not self.tags.groups:
             return []
@@ -110,7 +118,8 @@ class TagTriplets:
         texts: set[tuple[str, str]] = set()
         for _ in range(_ROUNDS):
             before = len(found)
-            for triplet in self._round(count - len(found), rng, held_out=held_out):
+            wanted = count - len(found)
+            for triplet in self._round(wanted, rng, held_out=held_out, measure=measure):
                 key = triplet.reference, triplet.text
                 if key not in texts:
                     texts.add(key)
@@ -120,7 +129,9 @@ class TagTriplets:
         order = rng.permutation(len(found))[:count]
         return [found[place] for place in order]
 
-    def _round(self, count: int, rng: np.random.Generator, *, held_out: bool) -> Iterator[Triplet]:
+    def _round(
+        self, count: int, rng: np.random.Generator, *, held_out: bool, measure: bool
+    ) -> Iterator[Triplet]:
         """Yield triplets of references that are drawn for each kind of change."""
         weights = np.sqrt([(group.tags[self._rows] >= 0).sum() for group in self.tags.groups])
         for number, weight in enumerate(weights / weights.sum()):
@@ -128,7 +139,7 @@ class TagTriplets:
             references = self._references(self.tags.groups[number], wanted, rng)
             for start in range(0, len(references), _CHUNK):
                 chunk = references[start : start + _CHUNK]
-                yield from self._changes(number, chunk, rng, held_out=held_out)
+                yield from self._changes(number, chunk, rng, held_out=held_out, measure=measure)
 
     def _references(
         self, group: TagGroup, count: int, rng: np.random.Generator
@@ -148,6 +159,7 @@ class TagTriplets:
         rng: np.random.Generator,
         *,
         held_out: bool,
+        measure: bool,
     ) -> Iterator[Triplet]:
         """Yield triplets of some references whose tag of one group changes."""
         own = self.embeds[self._rows]
@@ -156,14 +168,16 @@ class TagTriplets:
         tags = group.tags[self._rows]
         possible = (tags >= 0) & (tags != tags[references, None])
         possible &= similar < NEAR_DUPLICATE  # no words lead from a picture to itself
-        alike = np.ones_like(possible)
-        for other in self.tags.groups:
-            if other is not group:
-                theirs = other.tags[self._rows]
-                same = theirs == theirs[references, None]
-                unsure = (theirs < 0) | (theirs[references, None] < 0)
-                possible &= same | unsure
-                alike &= same & ~unsure
+        others = [other for other in self.tags.groups if other is not group]
+        alike, shared = np.ones_like(possible), np.zeros_like(possible)
+        for other in others:
+            theirs = other.tags[self._rows]
+            same = theirs == theirs[references, None]
+            unsure = (theirs < 0) | (theirs[references, None] < 0)
+            possible &= same | unsure
+            alike &= same & ~unsure
+            if other.kind == OBJECTS or all(one.kind != OBJECTS for one in others):
+                shared |= same & ~unsure
         for place, reference in enumerate(references):
             candidates = np.flatnonzero(possible[place])
             if not len(candidates):
@@ -176,7 +190,10 @@ class TagTriplets:
             along = (scores[candidates, new] - scores[candidates, old]) / lengths[new]
             own_along = (scores[reference, new] - scores[reference, old]) / lengths[new]
             rest = similar[place, candidates] - along * own_along
-            right = alike[place, candidates] | (rest >= self._near)
+            if measure and others:
+                right = shared[place, candidates]
+            else:
+                right = alike[place, candidates] | (rest >= self._near)
             if not right.any():
                 continue
             words, counts = np.unique(new[right], return_counts=True)
@@ -184,7 +201,8 @@ class TagTriplets:
             drawn = {draw_index(edges, rng) for _ in range(_PER_REFERENCE)}
             for word in (int(words[one]) for one in sorted(drawn)):
                 rows = np.flatnonzero(right & (new == word))
-                rows = rows[np.argsort(-rest[rows], kind="stable")][:MOST_TARGETS]
+                if not measure:
+                    rows = rows[np.argsort(-rest[rows], kind="stable")][:MOST_TARGETS]
                 targets = tuple(self.ids[self._rows[one]] for one in candidates[rows])
                 text = self._text(number, int(reference), old, word, rng, held_out=held_out)
                 name = f"{TAGGED}{group.kind}"

@@ -168,6 +168,23 @@ class TestTriplets:
             assert int(changed[reference]) not in new
             assert {int(kept[place[name]]) for name in triplet.targets} == {int(kept[reference])}
 
+    def test_what_measures_is_chosen_by_tags_and_not_by_nearness(
+        self, tagged: tuple[NDArray[np.float32], Tags, NDArray[np.int64], NDArray[np.int64]]
+    ) -> None:
+        _, tags, *_ = tagged
+        ids, triplets = self.make(tagged, measure=True)
+        assert len(triplets) == 60
+        place = {name: number for number, name in enumerate(ids)}
+        known = {group.kind: group.tags for group in tags.groups}
+        for triplet in triplets:
+            changed = triplet.kind.removeprefix("tag-")
+            kept = "colours" if changed == "objects" else "objects"
+            reference, target = place[triplet.reference], place[triplet.targets[0]]
+            right = (known[changed] == known[changed][target]) & (
+                known[kept] == known[kept][reference]
+            )
+            assert {place[name] for name in triplet.targets} == set(np.flatnonzero(right))
+
     def test_the_wording_names_the_new_word(
         self, tagged: tuple[NDArray[np.float32], Tags, NDArray[np.int64], NDArray[np.int64]]
     ) -> None:
