@@ -174,11 +174,12 @@ def test_a_small_copy_is_what_the_whole_image_reduced_is(
     whole.thumbnail((160, 160))
     decoded: list[tuple[int, int]] = []
     thumbnail = Image.Image.thumbnail
-    monkeypatch.setattr(
-        Image.Image,
-        "thumbnail",
-        lambda image, size: decoded.append(image.size) or thumbnail(image, size),
-    )
+
+    def reduced(image: Image.Image, size: tuple[float, float]) -> None:
+        decoded.append(image.size)
+        thumbnail(image, size)
+
+    monkeypatch.setattr(Image.Image, "thumbnail", reduced)
     small = load_small(data, 160, name="x.jpg")
     assert small.size == whole.size
     assert max(decoded[0]) == 451  # a quarter of 1801, and more than twice the small copy
