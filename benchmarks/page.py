@@ -166,8 +166,8 @@ def describe_keys(values: Mapping[str, Any]) -> str:
         (
             format_table(columns, [row]),
             f"{times[f'within_{LIMIT_MS}']:.1%} of {format_count(values['keys'])} keys within "
-            f"{LIMIT_MS} ms, until the first picture is drawn, the page's wait of 30 ms for a "
-            f"further key included. {values['browser']}, {format_count(values['pictures'])} "
+            f"{LIMIT_MS} ms, until the first picture is drawn. {values['browser']}, "
+            f"{format_count(values['pictures'])} "
             f"drawings, bundle `{values['bundle']}`, {values['machine']['cpu']}, which the browser "
             f"shares, {values['date'][:10]}.",
         )
