@@ -142,9 +142,9 @@ class Encoder:
         return self._graphs.open(name, threads=threads)
 
     def preload(self, graphs: Sequence[str]) -> None:
-        """Start to load graphs, and what rules need, and return at once; if they run on the CPU."""
+        """Start to load graphs, if they run on the CPU, and what rules need; return at once."""
         self._graphs.preload(graphs)
-        if TEXT_ENCODER in graphs and self.device == "cpu":
+        if TOKEN_LEARNER in graphs:  # rules are for composed queries
             self._rules.preload()
 
     def encode_images(self, images: Sequence[ImageSource]) -> NDArray[np.float32]:

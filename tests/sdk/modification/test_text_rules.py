@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -201,20 +202,26 @@ def test_a_prototype_without_a_direction_is_refused_when_it_is_used(
 
 
 def test_prototypes_are_read_while_graphs_load_and_a_damaged_file_is_named_by_the_query(
-    tmp_path: Path, recwarn: pytest.WarningsRecorder
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = with_entries(
         tmp_path, half(np.eye(D)), prototypes=Prototypes("prototypes.f16", 0.3, 0.02)
     )
     retriever = Retriever(bundle, threads=1)
-    retriever.encoder.preload(["text_encoder"])
+    with monkeypatch.context() as patch:
+        started: list[str] = []
+        patch.setattr(threading.Thread, "start", lambda thread: started.append(thread.name))
+        retriever.encoder.preload(["text_encoder"])  # of texts alone, which have no rules
+        assert started
+        assert not [name for name in started if "_read_quietly" in name]
+    retriever.encoder.preload(["token_learner", "text_encoder"])
     deadline = time.monotonic() + 30
     while "_prototypes" not in vars(retriever.encoder._rules) and time.monotonic() < deadline:
         time.sleep(0.01)
     (bundle.path / "prototypes.f16").unlink()
     assert query_of(retriever, "make it red").shape == (1, D)  # it was read before
     other = Retriever(Bundle(bundle.path, bundle.manifest), threads=1)
-    other.encoder.preload(["text_encoder"])
+    other.encoder.preload(["token_learner", "text_encoder"])
     with pytest.raises(BundleError, match=r"prototypes\.f16 .* cannot be read"):
         query_of(other, "make it red")
     assert not recwarn.list  # of a thread that ended with an error
