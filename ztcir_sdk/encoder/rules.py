@@ -158,26 +158,21 @@ class TextRules:
         if reading.refused:
             queries = self._without_refused(queries, reading.refused)
         if rows := sorted(reading.details):
-            queries = queries.copy()
             alone = self._encode_texts([texts[row] for row in rows])
-            queries[rows] = _unit(queries[rows] + (manifest.detail_weight or 0.0) * alone)
+            detailed = _unit(queries[rows] + (manifest.detail_weight or 0.0) * alone)
+            queries = _with_rows(queries, rows, detailed)
         for chosen, strength in (
             (reading.unknown, manifest.unknown_strength),
             (reading.parts, manifest.part_strength),
         ):
             if (rows := list(chosen)) and strength is not None:
-                queries = queries.copy()
-                queries[rows] = move_queries(images[rows], queries[rows], strength)
+                moved = move_queries(images[rows], queries[rows], strength)
+                queries = _with_rows(queries, rows, moved)
         # A prototype has no details: they would be lost.
         rows = [row for row in range(len(queries)) if row not in reading.details]
-        if rows and manifest.prototypes is not None:
-            queries = queries.copy()
-            queries[rows] = pull(
-                queries[rows],
-                self._prototypes,
-                manifest.prototypes.weight,
-                manifest.prototypes.temperature,
-            )
+        if rows and (entry := manifest.prototypes) is not None:
+            pulled = pull(queries[rows], self._prototypes, entry.weight, entry.temperature)
+            queries = _with_rows(queries, rows, pulled)
         return queries
 
     def _without_refused(
@@ -219,6 +214,15 @@ def pull(
     np.exp(scores, out=scores)
     mixture = _unit(scores @ prototypes)  # the softmax's denominator is a scale, which goes
     return _unit((1 - weight) * queries + weight * mixture)
+
+
+def _with_rows(
+    vectors: NDArray[np.float32], rows: Sequence[int], new: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return a copy of vectors with other ones in some rows."""
+    changed = vectors.copy()
+    changed[rows] = new
+    return changed
 
 
 def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
