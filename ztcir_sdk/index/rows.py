@@ -110,10 +110,10 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
-class FloatRows:
-    """Float32 rows."""
+class _StoredRows:
+    """Rows that are searched as they are stored."""
 
-    vectors: NDArray[np.float32]  # (n, D)
+    vectors: NDArray[Any]  # (n, D)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -127,6 +127,10 @@ class FloatRows:
     def scanned_bytes(self) -> int:
         """Bytes that the products of all rows read."""
         return self.vectors.nbytes
+
+
+class FloatRows(_StoredRows):
+    """Float32 rows."""
 
     def take(self, rows: Any) -> NDArray[np.float32]:
         """Return the vectors (n, D)."""
@@ -166,24 +170,8 @@ def row_products(
     return cast("NDArray[Any]", vecdot(rows, others, out=out))
 
 
-@dataclass(frozen=True)
-class HalfRows:
+class HalfRows(_StoredRows):
     """Float16 rows."""
-
-    vectors: NDArray[np.float16]  # (n, D)
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    @property
-    def dim(self) -> int:
-        """Width D."""
-        return int(self.vectors.shape[1])
-
-    @property
-    def scanned_bytes(self) -> int:
-        """Bytes that the products of all rows read."""
-        return self.vectors.nbytes
 
     def take(self, rows: Any) -> NDArray[np.float32]:
         """Return the vectors (n, D)."""
