@@ -64,14 +64,8 @@ class BundleSettings:
         pad_ratio: ratio of edges above which images are padded first; see `pad_to_ratio`.
         vocabulary: words in lower case that the model was trained on, which a search compares
             texts with; None records none.
-        unknown_strength: strength of texts that ask for nothing known, for a backbone that knows
-            no other words than those of its training; None: 1.
-        part_strength: strength of those that name a part by a word for a product.
-        attribute_words: words for what the model was trained to change.
-        refused_weight: how much of a refused colour or pattern leaves the query, for a model that
-            it was measured on; None: nothing.
-        detail_words: words for details, which the vector of the text alone is added for.
-        detail_weight: how much of that vector; None: nothing.
+        rules: entries of `Manifest` that say what is done with texts, as `unknown_strength` and
+            `attribute_words`, for a model that they were measured on.
         default: how searches answer that name no method; None for "composed".
 
     Raises:
@@ -85,12 +79,7 @@ class BundleSettings:
     precisions: Sequence[str] = ("fp32",)
     acceptance: Acceptance = field(default_factory=Acceptance)
     vocabulary: Sequence[str] | None = None
-    unknown_strength: float | None = None
-    part_strength: float | None = None
-    attribute_words: Sequence[str] = ()
-    refused_weight: float | None = None
-    detail_words: Sequence[str] = ()
-    detail_weight: float | None = None
+    rules: Mapping[str, Any] = field(default_factory=dict)
     pad_ratio: float | None = None
     default: DefaultAnswer | None = None
 
@@ -161,12 +150,7 @@ def export_bundle(
             **entries,
             files={**files, TOKENIZER: work / TOKENIZER, **words},
             vocabulary=VOCABULARY if words else None,
-            unknown_strength=settings.unknown_strength,
-            part_strength=settings.part_strength,
-            attribute_words=settings.attribute_words,
-            refused_weight=settings.refused_weight,
-            detail_words=settings.detail_words,
-            detail_weight=settings.detail_weight,
+            **settings.rules,
             graphs=graphs,
             precisions=final_precisions(chosen),
             overwrite=overwrite,
