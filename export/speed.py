@@ -46,7 +46,7 @@ def measure_speed(variants: Variants, chosen: Mapping[str, str]) -> dict[str, An
             for name in ("fp32", key)
         }
         inputs = _inputs(loaded["fp32"], IMAGES if graph == IMAGE_ENCODER else 1)
-        times = _in_turns({name: _run(one, inputs) for name, one in loaded.items()})
+        times = in_turns({name: _run(one, inputs) for name, one in loaded.items()}, ROUNDS)
         ratios = [a / b for a, b in zip(times["fp32"], times[key], strict=True)]
         figures[graph] = {
             "variant": key,
@@ -67,10 +67,12 @@ def _run(graph: OnnxGraph, inputs: Mapping[str, Any]) -> Callable[[], object]:
     return lambda: graph.run(inputs)
 
 
-def _in_turns(operations: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Return the seconds of `ROUNDS` runs of each operation, one after the other."""
+def in_turns(
+    operations: Mapping[str, Callable[[], object]], rounds: int, *, untimed: int = 2
+) -> dict[str, list[float]]:
+    """Return the seconds of some runs of each operation, one after the other in each round."""
     times: dict[str, list[float]] = {name: [] for name in operations}
-    for number in range(-2, ROUNDS):
+    for number in range(-untimed, rounds):
         for name, operation in operations.items():
             start = time.perf_counter()
             operation()

@@ -14,7 +14,6 @@ import contextlib
 import logging
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from benchmarks.comparison import Ratio, Rounds
 from benchmarks.indexing.photos import SIZES, catalogue_photos, write_photos
 from benchmarks.provenance import load_average, provenance
 from cli.output import note, table
+from export.speed import in_turns
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.environment import installed, now
 from ztcir_sdk.path_patterns import expand_paths
@@ -104,7 +104,7 @@ def _speed(options: argparse.Namespace, shards: Sequence[Path]) -> dict[str, Any
                     encoder_alone(bundle, precision, options.threads, len(files))
                 )
         note(f"{options.size}: {len(operations)} sides")
-        seconds = _in_rounds(operations, options.rounds)
+        seconds = in_turns(operations, options.rounds, untimed=1)
     rates = {name: round(len(files) / float(np.median(own)), 2) for name, own in seconds.items()}
     ratios = {
         name: Ratio.of([a / b for a, b in zip(seconds[LOADER], own, strict=True)]).to_dict()
@@ -122,20 +122,6 @@ def _speed(options: argparse.Namespace, shards: Sequence[Path]) -> dict[str, Any
         "ratios": ratios,
         "reached": _reached(seconds, options.model),
     }
-
-
-def _in_rounds(
-    operations: Mapping[str, Callable[[], object]], rounds: int
-) -> dict[str, list[float]]:
-    """Return the seconds of each operation in each round, after one that is not timed."""
-    seconds: dict[str, list[float]] = {name: [] for name in operations}
-    for number in range(-1, rounds):
-        for name, operation in operations.items():
-            start = time.perf_counter()
-            operation()
-            if number >= 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def _reached(seconds: Mapping[str, list[float]], model: str) -> dict[str, Any]:
