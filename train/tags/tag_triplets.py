@@ -169,15 +169,17 @@ class TagTriplets:
         possible = (tags >= 0) & (tags != tags[references, None])
         possible &= similar < NEAR_DUPLICATE  # no words lead from a picture to itself
         others = [other for other in self.tags.groups if other is not group]
+        has_objects = any(other.kind == OBJECTS for other in others)
         alike, shared = np.ones_like(possible), np.zeros_like(possible)
         for other in others:
             theirs = other.tags[self._rows]
             same = theirs == theirs[references, None]
             unsure = (theirs < 0) | (theirs[references, None] < 0)
+            sure = same & ~unsure
             possible &= same | unsure
-            alike &= same & ~unsure
-            if other.kind == OBJECTS or all(one.kind != OBJECTS for one in others):
-                shared |= same & ~unsure
+            alike &= sure
+            if other.kind == OBJECTS or not has_objects:
+                shared |= sure
         for place, reference in enumerate(references):
             candidates = np.flatnonzero(possible[place])
             if not len(candidates):
