@@ -234,8 +234,8 @@ def _rivals(values: Values) -> str:
 def _claims(values: Values) -> str:
     """Describe the claims with numbers and verdicts."""
     rows = []
-    judged = [(claim, *judge(claim, values["rows"])) for claim in claims(values["rows"])]
-    for claim, numbers, verdict in judged:
+    for claim in claims(values["rows"]):
+        numbers, verdict = judge(claim, values["rows"])
         if verdict == "not measured":
             continue
         number = "-" if not numbers else f"{statistics.fmean(numbers):+.3f}"
