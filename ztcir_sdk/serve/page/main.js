@@ -25,7 +25,7 @@ let changed = -Infinity; // when the search was last changed, in milliseconds
 function change(part, { wait = 0 } = {}) {
   search = { ...search, ...part };
   trail[at] = search;
-  history.replaceState({ trail: trail, at }, "", address());
+  history.replaceState({ trail, at }, "", address());
   draw();
   busy(true);
   clearTimeout(timer);
@@ -40,7 +40,7 @@ function step(next) {
   trail = [...trail.slice(0, at + 1), next];
   at = trail.length - 1;
   search = next;
-  history.pushState({ trail: trail, at }, "", address());
+  history.pushState({ trail, at }, "", address());
   draw();
   run();
   scrollTo({ top: 0 });
@@ -49,10 +49,16 @@ function step(next) {
 function go(place) {
   at = place;
   search = trail[at];
-  history.pushState({ trail: trail, at }, "", address());
+  history.pushState({ trail, at }, "", address());
+  showStep();
+}
+
+// Draw a step that is returned to, and search again.
+function showStep() {
   $("text").value = search.text;
   draw();
   run();
+  recallPictures();
 }
 
 const address = () => location.pathname + location.search + toHash(search);
@@ -61,10 +67,7 @@ addEventListener("popstate", (event) => {
   ({ trail, at } = event.state ?? { trail: [fromHash(location.hash)], at: 0 });
   trail = trail.map((one) => ({ ...emptySearch(), ...one })); // an older page may have left it
   search = trail[at];
-  $("text").value = search.text;
-  draw();
-  run();
-  recallPictures();
+  showStep();
 });
 
 // --- searching ------------------------------------------------------------------------------
@@ -405,6 +408,6 @@ async function start() {
   recallPictures();
 }
 
-history.replaceState({ trail: trail, at }, "", address());
+history.replaceState({ trail, at }, "", address());
 draw();
 start();
