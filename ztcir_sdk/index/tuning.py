@@ -22,6 +22,8 @@ SAMPLE = 1000
 """Queries that it is measured with. The recall of most is 1, and of a few 0, where the graph hardly
 leads to a group of vectors. With a standard deviation of 0.07, the mean is known to within 0.004.
 """
+MOST = 4 * SAMPLE
+"""Queries at most, where that is in doubt."""
 CONFIDENCE = 1.645
 """Standard errors that the measured recall must be above `RECALL`: then the recall of all such
 queries is, 19 times of 20."""
@@ -95,37 +97,71 @@ def measure_effort(
 ) -> tuple[int, float | None]:
     """Return the least `ef` that surely reaches `RECALL`, and the recall that was measured with it.
 
-    The queries are no vectors of the index, since the graph links each of these to its neighbours
-    and finds them more easily than anything else. They are such vectors, each moved by the way from
-    another one to its nearest neighbour: about as far off as a new image's vector would be. None
-    stands for a recall that cannot be measured, of an index with hardly any items.
+    More queries are asked where the recall seems to be reached, and only its error leaves a doubt:
+    that takes less time than a larger `ef` in every search to come. None stands for a recall that
+    cannot be measured, of an index with hardly any items.
     """
     alive = np.setdiff1d(np.arange(graph.rows), gallery.dead, assume_unique=True)
     if len(alive) <= NEIGHBOURS:
         return EFFORTS[0], None
-    chosen = np.random.default_rng(seed).permutation(len(alive))[:SAMPLE]
-    queries = _moved_vectors(gallery, graph, np.sort(alive[chosen]))
-    none = [alive[:0]] * len(queries)
-    true = nearest.exact_search(gallery, queries, NEIGHBOURS, none)
-
-    def measure(some: NDArray[np.int64]) -> NDArray[np.float64]:
-        few = [true[i] for i in some]
-        return _recalls(
-            few, nearest.graph_search(gallery, graph, queries[some], NEIGHBOURS, none[: len(some)])
-        )
-
-    every = np.arange(len(queries))
-    found = np.zeros(len(queries))
+    sample = _Sample(gallery, graph, np.random.default_rng(seed).permutation(alive)[:MOST])
+    sample.extend()
     for ef in EFFORTS:
         graph.ef = ef
         # A larger `ef` visits all that a smaller one does, and more.
-        lacking = np.flatnonzero(found < 1)
-        found[lacking] = measure(lacking)
-        if _surely(found) >= RECALL:
-            found = measure(every)
-            if _surely(found) >= RECALL:
+        sample.measure(np.flatnonzero(sample.found < 1))
+        while not sample.is_enough and sample.found.mean() >= RECALL and sample.extend():
+            pass
+        if sample.is_enough:
+            sample.measure(np.arange(len(sample.found)))
+            if sample.is_enough:
                 break
-    return graph.ef, round(float(found.mean()), 4)
+    return graph.ef, round(float(sample.found.mean()), 4)
+
+
+class _Sample:
+    """Queries, and the recall of each in a graph.
+
+    The queries are no vectors of the index, since the graph links each of these to its neighbours
+    and finds them more easily than anything else. They are such vectors, each moved by the way from
+    another one to its nearest neighbour: about as far off as a new image's vector would be.
+    """
+
+    def __init__(self, gallery: nearest.Gallery, graph: Graph, rows: NDArray[np.int64]) -> None:
+        self.found = np.empty(0)
+        self._gallery = gallery
+        self._graph = graph
+        self._rows = rows  # whose vectors may be moved
+        self._queries = np.empty((0, gallery.rows.dim), dtype=np.float32)
+        self._true: list[Neighbours] = []
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the recall of all such queries is at least `RECALL`, 19 times of 20."""
+        error = self.found.std() / len(self.found) ** 0.5
+        return bool(self.found.mean() - CONFIDENCE * error >= RECALL)
+
+    def measure(self, some: NDArray[np.int64]) -> None:
+        """Measure the recall of some queries again."""
+        none = [self._rows[:0]] * len(some)
+        near = nearest.graph_search(
+            self._gallery, self._graph, self._queries[some], NEIGHBOURS, none
+        )
+        self.found[some] = _recalls([self._true[i] for i in some], near)
+
+    def extend(self) -> bool:
+        """Take as many queries again, at first `SAMPLE`; return whether there were any."""
+        known = len(self.found)
+        rows = np.sort(self._rows[known : max(2 * known, SAMPLE)])
+        if not len(rows):
+            return False
+        queries = _moved_vectors(self._gallery, self._graph, rows)
+        none = [rows[:0]] * len(rows)
+        self._true += nearest.exact_search(self._gallery, queries, NEIGHBOURS, none)
+        self._queries = np.concatenate([self._queries, queries])
+        self.found = np.concatenate([self.found, np.zeros(len(rows))])
+        self.measure(np.arange(known, len(self.found)))
+        return True
 
 
 def _moved_vectors(
@@ -135,19 +171,16 @@ def _moved_vectors(
     vectors = gallery.rows.take(sample)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     itself = [sample[i : i + 1] for i in range(len(sample))]
+    ef = graph.ef
     # A graph that overlooks the nearest one moves them farther, which makes them harder to find.
     graph.ef = 2 * FEWEST
     rows = [rows for rows, _ in nearest.graph_search(gallery, graph, vectors, 1, itself)]
+    graph.ef = ef
     ways = gallery.rows.take(np.concatenate(rows)) - vectors
     # Of others: the sample is in no order of likeness.
     vectors += np.roll(ways, len(ways) // 2, axis=0)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-6))
     return vectors
-
-
-def _surely(found: NDArray[np.float64]) -> float:
-    """Return the recall that all such queries have at least, 19 times of 20."""
-    return float(found.mean() - CONFIDENCE * found.std() / len(found) ** 0.5)
 
 
 def _recalls(true: list[Neighbours], near: list[Neighbours]) -> NDArray[np.float64]:
