@@ -79,7 +79,7 @@ def _number(
 ) -> Decorator:
     """Return the option of a field, with the field's default."""
     return option(
-        f"--{field.replace('_', '-')}",
+        f"--{OPTION_NAMES.get(field, field).replace('_', '-')}",
         type=kind,
         default=getattr(settings, field),
         metavar="N" if isinstance(kind, click.IntRange) else "X",
@@ -216,27 +216,29 @@ map_training = pass_as(
     ),
     *_optimisation(MapTraining),
     _number(ModelConfig, "tokens", COUNT, "Number of pseudo-words per image.", _model),
-    _model(
-        "--depth",
-        type=NATURAL,
-        default=1,
-        metavar="N",
-        help="Number of token learner blocks; 0: a projection of the embedding.",
-    ),
-    _model("--vsi/--no-vsi", default=True, help="Visual semantic injection."),
-    _model(
-        "--adapter",
-        type=NATURAL,
-        default=ModelConfig.adapter_bottleneck,
-        metavar="N",
-        help="Inner width of the adapters that Stage II trains; 0: no adapters.",
+    _number(
+        ModelConfig,
+        "token_learner_depth",
+        NATURAL,
+        "Number of token learner blocks; 0: a projection of the embedding.",
+        _model,
     ),
     _model(
-        "--combiner",
-        type=NATURAL,
-        default=ModelConfig.combiner_width,
-        metavar="N",
-        help="Inner width of the combiner that Stage II trains; 0: no combiner.",
+        "--vsi/--no-vsi", default=ModelConfig.vsi_layers != (), help="Visual semantic injection."
+    ),
+    _number(
+        ModelConfig,
+        "adapter_bottleneck",
+        NATURAL,
+        "Inner width of the adapters that Stage II trains; 0: no adapters.",
+        _model,
+    ),
+    _number(
+        ModelConfig,
+        "combiner_width",
+        NATURAL,
+        "Inner width of the combiner that Stage II trains; 0: no combiner.",
+        _model,
     ),
     _number(
         ModelConfig,

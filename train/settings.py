@@ -66,7 +66,7 @@ class ModelConfig:
 
     tokens: int = 1
     token_learner_width: int = 256
-    token_learner_depth: int = 2
+    token_learner_depth: int = 1
     token_learner_heads: int = 4
     vsi_layers: tuple[int, ...] | None = None
     vsi_width: int = 128

@@ -144,7 +144,9 @@ def random_model(name: str) -> Iterator[ComposedModel]:
         UnsupportedBackboneError: there is no such model, or it is not supported.
     """
     torch.manual_seed(0)
-    model = ComposedModel(create_backbone(BackboneConfig(name)), ModelConfig()).eval()
+    model = ComposedModel(
+        create_backbone(BackboneConfig(name)), ModelConfig(token_learner_depth=2)
+    ).eval()
     with randomised(model):
         yield model
 

@@ -39,6 +39,7 @@ SHALLOW = "tiny-convnet-shallow"
 """Has one text block, so its export takes a third of the time."""
 PARTS = ModelConfig(
     token_learner_width=32,
+    token_learner_depth=2,
     token_learner_heads=2,
     vsi_layers=(0, 1),
     vsi_width=16,
