@@ -27,6 +27,7 @@ __all__ = [
     "PROMPT_PRESETS",
     "STANDS_OUT",
     "STORAGES",
+    "TABLE_SUFFIXES",
     "TAR_SUFFIXES",
     "TENSORRT_PACKAGES",
     "TEXT_METHODS",
@@ -128,6 +129,9 @@ PROMPT_PRESETS: Mapping[str, str] = MappingProxyType(
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 """File name suffixes of tar archives, in lower case."""
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+"""File name suffixes of tables, in lower case."""
 
 MILVUS_SCHEME = "milvus://"
 """Start of an address of an index in Milvus."""

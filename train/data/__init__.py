@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from train.data.batches import Batches
 from train.data.catalogue import DEFAULT_COLUMNS, read_catalogue
 from train.data.collection import drawn_images, read_collection
-from train.data.csv_parquet import TABLE_SUFFIXES, check_fields, choose_columns, open_table
+from train.data.csv_parquet import check_fields, choose_columns, open_table
 from train.data.image import TrainingImage
 from train.data.item import DataError, Item, is_held_out, split_development
 from train.data.report import ReadReport, caption_notes, main_script, print_notes
@@ -36,7 +36,6 @@ else:
 
 __all__ = [
     "DEFAULT_COLUMNS",
-    "TABLE_SUFFIXES",
     "Batches",
     "DataError",
     "Item",

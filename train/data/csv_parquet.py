@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from train.data.item import DataError, Item
-from ztcir_sdk.errors import MissingDependencyError, UsageError
+from ztcir_sdk.errors import UsageError
 from ztcir_sdk.names import UNKNOWN_VALUE, is_known
+from ztcir_sdk.sources.table_files import holds_bytes, import_pyarrow, open_csv
 
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
-
-
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+_MAX_CELL = 2**31 - 1  # captions may be long
 
 _USUAL_COLUMNS: Mapping[str, str] = {
     "id": "id key image_id",
@@ -132,9 +128,10 @@ class _CsvTable(Table):
 
 class _ParquetTable(Table):
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        _, pq = import_pyarrow()
         number = 0
         try:
-            with _open_parquet(self.path) as file:
+            with pq.ParquetFile(self.path) as file:
                 for group in range(file.num_row_groups):
                     place = 0
                     for batch in file.iter_batches(
@@ -150,22 +147,11 @@ class _ParquetTable(Table):
 
 @contextlib.contextmanager
 def _open_csv(path: Path) -> Iterator[csv.DictReader[str]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # captions may be long
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            yield csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        with open_csv(path, max_cell=_MAX_CELL) as reader:
+            yield reader
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV file in UTF-8: {error}.") from error
-
-
-def _open_parquet(path: Path) -> pq.ParquetFile:
-    try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"Reading {path.name} needs pyarrow; install it with `pip install pyarrow`."
-        ) from error
-    return pq.ParquetFile(path)
 
 
 def open_table(path: Path) -> Table:
@@ -178,26 +164,19 @@ def open_table(path: Path) -> Table:
     if not path.is_file():
         raise DataError(f"The table {path} does not exist.")
     if path.suffix.lower() == ".parquet":
+        _, pq = import_pyarrow()
         try:
-            with _open_parquet(path) as file:
+            with pq.ParquetFile(path) as file:
                 schema = file.schema_arrow
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is not a Parquet file, or is cut short ({error}).") from error
-        pictures = frozenset(field.name for field in schema if _holds_bytes(field.type))
+        pictures = frozenset(field.name for field in schema if holds_bytes(field.type))
         return _ParquetTable(path, schema.names, pictures)
     with _open_csv(path) as reader:
         columns = reader.fieldnames or ()
     if not columns:
         raise DataError(f"{path} is empty; its first line must name the columns.")
     return _CsvTable(path, columns)
-
-
-def _holds_bytes(kind: Any) -> bool:
-    from pyarrow import types
-
-    if types.is_struct(kind):  # {bytes, path}, as the `datasets` library writes images
-        return any(part.name == "bytes" and _holds_bytes(part.type) for part in kind)
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
 def choose_columns(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from train.data.csv_parquet import TABLE_SUFFIXES
 from train.data.folder import read_folder
 from train.data.image import TrainingImage
 from train.data.item import DataError
@@ -13,7 +12,7 @@ from train.data.report import ReadReport
 from train.data.shards import read_shard_list
 from train.data.table import read_table
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.names import is_tar
+from ztcir_sdk.names import TABLE_SUFFIXES, is_tar
 from ztcir_sdk.path_patterns import expand_paths
 
 

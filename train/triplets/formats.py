@@ -15,7 +15,6 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from train.data import (
-    TABLE_SUFFIXES,
     DataError,
     ReadReport,
     caption_notes,
@@ -28,6 +27,7 @@ from train.data import (
 )
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.evaluation.triplets import Triplet
+from ztcir_sdk.names import TABLE_SUFFIXES
 from ztcir_sdk.schema import Text, from_json
 
 _FIELDS = ("reference", "text", "target")

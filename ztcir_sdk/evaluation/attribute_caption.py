@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
-from ztcir_sdk.names import CATALOGUE_COLUMNS, ORACLE
+from ztcir_sdk.names import CATALOGUE_COLUMNS, ORACLE, TABLE_SUFFIXES
 from ztcir_sdk.sources import Listing, Source, SourceReader
 from ztcir_sdk.sources.metadata import parse_metadata
-from ztcir_sdk.sources.tables import TABLE_SUFFIXES, MetadataTable
+from ztcir_sdk.sources.tables import MetadataTable
 
 TABLE_NAME = "metadata"
 """Name, without suffix, of a table in a folder of images or beside it."""

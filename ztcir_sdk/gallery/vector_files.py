@@ -13,22 +13,20 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from ztcir_sdk.errors import MissingDependencyError, ZtcirError, first_line, install_hint
+from ztcir_sdk.errors import ZtcirError, first_line
 from ztcir_sdk.files import open_whole
 from ztcir_sdk.schema import EntryError, PositiveNumber, from_json, to_json
 from ztcir_sdk.sources import Source
 from ztcir_sdk.sources.identity import path_id
 from ztcir_sdk.sources.metadata import clean_metadata
+from ztcir_sdk.sources.table_files import import_pyarrow
 from ztcir_sdk.version import __version__
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 __all__ = [
     "COLUMNS",
@@ -138,7 +136,7 @@ class VectorFile:
             MissingDependencyError: pyarrow is not installed.
         """
         self.path = path
-        pa, pq = _pyarrow()
+        pa, pq = import_pyarrow()
         with _readable(path), pq.ParquetFile(path) as file:
             found = (file.schema_arrow.metadata or {}).get(KEY)
             names = set(file.schema_arrow.names)
@@ -173,7 +171,7 @@ class VectorFile:
         Raises:
             ZtcirError: the file is damaged.
         """
-        _, pq = _pyarrow()
+        _, pq = import_pyarrow()
         with _readable(self.path), pq.ParquetFile(self.path) as file:
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=list(COLUMNS)):
                 column = batch.column("vector")
@@ -192,7 +190,7 @@ class VectorFile:
         Raises:
             ZtcirError: the file is damaged.
         """
-        _, pq = _pyarrow()
+        _, pq = import_pyarrow()
         columns = [name for name in COLUMNS if name != "vector"]
         with _readable(self.path), pq.ParquetFile(self.path) as file:
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
@@ -233,7 +231,7 @@ def write_vectors(
         ZtcirError: it cannot be written.
         MissingDependencyError: pyarrow is not installed.
     """
-    pa, pq = _pyarrow()
+    pa, pq = import_pyarrow()
     kinds = {"id": pa.int64(), "size": pa.int64(), "mtime_ns": pa.int64()}
     kinds["vector"] = pa.list_(pa.float32(), info.dim)
     schema = pa.schema(
@@ -270,7 +268,7 @@ def _json(metadata: Mapping[str, Any] | None) -> str | None:
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Replace what pyarrow raises about a damaged file by a sentence."""
-    pa, _ = _pyarrow()
+    pa, _ = import_pyarrow()
     try:
         yield
     except (OSError, ValueError, pa.ArrowException, RecursionError) as error:
@@ -279,14 +277,3 @@ def _readable(path: Path) -> Iterator[None]:
         raise ZtcirError(
             f"{path} cannot be read as Parquet ({first_line(error)}): write it again."
         ) from error
-
-
-def _pyarrow() -> tuple[ModuleType, ModuleType]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"Parquet files need the package pyarrow: {install_hint('parquet')}."
-        ) from error
-    return pa, pq

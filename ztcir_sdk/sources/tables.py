@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ztcir_sdk.errors import MissingDependencyError, ZtcirError, first_line
+from ztcir_sdk.errors import ZtcirError, first_line
+from ztcir_sdk.names import TABLE_SUFFIXES
 from ztcir_sdk.sources.metadata import MAX_METADATA_BYTES, clean_metadata
+from ztcir_sdk.sources.table_files import holds_bytes, import_pyarrow, open_csv
 
-__all__ = ["TABLE_SUFFIXES", "MetadataTable"]
+__all__ = ["MetadataTable"]
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 PATH_COLUMNS = (
     *("path", "image_path", "file_path", "filepath", "file_name", "filename", "file", "image"),
     *("img", "jpg", "name", "key", "id", "image_id"),
@@ -82,31 +83,16 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        header = lines.readline(MAX_METADATA_BYTES)
-        lines.seek(0)
-        counts = {mark: header.count(mark) for mark in ",;\t"}  # Excel writes ";" in many countries
-        mark = "\t" if path.suffix.lower() == ".tsv" else max(counts, key=lambda one: counts[one])
-        for row in csv.DictReader(lines, delimiter=mark):
+    with open_csv(path) as rows:
+        for row in rows:
             # None: cells beyond the header's columns, and columns beyond the row's cells.
             yield {name: cell or None for name, cell in row.items() if name is not None}
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"Reading {path.name} needs the package pyarrow: pip install pyarrow."
-        ) from error
+    _, pq = import_pyarrow()
     with pq.ParquetFile(path) as file:
-        schema = file.schema_arrow
-        names = [
-            one.name
-            for one in schema
-            if not (pa.types.is_binary(one.type) or pa.types.is_large_binary(one.type))
-        ]
+        names = [one.name for one in file.schema_arrow if not holds_bytes(one.type)]
         for batch in file.iter_batches(batch_size=1024, columns=names):
             yield from batch.to_pylist()
 
