@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import Decorator, in_section, parse_columns, pass_as
+from train.settings import MadeTriplets
 
 if TYPE_CHECKING:
     from train.data import ShardStream, TrainingImage
@@ -95,16 +96,13 @@ def collection_options(*, stream: bool = False) -> Decorator:
     return pass_as(lambda **values: {"collection": Collection(**values)}, *options)
 
 
-@dataclass(frozen=True)
-class TripletOptions:
+@dataclass(frozen=True, kw_only=True)
+class TripletOptions(MadeTriplets):
     """The triplets of Stage II that are named on the command line, or how to make some."""
 
     triplets: tuple[Path, ...]
     triplet_columns: dict[str, str] | None
     skip_missing: bool
-    count: int
-    noise: float
-    requests: float
 
     def read(
         self, images: list[TrainingImage], development: list[TrainingImage], *, seed: int
@@ -151,21 +149,21 @@ triplet_options = pass_as(
     _triplets(
         "--count",
         type=click.IntRange(min=1),
-        default=80000,
+        default=MadeTriplets.count,
         metavar="N",
         help="Number of triplets to make.",
     ),
     _triplets(
         "--noise",
         type=click.FloatRange(0, 1),
-        default=0.0,
+        default=MadeTriplets.noise,
         metavar="SHARE",
         help="Share of the made triplets with a wrong target.",
     ),
     _triplets(
         "--requests",
         type=click.FloatRange(0, 1),
-        default=0.5,
+        default=MadeTriplets.requests,
         metavar="SHARE",
         help="Share of the made triplets that are open requests, as people type them.",
     ),

@@ -35,6 +35,7 @@ from train.model import ModelConfig, load_model
 from train.settings import (
     BackboneTraining,
     ComposeTraining,
+    MadeTriplets,
     MapTraining,
     RunSettings,
     StageSettings,
@@ -154,7 +155,7 @@ class Recipe:
 
     drawings: int = 6000
     triplets: int = 120000
-    requests: float = 0.5
+    requests: float = MadeTriplets.requests
     parts: ModelConfig = field(default_factory=lambda: load_recipe(NAME).parts())
     backbone: BackboneTraining = field(default_factory=BackboneTraining)
     instances: BackboneTraining = field(

@@ -15,6 +15,7 @@ __all__ = [
     "BackboneTraining",
     "ComposeTraining",
     "Compute",
+    "MadeTriplets",
     "MapTraining",
     "ModelConfig",
     "RunSettings",
@@ -163,6 +164,21 @@ class MapTraining:
     ema: float = field(default=0.0, metadata=ADDED_LATER)
     clip: float = field(default=1.0, metadata=ADDED_LATER)
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class MadeTriplets:
+    """Triplets that Stage II makes from attributes, where the user gives none.
+
+    Attributes:
+        count: number of triplets.
+        noise: share of triplets with a wrong target.
+        requests: share of triplets that are open requests, as people type them.
+    """
+
+    count: int = 80000
+    noise: float = 0.0
+    requests: float = 0.5
 
 
 @dataclass(frozen=True)
