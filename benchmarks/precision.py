@@ -41,7 +41,8 @@ from ztcir_sdk.names import IMAGE_ENCODER, TEXT_ENCODER
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime import OnnxGraph, RuntimeSettings
 from ztcir_sdk.runtime.cores import available_cores
-from ztcir_sdk.runtime.onnx.graph import import_onnxruntime
+from ztcir_sdk.runtime.onnx.preload import CPU
+from ztcir_sdk.runtime.onnx.providers import import_onnxruntime
 
 MODELS = ("fashion-lite", "ViT-B-32")
 EXACT, FUSED = "fp32", "fp32-fused"
@@ -209,7 +210,7 @@ def _share_of_products(path: Path, given: Arrays, threads: int) -> float:
         options.enable_profiling = True
         options.log_severity_level = 3
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), options, providers=[CPU])
         for _ in range(PROFILED_RUNS):
             session.run(None, dict(given))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

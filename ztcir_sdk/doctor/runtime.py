@@ -14,7 +14,8 @@ from ztcir_sdk.doctor.libraries import (
 )
 from ztcir_sdk.environment import ONNX_RUNTIMES, installed
 from ztcir_sdk.errors import MissingDependencyError, install_hint
-from ztcir_sdk.runtime.onnx.providers import CPU, CUDA, import_onnxruntime
+from ztcir_sdk.runtime.onnx.preload import CPU, CUDA
+from ztcir_sdk.runtime.onnx.providers import import_onnxruntime
 from ztcir_sdk.runtime.onnx.trial import ProviderRun, run_tiny_graph
 from ztcir_sdk.runtime.tensorrt.package import installed_packages
 

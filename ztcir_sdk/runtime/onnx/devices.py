@@ -8,7 +8,8 @@ import warnings
 
 from ztcir_sdk.errors import MissingDependencyError, UsageError
 from ztcir_sdk.runtime.onnx.named import NAMED_DEVICES
-from ztcir_sdk.runtime.onnx.providers import CUDA, import_onnxruntime
+from ztcir_sdk.runtime.onnx.preload import CUDA
+from ztcir_sdk.runtime.onnx.providers import import_onnxruntime
 from ztcir_sdk.runtime.onnx.trial import run_tiny_graph
 from ztcir_sdk.runtime.tensorrt.cuda import count_gpus
 

@@ -16,13 +16,8 @@ from ztcir_sdk.errors import BundleError, ZtcirError, first_line
 from ztcir_sdk.runtime.onnx.devices import resolve_device
 from ztcir_sdk.runtime.onnx.named import NAMED_DEVICES
 from ztcir_sdk.runtime.onnx.optimised import open_optimised
-from ztcir_sdk.runtime.onnx.providers import (
-    CPU,
-    TENSORRT,
-    choose_providers,
-    import_onnxruntime,
-    provider_error,
-)
+from ztcir_sdk.runtime.onnx.preload import CPU, TENSORRT
+from ztcir_sdk.runtime.onnx.providers import choose_providers, import_onnxruntime, provider_error
 from ztcir_sdk.runtime.onnx.trial import PLACEMENT, placement
 from ztcir_sdk.runtime.protocol import TensorSpec, axis_sizes, check_call, check_outputs
 from ztcir_sdk.runtime.settings import RuntimeSettings

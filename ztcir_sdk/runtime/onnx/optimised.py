@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ztcir_sdk.files import flush_file, hash_file, read_bounded, write_whole
+from ztcir_sdk.runtime.onnx.preload import CPU
 from ztcir_sdk.runtime.source import GraphSource
 from ztcir_sdk.runtime.start_cache import RECHECK_SECONDS, identity, is_own, start_cache
 
@@ -60,7 +61,7 @@ def open_optimised(
         return None
     if cache is None or not LEAST_BYTES <= size <= limit // SHARE:
         return None
-    key = [FORMAT, source.digest, ort.__version__, "CPUExecutionProvider", "all", *cpu_features()]
+    key = [FORMAT, source.digest, ort.__version__, CPU, "all", *cpu_features()]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     folder = cache / "graphs" / name
     try:

@@ -11,10 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_TENSORRT = "TensorrtExecutionProvider"
+TENSORRT, CUDA, CPU = (
+    "TensorrtExecutionProvider",
+    "CUDAExecutionProvider",
+    "CPUExecutionProvider",
+)
+"""ONNX Runtime's names of its providers."""
 
 
-def preload(ort: Any, provider: str = "CUDAExecutionProvider") -> str:
+def preload(ort: Any, provider: str = CUDA) -> str:
     """Load the libraries of a GPU provider; return the first load error, or an empty text.
 
     ONNX Runtime itself falls back to the CPU if a library is missing, and reports it only in its
@@ -23,7 +28,7 @@ def preload(ort: Any, provider: str = "CUDAExecutionProvider") -> str:
     if hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             ort.preload_dlls()
-    if provider == _TENSORRT:
+    if provider == TENSORRT:
         _preload_tensorrt()
     return _load_error(ort, provider)
 

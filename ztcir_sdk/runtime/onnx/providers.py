@@ -9,17 +9,12 @@ from typing import Any
 
 from ztcir_sdk.errors import MissingDependencyError, ZtcirError, install_hint
 from ztcir_sdk.runtime.onnx.named import NAMED_DEVICES, named_device_error, provider_options
-from ztcir_sdk.runtime.onnx.preload import preload
+from ztcir_sdk.runtime.onnx.preload import CPU, CUDA, TENSORRT, preload
 from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.runtime.settings import RuntimeSettings
 from ztcir_sdk.runtime.source import GraphSource
 from ztcir_sdk.runtime.tensorrt.cuda import DRIVER_FIX
 
-TENSORRT, CUDA, CPU = (
-    "TensorrtExecutionProvider",
-    "CUDAExecutionProvider",
-    "CPUExecutionProvider",
-)
 CUDA_LIBRARIES_FIX = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ztcir_sdk.errors import first_line
-from ztcir_sdk.runtime.onnx.preload import preload
+from ztcir_sdk.runtime.onnx.preload import CPU, preload
 
 # y = MatMul(x, x) for 2 x 2 float32 (opset 13, IR version 8), serialised by `onnx.helper`.
 TINY_GRAPH = bytes.fromhex(
@@ -16,7 +16,6 @@ TINY_GRAPH = bytes.fromhex(
     "080112080a0208020a02080262130a0179120e0a0c080112080a0208020a02080242040a00100d"
 )
 TINY_INPUT = np.array([[1, 2], [3, 4]], dtype=np.float32)
-_CPU = "CPUExecutionProvider"
 _SILENT = 4  # log severity
 PLACEMENT = "session.record_ep_graph_assignment_info"
 """Session option that `placement` needs."""
@@ -46,7 +45,7 @@ def run_tiny_graph(ort: Any, provider: str) -> ProviderRun:
     options.log_severity_level = _SILENT  # the result reports errors
     options.intra_op_num_threads = 1
     options.add_session_config_entry(PLACEMENT, "1")
-    if provider != _CPU:
+    if provider != CPU:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         if missing := preload(ort, provider):
             return ProviderRun(provider, False, missing)
