@@ -29,6 +29,7 @@ from cli.output import note, table
 from ztcir_sdk.benchmark import draw_photos
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.names import DEFAULT_BUNDLE
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.runtime.cores import available_cores
 from ztcir_sdk.runtime.start_cache import START_CACHE_VARIABLE
@@ -102,7 +103,7 @@ def run(rounds: int) -> dict[str, Any]:
                 times[name].append(_timed(command, environment, folder))
     return {
         **provenance(started, available_cores(), load),
-        "settings": {"rounds": rounds, "index": PICTURES, "bundle": "fashion-lite"},
+        "settings": {"rounds": rounds, "index": PICTURES, "bundle": DEFAULT_BUNDLE},
         "commands": {name: _summary(own) for name, own in times.items()},
         "empty_start_cache": {"first": first, "second": second},
         "search_to_floor": {

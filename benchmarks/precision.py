@@ -37,14 +37,14 @@ from train.model import ComposedModel, prompt_ids
 from ztcir_sdk.bundle import REFERENCE_TENSORS
 from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries, draw
 from ztcir_sdk.environment import now
-from ztcir_sdk.names import IMAGE_ENCODER, TEXT_ENCODER
+from ztcir_sdk.names import DEFAULT_BUNDLE, IMAGE_ENCODER, TEXT_ENCODER
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime import OnnxGraph, RuntimeSettings
 from ztcir_sdk.runtime.cores import available_cores
 from ztcir_sdk.runtime.onnx.preload import CPU
 from ztcir_sdk.runtime.onnx.providers import import_onnxruntime
 
-MODELS = ("fashion-lite", "ViT-B-32")
+MODELS = (DEFAULT_BUNDLE, "ViT-B-32")
 EXACT, FUSED = "fp32", "fp32-fused"
 COMPARED_OUTPUTS = {TEXT_ENCODER: "query_embeds", IMAGE_ENCODER: "image_embeds"}
 """Graph that is measured -> its output that is compared."""

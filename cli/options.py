@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from ztcir_sdk.names import BACKENDS, MAX_STRENGTH, PRECISIONS, is_milvus_address
+from ztcir_sdk.names import AUTOMATIC, BACKENDS, MAX_STRENGTH, PRECISIONS, is_milvus_address
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -224,14 +224,14 @@ with_engine = pass_as(
     _engine_option(
         "--backend",
         type=click.Choice(BACKENDS),
-        default="auto",
+        default=AUTOMATIC,
         show_default=True,
         help="ONNX Runtime, its TensorRT provider, or TensorRT itself; auto uses TensorRT on a "
         "GPU that `ztcir export --trt` has built engines for, else ONNX Runtime.",
     ),
     _engine_option(
         "--device",
-        default="auto",
+        default=AUTOMATIC,
         show_default=True,
         metavar="DEVICE",
         help="auto, cpu, cuda, cuda:N, openvino, coreml, directml or qnn.",

@@ -56,12 +56,12 @@ from ztcir_sdk.evaluation.triplet_evaluation import (
     evaluate_triplets,
 )
 from ztcir_sdk.modification import words_of
+from ztcir_sdk.names import DEFAULT_BUNDLE
 from ztcir_sdk.path_patterns import expand_paths
 from ztcir_sdk.retriever import Retriever
 
 __all__ = ["Recipe", "build_default"]
 
-NAME = "fashion-lite"
 UNKNOWN_STRENGTH = 0.6
 """A backbone trained on catalogue captions alone reads other words as products, so that a
 text that asks for nothing it knows loses the picture. Chosen on requests about held-out photos."""
@@ -133,6 +133,8 @@ LIMITS = [
     "Colour names, product types and genders are the catalogue's, with its biases and its errors.",
 ]
 
+_RECIPE = load_recipe(DEFAULT_BUNDLE)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -156,7 +158,7 @@ class Recipe:
     drawings: int = 6000
     triplets: int = 120000
     requests: float = MadeTriplets.requests
-    parts: ModelConfig = field(default_factory=lambda: load_recipe(NAME).parts())
+    parts: ModelConfig = field(default_factory=_RECIPE.parts)
     backbone: BackboneTraining = field(default_factory=BackboneTraining)
     instances: BackboneTraining = field(
         default_factory=partial(
@@ -176,8 +178,10 @@ class Recipe:
             train_tokens=True,
         )
     )
-    mapping: MapTraining = field(default_factory=lambda: load_recipe(NAME).mapping())
-    composing: ComposeTraining = field(default_factory=lambda: load_recipe(NAME).composing())
+    mapping: MapTraining = field(default_factory=_RECIPE.mapping)
+    composing: ComposeTraining = field(
+        default_factory=lambda: load_recipe(DEFAULT_BUNDLE).composing()
+    )
 
 
 def build_default(
@@ -237,7 +241,7 @@ def build_default(
         model,
         runs / "bundle",
         BundleSettings(
-            NAME,
+            DEFAULT_BUNDLE,
             card,
             small=True,
             vocabulary=checkpoint_vocabulary(config),
@@ -436,7 +440,7 @@ def _with_card(bundle: Bundle, folder: Path, card: dict[str, Any], *, overwrite:
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("ztcir_sdk") / "bundles" / NAME,
+    default=Path("ztcir_sdk") / "bundles" / DEFAULT_BUNDLE,
     show_default=True,
     help="Folder of the bundle.",
 )

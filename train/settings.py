@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.names import TRAINING_PRECISIONS
+from ztcir_sdk.names import AUTOMATIC, DEFAULT_BUNDLE, TRAINING_PRECISIONS
 
 __all__ = [
     "CONFIGS",
@@ -109,7 +109,7 @@ class BackboneTraining:
         train_tokens: train the token rows of ``start`` too; else they stay unchanged.
     """
 
-    backbone: str = "fashion-lite"
+    backbone: str = DEFAULT_BUNDLE
     epochs: int = 10
     batch_size: int = 512
     image_lr: float = 6e-4
@@ -251,7 +251,7 @@ class Compute:
     micro_batches: int = 1
     checkpointing: bool = False
     compile: bool = False
-    device: str = "auto"
+    device: str = AUTOMATIC
 
     def __post_init__(self) -> None:
         if self.precision not in TRAINING_PRECISIONS:

@@ -10,8 +10,10 @@ __all__ = [
     "BACKENDS",
     "CATALOGUE_COLUMNS",
     "COMPOSED_PROMPT",
+    "DEFAULT_BUNDLE",
     "DEFAULT_METHOD",
     "DEFAULT_WEIGHT",
+    "GPU_BACKENDS",
     "GRAPHS",
     "MAPPED_PROMPT",
     "MAX_STRENGTH",
@@ -75,11 +77,17 @@ MAX_STRENGTH = 2.0
 ORACLE = "oracle"
 """Evaluation only: the target's own attributes as text; the upper bound for composing."""
 
-BACKENDS = ("auto", "onnx", "onnx-tensorrt", "tensorrt")
-"""Automatic choice, ONNX Runtime, ONNX Runtime's TensorRT provider, TensorRT itself."""
+DEFAULT_BUNDLE = "fashion-lite"
+"""Name of the embedded bundle that is used by default, and of the backbone that it has."""
 
 AUTOMATIC = "auto"
 """The value of an option that ztcir chooses itself."""
+
+GPU_BACKENDS = ("onnx-tensorrt", "tensorrt")
+"""ONNX Runtime's TensorRT provider, and TensorRT itself."""
+
+BACKENDS = (AUTOMATIC, "onnx", *GPU_BACKENDS)
+"""Automatic choice, ONNX Runtime, and what runs on GPUs alone."""
 
 NEAR_DUPLICATE = 0.97
 """Cosine of two images from which they count as the same; `python -m benchmarks.answers`."""

@@ -26,6 +26,7 @@ from benchmarks.provenance import ROOT, load_average, provenance
 from cli.output import note
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.names import DEFAULT_BUNDLE
 from ztcir_sdk.path_patterns import expand_paths
 from ztcir_sdk.runtime.cores import available_cores
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--catalogue", type=Path, required=True, help="folder of train-*.tar and val-*.tar")
     add("--counts", nargs="+", type=positive, default=[1000, 10_000], help="numbers of photos")
-    add("--backbone", default="fashion-lite", help="backbone, as `ztcir adapt` takes it")
+    add("--backbone", default=DEFAULT_BUNDLE, help="backbone, as `ztcir adapt` takes it")
     add("--out", type=Path, default=RESULTS / FILE, help="result file")
     options = parser.parse_args(arguments)
     return run_command(lambda: _run(options))

@@ -15,6 +15,7 @@ from cli.options import (
     small_option,
 )
 from cli.output import emit_json, note, table
+from ztcir_sdk.names import DEFAULT_BUNDLE
 
 __all__ = ["adapt"]
 
@@ -23,7 +24,7 @@ __all__ = ["adapt"]
 @click.argument("photos", metavar="PHOTOS...", nargs=-1, required=True)
 @click.option(
     "--backbone",
-    default="fashion-lite",
+    default=DEFAULT_BUNDLE,
     show_default=True,
     metavar="MODEL",
     help="NAME:PRETRAINED of an open_clip model, such as ViT-B-32:openai; the folder or name of a "

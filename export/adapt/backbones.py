@@ -12,10 +12,9 @@ from train.model import Backbone, check_backbone, load_backbone
 from train.model.checkpoint import is_checkpoint
 from ztcir_sdk.bundle import MANIFEST, Bundle, embedded_names
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.names import DEFAULT_BUNDLE
 
 __all__ = ["Source", "find_backbone"]
-
-OWN = "fashion-lite"
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def find_backbone(name: str) -> Source:
     described = bundle.manifest.model_card.get("backbone")
     card = described if isinstance(described, dict) else {}
     model, tag = str(card.get("model", "")), card.get("pretrained")
-    if model == OWN:
+    if model == DEFAULT_BUNDLE:
         return Source(name, bundle)
     if isinstance(tag, str) and tag in open_clip.list_pretrained_tags_by_model(model):
         return Source(f"{model}:{tag}")

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ztcir_sdk.errors import MissingDependencyError, UsageError, install_hint
+from ztcir_sdk.names import AUTOMATIC
 
 Result = TypeVar("Result")
 
@@ -64,7 +65,7 @@ class Workers:
         count: number of processes; ``rank`` is this one's number, and ``device`` its device.
     """
 
-    def __init__(self, device: str = "auto") -> None:
+    def __init__(self, device: str = AUTOMATIC) -> None:
         """Join the other processes, if there are any.
 
         Args:
@@ -180,7 +181,7 @@ def _accelerator(*, cpu: bool) -> Any:
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
+    if name == AUTOMATIC:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)

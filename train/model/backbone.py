@@ -28,6 +28,7 @@ from train.model.weights import (
 )
 from train.model_names import UnsupportedBackboneError, check_name, own_config
 from ztcir_sdk.errors import UsageError
+from ztcir_sdk.names import DEFAULT_BUNDLE
 
 __all__ = [
     "Backbone",
@@ -55,7 +56,7 @@ class BackboneConfig:
             carries its own.
     """
 
-    model: str = "fashion-lite"
+    model: str = DEFAULT_BUNDLE
     pretrained: str | None = None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.names import IMAGE_ENCODER
+from ztcir_sdk.names import AUTOMATIC, IMAGE_ENCODER
 
 __all__ = ["changes", "configuration", "describe_precision", "named_timings", "read_result"]
 
@@ -17,8 +17,8 @@ _SIZES = ("images", "references", "texts", "tokens")
 
 def configuration(result: Mapping[str, Any]) -> str:
     """Return what ran a result's graphs: "onnx, cpu, int8"; older results name no backend."""
-    backend = result.get("backend", "auto")
-    if backend == "auto":
+    backend = result.get("backend", AUTOMATIC)
+    if backend == AUTOMATIC:
         providers = set(result.get("providers", {}).values())
         backend = "tensorrt" if any(one.startswith("TensorRT") for one in providers) else "onnx"
     return f"{backend}, {result['device']}, {describe_precision(result)}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ztcir_sdk.benchmark.run import BenchmarkSettings, benchmark
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.errors import ZtcirError
-from ztcir_sdk.names import AUTOMATIC
+from ztcir_sdk.names import AUTOMATIC, GPU_BACKENDS
 from ztcir_sdk.runtime import resolve_device
 from ztcir_sdk.settings import EngineOptions
 
@@ -68,9 +68,7 @@ def benchmark_all(
 
 def _backends(device: str) -> tuple[str, ...]:
     """Return the backends that can run on a device at all."""
-    if device.startswith("cuda"):
-        return ("onnx", "onnx-tensorrt", "tensorrt")
-    return ("onnx",)
+    return ("onnx", *(GPU_BACKENDS if device.startswith("cuda") else ()))
 
 
 def _titled(

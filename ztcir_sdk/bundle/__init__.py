@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ztcir_sdk.bundle.bundle import (
-    DEFAULT_BUNDLE,
     DEFAULT_ON_CPU,
     Bundle,
     check_target,
@@ -24,6 +23,7 @@ from ztcir_sdk.bundle.manifest import (
     Prototypes,
     TextLayout,
 )
+from ztcir_sdk.names import DEFAULT_BUNDLE
 
 __all__ = [
     "DEFAULT_BUNDLE",

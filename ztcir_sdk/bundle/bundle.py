@@ -37,15 +37,13 @@ from ztcir_sdk.environment import now
 from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
 from ztcir_sdk.files import finish_swap, folder_whole, hash_file, read_bounded, standing_folder
 from ztcir_sdk.modification.vocabulary import Vocabulary
-from ztcir_sdk.names import DEFAULT_METHOD, DEFAULT_WEIGHT, PLACEHOLDER_ID
+from ztcir_sdk.names import DEFAULT_BUNDLE, DEFAULT_METHOD, DEFAULT_WEIGHT, PLACEHOLDER_ID
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime.start_cache import RememberedChecks, identity
 from ztcir_sdk.version import __version__
 
 DEFAULT_ON_CPU = "default_on_cpu"
 """Entry of a precision's check: whether a processor uses it if no other is asked for."""
-DEFAULT_BUNDLE = "fashion-lite"
-"""Name of the embedded bundle that is used by default."""
 _AGAIN = "export or copy the bundle again"
 
 

@@ -29,6 +29,7 @@ from ztcir_sdk.modification import (
     move_queries,
 )
 from ztcir_sdk.names import (
+    AUTOMATIC,
     IMAGE_ENCODER,
     METHODS,
     PLACEHOLDER_MARK,
@@ -89,9 +90,9 @@ class Encoder:
         """Return the device for the chosen variants, as `resolve_device` gives it."""
         precisions = {variant.precision for variant in self._variants.values()}
         cpu_only = precisions.intersection(CPU_PRECISIONS)
-        if not cpu_only or settings.backend not in ("auto", "onnx"):
+        if not cpu_only or settings.backend not in (AUTOMATIC, "onnx"):
             return resolve_device(settings.device, settings.backend)
-        if settings.device == "auto":
+        if settings.device == AUTOMATIC:
             return "cpu"
         device = resolve_device(settings.device, settings.backend)
         if device != "cpu":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ztcir_sdk.errors import UsageError, check_choice
-from ztcir_sdk.names import BACKENDS
+from ztcir_sdk.names import AUTOMATIC, BACKENDS
 from ztcir_sdk.runtime.cores import available_cores
 
 
@@ -17,10 +17,10 @@ class RuntimeSettings:
         UsageError: a number is below 1, or there is no such backend.
     """
 
-    backend: str = "auto"
+    backend: str = AUTOMATIC
     """One of `BACKENDS`; "auto" is TensorRT if the cache has an engine for this GPU, else ONNX
     Runtime."""
-    device: str = "auto"
+    device: str = AUTOMATIC
     """"cpu", "cuda", "cuda:N", "openvino", "coreml", "directml" or "qnn"; "auto" is the GPU if ONNX
     Runtime can run on it."""
     threads: int | None = None

@@ -7,16 +7,15 @@ import re
 import warnings
 
 from ztcir_sdk.errors import MissingDependencyError, UsageError
+from ztcir_sdk.names import AUTOMATIC, GPU_BACKENDS
 from ztcir_sdk.runtime.onnx.named import NAMED_DEVICES
 from ztcir_sdk.runtime.onnx.preload import CUDA
 from ztcir_sdk.runtime.onnx.providers import import_onnxruntime
 from ztcir_sdk.runtime.onnx.trial import run_tiny_graph
 from ztcir_sdk.runtime.tensorrt.cuda import count_gpus
 
-_GPU_BACKENDS = ("tensorrt", "onnx-tensorrt")
 
-
-def resolve_device(device: str, backend: str = "auto") -> str:
+def resolve_device(device: str, backend: str = AUTOMATIC) -> str:
     """Return "cpu", "cuda:N" or a named device for "auto", "cpu", "cuda", "cuda:N" or such a name.
 
     "auto" is the GPU if the backend runs only on GPUs, or if ONNX Runtime can run a graph on it;
@@ -25,10 +24,10 @@ def resolve_device(device: str, backend: str = "auto") -> str:
     Raises:
         UsageError: there is no such device, or the backend does not run on it.
     """
-    if device == "auto":
-        return "cuda:0" if backend in _GPU_BACKENDS or _cuda_runs() else "cpu"
+    if device == AUTOMATIC:
+        return "cuda:0" if backend in GPU_BACKENDS or _cuda_runs() else "cpu"
     if device == "cpu":
-        if backend in _GPU_BACKENDS:
+        if backend in GPU_BACKENDS:
             raise UsageError(
                 f"The backend {backend} runs on a GPU, not on the CPU: choose device cuda:0 or "
                 "backend onnx."
@@ -37,7 +36,7 @@ def resolve_device(device: str, backend: str = "auto") -> str:
     if match := re.fullmatch(r"cuda(?::([0-9]+))?", device):
         return f"cuda:{int(match[1] or 0)}"
     if device in NAMED_DEVICES:
-        if backend in _GPU_BACKENDS:
+        if backend in GPU_BACKENDS:
             raise UsageError(
                 f"The backend {backend} runs on an NVIDIA GPU, not on {device}: choose device "
                 "cuda:0 or backend onnx."
