@@ -36,6 +36,7 @@ from ztcir_sdk.bundle import (
     Precision,
     check_target,
 )
+from ztcir_sdk.bundle.manifest import TOKENIZER
 from ztcir_sdk.errors import UsageError, check_choice
 from ztcir_sdk.files import hash_file, write_whole
 from ztcir_sdk.hub import CARD, hub_card
@@ -45,7 +46,6 @@ from ztcir_sdk.preprocess import Preprocessing
 
 BARE_METHODS = tuple(name for name, graphs in METHODS.items() if TOKEN_LEARNER not in graphs)
 """Methods of a backbone without trained parts."""
-TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ __all__ = [
     "DEFAULT_WEIGHT",
     "GPU_BACKENDS",
     "GRAPHS",
+    "INDEX_SUFFIX",
     "MAPPED_PROMPT",
     "MAX_STRENGTH",
     "METHODS",
@@ -140,6 +141,9 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 """File name suffixes of tables, in lower case."""
+
+INDEX_SUFFIX = ".ztcir"
+"""Suffix of an index's folder."""
 
 MILVUS_SCHEME = "milvus://"
 """Start of an address of an index in Milvus."""

@@ -185,7 +185,9 @@ class _Source:
     @property
     def is_model(self) -> bool:
         """Whether it is a model to export, not a bundle to build engines of."""
-        is_checkpoint = self.folder is not None and not (self.folder / "bundle.json").is_file()
+        from ztcir_sdk.bundle.manifest import MANIFEST
+
+        is_checkpoint = self.folder is not None and not (self.folder / MANIFEST).is_file()
         return self.backbone is not None or is_checkpoint
 
     def load(

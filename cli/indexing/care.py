@@ -95,11 +95,11 @@ care_options = (
 
 def split_index(sources: Sequence[str]) -> tuple[Path | str | None, list[str]]:
     """Return the index that is named before other arguments, if one is, and these."""
-    from ztcir_sdk.names import is_milvus_address
+    from ztcir_sdk.names import INDEX_SUFFIX, is_milvus_address
 
     if sources and is_milvus_address(sources[0]):
         return sources[0], list(sources[1:])
-    if sources and sources[0].rstrip("/\\").lower().endswith(".ztcir"):
+    if sources and sources[0].rstrip("/\\").lower().endswith(INDEX_SUFFIX):
         return Path(sources[0]), list(sources[1:])
     return None, list(sources)
 

@@ -20,7 +20,7 @@ from cli.options import (
     with_engine,
 )
 from cli.output import absolute_name, emit_json, note, print_line, progress_bar
-from ztcir_sdk.names import STORAGES
+from ztcir_sdk.names import INDEX_SUFFIX, STORAGES
 from ztcir_sdk.path_patterns import expand_paths
 
 __all__ = ["index"]
@@ -192,7 +192,7 @@ def _default_index(paths: list[Path]) -> Path:
     absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100  (links stay)
     if len(absolute) > 1:
         common = Path(os.path.commonpath([path.parent for path in absolute]))
-        return Path(f"{common.name or 'pictures'}.ztcir")
+        return Path(f"{common.name or 'pictures'}{INDEX_SUFFIX}")
     only = absolute[0]
     name = only.name if only.is_dir() else only.name.split(".")[0]
-    return Path(f"{name or 'pictures'}.ztcir")
+    return Path(f"{name or 'pictures'}{INDEX_SUFFIX}")

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ztcir_sdk.bundle.manifest import MANIFEST
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.files import flush_file, folder_whole, standing_folder
 
@@ -166,7 +167,7 @@ def why_no_checkpoint(folder: Path) -> str:
     way_out = "name a checkpoint or run of `ztcir train`."
     if not folder.exists():
         return f"There is no folder {folder}; {way_out}"
-    if (folder / "bundle.json").is_file():
+    if (folder / MANIFEST).is_file():
         return f"{folder} is an exported bundle, not a checkpoint; {way_out}"
     if (folder / "run.json").is_file():
         return f"The run {folder} has no checkpoint yet; repeat its command to resume it."

@@ -22,6 +22,7 @@ from ztcir_sdk.bundle.limits import MANIFEST_BYTES
 from ztcir_sdk.bundle.manifest import (
     FORMAT,
     MANIFEST,
+    TOKENIZER,
     DefaultAnswer,
     Dimensions,
     FileRecord,
@@ -147,7 +148,7 @@ class Bundle:
         image_tower: str,
         precisions: Mapping[str, Precision] | None = None,
         placeholder: Placeholder | None = None,
-        tokenizer: str = "tokenizer.json",
+        tokenizer: str = TOKENIZER,
         vocabulary: str | None = None,
         unknown_strength: float | None = None,
         part_strength: float | None = None,

@@ -36,6 +36,7 @@ from ztcir_sdk.tokenizer import CLEANINGS, END_OF_TEXT, START_OF_TEXT
 
 FORMAT = 1
 MANIFEST = "bundle.json"
+TOKENIZER = "tokenizer.json"
 _PROMPT_SLOTS = {
     method: tuple(slot for slot in (PLACEHOLDER_MARK, TEXT_SLOT) if slot in prompt)
     for method, prompt in PROMPTS.items()

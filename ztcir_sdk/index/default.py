@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.names import is_milvus_address
+from ztcir_sdk.names import INDEX_SUFFIX, is_milvus_address
 
 __all__ = ["default_index_path"]
 
@@ -25,7 +25,7 @@ def default_index_path(folder: str | os.PathLike[str] | None = None) -> Path | s
     if named := os.environ.get(INDEX_VARIABLE):
         return named if is_milvus_address(named) else Path(named)
     here = Path.cwd() if folder is None else Path(folder)
-    found = sorted(path for path in here.glob("*.ztcir") if path.is_dir())
+    found = sorted(path for path in here.glob(f"*{INDEX_SUFFIX}") if path.is_dir())
     if not found:
         raise ZtcirError(
             f"There is no index in {here}: build one with `ztcir index FOLDER`, or name one with "

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
+from ztcir_sdk.names import INDEX_SUFFIX
 from ztcir_sdk.picture_formats import format_of, is_readable
 from ztcir_sdk.sources.listing import Listing, SourceFile, printable, reason_of, relative_path
 from ztcir_sdk.sources.metadata_files import MetadataFiles, is_metadata
@@ -102,7 +103,7 @@ class _Walk:
         if path in self._skip:
             return
         if _is_folder(entry):
-            if entry.name.lower().endswith(".ztcir"):
+            if entry.name.lower().endswith(INDEX_SUFFIX):
                 return
             if self._rules.leaves_out_folder(below, relative):
                 self._listing.excluded.append(printable(relative))
