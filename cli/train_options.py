@@ -163,7 +163,7 @@ def _recipe_option(stage: str) -> Decorator:
         "recipe",
         is_eager=True,
         callback=read,
-        metavar="NAME",
+        metavar="NAME|FILE",
         help="Recipe with the defaults of these options: a name in train/configs, such as "
         "vit-b-32-openai, or a JSON file.",
     )

@@ -17,6 +17,12 @@ def models() -> None:
     """List, download, remove and upload models.
 
     A model is called by its name, the folder of a bundle, or hf://org/repo@revision.
+
+    \b
+    Examples:
+      ztcir models list
+      ztcir models pull hf://org/repo@v1.0
+      ztcir models push my-bundle hf://org/repo
     """
 
 
