@@ -101,7 +101,7 @@ def _options(benchmark: Benchmark[Any]) -> list[Callable[..., Any]]:
         ),
         click.option(
             "--split",
-            type=click.Choice(("val", "test")),
+            metavar=f"[{'|'.join(benchmark.splits)}]",  # another one is refused with the reason
             default="val",
             show_default=True,
             help=f"Queries to use; {benchmark.split_help}.",
