@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from ztcir_sdk.names import AUTOMATIC, BACKENDS, MAX_STRENGTH, PRECISIONS, is_milvus_address
+from ztcir_sdk.names import (
+    AUTOMATIC,
+    BACKENDS,
+    DEFAULT_WEIGHT,
+    MAX_STRENGTH,
+    PRECISIONS,
+    is_milvus_address,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -164,7 +171,7 @@ weight_option = click.option(
     type=float,
     metavar="W",
     help="Weight of the text with --method sum (0: image only, 1: text only); default: the "
-    "bundle's own, else 0.5.",
+    f"bundle's own, else {DEFAULT_WEIGHT}.",
 )
 strength_option = click.option(
     "--strength",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 __all__ = [
+    "ALL_METHODS",
     "AUTOMATIC",
     "BACKENDS",
     "CATALOGUE_COLUMNS",
@@ -17,7 +18,9 @@ __all__ = [
     "GRAPHS",
     "INDEX_SUFFIX",
     "MAPPED_PROMPT",
+    "MAX_IMAGES",
     "MAX_STRENGTH",
+    "MAX_TEXTS",
     "METHODS",
     "MILVUS_SCHEME",
     "NEAR_DUPLICATE",
@@ -59,6 +62,9 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Search method -> the graphs that it needs."""
+
+ALL_METHODS = "all"
+"""Evaluation only: every method of a bundle."""
 
 DEFAULT_METHOD = "composed"
 """Search method where neither the search nor the bundle names one."""
@@ -109,6 +115,10 @@ STORAGES = ("f32", "f16", "i8")
 
 TRAINING_PRECISIONS = ("fp32", "bf16", "fp16")
 """Precisions of matrix products in training; weights are always fp32."""
+
+MAX_IMAGES = 32
+MAX_TEXTS = 64
+"""Maximum rows of one run of a graph; larger batches are split."""
 
 PLACEHOLDER_MARK = "$"
 """Position of the pseudo-word in a template; in a text it is an ordinary dollar sign."""

@@ -13,11 +13,10 @@ import numpy as np
 from PIL import Image
 
 from ztcir_sdk.bundle import Manifest
-from ztcir_sdk.bundle.graph_source import MAX_IMAGES
 from ztcir_sdk.decoding import ImageSource, NamedBytes
 from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.files import hash_file, read_bounded
-from ztcir_sdk.names import TOKEN_LEARNER
+from ztcir_sdk.names import MAX_IMAGES, TOKEN_LEARNER
 from ztcir_sdk.sources import container_of, read_image
 
 __all__ = [

@@ -12,7 +12,7 @@ import click
 
 from cli.options import in_section, pass_as
 from cli.output import note, table
-from ztcir_sdk.names import TENSORRT_PACKAGES
+from ztcir_sdk.names import MAX_IMAGES, MAX_TEXTS, TENSORRT_PACKAGES
 
 if TYPE_CHECKING:
     from ztcir_sdk.bundle import Bundle
@@ -66,8 +66,8 @@ tensorrt_options = pass_as(
         metavar="MB",
         help="Scratch memory limit of each layer, in MiB; default: the GPU's memory.",
     ),
-    _number("--max-images", metavar="N", help="Largest batch of images; default: 32."),
-    _number("--max-texts", metavar="N", help="Largest batch of texts; default: 64."),
+    _number("--max-images", metavar="N", help=f"Largest batch of images; default: {MAX_IMAGES}."),
+    _number("--max-texts", metavar="N", help=f"Largest batch of texts; default: {MAX_TEXTS}."),
     _number("--max-tokens", metavar="N", help="Tokens of the longest text; default: the bundle's."),
     _option(
         "--engines",

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from ztcir_sdk.bundle.bundle import Bundle
 from ztcir_sdk.bundle.manifest import GraphVariant
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.names import IMAGE_ENCODER, TEXT_ENCODER
+from ztcir_sdk.names import IMAGE_ENCODER, MAX_IMAGES, MAX_TEXTS, TEXT_ENCODER
 from ztcir_sdk.runtime.source import GraphSource, ShapeRange
 
-MAX_IMAGES = 32
-MAX_TEXTS = 64
-"""Maximum rows of one run of a graph; larger batches are split."""
 CPU_PRECISIONS = ("int8",)
 """Precisions for CPUs only: neither TensorRT nor ONNX Runtime's CUDA runs their whole graphs."""
 

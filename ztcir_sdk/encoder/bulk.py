@@ -13,9 +13,8 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk.bundle.graph_source import MAX_IMAGES
 from ztcir_sdk.encoder.encoder import Encoder
-from ztcir_sdk.names import IMAGE_ENCODER
+from ztcir_sdk.names import IMAGE_ENCODER, MAX_IMAGES
 from ztcir_sdk.runtime import Graph
 
 __all__ = ["BulkImages", "bulk_images"]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.bundle import REFERENCE_TENSORS, Bundle
-from ztcir_sdk.bundle.graph_source import CPU_PRECISIONS, MAX_IMAGES, MAX_TEXTS
+from ztcir_sdk.bundle.graph_source import CPU_PRECISIONS
 from ztcir_sdk.bundle.loaded_graphs import LoadedGraphs
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder.encoded_image import EncodedImage
@@ -31,6 +31,8 @@ from ztcir_sdk.modification import (
 from ztcir_sdk.names import (
     AUTOMATIC,
     IMAGE_ENCODER,
+    MAX_IMAGES,
+    MAX_TEXTS,
     METHODS,
     PLACEHOLDER_MARK,
     PROMPTED_METHODS,
