@@ -22,7 +22,6 @@ __all__ = [
     "open_ordinary",
     "open_whole",
     "read_bounded",
-    "require_ordinary",
     "standing_folder",
     "write_whole",
 ]
@@ -65,15 +64,6 @@ def open_ordinary(path: str | os.PathLike[str]) -> IO[bytes]:
     except BaseException:
         os.close(descriptor)
         raise
-
-
-def require_ordinary(file: Path) -> None:
-    """Refuse a pipe or a device in the place of a file.
-
-    Raises:
-        OSError: it is one, or cannot be read.
-    """
-    open_ordinary(file).close()
 
 
 def read_bounded(path: Path, most: int) -> bytes:

@@ -26,13 +26,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.command import RESULTS, command_parser, positive, run_command, write_result
-from benchmarks.markdown import format_table
 from benchmarks.provenance import ROOT, load_average, provenance
 from cli.output import note
 from ztcir_sdk.environment import now
 from ztcir_sdk.errors import UsageError
-
-__all__ = ["FILE", "describe_clean"]
 
 FILE = "clean.json"
 SIZES = {"small": (60, 80), "web": (750, 1000)}
@@ -165,21 +162,6 @@ def _ask(process: subprocess.Popen[str], name: str, repeat: int) -> float:
     process.stdin.write(json.dumps([name, repeat]) + "\n")
     process.stdin.flush()
     return float(json.loads(process.stdout.readline()))
-
-
-def describe_clean(values: Any) -> str:
-    """Describe the result file."""
-    rows = [
-        (
-            f"`{name}`",
-            f"{one['now_ms']:.2f}",
-            f"{one['ratio_to_Pillow']:.2f}" if "ratio_to_Pillow" in one else "",
-            f"{one['ratio_to_before']:.2f}" if "ratio_to_before" in one else "",
-        )
-        for name, one in values["files"].items()
-    ]
-    head = ("file", "ms", "times Pillow alone", f"times commit {str(values['before'])[:7]}")
-    return format_table(head, rows)
 
 
 if __name__ == "__main__":

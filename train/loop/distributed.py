@@ -96,15 +96,6 @@ class Workers:
         if self.count > 1:
             self._accelerator.wait_for_everyone()
 
-    def main_first(self, work: Callable[[], Result]) -> Result:
-        """Run ``work`` in the main process, then in the others, which find the files it wrote."""
-        if not self.is_main:
-            self.wait()
-        result = work()
-        if self.is_main:
-            self.wait()
-        return result
-
     def from_main(self, work: Callable[[], Result]) -> Result:
         """Run ``work`` in the main process alone, and return its result in all of them.
 
