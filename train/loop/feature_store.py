@@ -149,7 +149,7 @@ class FeatureStore:
     def _allocate(self, path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
         try:
             fresh = path.with_name(f"fresh-{path.name}")
-            np.lib.format.open_memmap(fresh, "w+", dtype, shape).flush()
+            np.lib.format.open_memmap(fresh, "w+", dtype, shape).flush()  # to disk
             if hasattr(os, "posix_fallocate"):
                 with fresh.open("rb+") as file:
                     os.posix_fallocate(file.fileno(), 0, fresh.stat().st_size)

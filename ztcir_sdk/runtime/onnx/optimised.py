@@ -122,7 +122,10 @@ def _is_whole(folder: Path, key: list[Any]) -> bool:
 
 
 def _write(folder: Path, key: list[Any], graph: Path, options: Any, opened: Opened) -> None:
-    """Optimise a graph into a folder of its own, which takes its name once it is whole."""
+    """Optimise a graph into a folder of its own, which takes its name once it is whole.
+
+    `folder_whole` does not do: it is for one writer at a time, and here two processes may start.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}")
     fresh.mkdir(mode=0o700)
