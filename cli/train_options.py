@@ -330,7 +330,7 @@ def _stage_settings(
     compute = Compute(precision, micro_batches, checkpointing, compile_model, device)
     if patches is not None and no_patches:
         raise click.UsageError("--patches and --no-patches exclude each other.")
-    grid, storage = parse_patches(patches) if patches else (None, "fp16")
+    grid, storage = parse_patches(patches) if patches else (None, StageSettings.patch_storage)
     kept = False if no_patches else None if patches is None else True
     return {
         "settings": StageSettings(

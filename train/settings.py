@@ -12,6 +12,7 @@ from ztcir_sdk.names import AUTOMATIC, DEFAULT_BUNDLE, TRAINING_PRECISIONS
 
 __all__ = [
     "CONFIGS",
+    "PATCH_STORAGES",
     "BackboneTraining",
     "ComposeTraining",
     "Compute",
@@ -28,6 +29,9 @@ __all__ = [
 
 CONFIGS = Path(__file__).parent / "configs"
 """Configurations of backbones that open_clip does not have, and recipes of training."""
+
+PATCH_STORAGES = ("fp16", "int8")
+"""Types of the patch features in the cache; the first is the default."""
 
 ADDED_LATER = {"added_later": True}
 """Metadata of a field that runs made before it existed lack in their configuration."""
@@ -298,7 +302,7 @@ class StageSettings(RunSettings):
         compute: device, precision and memory.
         patches: keep patch features in the cache; ``None``: where the disk has room.
         patch_grid: rows and columns that Stage I pools the patches to; ``None``: the model's own.
-        patch_storage: type of the patch features in the cache, "fp16" or "int8".
+        patch_storage: type of the patch features in the cache, one of `PATCH_STORAGES`.
         tensorboard: write TensorBoard events; ``None``: where TensorBoard is installed.
         steps: length of the run, in place of the epochs of the hyperparameters; the run is then
             evaluated after each quarter, but not within 20 steps.
@@ -309,7 +313,7 @@ class StageSettings(RunSettings):
     compute: Compute = field(default_factory=Compute)
     patches: bool | None = None
     patch_grid: tuple[int, int] | None = None
-    patch_storage: str = "fp16"
+    patch_storage: str = PATCH_STORAGES[0]
     tensorboard: bool | None = False
     steps: int | None = None
     out_of_time: Callable[[], bool] | None = None
@@ -326,17 +330,17 @@ def parse_patches(text: str) -> tuple[tuple[int, int] | None, str]:
     Raises:
         UsageError: it names neither.
     """
-    grid, storage = None, "fp16"
+    grid, storage = None, StageSettings.patch_storage
     for part in text.split(":"):
         numbers = part.lower().split("x")
-        if part in ("fp16", "int8"):
+        if part in PATCH_STORAGES:
             storage = part
         elif len(numbers) == 2 and all(one.isdecimal() and int(one) for one in numbers):
             grid = (int(numbers[0]), int(numbers[1]))
         else:
             raise UsageError(
-                f"--patches takes rows and columns such as 8x8, a type (fp16 or int8), or both as "
-                f"in 8x8:int8, not {text!r}."
+                "--patches takes rows and columns such as 8x8, a type "
+                f"({' or '.join(PATCH_STORAGES)}), or both as in 8x8:int8, not {text!r}."
             )
     return grid, storage
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from train.settings import StageSettings
 from ztcir_sdk.errors import check_choice
 
 _UNCHANGING = {"name", "label", "option"}
@@ -49,7 +50,7 @@ class Row:
     map_changes: tuple[tuple[str, Any], ...] = ()
     compose_changes: tuple[tuple[str, Any], ...] = ()
     part_changes: tuple[tuple[str, Any], ...] = ()
-    storage: str = "fp16"
+    storage: str = StageSettings.patch_storage
     longer: bool = False
     option: bool = False
 

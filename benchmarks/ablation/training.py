@@ -132,7 +132,7 @@ class Workshop:
         if row.source == "tags":
             values["words"] = words_checksum(default_groups())
         values["parts"] = described(self.parts(row))
-        if row.storage != "fp16":
+        if row.storage != StageSettings.patch_storage:
             values["storage"] = row.storage
         if row.stage == "map":
             return values
@@ -189,7 +189,7 @@ class Workshop:
         return folder
 
     def _stage_settings(
-        self, folder: Path, steps: int | None = None, storage: str = "fp16"
+        self, folder: Path, steps: int | None = None, storage: str = StageSettings.patch_storage
     ) -> StageSettings:
         return StageSettings(
             folder, self.features, compute=self.compute, steps=steps, patch_storage=storage

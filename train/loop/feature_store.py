@@ -22,6 +22,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from train.settings import StageSettings
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.files import open_whole, write_whole
 
@@ -56,7 +57,7 @@ class Layout:
     batch: int
     embed_dim: int
     patches: tuple[int, int] | None = None
-    storage: str = "fp16"
+    storage: str = StageSettings.patch_storage
 
     @property
     def shard(self) -> int:

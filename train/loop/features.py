@@ -29,6 +29,7 @@ from train.loop.patches import KeptPatches, LivePatches, encode_pixels, prefetch
 from train.loop.sizes import sizes_for
 from train.model import Backbone, hash_tensors
 from train.progress import progress_bar
+from train.settings import StageSettings
 from ztcir_sdk.files import write_whole
 from ztcir_sdk.preprocess import Preprocessing
 from ztcir_sdk.runtime.cores import available_cores
@@ -86,7 +87,7 @@ def image_features(
     *,
     batch: int | None = None,
     patches: bool | None = None,
-    storage: str = "fp16",
+    storage: str = StageSettings.patch_storage,
     workers: Workers | None = None,
 ) -> ImageFeatures:
     """Encode a collection, or read the features that an earlier run has cached.
@@ -314,6 +315,6 @@ def _fingerprint(backbone: Backbone, images: Sequence[TrainingImage], storage: s
         digest.update(f"{image.item.id} {image.checksum}\n".encode())
     if backbone.patch_grid is not None:
         digest.update(f"pooled {backbone.patch_grid}".encode())
-    if storage != "fp16":
+    if storage != StageSettings.patch_storage:
         digest.update(storage.encode())
     return digest.hexdigest()[:16]
