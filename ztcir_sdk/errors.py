@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
+from typing import Any, SupportsIndex
 
 __all__ = [
+    "EXPORT_AGAIN",
     "EXTRAS",
     "BundleError",
     "ImageError",
@@ -24,8 +27,15 @@ __all__ = [
     "check_choice",
     "disk_full_as_error",
     "first_line",
+    "image_tower_error",
     "install_hint",
+    "reason_of",
+    "recreated_error",
+    "whole_number",
 ]
+
+EXPORT_AGAIN = "export or copy the bundle again"
+"""The way out where a file of a bundle cannot be used."""
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Error numbers of a full disk and of an exceeded quota."""
@@ -128,6 +138,40 @@ def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
     """
     if name not in choices:
         raise UsageError(f"There is no {what} {name!r}: choose from {', '.join(choices)}.")
+
+
+def whole_number(name: str, value: object, *, least: int) -> int:
+    """Return a whole number.
+
+    Raises:
+        UsageError: it is none, or too small.
+    """
+    number = operator.index(value) if isinstance(value, SupportsIndex) else least - 1
+    if number < least or isinstance(value, bool):
+        raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+    return number
+
+
+def image_tower_error(index: object, made_by: str, wanted: str) -> IndexMismatchError:
+    """Return the error for an index of another image tower; the towers are fingerprints (hex)."""
+    return IndexMismatchError(
+        f"The index {index} was made by another image tower ({made_by[:12]}, not {wanted[:12]}): "
+        "index the collection again, or use the bundle that made it."
+    )
+
+
+def recreated_error(index: object) -> IndexMismatchError:
+    """Return the error for an open index that another image tower has replaced."""
+    return IndexMismatchError(
+        f"The index {index} was created again with another image tower; open it again."
+    )
+
+
+def reason_of(error: Any) -> str:
+    """Return what the system or a library says of an error, without the file's name."""
+    if said := getattr(error, "strerror", None):  # of PyAV too
+        return str(said)
+    return str(error) or type(error).__name__
 
 
 def first_line(error: BaseException) -> str:

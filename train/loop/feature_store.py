@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from train.settings import StageSettings
-from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.errors import ZtcirError, reason_of
 from ztcir_sdk.files import open_whole, write_whole
 
 __all__ = ["DiskFullError", "FeatureStore", "Layout", "quantise"]
@@ -288,7 +288,7 @@ class FeatureStore:
                     stream.write(np.load(self._path("embeds", number)).tobytes())
         except OSError as error:
             raise DiskFullError(
-                f"{path} cannot be written ({error.strerror or error}); free some space, or choose "
+                f"{path} cannot be written ({reason_of(error)}); free some space, or choose "
                 "another --cache."
             ) from error
 

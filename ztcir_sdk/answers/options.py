@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, SupportsIndex, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
-from ztcir_sdk.errors import UsageError
+from ztcir_sdk.errors import UsageError, whole_number
 from ztcir_sdk.index.protocol import IndexSource
 from ztcir_sdk.names import AUTOMATIC, NEAR_DUPLICATE
 
 if TYPE_CHECKING:
     from ztcir_sdk.filters import Filter
 
-__all__ = ["IndexSource", "SearchOptions", "SearchSettings", "check_k", "whole_number"]
+__all__ = ["IndexSource", "SearchOptions", "SearchSettings", "check_k"]
 
 
 class SearchOptions(TypedDict, total=False):
@@ -117,15 +116,3 @@ def check_k(k: int) -> None:
         UsageError: it is no whole number of at least 1.
     """
     whole_number("k", k, least=1)
-
-
-def whole_number(name: str, value: object, *, least: int) -> int:
-    """Return a whole number.
-
-    Raises:
-        UsageError: it is none, or too small.
-    """
-    number = operator.index(value) if isinstance(value, SupportsIndex) else least - 1
-    if number < least or isinstance(value, bool):
-        raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}.")
-    return number

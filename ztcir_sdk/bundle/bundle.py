@@ -35,7 +35,7 @@ from ztcir_sdk.bundle.manifest import (
     check_file_name,
 )
 from ztcir_sdk.environment import now
-from ztcir_sdk.errors import BundleError, UsageError, ZtcirError
+from ztcir_sdk.errors import EXPORT_AGAIN, BundleError, UsageError, ZtcirError
 from ztcir_sdk.files import finish_swap, folder_whole, hash_file, read_bounded, standing_folder
 from ztcir_sdk.modification.vocabulary import Vocabulary
 from ztcir_sdk.names import DEFAULT_BUNDLE, DEFAULT_METHOD, DEFAULT_WEIGHT, PLACEHOLDER_ID
@@ -45,7 +45,6 @@ from ztcir_sdk.version import __version__
 
 DEFAULT_ON_CPU = "default_on_cpu"
 """Entry of a precision's check: whether a processor uses it if no other is asked for."""
-_AGAIN = "export or copy the bundle again"
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,9 @@ class Bundle:
                     else (hash_file(path) == record.sha256)
                 )
             if not same:
-                raise BundleError(f"{file} of the bundle {folder} has a wrong checksum: {_AGAIN}.")
+                raise BundleError(
+                    f"{file} of the bundle {folder} has a wrong checksum: {EXPORT_AGAIN}."
+                )
             if file in graphs:
                 check_external_data(path, bundle._listed_beside(file))
         if checks is not None:
@@ -355,15 +356,11 @@ def read_manifest(folder: Path) -> Manifest:
             problem = "is not a bundle" if folder.exists() else "does not exist"
         raise BundleError(f"{folder} {problem}: give a folder that `ztcir export` wrote.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(
-            f"{file} cannot be read ({error}): export or copy the bundle again."
-        ) from error
+        raise BundleError(f"{file} cannot be read ({error}): {EXPORT_AGAIN}.") from error
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BundleError(
-            f"{file} is corrupt ({error}): export or copy the bundle again."
-        ) from error
+        raise BundleError(f"{file} is corrupt ({error}): {EXPORT_AGAIN}.") from error
     try:
         return Manifest.from_dict(values)
     except BundleError as error:
@@ -375,11 +372,11 @@ def _check_file(folder: Path, file: str, record: FileRecord) -> None:
     with _unreadable_as_error(folder, file):
         status = (folder / file).stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device never end
-        raise BundleError(f"{file} of the bundle {folder} is not an ordinary file: {_AGAIN}.")
+        raise BundleError(f"{file} of the bundle {folder} is not an ordinary file: {EXPORT_AGAIN}.")
     if status.st_size != record.bytes:
         raise BundleError(
             f"{file} of the bundle {folder} has {status.st_size} bytes, not {record.bytes}: "
-            f"{_AGAIN}."
+            f"{EXPORT_AGAIN}."
         )
 
 
@@ -388,10 +385,10 @@ def _unreadable_as_error(folder: Path, file: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError(f"{file} of the bundle {folder} is missing: {_AGAIN}.") from error
+        raise BundleError(f"{file} of the bundle {folder} is missing: {EXPORT_AGAIN}.") from error
     except OSError as error:
         raise BundleError(
-            f"{file} of the bundle {folder} cannot be read ({error.strerror}): {_AGAIN}."
+            f"{file} of the bundle {folder} cannot be read ({error.strerror}): {EXPORT_AGAIN}."
         ) from error
 
 

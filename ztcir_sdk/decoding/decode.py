@@ -34,6 +34,7 @@ from ztcir_sdk.errors import (
     UsageError,
     first_line,
     install_hint,
+    reason_of,
 )
 from ztcir_sdk.files import open_ordinary
 from ztcir_sdk.picture_formats import format_of
@@ -154,8 +155,9 @@ def load_image(
         except FileNotFoundError as error:
             raise ImageError(f"{name} does not exist: check the path.") from error
         except (OSError, ValueError) as error:  # ValueError: a null character in the path
-            reason = getattr(error, "strerror", None) or error
-            raise ImageError(f"{name} cannot be read ({reason}): check the path.") from error
+            raise ImageError(
+                f"{name} cannot be read ({reason_of(error)}): check the path."
+            ) from error
     if hasattr(source, "read"):
         name = name or str(getattr(source, "name", "The image file"))
         return _turned(_from_stream(source, name), upright)

@@ -10,7 +10,7 @@ from typing import IO
 from urllib.parse import unquote, urlsplit
 
 from ztcir_sdk.decoding.decode import NamedBytes
-from ztcir_sdk.errors import ImageError, UsageError
+from ztcir_sdk.errors import ImageError, UsageError, reason_of
 
 __all__ = ["open_reference"]
 
@@ -72,8 +72,7 @@ def _fetch(address: str) -> bytes:
             f"{address} cannot be downloaded (HTTP {error.code} {error.reason}): check the address."
         ) from error
     except (OSError, ValueError) as error:  # also urllib's URLError and time-outs
-        reason = getattr(error, "reason", None) or error
-        reason = getattr(reason, "strerror", None) or reason
+        reason = reason_of(getattr(error, "reason", None) or error)
         raise ImageError(
             f"{address} cannot be downloaded ({reason}): check the address and the network."
         ) from error

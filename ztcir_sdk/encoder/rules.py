@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ztcir_sdk.bundle import Bundle
-from ztcir_sdk.errors import BundleError
+from ztcir_sdk.errors import EXPORT_AGAIN, BundleError
 from ztcir_sdk.files import read_bounded
 from ztcir_sdk.modification import (
     move_queries,
@@ -74,7 +74,7 @@ class TextRules:
         except OSError as error:
             raise BundleError(
                 f"{entry.file} of the bundle {bundle.path} cannot be read ({error.strerror}): "
-                "export or copy the bundle again."
+                f"{EXPORT_AGAIN}."
             ) from error
         stored = np.frombuffer(content, "<f2").reshape(-1, bundle.manifest.dimensions.embed)
         vectors = stored.astype(np.float32)

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from ztcir_sdk.errors import IndexMismatchError, ZtcirError
+from ztcir_sdk.errors import ZtcirError, image_tower_error
 from ztcir_sdk.gallery.targets import AnyIndex, open_any
 from ztcir_sdk.index.protocol import GalleryIndex, IndexSource
 from ztcir_sdk.names import is_milvus_address
@@ -72,9 +72,6 @@ class OpenIndexes:
         if isinstance(gallery, (str, os.PathLike)):
             gallery = self.open(gallery)
         if gallery.image_tower != self._image_tower or gallery.dim != self._dim:
-            raise IndexMismatchError(
-                f"The index was made by another image tower ({gallery.image_tower[:12]}, not "
-                f"{self._image_tower[:12]}): index the collection again, or use the bundle that "
-                "made it."
-            )
+            name = getattr(gallery, "path", type(gallery).__name__)
+            raise image_tower_error(name, gallery.image_tower, self._image_tower)
         return gallery

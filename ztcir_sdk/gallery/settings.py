@@ -11,7 +11,7 @@ from typing import TypedDict
 
 from msgspec.structs import replace
 
-from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.errors import UsageError, ZtcirError, check_choice
 from ztcir_sdk.names import STORAGES
 from ztcir_sdk.sources import CollectionRules, MetadataTable
 from ztcir_sdk.sources.rules import check_pattern
@@ -80,8 +80,8 @@ class IndexSettings:
             raise UsageError(
                 f"--video-every (video_every) must be 0 or at least 0.001 seconds, not {every:g}."
             )
-        if self.storage is not None and self.storage not in STORAGES:
-            raise UsageError(f"storage must be one of {', '.join(STORAGES)}, not {self.storage!r}.")
+        if self.storage is not None:
+            check_choice("storage", self.storage, STORAGES)
         for name in ("exclude", "include"):
             if isinstance(getattr(self, name), str):
                 raise UsageError(f"{name} must be a list of patterns, not a text.")

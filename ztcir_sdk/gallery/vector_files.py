@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from ztcir_sdk.errors import ZtcirError, first_line
+from ztcir_sdk.errors import ZtcirError, first_line, reason_of
 from ztcir_sdk.files import open_whole
 from ztcir_sdk.schema import EntryError, PositiveNumber, from_json, to_json
 from ztcir_sdk.sources import Source
@@ -256,7 +256,7 @@ def write_vectors(
                 count += len(rows)
     except OSError as error:
         raise ZtcirError(
-            f"{path} cannot be written ({error.strerror or error}): choose another place."
+            f"{path} cannot be written ({reason_of(error)}): choose another place."
         ) from error
     return count
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ztcir_sdk.errors import reason_of
 from ztcir_sdk.files import open_ordinary
 from ztcir_sdk.index.manifest import OLD_FORMAT, IndexUnusableError, Manifest, corrupt
 from ztcir_sdk.sources.listing import is_relative_path
@@ -249,7 +250,7 @@ class ItemTable(Query):
             connection = _connect(folder / file, old=self._old)
             _prepare(connection, old=self._old)
         except (sqlite3.Error, OSError, ValueError) as error:
-            raise corrupt(folder, file, getattr(error, "strerror", None) or str(error)) from error
+            raise corrupt(folder, file, reason_of(error)) from error
         super().__init__(folder, file, connection)
         if not self._old:
             self.sql(

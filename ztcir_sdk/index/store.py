@@ -21,7 +21,11 @@ from msgspec.structs import replace
 from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.environment import now
-from ztcir_sdk.errors import IndexMismatchError, UsageError
+from ztcir_sdk.errors import (
+    check_choice,
+    image_tower_error,
+    recreated_error,
+)
 from ztcir_sdk.files import flush_file
 from ztcir_sdk.index.items import Item
 from ztcir_sdk.index.manifest import (
@@ -88,8 +92,7 @@ class Index:
         """
         from ztcir_sdk.index.item_writer import ItemWriter, new_table
 
-        if storage not in STORAGES:
-            raise UsageError(f"storage must be one of {', '.join(STORAGES)}, not {storage!r}.")
+        check_choice("storage", storage, STORAGES)
         folder = Path(path).absolute()
         relative_root(Path(root), folder)  # checked before anything is written
         try:
@@ -164,11 +167,7 @@ class Index:
         folder = Path(path).absolute()
         view = open_view(folder)
         if image_tower is not None and image_tower != view.image_tower:
-            raise IndexMismatchError(
-                f"The index {folder} was made by another image tower "
-                f"({view.image_tower[:12]}, not {image_tower[:12]}); index the collection again, "
-                "or use the bundle that made it."
-            )
+            raise image_tower_error(folder, view.image_tower, image_tower)
         return cls(folder, view)
 
     @property
@@ -279,9 +278,7 @@ class Index:
         if newest == self.manifest:
             return False
         if newest.image_tower != self.image_tower:
-            raise IndexMismatchError(
-                f"The index {self.path} was created again with another image tower; open it again."
-            )
+            raise recreated_error(self.path)
         self._view = open_view(self.path)
         return True
 

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ztcir_sdk.errors import UsageError
+from ztcir_sdk.errors import reason_of, whole_number
 from ztcir_sdk.files import open_ordinary
 from ztcir_sdk.index import nearest
 from ztcir_sdk.index.filtered import KnownRows, RowFilters, Selection
@@ -207,8 +207,7 @@ class IndexView:
             ValueError: `queries` has another shape, a zero row, or values that are not finite.
             KeyError: `among` has a label that this state has not.
         """
-        if k < 1:
-            raise UsageError(f"k must be at least 1, not {k}.")
+        whole_number("k", k, least=1)
         queries = nearest.unit_queries(queries, self.dim)
         excluded = self._excluded(len(queries), exclude_labels, exclude_hashes)
         if len(queries) == 0 or len(self) == 0:
@@ -348,7 +347,7 @@ def _open(folder: Path, record: FileRecord | GraphRecord) -> IO[bytes]:
     try:
         stream = open_ordinary(folder / record.file)
     except OSError as error:
-        raise corrupt(folder, record.file, error.strerror or str(error)) from error
+        raise corrupt(folder, record.file, reason_of(error)) from error
     size = os.fstat(stream.fileno()).st_size
     if size < record.bytes:
         stream.close()

@@ -13,7 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ztcir_sdk.errors import IndexMismatchError, UsageError
+from ztcir_sdk.errors import (
+    UsageError,
+    image_tower_error,
+    recreated_error,
+    whole_number,
+)
 from ztcir_sdk.filters import Filter
 from ztcir_sdk.filters.expression import Field
 from ztcir_sdk.filters.fields import require_kinds
@@ -102,11 +107,7 @@ class MilvusIndex:
         connection = Connection(_parsed(address))
         state = connection.read_state()
         if image_tower is not None and image_tower != state.image_tower:
-            raise IndexMismatchError(
-                f"The index {connection.address} was made by another image tower "
-                f"({state.image_tower[:12]}, not {image_tower[:12]}); index the collection again, "
-                "or use the bundle that made it."
-            )
+            raise image_tower_error(connection.address, state.image_tower, image_tower)
         with connection.sentences():
             connection.client.load_collection(connection.collection)
         return cls(connection, state)
@@ -234,8 +235,7 @@ class MilvusIndex:
             FilterError: the filter does not fit the items.
             ZtcirError: Milvus cannot be reached.
         """
-        if k < 1:
-            raise UsageError(f"k must be at least 1, not {k}.")
+        whole_number("k", k, least=1)
         units = unit_queries(queries, self.dim)
         expression = "" if where is None else self._checked(where)
         nothing: list[Collection[Any]] = [()] * len(units)
@@ -335,9 +335,7 @@ class MilvusIndex:
         """
         newest = self._connection.read_state()
         if newest.image_tower != self._state.image_tower:
-            raise IndexMismatchError(
-                f"The index {self.path} was created again with another image tower; open it again."
-            )
+            raise recreated_error(self.path)
         changed, self._state = newest != self._state, newest
         return changed
 

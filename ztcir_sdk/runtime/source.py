@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from ztcir_sdk.errors import BundleError
+from ztcir_sdk.errors import EXPORT_AGAIN, BundleError
 from ztcir_sdk.files import hash_file
 from ztcir_sdk.runtime.protocol import TensorSpec
 
@@ -72,4 +72,4 @@ class GraphSource:
 
 def missing_graph(path: Path) -> BundleError:
     """Return the error for a graph whose file is missing."""
-    return BundleError(f"The graph {path} is missing: export or copy the bundle again.")
+    return BundleError(f"The graph {path} is missing: {EXPORT_AGAIN}.")

@@ -8,13 +8,13 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from ztcir_sdk.errors import reason_of
 from ztcir_sdk.names import is_plain_tar
 from ztcir_sdk.picture_formats import format_of, is_readable
 from ztcir_sdk.sources.listing import (
     Listing,
     SourceFile,
     printable,
-    reason_of,
     relative_path,
     tar_errors,
 )

@@ -7,9 +7,10 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
+from ztcir_sdk.errors import reason_of
 from ztcir_sdk.names import INDEX_SUFFIX
 from ztcir_sdk.picture_formats import format_of, is_readable
-from ztcir_sdk.sources.listing import Listing, SourceFile, printable, reason_of, relative_path
+from ztcir_sdk.sources.listing import Listing, SourceFile, printable, relative_path
 from ztcir_sdk.sources.metadata_files import MetadataFiles, is_metadata
 from ztcir_sdk.sources.rules import CollectionRules
 from ztcir_sdk.sources.videos import list_video

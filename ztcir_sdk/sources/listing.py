@@ -22,7 +22,6 @@ __all__ = [
     "frame_in",
     "is_relative_path",
     "printable",
-    "reason_of",
     "relative_path",
     "tar_errors",
 ]
@@ -215,13 +214,6 @@ def relative_path(path: Path, root: Path) -> str:
     """Return a path relative to `root`, with forward slashes; "" for `root` itself."""
     relative = path.relative_to(root).as_posix()
     return "" if relative == "." else relative
-
-
-def reason_of(error: BaseException) -> str:
-    """Return what the system or a library says of an error, without the file's name."""
-    if said := getattr(error, "strerror", None):  # of PyAV too
-        return str(said)
-    return str(error) or type(error).__name__
 
 
 def _within(path: str, folders: frozenset[str]) -> bool:

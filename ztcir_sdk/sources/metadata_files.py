@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from ztcir_sdk.sources.listing import SourceFile, printable, reason_of
+from ztcir_sdk.errors import reason_of
+from ztcir_sdk.sources.listing import SourceFile, printable
 from ztcir_sdk.sources.metadata import MAX_METADATA_BYTES
 
 __all__ = ["MetadataFiles", "is_metadata", "metadata_names", "too_large"]

@@ -10,11 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
-from ztcir_sdk.errors import ImageError
+from ztcir_sdk.errors import ImageError, reason_of
 from ztcir_sdk.files import open_ordinary, read_bounded
 from ztcir_sdk.names import is_plain_tar, is_tar
 from ztcir_sdk.picture_formats import VIDEO_SUFFIXES
-from ztcir_sdk.sources.listing import Listing, SourceFile, frame_in, reason_of, tar_errors
+from ztcir_sdk.sources.listing import Listing, SourceFile, frame_in, tar_errors
 from ztcir_sdk.sources.metadata import MAX_METADATA_BYTES
 from ztcir_sdk.sources.rules import CollectionRules
 from ztcir_sdk.sources.videos import VideoReader, read_frame

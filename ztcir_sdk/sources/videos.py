@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ztcir_sdk.errors import ImageError
-from ztcir_sdk.sources.listing import Listing, SourceFile, reason_of
+from ztcir_sdk.errors import ImageError, reason_of
+from ztcir_sdk.sources.listing import Listing, SourceFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -143,7 +143,7 @@ def test_an_index_is_converted_to_another_storage(tmp_path: Path) -> None:
 
 
 def test_an_unknown_storage_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="storage must be one of f32, f16, i8, not 'f8'"):
+    with pytest.raises(UsageError, match="no storage 'f8': choose from f32, f16, i8"):
         create(tmp_path / "x.ztcir", storage="f8")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk.errors import BundleError, ZtcirError, first_line
+from ztcir_sdk.errors import EXPORT_AGAIN, BundleError, ZtcirError, first_line
 from ztcir_sdk.runtime.onnx.devices import resolve_device
 from ztcir_sdk.runtime.onnx.named import NAMED_DEVICES
 from ztcir_sdk.runtime.onnx.optimised import open_optimised
@@ -152,7 +152,7 @@ class OnnxGraph:
             if settings.device == "cpu" or any(sign in message for sign in _NO_GRAPH):
                 raise BundleError(
                     f"The graph {self.path} cannot be loaded ({why}): "
-                    "export or copy the bundle again, or upgrade onnxruntime."
+                    f"{EXPORT_AGAIN}, or upgrade onnxruntime."
                 ) from error
             raise provider_error(settings, why) from error
 

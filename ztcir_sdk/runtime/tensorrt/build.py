@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ztcir_sdk.errors import ZtcirError, install_hint
+from ztcir_sdk.errors import EXPORT_AGAIN, ZtcirError, install_hint
 from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.runtime.source import GraphSource, ShapeRange, missing_graph
 from ztcir_sdk.runtime.tensorrt.package import TensorRt, last_message, one_line
@@ -134,9 +134,7 @@ def _unsupported(
     operator = error.node_operator() if error is not None else ""
     if error is None or not operator:
         why = last_message(messages) if error is None else one_line(error.desc())
-        return EngineBuildError(
-            f"{trt} cannot read {source.path} ({why}): export or copy the bundle again."
-        )
+        return EngineBuildError(f"{trt} cannot read {source.path} ({why}): {EXPORT_AGAIN}.")
     description = one_line(error.desc())
     why = f" ({description})" if " " in description else ""  # some are only "false"
     fix = "choose another precision of the bundle"

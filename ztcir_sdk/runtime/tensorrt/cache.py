@@ -18,7 +18,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.errors import ZtcirError, reason_of
 from ztcir_sdk.files import flush_folder, write_whole
 from ztcir_sdk.runtime.protocol import TensorSpec
 from ztcir_sdk.runtime.source import ShapeRange
@@ -200,7 +200,7 @@ class EngineCache:
             flush_folder(self.folder)
         except OSError as error:
             raise EngineError(
-                f"The engine {path} cannot be written ({error.strerror or error}): free some "
+                f"The engine {path} cannot be written ({reason_of(error)}): free some "
                 f"space, or choose another folder with {CACHE_VARIABLE}."
             ) from error
         return self.load(key)
@@ -220,7 +220,7 @@ class EngineCache:
             lock.acquire()
         except OSError as error:
             raise EngineError(
-                f"{self.folder} cannot be written to ({error.strerror or error}): choose another "
+                f"{self.folder} cannot be written to ({reason_of(error)}): choose another "
                 f"folder with {CACHE_VARIABLE}."
             ) from error
         try:
