@@ -51,9 +51,8 @@ from benchmarks.warm.report import FILE as WARM
 from cli.output import note, write_file
 from ztcir_sdk.benchmark.changes import describe_precision
 from ztcir_sdk.errors import ZtcirError
-from ztcir_sdk.names import IMAGE_ENCODER, METHODS, ORACLE, TEXT_ENCODER, TOKEN_LEARNER
+from ztcir_sdk.names import IMAGE_ENCODER, METHODS, METRICS, ORACLE, TEXT_ENCODER, TOKEN_LEARNER
 
-SCORES = ("R@1", "R@5", "R@10", "mAP@10")
 NOT_MEASURED = "Not measured yet."
 """Text that a region may have while its file is missing."""
 
@@ -189,7 +188,7 @@ def _quality(values: Values) -> str:
     labels = {name: f"`{name}`" for name in overall}
     labels["sum_best"] = f"`sum`, best weight of the text ({methods['sum_best']['weight']:g})"
     rows = [
-        (labels[name], *(f"{scores[score]:.3f}" for score in SCORES))
+        (labels[name], *(f"{scores[score]:.3f}" for score in METRICS))
         for name, scores in overall.items()
     ]
     gains = {
@@ -199,7 +198,7 @@ def _quality(values: Values) -> str:
     # The tried weights include 0 and 1, so the best is never below `image` or `text`.
     return "\n\n".join(
         (
-            format_table(("method", *SCORES), rows),
+            format_table(("method", *METRICS), rows),
             f"{format_count(values['queries'])} queries over "
             f"{format_count(values['gallery'])} pictures, "
             f"bundle `{values['bundle']['name']}` ({describe_precision(values['bundle'])}), "

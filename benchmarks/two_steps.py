@@ -27,7 +27,7 @@ from train.data.collection import read_collection
 from train.wordings import attribute_wording
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.evaluation.metrics import average_precision_at_k, relevance
+from ztcir_sdk.evaluation.metrics import DEPTH, average_precision_at_k, relevance
 from ztcir_sdk.evaluation.ranking import rank
 from ztcir_sdk.modification import join_texts
 from ztcir_sdk.names import is_known
@@ -37,7 +37,6 @@ from ztcir_sdk.runtime.cores import available_cores
 __all__ = ["TwoSteps", "main", "measure", "two_step_queries"]
 
 ATTRIBUTES = ("gender", "type", "colour")
-DEPTH = 10
 PICKED_FROM = 20
 """Hits of the first step among which a user finds a right one."""
 

@@ -19,6 +19,7 @@ from ztcir_sdk.bundle import Bundle, Precision
 from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries, draw, training_drawings
 from ztcir_sdk.encoder import EncodedImage, Encoder
 from ztcir_sdk.errors import ImageError, ZtcirError
+from ztcir_sdk.evaluation.metrics import DEPTH
 from ztcir_sdk.evaluation.ranking import rank
 from ztcir_sdk.names import IMAGE_ENCODER, TOKEN_LEARNER
 from ztcir_sdk.preprocess import Preprocessing
@@ -28,7 +29,6 @@ from ztcir_sdk.sources import Source, SourceReader, list_images
 Array = NDArray[np.float32]
 
 SELECTED = "under test"  # name of the precision that stands for a selection of variants
-DEPTH = 10
 LEAST_IMAGES = 50  # with far fewer, the first ten of two rankings agree by chance
 MOST_IMAGES = 400
 QUERIES = 200

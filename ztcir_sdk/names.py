@@ -22,6 +22,7 @@ __all__ = [
     "MAX_STRENGTH",
     "MAX_TEXTS",
     "METHODS",
+    "METRICS",
     "MILVUS_SCHEME",
     "NEAR_DUPLICATE",
     "ORACLE",
@@ -68,6 +69,9 @@ ALL_METHODS = "all"
 
 DEFAULT_METHOD = "composed"
 """Search method where neither the search nor the bundle names one."""
+
+METRICS = ("R@1", "R@5", "R@10", "mAP@10")
+"""Measures of `ztcir eval triplets`, as a model card and the documentation show them."""
 
 DEFAULT_WEIGHT = 0.5
 """Weight of the text in method "sum" where neither the search nor the bundle gives one."""

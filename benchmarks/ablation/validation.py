@@ -24,7 +24,7 @@ from train.loop.sizes import Sizes
 from train.model import Backbone, ComposedModel, encode_by_length, hash_tensors
 from train.stages.frozen_captions import encode_captions
 from ztcir_sdk.evaluation.attribute_caption import attribute_caption
-from ztcir_sdk.evaluation.metrics import average_precision_at_k, recall_at_k, relevance
+from ztcir_sdk.evaluation.metrics import DEPTH, average_precision_at_k, recall_at_k, relevance
 from ztcir_sdk.evaluation.ranking import rank
 from ztcir_sdk.evaluation.triplet_evaluation import RECALLS, SUM_WEIGHTS
 from ztcir_sdk.evaluation.triplets import read_triplets
@@ -35,7 +35,6 @@ from ztcir_sdk.preprocess import Preprocessing
 __all__ = ["Scores", "Validation", "read_validation"]
 
 Scores = dict[str, float]
-DEPTH = 10
 TIDY = "tidy"
 """Kind of a triplet of attributes, in whatever kinds its own file divides them."""
 

@@ -141,7 +141,7 @@ def adapt(
         emit_json(found.to_dict())
         return
     if found.gains is not None:
-        metrics = ("R@1", "R@10", "mAP@10")
+        metrics = tuple(next(iter(found.gains.scores.values())))
         rows = [
             (method, *(f"{scores[metric]:.3f}" for metric in metrics))
             for method, scores in found.gains.scores.items()

@@ -16,14 +16,13 @@ from train.model import Backbone, ComposedModel
 from train.stages.composed_queries import encode_composed
 from train.stages.frozen_captions import encode_captions, plain_model
 from train.stages.triplet_rows import TripletRows
-from ztcir_sdk.evaluation.metrics import average_precision_at_k, recall_at_k, relevance
+from ztcir_sdk.evaluation.metrics import DEPTH, average_precision_at_k, recall_at_k, relevance
 from ztcir_sdk.evaluation.ranking import rank
 from ztcir_sdk.evaluation.triplet_evaluation import SUM_WEIGHTS, weighted_sum
 from ztcir_sdk.evaluation.triplets import Triplet
 
 __all__ = ["Gains", "clustered_error", "measure"]
 
-DEPTH = 10
 SURE = 1.645  # standard errors: one-sided 95 % of a normal distribution
 _BATCH = 256
 

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.evaluation.ranking import NO_ROW
 
+DEPTH = 10
+"""Hits that ztcir's own measures look at: the k of mAP@k, and the largest of R@k."""
+
 
 def relevance(ranking: NDArray[np.int64], targets: Sequence[Collection[int]]) -> NDArray[np.bool_]:
     """Return which rows of a ranking (Q, K) are targets of their query: (Q, K) bool.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError, check_choice
 from ztcir_sdk.evaluation.attribute_caption import NoAttributesError, oracle_captions
 from ztcir_sdk.evaluation.image_batches import image_batches
-from ztcir_sdk.evaluation.metrics import average_precision_at_k, recall_at_k, relevance
+from ztcir_sdk.evaluation.metrics import DEPTH, average_precision_at_k, recall_at_k, relevance
 from ztcir_sdk.evaluation.ranking import rank
 from ztcir_sdk.evaluation.triplets import Triplet, read_triplets
 from ztcir_sdk.index import Index
@@ -34,8 +34,6 @@ SUM_WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
 """Weights of the text to try for "sum". The best is chosen on the measured queries themselves."""
 
 RECALLS = (1, 5, 10)
-DEPTH = 10
-"""Length of a ranking."""
 
 
 @dataclass(frozen=True)

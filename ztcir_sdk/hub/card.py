@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ztcir_sdk.bundle import Manifest
+from ztcir_sdk.names import METRICS
 
 __all__ = ["CARD", "HUB_LICENCES", "OWN_NAME", "hub_card"]
 
@@ -25,7 +26,6 @@ HUB_LICENCES = {
     "OpenRAIL": "openrail",
 }
 """A licence by its SPDX name -> its name on the hub."""
-METRICS = ("R@1", "R@5", "R@10", "mAP@10")
 
 
 def hub_card(manifest: Manifest, name: str = OWN_NAME) -> str:
