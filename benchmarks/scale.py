@@ -29,14 +29,13 @@ from ztcir_sdk import Index, Retriever
 from ztcir_sdk.drawings.drawings import demo_gallery, draw
 from ztcir_sdk.environment import now
 from ztcir_sdk.gallery.description import stored_bytes
+from ztcir_sdk.milvus.connection import HNSW_M
 from ztcir_sdk.names import STORAGES
 
 __all__ = ["FILE", "describe_scale"]
 
 FILE = "scale.json"
 SIZES = (1_000_000, 100_000_000, 1_000_000_000)
-HNSW_M = 16
-"""Links a node in Milvus's graph: 2 M of 4 bytes on the lowest layer, M on the few above it."""
 REPEATS = 20
 
 

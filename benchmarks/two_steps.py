@@ -30,13 +30,13 @@ from ztcir_sdk.errors import UsageError
 from ztcir_sdk.evaluation.metrics import DEPTH, average_precision_at_k, relevance
 from ztcir_sdk.evaluation.ranking import rank
 from ztcir_sdk.modification import join_texts
-from ztcir_sdk.names import is_known
+from ztcir_sdk.names import CATALOGUE_COLUMNS, is_known
 from ztcir_sdk.retriever import Reference, Retriever
 from ztcir_sdk.runtime.cores import available_cores
 
 __all__ = ["TwoSteps", "main", "measure", "two_step_queries"]
 
-ATTRIBUTES = ("gender", "type", "colour")
+ATTRIBUTES = tuple(CATALOGUE_COLUMNS)
 PICKED_FROM = 20
 """Hits of the first step among which a user finds a right one."""
 

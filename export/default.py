@@ -56,7 +56,7 @@ from ztcir_sdk.evaluation.triplet_evaluation import (
     evaluate_triplets,
 )
 from ztcir_sdk.modification import words_of
-from ztcir_sdk.names import DEFAULT_BUNDLE
+from ztcir_sdk.names import CATALOGUE_COLUMNS, DEFAULT_BUNDLE
 from ztcir_sdk.path_patterns import expand_paths
 from ztcir_sdk.retriever import Retriever
 
@@ -376,7 +376,7 @@ def _cost(logs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def attribute_words(images: Sequence[TrainingImage]) -> tuple[str, ...]:
     """Return the words of colours, types and genders, as people say them in four languages."""
     words = set(PEOPLE.split())
-    for kind in ("colour", "type", "gender"):
+    for kind in CATALOGUE_COLUMNS:
         for value in {getattr(image.item, kind) for image in images} - {"", None}:
             for slot in SLOTS[kind]:
                 # "laces" of "shoe laces", and not "shoe": the last word says what it is

@@ -4,8 +4,7 @@ A collection is read from webdataset shards, folders, CSV and Parquet files into
 `TrainingImage`. Only a stream needs torch and webdataset, so both are imported with it.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from train.data.batches import Batches
 from train.data.catalogue import DEFAULT_COLUMNS, read_catalogue
@@ -16,6 +15,7 @@ from train.data.item import DataError, Item, is_held_out, split_development
 from train.data.report import ReadReport, caption_notes, main_script, print_notes
 from train.data.source import read_sources
 from train.data.table import pair_id, pair_picture_columns
+from ztcir_sdk.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from train.data.stream import (
@@ -25,14 +25,6 @@ if TYPE_CHECKING:
         shards_fingerprint,
         stream_shards,
     )
-else:
-
-    def __getattr__(name: str) -> Any:
-        """Import what reads streams when it is first used."""
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module("train.data.stream"), name)
-
 
 __all__ = [
     "DEFAULT_COLUMNS",
@@ -61,3 +53,7 @@ __all__ = [
     "split_development",
     "stream_shards",
 ]
+
+_STREAMED = ("ShardStream", "endless", "read_held_out", "shards_fingerprint", "stream_shards")
+
+__getattr__ = lazy_names(__name__, dict.fromkeys(_STREAMED, "stream"))

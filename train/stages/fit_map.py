@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,15 +30,13 @@ from train.stages.composed_queries import evaluate_composed
 from train.stages.frozen_captions import encode_captions
 from train.stages.losses import info_nce
 from train.stages.map_batches import Captions, ListedBatches, StreamedBatches, is_captioned
-from train.stages.map_objectives import Reference, check_objectives, map_objectives
+from train.stages.map_objectives import EmbedTexts, Reference, check_objectives, map_objectives
 from train.stages.triplet_rows import TripletRows
 from train.stages.word_bank import TextAlignment, WordBank, default_words
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.evaluation.triplets import Triplet
 
 __all__ = ["evaluate_mapped", "fit_map"]
-
-EmbedTexts = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 def fit_map(

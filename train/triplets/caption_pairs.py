@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.triplets.tempered_draw import draw_index, tempered_edges
+from train.wordings.masked_captions import WORD
 
 Tokens = tuple[str, ...]
 
-_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _MIN_WORDS, _MAX_WORDS = 3, 25  # shorter and longer captions are left out
 _MAX_PHRASE = 3
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication is invertible modulo 2**64
@@ -24,7 +23,7 @@ _MIX = np.uint64(0xBF58476D1CE4E5B9)
 
 def tokens(caption: str) -> Tokens:
     """Return a caption's words in lower case, without punctuation."""
-    return tuple(_WORD.findall(caption.lower()))
+    return tuple(WORD.findall(caption.lower()))
 
 
 @dataclass(frozen=True)

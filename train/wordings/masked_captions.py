@@ -12,7 +12,8 @@ _FUNCTIONS = (
     "his her their our your my"
 )
 _FUNCTION_WORDS = frozenset(_FUNCTIONS.split())
-_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
+WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
+"""A word of a caption; it may have apostrophes and hyphens inside."""
 
 
 def masked_caption(caption: str) -> list[str | None]:
@@ -23,7 +24,7 @@ def masked_caption(caption: str) -> list[str | None]:
         becomes "a photo of" and the placeholder, as in LinCIR's code.
     """
     pieces: list[str | None] = []
-    for word in _WORD.findall(caption.lower()):
+    for word in WORD.findall(caption.lower()):
         piece = word if word in _FUNCTION_WORDS else None
         if piece is not None and pieces and pieces[-1] is not None:
             pieces[-1] += f" {piece}"

@@ -35,6 +35,7 @@ __all__ = [
     "BUSY_SECONDS",
     "COLUMNS",
     "HASH_INDEX",
+    "ITEM_COLUMNS",
     "Item",
     "ItemTable",
     "Query",
@@ -42,7 +43,8 @@ __all__ = [
     "version_checksum",
 ]
 
-COLUMNS = "label, path, hash, size, mtime_ns, metadata"
+ITEM_COLUMNS = ("label", "path", "hash", "size", "mtime_ns", "metadata")
+COLUMNS = ", ".join(ITEM_COLUMNS)
 BUSY_SECONDS = 60.0
 """How long a reader waits for a commit, and a commit for readers; each takes milliseconds."""
 
@@ -60,11 +62,8 @@ LARGEST_VALUE = 64_000_000
 """Bytes of a text or a row."""
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "items": ("label", "path", "hash", "size", "mtime_ns", "metadata"),
-    "versions": (
-        *("id", "label", "path", "hash", "size", "mtime_ns", "metadata", "checksum", "died"),
-        "amended",
-    ),
+    "items": ITEM_COLUMNS,
+    "versions": ("id", *ITEM_COLUMNS, "checksum", "died", "amended"),
     "blocks": ("first", "rows", "sha256"),
 }
 """Table -> its columns, in order."""

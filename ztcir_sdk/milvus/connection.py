@@ -21,17 +21,17 @@ from ztcir_sdk.schema import EntryError, PositiveNumber, from_json, to_json
 from ztcir_sdk.sources import CollectionRules
 from ztcir_sdk.version import __version__
 
-__all__ = ["ITEM_COLUMNS", "MOST_BYTES", "Connection", "State", "item_of"]
+__all__ = ["MOST_BYTES", "Connection", "State", "item_of"]
 
 SECONDS = 10.0
 """Time for a connection."""
 FORMAT_VERSION = 1
 PROPERTY = "ztcir.index"
 """Property of a collection that holds its `State`, as JSON."""
-ITEM_COLUMNS = ("label", "path", "hash", "size", "mtime_ns", "metadata")
 MOST_BYTES = {"path": 8192, "metadata": 65_536, FIELDS: 65_536}
 """Column -> bytes that Milvus holds in it; JSON has a fixed limit."""
 HNSW_M = 16
+"""Links a node in Milvus's graph: 2 M of 4 bytes on the lowest layer, M on the few above it."""
 HNSW_EF_CONSTRUCTION = 200
 IVF_LISTS = 1024
 

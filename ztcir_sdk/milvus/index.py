@@ -24,9 +24,10 @@ from ztcir_sdk.filters.expression import Field
 from ztcir_sdk.filters.fields import require_kinds
 from ztcir_sdk.filters.milvus import has_expression, milvus_expression, text_literal
 from ztcir_sdk.index import Item, Neighbours
+from ztcir_sdk.index.items import ITEM_COLUMNS
 from ztcir_sdk.index.nearest import unit_queries
 from ztcir_sdk.milvus.address import Address
-from ztcir_sdk.milvus.connection import ITEM_COLUMNS, Connection, State, item_of
+from ztcir_sdk.milvus.connection import Connection, State, item_of
 from ztcir_sdk.milvus.writer import MilvusWriter
 from ztcir_sdk.sources.identity import path_id
 

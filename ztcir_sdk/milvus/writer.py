@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.filters.milvus import FIELDS, filter_columns, text_literal
 from ztcir_sdk.index import DEFAULT_STORAGE, Item
+from ztcir_sdk.index.items import ITEM_COLUMNS
 from ztcir_sdk.index.manifest import MetadataRecord
 from ztcir_sdk.index.rows import unit_vector
-from ztcir_sdk.milvus.connection import ITEM_COLUMNS, MOST_BYTES, Connection, State, item_of
+from ztcir_sdk.milvus.connection import MOST_BYTES, Connection, State, item_of
 from ztcir_sdk.sources import CollectionRules
 from ztcir_sdk.sources.identity import path_id
 
