@@ -7,6 +7,7 @@ import datetime
 import os
 import platform
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "installed",
     "list_gpus",
     "now",
+    "peak_memory",
     "versions",
 ]
 
@@ -45,6 +47,16 @@ _DISTRIBUTIONS = (
     "tensorrt-rtx-cu13",
     "cuda-bindings",
 )
+
+
+def peak_memory() -> int | None:
+    """Return the most memory in bytes that this process has had; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def now() -> str:

@@ -30,11 +30,11 @@ from benchmarks.comparison import Rounds, compare
 from cli.output import note
 from export.bundle import BundleSettings, export_bundle
 from export.parity import TOLERANCE, three_digits
-from train.loop.record import peak_memory_mib
 from train.model import ComposedModel
 from ztcir_sdk.benchmark import draw_photos, random_index
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.drawings.drawings import demo_gallery, demo_queries
+from ztcir_sdk.environment import peak_memory
 from ztcir_sdk.errors import ZtcirError
 from ztcir_sdk.index import Index
 from ztcir_sdk.names import IMAGE_ENCODER, TEXT_ENCODER
@@ -278,5 +278,5 @@ def _check_agreement(bundle: Bundle, differences: dict[str, float], *, same_weig
 
 def _peak_memory_gb() -> float | None:
     """Return the largest memory that this process has had, in GB; None where it is unknown."""
-    peak = peak_memory_mib()
-    return None if peak is None else round(peak * 2**20 / 1e9, 2)
+    peak = peak_memory()
+    return None if peak is None else round(peak / 1e9, 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
@@ -17,6 +16,7 @@ import torch
 
 from train.data import TrainingImage
 from ztcir_sdk import environment
+from ztcir_sdk.environment import peak_memory
 from ztcir_sdk.errors import MissingDependencyError, install_hint
 from ztcir_sdk.evaluation.triplets import Triplet
 from ztcir_sdk.files import write_whole
@@ -61,16 +61,6 @@ def _checksum(rows: Iterable[tuple[Any, ...]]) -> str:
     return digest.hexdigest()
 
 
-def peak_memory_mib() -> int | None:
-    """Return this process's peak memory in MiB; ``None`` on Windows, which lacks `resource`."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
-
-
 class Cost:
     """Measures a run's speed, expected end and peak memory.
 
@@ -97,9 +87,9 @@ class Cost:
         figures: dict[str, float] = {
             "samples_per_second": round(self.done * self.samples / max(self.seconds, 1e-9), 1)
         }
-        peak = peak_memory_mib()
+        peak = peak_memory()
         if peak is not None:
-            figures["peak_memory_mib"] = peak
+            figures["peak_memory_mib"] = round(peak / 2**20)
         if self.device.type == "cuda":
             gpu = torch.cuda.max_memory_allocated(self.device)
             figures["peak_gpu_memory_mib"] = round(gpu / 2**20)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 from pathlib import Path
+
+from ztcir_sdk.environment import peak_memory
 
 __all__ = ["forget_peak", "peak_mb", "resident_mb"]
 
@@ -24,12 +25,8 @@ def peak_mb() -> float | None:
     """
     if (peak := _field("VmHWM")) is not None:
         return peak
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+    most = peak_memory()
+    return None if most is None else round(most / 1e6, 1)
 
 
 def forget_peak() -> None:
