@@ -11,7 +11,7 @@ import click
 from cli.options import Engine, Group, as_json, parse_columns, weight_option, with_engine
 from cli.output import emit_json, measured_with, note, printable, progress_bar, table
 from ztcir_sdk.evaluation.benchmarks.registry import BENCHMARKS
-from ztcir_sdk.names import ALL_METHODS, METHODS, ORACLE
+from ztcir_sdk.names import EVERY_METHOD, METHODS, ORACLE
 from ztcir_sdk.path_patterns import expand_paths
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def evaluate() -> None:
 )
 @click.option(
     "--method",
-    type=click.Choice((*METHODS, ORACLE, ALL_METHODS)),
+    type=click.Choice((*METHODS, ORACLE, EVERY_METHOD)),
     show_default="the bundle's own, mostly composed",
     help="Search method. oracle uses the targets' attributes as text; all measures every method, "
     "and sum with its best weight.",
@@ -125,10 +125,10 @@ def triplets(
             retriever,
             expand_paths((*images, *more_images)),
             file,
-            methods=(*retriever.bundle.methods, ORACLE) if method == ALL_METHODS else (method,),
+            methods=(*retriever.bundle.methods, ORACLE) if method == EVERY_METHOD else (method,),
             weight=weight,
-            best_sum=method == ALL_METHODS,
-            optional_oracle=method == ALL_METHODS,
+            best_sum=method == EVERY_METHOD,
+            optional_oracle=method == EVERY_METHOD,
             columns=columns,
             index=None if index is None else Index.open(index, image_tower=retriever.image_tower),
             progress=progress,
@@ -143,7 +143,7 @@ def triplets(
         by_method = {name: one.to_dict() for name, one in scores.items()}
         emit_json(
             {
-                **({"methods": by_method} if method == ALL_METHODS else by_method[method]),
+                **({"methods": by_method} if method == EVERY_METHOD else by_method[method]),
                 "method": method,
                 "queries": result.queries,
                 "gallery": result.gallery,

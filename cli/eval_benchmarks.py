@@ -31,9 +31,9 @@ from cli.output import (
 )
 from ztcir_sdk.evaluation.benchmarks.registry import BENCHMARKS, load_benchmark
 from ztcir_sdk.names import (
-    ALL_METHODS,
     COMPOSED_PROMPT,
     DEFAULT_METHOD,
+    EVERY_METHOD,
     METHODS,
     PROMPT_PRESETS,
     PROMPTED_METHODS,
@@ -115,7 +115,7 @@ def _options(benchmark: Benchmark[Any]) -> list[Callable[..., Any]]:
         *([output] if "test" in benchmark.splits else []),
         click.option(
             "--method",
-            type=click.Choice((*METHODS, ALL_METHODS)),
+            type=click.Choice((*METHODS, EVERY_METHOD)),
             default=DEFAULT_METHOD,
             show_default=True,
             help="Search method; all measures every method of the bundle.",
@@ -187,9 +187,9 @@ def _evaluate(
     from ztcir_sdk.evaluation.benchmarks.images import UnusableImagesError
     from ztcir_sdk.preprocess import TARGET_RATIO
 
-    if weight is not None and method not in ("sum", ALL_METHODS):
+    if weight is not None and method not in ("sum", EVERY_METHOD):
         raise click.UsageError("--weight needs --method sum or all.")
-    if prompt is not None and method not in (*PROMPTED_METHODS, ALL_METHODS):
+    if prompt is not None and method not in (*PROMPTED_METHODS, EVERY_METHOD):
         raise click.UsageError("--prompt needs --method composed, stage1 or all.")
     _require_writable(html, out if split == "test" else None)
     prompt = PROMPT_PRESETS.get(prompt or "", prompt)
@@ -199,7 +199,7 @@ def _evaluate(
         tower = hashlib.sha256(f"{tower} padded {pad_ratio}".encode()).hexdigest()[: len(tower)]
     methods = [
         Method(name, COMPOSED_PROMPT if prompt is None else prompt, weight)
-        for name in (retriever.bundle.manifest.methods if method == ALL_METHODS else (method,))
+        for name in (retriever.bundle.manifest.methods if method == EVERY_METHOD else (method,))
     ]
     with (
         EmbeddingCache(

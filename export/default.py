@@ -179,9 +179,7 @@ class Recipe:
         )
     )
     mapping: MapTraining = field(default_factory=_RECIPE.mapping)
-    composing: ComposeTraining = field(
-        default_factory=lambda: load_recipe(DEFAULT_BUNDLE).composing()
-    )
+    composing: ComposeTraining = field(default_factory=_RECIPE.composing)
 
 
 def build_default(

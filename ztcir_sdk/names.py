@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 __all__ = [
-    "ALL_METHODS",
     "AUTOMATIC",
     "BACKENDS",
     "CATALOGUE_COLUMNS",
@@ -14,6 +13,7 @@ __all__ = [
     "DEFAULT_BUNDLE",
     "DEFAULT_METHOD",
     "DEFAULT_WEIGHT",
+    "EVERY_METHOD",
     "GPU_BACKENDS",
     "GRAPHS",
     "INDEX_SUFFIX",
@@ -64,7 +64,7 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Search method -> the graphs that it needs."""
 
-ALL_METHODS = "all"
+EVERY_METHOD = "all"
 """Evaluation only: every method of a bundle."""
 
 DEFAULT_METHOD = "composed"
