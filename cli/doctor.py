@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import Command, as_json, bundle_option
+from cli.options import Command, IndexName, as_json, bundle_option
 from cli.output import emit_json, print_line, printable
 
 MARKS = {"ok": "ok", "note": "--", "problem": "!!"}
@@ -16,13 +16,16 @@ MARKS = {"ok": "ok", "note": "--", "problem": "!!"}
 @bundle_option()
 @click.option(
     "--index",
-    type=click.Path(path_type=Path),
+    type=IndexName(),
     metavar="NAME.ztcir",
-    help="Index to check; default: the one that `ztcir search` would use here.",
+    help="Index to check, or its address in Milvus; default: the one that `ztcir search` would "
+    "use here.",
 )
 @as_json
 @click.pass_context
-def doctor(context: click.Context, bundle: Path | None, index: Path | None, as_json: bool) -> None:
+def doctor(
+    context: click.Context, bundle: Path | None, index: Path | str | None, as_json: bool
+) -> None:
     """Check what runs on this machine: runtime, providers, GPU, bundle, index.
 
     Each problem is listed with a fix. The exit code is 0 if a search can run, else 1.

@@ -37,7 +37,8 @@ def diagnose(
 
     Args:
         bundle: folder of a bundle; by default the embedded one.
-        index: folder of an index; by default the one that a search in this folder would use.
+        index: folder of an index, or its address in Milvus; by default the one that a search in
+            this folder would use.
     """
     diagnosis = Diagnosis()
     machine = describe_machine()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import socket
 import subprocess
@@ -332,6 +333,26 @@ def test_a_foreign_or_missing_collection_is_one_sentence(tmp_path: Path) -> None
         MilvusIndex.open(f"milvus://{file}/theirs", image_tower=None)
     with pytest.raises(IndexUnusableError, match="no collection nothing"):
         MilvusIndex.open(f"milvus://{file}/nothing", image_tower=None)
+
+
+def test_doctor_checks_a_collection_of_milvus(photos: Path, tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "tiny")
+    address = f"milvus://{tmp_path}/lite.db/photos"
+
+    def doctor() -> tuple[int, dict[str, str]]:
+        done = CliRunner().invoke(
+            main, ["doctor", "--bundle", str(bundle.path), "--index", address, "--json"]
+        )
+        [found] = [one for one in json.loads(done.stdout)["findings"] if one["name"] == "index"]
+        return done.exit_code, found
+
+    code, found = doctor()
+    assert (code, found["status"]) == (1, "problem")
+    assert "There is no collection photos in Milvus" in found["cure"]
+    Retriever(bundle, threads=1).index(photos, to=address)
+    code, found = doctor()
+    assert (code, found["status"]) == (0, "ok")
+    assert found["detail"] == f"{address}, 12 images of {photos}"
 
 
 def test_a_milvus_that_is_down_is_one_sentence(
