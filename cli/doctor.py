@@ -24,7 +24,7 @@ MARKS = {"ok": "ok", "note": "--", "problem": "!!"}
 @as_json
 @click.pass_context
 def doctor(
-    context: click.Context, bundle: Path | None, index: Path | str | None, as_json: bool
+    context: click.Context, bundle: Path | str | None, index: Path | str | None, as_json: bool
 ) -> None:
     """Check what runs on this machine: runtime, providers, GPU, bundle, index.
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ztcir_sdk.settings import EngineOptions, RetrieverOptions
 
 __all__ = [
+    "BundleName",
     "Command",
     "Engine",
     "Group",
@@ -61,6 +62,23 @@ class IndexName(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return a `Path`, or an address as text."""
         return value if is_milvus_address(value) else super().convert(value, param, ctx)
+
+
+class BundleName(click.Path):
+    """A bundle's folder, as a `Path`, or its name in the package or on the hub, as it is."""
+
+    def __init__(self) -> None:
+        """Take any path."""
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a `Path`, or a name as text."""
+        from ztcir_sdk.bundle import embedded_names
+        from ztcir_sdk.hub import HUB_PREFIX
+
+        text = str(value)
+        named = text in embedded_names() and not Path(text).is_dir()
+        return text if named or text.startswith(HUB_PREFIX) else super().convert(value, param, ctx)
 
 
 class SectionOption(click.Option):
@@ -198,7 +216,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 bundle_option = functools.partial(
     click.option,
     "--bundle",
-    type=click.Path(path_type=Path),
+    type=BundleName(),
     metavar="FOLDER",
     help="Bundle to use: a folder, or hf://org/repo; default: the one inside the package.",
 )
@@ -209,8 +227,8 @@ _engine_option = in_section(ENGINE_OPTIONS)
 class Engine:
     """The values of the options of `with_engine`."""
 
-    bundle: Path | None
-    """A bundle's folder; None for the one inside the package."""
+    bundle: Path | str | None
+    """A bundle's folder or name; None for the one inside the package."""
     options: EngineOptions
 
     def load_bundle(self) -> Bundle:
@@ -273,16 +291,9 @@ with_engine = pass_as(
 name of the keyword of `EngineOptions` that it sets."""
 
 
-def load_bundle(path: Path | None) -> Bundle:
+def load_bundle(name: Path | str | None) -> Bundle:
     """Load a bundle by its folder or its name; None is the one inside the package."""
-    from ztcir_sdk.bundle import Bundle, embedded_names
+    from ztcir_sdk.bundle import Bundle
+    from ztcir_sdk.hub import load_model
 
-    if path is None:
-        return Bundle.embedded()
-    from ztcir_sdk.hub import HUB_PREFIX, load_model
-
-    scheme, _, name = path.as_posix().partition(":/")  # a path has lost the second slash
-    if scheme == HUB_PREFIX.partition(":")[0] and name:
-        return load_model(f"{HUB_PREFIX}{name.lstrip('/')}")
-    known = path.name in embedded_names() and not path.is_dir() and len(path.parts) == 1
-    return load_model(path.name) if known else Bundle.load(path)
+    return Bundle.embedded() if name is None else load_model(name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import Group, as_json, load_bundle
+from cli.options import BundleName, Group, as_json, load_bundle
 from cli.output import emit_json, note, progress_bar, table
 
 __all__ = ["models"]
@@ -97,10 +97,10 @@ def remove(name: str) -> None:
 
 
 @models.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BundleName())
 @click.argument("name")
 @click.option("--public", is_flag=True, help="Make a new repository public.")
-def push(bundle: Path, name: str, public: bool) -> None:
+def push(bundle: Path | str, name: str, public: bool) -> None:
     """Upload the folder BUNDLE to the hub as NAME, with a model card.
 
     \b

@@ -16,7 +16,6 @@ from click.testing import CliRunner
 from tiny_bundle import TinyModel, write_tiny_bundle
 
 from cli.main import main
-from cli.options import load_bundle
 from ztcir_sdk import Bundle, Retriever, UsageError, ZtcirError
 from ztcir_sdk.bundle import Manifest
 from ztcir_sdk.errors import BundleError
@@ -315,6 +314,33 @@ def test_the_card_shows_quality_of_another_form_as_it_is(quality: object) -> Non
     assert f"```json\n{json.dumps(quality, indent=1)}\n```" in text
 
 
+def test_commands_take_a_bundle_by_its_name(
+    hub: Hub, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(hub, bundle)
+    monkeypatch.chdir(tmp_path)
+
+    def findings(name: str) -> dict[str, Any]:
+        done = CliRunner().invoke(main, ["doctor", "--bundle", name, "--json"])
+        return {one["name"]: one for one in json.loads(done.stdout)["findings"]}
+
+    def measured(name: str) -> Any:
+        done = CliRunner().invoke(main, ["bench", "--bundle", name, "--repeat", "1", "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)["bundle"]["name"]
+
+    for name, found in (
+        ("hf://org/repo", bundle.name),
+        ("fashion-lite", "fashion-lite"),
+        (str(bundle.path), bundle.name),
+    ):
+        assert findings(name)["bundle"]["detail"].startswith(f"{found}, ")
+        assert measured(name) == found
+    assert "it does not exist" in findings("hf://org/none")["bundle"]["cure"]
+    bundle.path.rename("fashion-lite")  # a folder comes before a name
+    assert findings("fashion-lite")["bundle"]["detail"].startswith(f"{bundle.name}, ")
+
+
 def test_the_command_lists_pulls_and_removes(hub: Hub, bundle: Bundle, tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         done = CliRunner().invoke(main, ["models", *arguments])
@@ -326,8 +352,6 @@ def test_the_command_lists_pulls_and_removes(hub: Hub, bundle: Bundle, tmp_path:
     assert run("path", "hf://org/repo").strip() == pulled["path"]
     listed = json.loads(run("list", "--json"))["models"]
     assert [one["embedded"] for one in listed] == [True, False]
-    assert load_bundle(Path("hf://org/repo")).path == Path(pulled["path"])  # as --bundle does
-    assert load_bundle(Path("fashion-lite")).name == "fashion-lite"
     run("remove", "hf://org/repo")
     assert not Path(pulled["path"]).exists()
     refused = CliRunner().invoke(main, ["models", "remove", "fashion-lite"])

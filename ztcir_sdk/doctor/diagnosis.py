@@ -9,12 +9,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ztcir_sdk.bundle import Bundle
+from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle
 from ztcir_sdk.doctor.findings import Diagnosis
 from ztcir_sdk.doctor.runtime import check_gpu, check_runtime
 from ztcir_sdk.environment import describe_machine
 from ztcir_sdk.errors import ZtcirError, install_hint
 from ztcir_sdk.gallery import AnyIndex, missing_folder, open_any
+from ztcir_sdk.hub import load_model
 from ztcir_sdk.index import Index
 from ztcir_sdk.index.default import default_index_path
 from ztcir_sdk.index.graph import can_use_graphs, graph_notes
@@ -33,10 +34,11 @@ def diagnose(
     bundle: str | os.PathLike[str] | None = None,
     index: str | os.PathLike[str] | None = None,
 ) -> Diagnosis:
-    """Check everything that a search needs. This changes nothing, and raises no error.
+    """Check everything that a search needs. This changes no index, and raises no error.
 
     Args:
-        bundle: folder of a bundle; by default the embedded one.
+        bundle: folder or name of a bundle; by default the embedded one. A model of the hub is
+            downloaded if it is not on this machine.
         index: folder of an index, or its address in Milvus; by default the one that a search in
             this folder would use.
     """
@@ -58,7 +60,7 @@ def diagnose(
 
 def _check_bundle(diagnosis: Diagnosis, path: str | os.PathLike[str] | None) -> Bundle | None:
     try:
-        bundle = Bundle.embedded(anew=True) if path is None else Bundle.load(path, anew=True)
+        bundle = load_model(DEFAULT_BUNDLE if path is None else path, anew=True)
     except ZtcirError as error:
         diagnosis.add("bundle", "problem", "cannot be used", str(error))
         return None

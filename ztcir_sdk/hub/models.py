@@ -109,10 +109,14 @@ def models_folder() -> Path:
     return Path(user_cache_path("ztcir")) / "models"
 
 
-def load_model(name: str | os.PathLike[str]) -> Bundle:
+def load_model(name: str | os.PathLike[str], *, anew: bool = False) -> Bundle:
     """Load a bundle by its name, its folder, or ``hf://org/repo@revision``.
 
     A model of the hub is downloaded if it is not on this machine; `pull_model` updates it.
+
+    Args:
+        name: the bundle; a `Path` is always a folder.
+        anew: whether to read every file, whatever is remembered; see `Bundle.load`.
 
     Raises:
         UsageError: there is no such model.
@@ -122,12 +126,12 @@ def load_model(name: str | os.PathLike[str]) -> Bundle:
     """
     text = os.fspath(name)
     if text.startswith(HUB_PREFIX):
-        known = HubName.parse(text)
-        return Bundle.load(known.folder) if known.folder.is_dir() else pull_model(text)
-    if text in embedded_names():
-        return Bundle.embedded(text)
+        folder = HubName.parse(text).folder
+        return Bundle.load(folder, anew=anew) if folder.is_dir() else pull_model(text)
+    if text in embedded_names() and not isinstance(name, os.PathLike):
+        return Bundle.embedded(text, anew=anew)
     if isinstance(name, os.PathLike) or Path(text).is_dir() or os.sep in text or "/" in text:
-        return Bundle.load(name)
+        return Bundle.load(name, anew=anew)
     if not embedded_names():
         return Bundle.embedded(text)  # says what is wrong with the installation
     raise UsageError(
