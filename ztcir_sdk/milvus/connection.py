@@ -144,7 +144,8 @@ class Connection:
         """Return the collection's state.
 
         Raises:
-            IndexUnusableError: there is no such collection, or ztcir did not make it.
+            IndexUnusableError: there is no such collection, ztcir did not make it, or its vectors
+                have another width than its state says.
         """
         if not self.exists():
             raise IndexUnusableError(
@@ -167,12 +168,20 @@ class Connection:
                     f"The collection {self.collection} has the format {version!r}, which ztcir "
                     f"{__version__} does not know: update ztcir, or index the images again."
                 )
-            return from_json(values, State)
+            state = from_json(values, State)
         except (EntryError, ValueError) as error:
             raise IndexUnusableError(
                 f"The state of the collection {self.collection} is corrupt ({error}): delete the "
                 "collection and index the images again."
             ) from error
+        fields = {field["name"]: field["params"] for field in described["fields"]}
+        width = fields.get("vector", {}).get("dim", 0)
+        if int(width) != state.dim:
+            raise IndexUnusableError(
+                f"The vectors of the collection {self.collection} have {width} numbers, not "
+                f"{state.dim} as its state says: delete the collection and index the images again."
+            )
+        return state
 
     def write_state(self, state: State) -> None:
         """Replace the collection's state."""

@@ -335,6 +335,30 @@ def test_a_foreign_or_missing_collection_is_one_sentence(tmp_path: Path) -> None
         MilvusIndex.open(f"milvus://{file}/nothing", image_tower=None)
 
 
+def test_a_collection_of_another_dimension_is_one_sentence(photos: Path, tmp_path: Path) -> None:
+    from pymilvus import DataType, MilvusClient
+
+    retriever = Retriever(write_tiny_bundle(tmp_path / "tiny"), threads=1)
+    address = f"milvus://{tmp_path}/lite.db/photos"
+    retriever.index(photos, to=address)
+    client = MilvusClient(str(tmp_path / "lite.db"))
+    properties = client.describe_collection("photos")["properties"]
+    client.drop_collection("photos")
+    schema = client.create_schema()
+    schema.add_field("label", DataType.INT64, is_primary=True)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=retriever.dim + 2)
+    client.create_collection("photos", schema=schema, properties=properties)
+    client.close()
+    sentence = f"have {retriever.dim + 2} numbers, not {retriever.dim} as its state says: delete"
+    for use in (
+        lambda: MilvusIndex.open(address, image_tower=None),
+        lambda: retriever.index(photos, to=address),
+        lambda: retriever.search(photos / "00.png", "red", index=address),
+    ):
+        with pytest.raises(IndexUnusableError, match=sentence):
+            use()
+
+
 def test_doctor_checks_a_collection_of_milvus(photos: Path, tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "tiny")
     address = f"milvus://{tmp_path}/lite.db/photos"
