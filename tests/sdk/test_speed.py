@@ -1,7 +1,8 @@
 """What must stay fast on every machine: ratios within one run, and how much a query computes.
 
-Times are the least of many runs, which other programs on the machine hardly change, and the bounds
-are far from what is usual. What is counted instead of timed has exact bounds.
+Times are the least of many runs, which other programs on the machine hardly change, or are compared
+side by side, and the bounds are far from what is usual. What is counted instead of timed has exact
+bounds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -29,15 +31,22 @@ from ztcir_sdk.decoding import load_image
 from ztcir_sdk.names import IMAGE_ENCODER, TEXT_ENCODER, TOKEN_LEARNER
 
 
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 def least(work: Callable[[], object], runs: int = 25) -> float:
     """Return the seconds of the fastest of many runs."""
     work()
-    found = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - start)
-    return min(found)
+    return min(seconds(work) for _ in range(runs))
+
+
+def times_slower(work: Callable[[], object], other: Callable[[], object], runs: int = 9) -> float:
+    """Return the median, over runs side by side, of what `work` takes as a multiple of `other`."""
+    work(), other()
+    return statistics.median(seconds(work) / seconds(other) for _ in range(runs))
 
 
 def photo(width: int, height: int, seed: int = 0) -> bytes:
@@ -135,11 +144,14 @@ def test_images_of_a_collection_are_encoded_in_batches(retriever: Retriever) -> 
     with retriever.bulk_images() as bulk:
         levels = [bulk.prepare(photo(90, 120, seed), "photo") for seed in range(8)]
         assert bulk.batch == len(levels)
-        single = least(lambda: [bulk.encode([one]) for one in levels], 6)
-        together = least(lambda: bulk.encode(levels), 6)
-        vectors = bulk.encode(levels)
-    assert vectors.shape == (8, retriever.dim)
-    assert single > 0.8 * together  # a batch must not be slower than its images one by one
+        assert bulk.encode(levels).shape == (8, retriever.dim)
+        # It was 1.6 to 2.3 in 13 trials, while other programs used every core.
+        assert (
+            times_slower(
+                lambda: [bulk.encode([one]) for one in levels], lambda: bulk.encode(levels)
+            )
+            > 1
+        )
 
 
 def test_simultaneous_texts_run_in_one_batch(
