@@ -27,6 +27,8 @@ os.environ.setdefault("ZTCIR_START_CACHE", "off")
 settings.register_profile("ztcir", deadline=None)
 settings.load_profile("ztcir")
 
+NO_SKIPS = "ZTCIR_TEST_NO_SKIPS"
+"""Variable that makes a skipped test fail the run; see CONTRIBUTING.md."""
 BUILDING = "seconds of building engines"
 FIVE_MINUTES = 300
 """What the engines of a bundle may take to be built for sm_86 and sm_89."""
@@ -55,6 +57,13 @@ def building(
         assert time.process_time() - used < FIVE_MINUTES
 
     return timed
+
+
+def pytest_sessionfinish(session: Any) -> None:
+    """Fail where a test was skipped that this machine must run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get(NO_SKIPS) and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
