@@ -39,6 +39,7 @@ from ztcir_sdk.runtime.cores import available_cores
 
 __all__ = ["main"]
 
+MODELS = (DEFAULT_BUNDLE, "ViT-B-32", "ViT-L-14")
 GALLERY = 10_000
 TOKENS = 12
 GRAPHS = {"image graph": IMAGE_ENCODER, "token learner": TOKEN_LEARNER, "text graph": TEXT_ENCODER}
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("profile", "Measure where time goes, station by station.")
     add = parser.add_argument
     add("--photos", nargs="+", required=True, help="webdataset shards of photos")
-    add("--models", nargs="+", default=[DEFAULT_BUNDLE, "ViT-B-32"], help="bundle and backbones")
+    add("--models", nargs="+", default=MODELS, help="bundle and backbones")
     add("--size", choices=SIZES, default="900x1200", help="size of the JPEG files")
     add("--repeat", type=positive, default=3, help="cold processes")
     add("--folder", type=Path, default=Path("runs/indexing"), help="for photos and bundles")
