@@ -1,6 +1,7 @@
 """Where time goes, station by station, beside the least that arithmetic and memory allow.
 
     python -m benchmarks.profile --photos 'val-0000.tar' --models fashion-lite ViT-B-32
+    python -m benchmarks.profile --photos 'val-0000.tar' --devices cpu openvino
 
 A cold command runs in a fresh process, several times; a warm query in the same process; indexing on
 one core, image by image. Times are medians. ViT weights are random.
@@ -9,6 +10,7 @@ one core, image by image. Times are medians. ViT weights are random.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import subprocess
@@ -52,10 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--photos", nargs="+", required=True, help="webdataset shards of photos")
     add("--models", nargs="+", default=MODELS, help="bundle and backbones")
+    add("--devices", nargs="+", default=["cpu"], help="cpu, openvino or others, side by side")
     add("--size", choices=SIZES, default="900x1200", help="size of the JPEG files")
     add("--repeat", type=positive, default=3, help="cold processes")
     add("--folder", type=Path, default=Path("runs/indexing"), help="for photos and bundles")
-    add("--out", type=Path, default=RESULTS / "profile.json", help="result file")
+    add("--out", type=Path, help="result file; if None, profile.json, with devices but cpu in it")
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)  # open_clip warns that weights are random
     return run_command(lambda: _run(options))
@@ -71,13 +74,13 @@ def _run(options: argparse.Namespace) -> None:
         rates = measure_rates(Path(scratch), threads)
         note(f"{rates.fp32 / 1e9:.0f} GFLOP/s in fp32, {rates.bandwidth / 1e9:.1f} GB/s")
         models = [
-            _measure(_bundle(name, folder), precision, files, Path(scratch), rates, options.repeat)
+            _measure(_bundle(name, folder), run, files, Path(scratch), rates, options.repeat)
             for name in options.models
-            for precision in _bundle(name, folder).precisions
+            for run in itertools.product(_bundle(name, folder).precisions, options.devices)
         ]
     for model in models:
         for what in ("cold", "warm", "indexing"):
-            note(f"{model['name']} {model['precision']}, {what}")
+            note(f"{model['name']} {model['precision']} {model['device']}, {what}")
             rows = [
                 (
                     name,
@@ -88,8 +91,9 @@ def _run(options: argparse.Namespace) -> None:
             ]
             table(("station", "ms", "floor, ms"), rows)
     measured = {"fp32_gflops": rates.fp32 / 1e9, "int8_gops": rates.int8 / 1e9}
+    others = "".join(f"-{device}" for device in options.devices if device != "cpu")
     write_result(
-        options.out,
+        options.out or RESULTS / f"profile{others.replace(':', '')}.json",
         {
             **provenance(date, threads, load),
             "size": options.size,
@@ -112,28 +116,37 @@ def _bundle(name: str, folder: Path) -> Bundle:
 
 
 def _measure(
-    bundle: Bundle, precision: str, files: list[Path], scratch: Path, rates: Rates, repeat: int
+    bundle: Bundle,
+    run: tuple[str, str],
+    files: list[Path],
+    scratch: Path,
+    rates: Rates,
+    repeat: int,
 ) -> dict[str, Any]:
-    note(f"{bundle.name} {precision}")
-    retriever = Retriever(bundle, precision=precision, device="cpu")
+    precision, device = run
+    note(f"{bundle.name} {precision} {device}")
+    retriever = Retriever(bundle, precision=precision, device=device)
     index = random_index(retriever, scratch / f"{bundle.name}-{precision}.ztcir", GALLERY)
     del retriever
     floors = _query_floors(bundle, precision, files[0], rates)
-    passes = [_process(bundle, precision, files[i % len(files)], index) for i in range(repeat)]
+    passes = [_process(bundle, run, files[i % len(files)], index) for i in range(repeat)]
     cold = _medians([one[0] for one in passes])
     warm = _medians([each for one in passes for each in one[1:]])
     return {
         "name": bundle.name,
         "precision": precision,
+        "device": device,
         "cold": {name: _entry(ms, floors.get(name)) for name, ms in cold.items()},
         "warm": {name: _entry(ms, floors.get(name)) for name, ms in warm.items()},
-        "indexing": _indexing(bundle, precision, files, rates),
+        "indexing": _indexing(bundle, run, files, rates),
     }
 
 
-def _process(bundle: Bundle, precision: str, photo: Path, index: Path) -> list[dict[str, float]]:
+def _process(
+    bundle: Bundle, run: tuple[str, str], photo: Path, index: Path
+) -> list[dict[str, float]]:
     command = [sys.executable, "-m", "benchmarks.profile.stations"]
-    arguments = [str(bundle.path), precision, str(photo), str(index)]
+    arguments = [str(bundle.path), *run, str(photo), str(index)]
     done = subprocess.run(
         [*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -188,15 +201,15 @@ def _picture_floors(bundle: Bundle, photo: Path, rates: Rates) -> dict[str, floa
 
 
 def _indexing(
-    bundle: Bundle, precision: str, files: list[Path], rates: Rates
+    bundle: Bundle, run: tuple[str, str], files: list[Path], rates: Rates
 ) -> dict[str, dict[str, float | None]]:
     """Return the stations of one picture of an index, each on one core."""
     from hashlib import sha256
 
     from ztcir_sdk.decoding import load_scaled
 
-    transform = bundle.manifest.preprocessing
-    retriever = Retriever(bundle, precision=precision, device="cpu", threads=1)
+    transform, (precision, device) = bundle.manifest.preprocessing, run
+    retriever = Retriever(bundle, precision=precision, device=device, threads=1)
     data = [file.read_bytes() for file in files]
     scaled = [load_scaled(one, transform.reduction, name="photo") for one in data]
     times = {

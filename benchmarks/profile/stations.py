@@ -1,6 +1,6 @@
 """One query, taken apart: run as a process of its own, it prints milliseconds by station as JSON.
 
-    python -m benchmarks.profile.stations BUNDLE PRECISION PHOTO INDEX
+    python -m benchmarks.profile.stations BUNDLE PRECISION DEVICE PHOTO INDEX
 
 A cold command is the first pass of a fresh process; a warm query is the median of later ones.
 """
@@ -45,12 +45,12 @@ class Stopwatch:
 
 def main(arguments: list[str]) -> None:
     """Answer one query cold and several warm, and print the stations."""
-    folder, precision, photo, index_folder = arguments
+    folder, precision, device, photo, index_folder = arguments
     watch = Stopwatch()
     watch.start()
     modules = watch("import", _import)
     bundle = watch("open bundle", lambda: modules["Bundle"].load(folder))
-    settings = modules["RuntimeSettings"](backend="onnx", device="cpu")
+    settings = modules["RuntimeSettings"](backend="onnx", device=device)
     encoder = modules["Encoder"](bundle, precision=precision, settings=settings)
     watch("load tokenizer", lambda: encoder.tokenizer)
     for graph in bundle.manifest.graphs:
