@@ -27,9 +27,10 @@ __all__ = ["adapt"]
     default=DEFAULT_BUNDLE,
     show_default=True,
     metavar="MODEL",
-    help="NAME:PRETRAINED of an open_clip model, such as ViT-B-32:openai; the folder or name of a "
-    "bundle, whose backbone is read back from its graphs; or a checkpoint of `ztcir train "
-    "backbone`.",
+    help="NAME:PRETRAINED of an open_clip model, such as ViT-B-32:openai; a checkpoint of `ztcir "
+    "train backbone`; or a bundle's folder, its name, or hf://org/repo. The backbone of a "
+    "fashion-lite bundle is read back from its graphs; of another bundle, the open_clip model and "
+    "tag that its card names are loaded, and a bundle without a tag of open_clip is refused.",
 )
 @output_option(
     "--to",

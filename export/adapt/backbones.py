@@ -12,6 +12,7 @@ from train.model import Backbone, check_backbone, load_backbone
 from train.model.checkpoint import is_checkpoint
 from ztcir_sdk.bundle import MANIFEST, Bundle, embedded_names
 from ztcir_sdk.errors import ZtcirError
+from ztcir_sdk.hub import HUB_PREFIX, load_model
 from ztcir_sdk.names import DEFAULT_BUNDLE
 
 __all__ = ["Source", "find_backbone"]
@@ -49,20 +50,17 @@ def find_backbone(name: str) -> Source:
     open_clip model whose name and tag its model card has.
 
     Args:
-        name: the name of a bundle in the package or its folder, the folder of a checkpoint, or
-            "NAME:PRETRAINED" of open_clip.
+        name: the name of a bundle in the package or on the hub, or its folder; the folder of a
+            checkpoint; or "NAME:PRETRAINED" of open_clip.
 
     Raises:
         ZtcirError: there is no such backbone, or it cannot be read back.
     """
-    bundle: Bundle | None = None
-    if name in embedded_names():
-        bundle = Bundle.embedded(name)
-    elif (Path(name) / MANIFEST).is_file():
-        bundle = Bundle.load(name)
-    if bundle is None:
+    named = name in embedded_names() or name.startswith(HUB_PREFIX)
+    if not named and not (Path(name) / MANIFEST).is_file():
         check_backbone(name)
         return Source(name)
+    bundle = load_model(name)
     described = bundle.manifest.model_card.get("backbone")
     card = described if isinstance(described, dict) else {}
     model, tag = str(card.get("model", "")), card.get("pretrained")

@@ -341,6 +341,16 @@ def test_commands_take_a_bundle_by_its_name(
     assert findings("fashion-lite")["bundle"]["detail"].startswith(f"{bundle.name}, ")
 
 
+def test_a_backbone_to_adapt_is_taken_from_a_bundle_of_the_hub(hub: Hub) -> None:
+    pytest.importorskip("torch", reason="the backbone is read back with the train extra")
+    from export.adapt.backbones import find_backbone
+
+    offer(hub, Bundle.embedded())
+    found = find_backbone("hf://org/repo").bundle
+    assert found is not None
+    assert found.path == HubName.parse("hf://org/repo").folder
+
+
 def test_the_command_lists_pulls_and_removes(hub: Hub, bundle: Bundle, tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         done = CliRunner().invoke(main, ["models", *arguments])
