@@ -113,7 +113,7 @@ def test_the_gradio_demo_answers(folder: Path) -> None:
         "_, address, _ = page.launch(prevent_thread_lock=True, quiet=True)\n"
         "client = gradio_client.Client(address, verbose=False)\n"
         "print(len(client.predict(None, 'a red dress', '', 1, api_name='/search')))\n"
-        "page.close()\n"
+        "page.close(verbose=False)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(ROOT / "examples")],
