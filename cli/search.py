@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ from ztcir_sdk.names import METHODS, TEXT_METHODS
 if TYPE_CHECKING:
     from ztcir_sdk.index.hit import Hit
     from ztcir_sdk.query import Query
+    from ztcir_sdk.query.batch import BatchQuery
     from ztcir_sdk.retriever import Retriever
 
 __all__ = ["search"]
@@ -67,8 +68,10 @@ BATCH = 64
     "*.ztcir in the current folder.",
 )
 @add_options(*result_options)
-@click.option("--image", "images", multiple=True, metavar="IMAGE", help="A further image.")
-@click.option("--text", "texts", multiple=True, metavar="TEXT", help="A further text.")
+@click.option(
+    "--image", "images", multiple=True, metavar="IMAGE", help="A further image; repeatable."
+)
+@click.option("--text", "texts", multiple=True, metavar="TEXT", help="A further text; repeatable.")
 @click.option(
     "--weights",
     metavar="W,W,...",
@@ -79,20 +82,20 @@ BATCH = 64
     "without",
     multiple=True,
     metavar="TEXT",
-    help='What the hits must not show, such as "stripes"; may be repeated.',
+    help='What the hits must not show, such as "stripes"; repeatable.',
 )
 @click.option(
     "--unlike",
     multiple=True,
     metavar="IMAGE",
-    help="An image that the hits must not be like; may be repeated.",
+    help="An image that the hits must not be like; repeatable.",
 )
 @click.option(
     "--batch",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Answer the queries of a CSV (columns id, image, text, not, unlike) or JSONL file; print "
-    "a line of JSON for each.",
+    help="Answer the queries of a CSV or JSONL file, with columns or keys of id, image, text, not, "
+    "unlike, weights, strength and where; print a line of JSON for each.",
 )
 @click.option(
     "--method",
@@ -114,7 +117,7 @@ BATCH = 64
     multiple=True,
     metavar="HIT TEXT",
     help="Go on from HIT, the rank or path of a hit, and also ask TEXT; the image and the text "
-    "before it still count. May be repeated: each goes on from the hits of the one before.",
+    "before it still count. Repeatable: each goes on from the hits of the one before.",
 )
 @click.option(
     "--grid",
@@ -130,7 +133,7 @@ BATCH = 64
     "--print0",
     "print0",
     is_flag=True,
-    help="Print the paths alone, each ended by a NUL byte, for `xargs -0`.",
+    help="Print only the paths, each ended by a NUL byte, for `xargs -0`.",
 )
 @click.option(
     "--html",
@@ -200,6 +203,7 @@ def search(
             asked
             or images
             or texts
+            or weights
             or without
             or unlike
             or changes
@@ -207,10 +211,15 @@ def search(
             or html
             or print0
             or show
+            or open_page
         ):
-            raise click.UsageError("--batch takes its queries from the file: give no others.")
+            raise click.UsageError(
+                "--batch takes its queries from the file and prints JSON: give no other query or "
+                "output."
+            )
         searched = default_index_path() if index is None else index
-        _answer_batch(batch, searched, engine.retriever(correct_slips=not as_typed), options)
+        retriever = engine.retriever(correct_slips=not as_typed)
+        _answer_batch(batch, searched, retriever, options, allow_url=allow_url)
         return
     request = _Request.of(asked, images, texts, without, unlike)
     sources = request.open(allow_url)
@@ -229,12 +238,12 @@ def search(
         hits, picked = search_on(retriever, image, text, k, changes, settings)
     else:
         hits = retriever.search(query, index=searched, **options)
-    wishes = [wish for _, wish in changes]
-    read = " ".join([*request.texts, *request.without, *wishes]) if method in TEXT_METHODS else ""
+    further = [text for _, text in changes]
+    read = " ".join([*request.texts, *request.without, *further]) if method in TEXT_METHODS else ""
     unknown = retriever.unknown_words(read)
     for sentence in unknown_sentences(unknown):
         note(sentence)
-    composed = [*request.texts, *wishes] if method == "composed" else []
+    composed = [*request.texts, *further] if method == "composed" else []
     refused = list(dict.fromkeys(value for one in composed for value in retriever.refused(one)))
     if refused:
         note(f"Read as refused, and taken out of the query: {', '.join(refused)}.")
@@ -246,7 +255,7 @@ def search(
 
         shown = sources[request.images[0]] if request.images else None
         reference = shown if shown is None or isinstance(shown, str) else load_image(shown)
-        sentence = ", then ".join([request.sentence, *wishes])
+        sentence = ", then ".join([request.sentence, *further])
         write_pages(reference, sentence, hits, grid=grid, html=html)
     if as_json:
         emit_json(
@@ -260,7 +269,7 @@ def search(
                 "method": method,
                 "strength": strength,
                 "then": [
-                    {"hit": path, "text": wish} for path, wish in zip(picked, wishes, strict=True)
+                    {"hit": path, "text": text} for path, text in zip(picked, further, strict=True)
                 ],
                 "index": absolute_name(searched),
                 "where": options["where"],
@@ -326,31 +335,15 @@ class _Request:
 
     def query(self, sources: dict[str, Any], weights: str | None) -> Query:
         """Return the query, with its images opened."""
-        from ztcir_sdk.query import Query
+        from ztcir_sdk.query import Query, with_weights
 
-        count = len(self.images) + len(self.texts)
-        numbers = [1.0] * count if weights is None else _numbers(weights, count)
-        images = [sources[name] for name in self.images]
-        return Query(
-            images=list(zip(images, numbers, strict=False)),
-            texts=list(zip(self.texts, numbers[len(images) :], strict=False)),
-            without=self.without,
-            unlike=[sources[name] for name in self.unlike],
-        )
-
-
-def _numbers(text: str, count: int) -> list[float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count:
-        raise click.BadParameter(
-            f"{text!r} must be {count} numbers separated by commas: one for each image, then one "
-            "for each text.",
-            param_hint="--weights",
-        )
-    return numbers
+        try:
+            pairs = with_weights([sources[name] for name in self.images], self.texts, weights)
+        except UsageError as error:
+            raise click.BadParameter(str(error), param_hint="--weights") from error
+        images, texts = pairs
+        unlike = [sources[name] for name in self.unlike]
+        return Query(images, texts, self.without, unlike)
 
 
 def _note_missing(paths: Sequence[str], index: Path | str, retriever: Retriever) -> list[str]:
@@ -365,12 +358,17 @@ def _note_missing(paths: Sequence[str], index: Path | str, retriever: Retriever)
 
 
 def _answer_batch(
-    file: Path, index: Path | str, retriever: Retriever, options: dict[str, Any]
+    file: Path,
+    index: Path | str,
+    retriever: Retriever,
+    options: dict[str, Any],
+    *,
+    allow_url: bool,
 ) -> None:
     """Print a line of JSON for each query of a file, in order."""
     from ztcir_sdk.query.batch import read_batch
 
-    rows = iter(read_batch(file))
+    rows = (_with_images(row, allow_url) for row in read_batch(file))
     count = failed = 0
     while chunk := list(itertools.islice(rows, BATCH)):
         answers = _answers([row.query for row in chunk], index, retriever, options)
@@ -382,6 +380,23 @@ def _answer_batch(
         count += len(chunk)
     if failed:
         raise ZtcirError(f"{failed} of {count} queries failed: see the lines with an error.")
+
+
+def _with_images(row: BatchQuery, allow_url: bool) -> BatchQuery:
+    """Open the images that a row names by address, as an argument's are."""
+    from ztcir_sdk.decoding.reference_source import open_reference
+
+    def opened(image: Any) -> Any:
+        return open_reference(image, allow_url=allow_url) if "://" in image else image
+
+    if row.query is None:
+        return row
+    try:
+        images = [(opened(image), weight) for image, weight in row.query.weighted_images]
+        unlike = [opened(image) for image in row.query.unwanted_images]
+    except (ImageError, UsageError) as error:
+        return replace(row, query=None, error=str(error))
+    return replace(row, query=replace(row.query, images=images, unlike=unlike))
 
 
 def _answers(

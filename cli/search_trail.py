@@ -48,7 +48,7 @@ def search_on(
     check_k(k)
     if options.get("method") not in PROMPTED_METHODS:
         raise click.UsageError(f"--then needs --method {' or '.join(PROMPTED_METHODS)}.")
-    if not all(wish.strip() for _, wish in changes):
+    if not all(change.strip() for _, change in changes):
         raise click.BadParameter(
             "The text is empty: describe what should change.", param_hint="--then"
         )
@@ -57,15 +57,15 @@ def search_on(
     reference = retriever.reference(source)
     asked, picked = text, []
     hits = reference.search(text, max(k, wanted[0]), **options)
-    for number, ((hit, wish), rank) in enumerate(zip(changes, ranks, strict=True), start=1):
+    for number, ((hit, change), rank) in enumerate(zip(changes, ranks, strict=True), start=1):
         if rank is not None and rank > len(hits):
             raise click.BadParameter(
                 f"There is no hit {rank}, only {len(hits)}: name one of these by its rank or path.",
                 param_hint="--then",
             )
         picked.append(hit if rank is None else hits[rank - 1].path)
-        reference = reference.refine(picked[-1], wish, asked=asked)
-        asked = ""  # the reference knows its wish
+        reference = reference.refine(picked[-1], change, asked=asked)
+        asked = ""  # the reference keeps it
         following = [k, *wanted[number : number + 1]]
         hits = reference.search(k=max(following), **options)
     return hits[:k], picked

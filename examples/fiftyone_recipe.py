@@ -25,7 +25,7 @@ def main(folder: str = "ztcir-demo/photos") -> None:
     photos.set_values("ztcir", list(retriever.encode_images(paths)))  # for fiftyone.brain too
     retriever.index(paths, to="fiftyone.ztcir")
 
-    hits = retriever.search(paths[0], "make it blue", k=5)
+    hits = retriever.search(paths[0], "make it brown", k=5)
     samples = {sample.filepath: sample.id for sample in photos}
     view = photos.select([samples[hit.path] for hit in hits], ordered=True)
     view.set_values("similarity", [hit.score for hit in hits])

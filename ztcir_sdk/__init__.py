@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from ztcir_sdk.index.hit import Hit
     from ztcir_sdk.modification import UnknownWord
     from ztcir_sdk.query import Query
+    from ztcir_sdk.query.batch import BatchQuery, read_batch
     from ztcir_sdk.retriever import Reference, Retriever
     from ztcir_sdk.runtime import RuntimeSettings
 
 __all__ = [
+    "BatchQuery",
     "Bundle",
     "EmbedReport",
     "Hit",
@@ -43,9 +45,11 @@ __all__ = [
     "ZtcirError",
     "__version__",
     "embed_images",
+    "read_batch",
 ]
 
 _MODULES = {
+    "BatchQuery": "query.batch",
     "Bundle": "bundle",
     "EmbedReport": "gallery",
     "Hit": "index.hit",
@@ -63,6 +67,7 @@ _MODULES = {
     "UsageError": "errors",
     "ZtcirError": "errors",
     "embed_images": "gallery",
+    "read_batch": "query.batch",
 }
 
 # ONNX Runtime from 1.32 on writes an identifier of the machine into the user's cache and reports

@@ -308,6 +308,8 @@ class Retriever:
         settings = SearchSettings(**options)
         method = settings.method or self.bundle.default_method
         asked = [one if isinstance(one, Query) else as_query(*one, method) for one in queries]
+        if any(query.strength is not None or query.where is not None for query in asked):
+            return self._search_groups(asked, k, options)
         self.encoder.preload(graphs_for(asked, method))  # while texts and images are read
         # Check the arguments before any work.
         plan = QueryPlan(
@@ -332,6 +334,32 @@ class Retriever:
             [replace(hit, asked=text) for hit in hits]
             for hits, text in zip(found, texts, strict=True)
         ]
+
+    def _search_groups(
+        self, queries: Sequence[Query], k: int, options: SearchOptions
+    ) -> list[list[Hit]]:
+        """Answer queries with a strength or a filter of their own, together where these are equal.
+
+        All filters are parsed before any work.
+        """
+        groups: dict[tuple[float | None, str | None], list[int]] = {}
+        for number, query in enumerate(queries):
+            groups.setdefault((query.strength, query.where), []).append(number)
+        searches: list[tuple[list[int], SearchOptions]] = []
+        for (strength, where), numbers in groups.items():
+            own = options.copy()
+            if strength is not None:
+                own["strength"] = strength
+            if where is not None:
+                own["where"] = where
+            SearchSettings(**own)
+            searches.append((numbers, own))
+        found: list[list[Hit]] = [[] for _ in queries]
+        for numbers, own in searches:
+            plain = [replace(queries[number], strength=None, where=None) for number in numbers]
+            for number, hits in zip(numbers, self.search_many(plain, k, **own), strict=True):
+                found[number] = hits
+        return found
 
     def _encoded(self, pictures: Sequence[Sequence[Picture]]) -> list[list[Reference]]:
         """Encode the pictures of each query; those that are references are encoded already."""
@@ -404,7 +432,7 @@ class Reference:
         return self.encoded.embedding
 
     def refine(
-        self, hit: Hit | ImageSource, text: str = "", *, asked: str | None = None
+        self, hit: Hit | ImageSource | Reference, text: str = "", *, asked: str | None = None
     ) -> Reference:
         """Go on from a hit with a further change, and keep what was asked before.
 
@@ -417,8 +445,8 @@ class Reference:
             hits = reference.refine(hits[0], "for women").search()
 
         Args:
-            hit: a hit of this reference's search; or an image (see `Retriever.reference`), or the
-                path of an item of the default index.
+            hit: a hit of this reference's search; or an image (see `Retriever.reference`), which
+                may be encoded already, or the path of an item of the default index.
             text: the further change; it may also be left to `search`.
             asked: the text that `hit` was found with. A `Hit` knows it. If it is not known, only
                 the hit's image is used.
@@ -430,7 +458,9 @@ class Reference:
             asked = hit.asked  # with this reference's own wish
         elif asked is not None:
             asked = join_texts(self.wish, asked)
-        picked = self.retriever.reference(self._image_of(hit))
+        picked = (
+            hit if isinstance(hit, Reference) else self.retriever.reference(self._image_of(hit))
+        )
         return Reference(
             self.retriever,
             picked.encoded.after(self.encoded, asked),

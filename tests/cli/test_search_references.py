@@ -169,7 +169,9 @@ def test_weights_and_unwanted_things_change_the_answer(place: Path) -> None:
         (["ref.png", "--weights", "-1"], "must be above 0"),
         (["missing.png", "red"], "missing.png does not exist"),
         (["red/blue"], "write --image 'red/blue'"),
-        (["red", "--batch", "queries.csv"], "give no others"),
+        (["red", "--batch", "queries.csv"], "give no other query"),
+        (["--weights", "1", "--batch", "queries.csv"], "give no other query"),
+        (["--open", "--batch", "queries.csv"], "give no other query"),
     ],
 )
 def test_a_wrong_query_is_a_sentence(place: Path, arguments: list[str], sentence: str) -> None:
@@ -201,6 +203,15 @@ def test_a_batch_prints_a_line_for_each_query(place: Path) -> None:
     good = run("search", "--batch", "good.jsonl", "-k", "3")
     assert good.exit_code == 0, good.stderr
     assert json.loads(good.stdout)["hits"] == lines[0]["hits"]
+    # an address, as in an argument
+    address = (place / "ref.png").as_uri()
+    (place / "addresses.csv").write_text(
+        f"image,text\n{address},in red\nhttp://localhost:1/x.png,in red\n"
+    )
+    result = run("search", "--batch", "addresses.csv", "-k", "3")
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert first["hits"] == lines[0]["hits"]
+    assert "--allow-url" in second["error"]
 
 
 def test_a_sheet_that_its_format_cannot_hold_is_refused_before_the_search(place: Path) -> None:

@@ -199,6 +199,33 @@ def test_a_wrong_query_is_a_sentence(retriever: Retriever, folder: Path, name: s
     assert "\n" not in str(caught.value)
 
 
+def test_queries_may_have_a_strength_and_a_filter_of_their_own(
+    retriever: Retriever, folder: Path
+) -> None:
+    image = folder / "00.png"
+    where = "path LIKE '%1%'"
+    queries = [
+        Query(image, "in red", strength=0.3),
+        Query(image, "in red"),
+        Query(image, "in red", where=where),
+        Query(image, "in blue", strength=0.3),
+    ]
+    found = retriever.search_many(queries, 4, strength=0.8)
+    alone = [
+        retriever.search(image, "in red", 4, strength=0.3),
+        retriever.search(image, "in red", 4, strength=0.8),
+        retriever.search(image, "in red", 4, strength=0.8, where=where),
+        retriever.search(image, "in blue", 4, strength=0.3),
+    ]
+    for hits, expected in zip(found, alone, strict=True):
+        assert_same(hits, expected)
+    assert len({tuple(hit.path for hit in hits) for hits in found}) > 1
+    with pytest.raises(UsageError, match="strength"):
+        Query(image, "in red", strength=3)
+    with pytest.raises(UsageError, match="no_such_field"):
+        retriever.search(Query(image, "in red", where="no_such_field = 1"))
+
+
 def test_a_query_never_changes(folder: Path) -> None:
     query = Query(folder / "01.png", "red")
     with pytest.raises(AttributeError):
@@ -286,6 +313,28 @@ def test_json_lines_have_weights(tmp_path: Path) -> None:
         rows[1:], ("not JSON", "no JSON object", "image must", "'colour'"), strict=True
     ):
         assert part in str(row.error)
+
+
+def test_a_row_may_have_weights_a_strength_and_a_filter(tmp_path: Path) -> None:
+    expected = Query(["x.jpg", ("y.jpg", 2)], ("red", 0.5), strength=0, where="price < 5")
+    table, lines = tmp_path / "queries.csv", tmp_path / "queries.jsonl"
+    table.write_text(
+        'image,text,weights,strength,where\nx.jpg|y.jpg,red,"1,2,0.5",0,price < 5\n'
+        "x.jpg,red,1,,\nx.jpg,red,,3,\n"
+    )
+    whole = {"image": ["x.jpg", "y.jpg"], "text": "red", "weights": [1, 2, 0.5]}
+    pair = {"image": [["x.jpg", 2]], "text": "red", "weights": "1,1"}
+    rows = [{**whole, "strength": 0, "where": "price < 5"}, pair, {"text": "red", "where": 3}]
+    lines.write_text("\n".join(map(json.dumps, rows)))
+    for file, faults in (
+        (table, ("must be 2 numbers", "strength must be")),
+        (lines, ("weights beside", "where must be a text")),
+    ):
+        first, *others = read_batch(file)
+        assert first.query == expected
+        for row, part in zip(others, faults, strict=True):
+            assert row.query is None
+            assert part in str(row.error)
 
 
 @pytest.mark.parametrize("header", ["", "id,not\n", "image,colour\n"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ztcir_sdk.query.plan import IMAGE_METHODS, QueryPlan, as_query, graphs_for
-from ztcir_sdk.query.query import EncodedReference, Picture, Query
+from ztcir_sdk.query.query import EncodedReference, Picture, Query, with_weights
 
 __all__ = [
     "IMAGE_METHODS",
@@ -13,4 +13,5 @@ __all__ = [
     "QueryPlan",
     "as_query",
     "graphs_for",
+    "with_weights",
 ]

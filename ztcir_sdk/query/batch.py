@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ztcir_sdk.errors import UsageError, ZtcirError
-from ztcir_sdk.query.query import Query
+from ztcir_sdk.query.query import Query, with_weights
 
-__all__ = ["BatchQuery", "read_batch"]
+__all__ = ["BatchQuery", "parse_batch", "read_batch"]
 
 SEPARATOR = "|"
 """Between several pictures or texts of one cell of a CSV."""
@@ -27,7 +27,10 @@ FIELDS: Mapping[str, str] = {
     "not": "without",
     "unlike": "unlike",
 }
-"""Column or key -> field of `Query`."""
+"""Column or key -> field of `Query`; there may be several of each."""
+SINGLE = ("weights", "strength", "where")
+"""Columns or keys of a whole query."""
+KNOWN = "id, image, text, not, unlike, weights, strength and where"
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,29 @@ class BatchQuery:
 def read_batch(path: str | os.PathLike[str]) -> Iterator[BatchQuery]:
     """Yield the queries of a file, in order.
 
-    A CSV has a header with some of the columns ``id``, ``image``, ``text``, ``not``, ``unlike``; a
-    cell holds several values separated by ``|``. JSON lines (``.jsonl``) have the same keys, whose
-    values are a text, or a list of texts and of pairs of a text and its weight.
+    A CSV has a header with some of the columns ``id``, ``image``, ``text``, ``not``, ``unlike``,
+    ``weights``, ``strength``, ``where``; a cell of the first five holds several values separated
+    by ``|``, one of ``weights`` a number for each image, then for each text, separated by commas.
+    JSON lines (``.jsonl``) have the same keys; the values of the first five are a text, or a list
+    of texts and of pairs of a text and its weight.
 
     Raises:
         ZtcirError: the file cannot be read.
         UsageError: a CSV has no column of a query, or one that is unknown.
     """
-    file = Path(path)
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ZtcirError(f"{path} cannot be read ({error.strerror}): check the path.") from error
+    return parse_batch(data, Path(path))
+
+
+def parse_batch(data: bytes, file: Path) -> Iterator[BatchQuery]:
+    """Yield the queries of a file that was read; see `read_batch`."""
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ZtcirError(f"{file} is not UTF-8 ({error.reason}): save it as UTF-8.") from error
-    except OSError as error:
-        raise ZtcirError(f"{file} cannot be read ({error.strerror}): check the path.") from error
     lines = file.suffix.lower() in (".jsonl", ".ndjson", ".json")
     rows = _json_rows(text) if lines else _csv_rows(text, file)
     try:
@@ -86,17 +97,19 @@ class _Row:
 def _csv_rows(text: str, file: Path) -> Iterator[_Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     columns = [name.strip().lower() for name in reader.fieldnames or ()]
-    unknown = [name for name in columns if name not in (*FIELDS, "id")]
+    unknown = [name for name in columns if name not in (*FIELDS, *SINGLE, "id")]
     if unknown or not {FIELDS.get(name) for name in columns} & {"images", "texts"}:
         found = f"the column {unknown[0]!r} is unknown" if unknown else "it has none of them"
         raise UsageError(
-            f"{file} must have a header with columns of id, image, text, not and unlike: {found}."
+            f"{file} must have a header with columns of {KNOWN}, at least image or text: {found}."
         )
     reader.fieldnames = columns
     for row in reader:
         cells = {key: value for key, value in row.items() if isinstance(key, str) and value}
         parts = {
-            key: [part.strip() for part in value.split(SEPARATOR) if part.strip()]
+            key: value.strip()
+            if key in SINGLE
+            else [part.strip() for part in value.split(SEPARATOR) if part.strip()]
             for key, value in cells.items()
             if key != "id"
         }
@@ -123,11 +136,22 @@ def _query(row: _Row) -> Query:
         _refuse(row.fault)
     fields: dict[str, list[Any]] = {}
     for key, value in row.parts.items():
-        if key not in FIELDS:
-            _refuse(f"its key {key!r} is none of id, image, text, not and unlike")
-        values = value if isinstance(value, list) else [value]
-        fields.setdefault(FIELDS[key], []).extend(_value(one, key) for one in values)
-    return Query(**fields)
+        if key not in (*FIELDS, *SINGLE):
+            _refuse(f"its key {key!r} is not one of {KNOWN}")
+        if key in FIELDS:
+            values = value if isinstance(value, list) else [value]
+            fields.setdefault(FIELDS[key], []).extend(_value(one, key) for one in values)
+    strength, where, weights = (row.parts.get(key) for key in ("strength", "where", "weights"))
+    if weights is not None:
+        if isinstance(weights, list):
+            weights = ",".join(map(str, weights))
+        if any(isinstance(one, tuple) for key in fields for one in fields[key]):
+            _refuse("it has weights beside the weights of pairs")
+        images, texts = fields.get("images", []), fields.get("texts", [])
+        fields["images"], fields["texts"] = with_weights(images, texts, str(weights))
+    if where is not None and not isinstance(where, str):
+        _refuse("where must be a text")
+    return Query(**fields, strength=None if strength == "" else strength, where=where or None)
 
 
 def _value(value: Any, key: str) -> Any:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder import EncodedImage
 from ztcir_sdk.errors import UsageError
+from ztcir_sdk.modification.strength import check_strength
 
-__all__ = ["EncodedReference", "Picture", "Query", "Weighted"]
+__all__ = ["EncodedReference", "Picture", "Query", "Weighted", "with_weights"]
 
 
 class EncodedReference(Protocol):
@@ -59,18 +60,22 @@ class Query:
     Attributes:
         images: reference images, each an image, a `Reference`, or a pair of it and its weight.
         texts: modification texts, each a text or a pair of it and its weight.
-        without: texts of what the hits shall not show.
-        unlike: images that the hits shall not be like.
+        without: texts of what the hits must not show.
+        unlike: images that the hits must not be like.
+        strength: how much the texts count, in place of the search's own `strength`.
+        where: a filter on metadata, in place of the search's own `where`.
 
     Raises:
-        UsageError: there is neither an image nor a text, a text is empty, or a weight is no
-            positive number.
+        UsageError: there is neither an image nor a text, a text is empty, a weight is not a
+            positive number, or `strength` is out of range.
     """
 
     images: Images = ()
     texts: Texts = ()
     without: str | Sequence[str] | None = ()
     unlike: Picture | Sequence[Picture] | None = ()
+    strength: float | None = None
+    where: str | None = None
 
     def __post_init__(self) -> None:
         for name, of_texts in (("images", False), ("texts", True)):
@@ -84,6 +89,8 @@ class Query:
         for name, texts in (("text", self.positive_texts), ("unwanted text", self.unwanted_texts)):
             for text in texts:
                 _check_text(text, name)
+        if self.strength is not None:
+            object.__setattr__(self, "strength", check_strength(self.strength))
 
     @property
     def weighted_images(self) -> Sequence[Weighted]:
@@ -107,13 +114,40 @@ class Query:
 
     @property
     def unwanted_texts(self) -> Sequence[str]:
-        """What the hits shall not show."""
+        """What the hits must not show."""
         return cast("Sequence[str]", self.without)
 
     @property
     def unwanted_images(self) -> Sequence[Picture]:
-        """What the hits shall not be like."""
+        """What the hits must not be like."""
         return cast("Sequence[Picture]", self.unlike)
+
+
+def with_weights(
+    images: Sequence[Any], texts: Sequence[Any], weights: str | None
+) -> tuple[list[Any], list[Any]]:
+    """Return images and texts, each as a pair of it and its weight.
+
+    Args:
+        images: the images.
+        texts: the texts.
+        weights: a number for each image, then for each text, separated by commas; None: 1 each.
+
+    Raises:
+        UsageError: there is another number of weights.
+    """
+    parts = [*images, *texts]
+    try:
+        numbers = [1.0] * len(parts) if weights is None else [*map(float, weights.split(","))]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(parts):
+        raise UsageError(
+            f"The weights {str(weights)[:80]!r} must be {len(parts)} numbers separated by commas: "
+            "one for each image, then one for each text."
+        )
+    pairs = list(zip(parts, numbers, strict=True))
+    return pairs[: len(images)], pairs[len(images) :]
 
 
 def _check_text(text: object, name: str) -> None:
