@@ -26,7 +26,7 @@ from ztcir_sdk.index import GalleryIndex, Index, IndexView
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.modification import UnknownWord, join_texts
 from ztcir_sdk.names import TEXT_METHODS
-from ztcir_sdk.query import Picture, Query, QueryPlan, as_query, graphs_for
+from ztcir_sdk.query import Picture, Query, QueryPlan, as_query, graphs_for, in_groups
 from ztcir_sdk.reference_cache import ReferenceCache, encode_references, reference_bytes
 from ztcir_sdk.settings import RetrieverOptions, RetrieverSettings
 from ztcir_sdk.sources import Source, image_exists
@@ -148,25 +148,24 @@ class Retriever:
         """
         return self.encoder.encode_texts(texts)
 
-    def unknown_words(self, text: str) -> tuple[UnknownWord, ...]:
+    def unknown_words(self, text: str, *, as_typed: bool = False) -> tuple[UnknownWord, ...]:
         """Return the words of a text that the model was not trained on, each once, in order.
 
-        A likely slip is corrected in queries (`UnknownWord.corrected`); the model may ignore or
-        misread the other ones. Numbers and single letters always count as known, and so does
-        everything if the bundle records no vocabulary (`Bundle.vocabulary` is None).
+        A likely slip is corrected in queries (`UnknownWord.corrected`), but not with `as_typed`;
+        the model may ignore or misread the other ones. Numbers and single letters always count as
+        known, and so does everything if `Bundle.vocabulary` is None.
 
         Raises:
             BundleError: the bundle's vocabulary cannot be read.
         """
-        return self.encoder.unknown_words(text)
+        return self.encoder.unknown_words(text, as_typed=as_typed)
 
-    def refused(self, text: str) -> tuple[str, ...]:
+    def refused(self, text: str, *, as_typed: bool = False) -> tuple[str, ...]:
         """Return the colours and patterns that a text refuses, in English: "not red" -> ("red",).
 
-        Their vectors are taken out of composed queries, if the bundle says so
-        (`Manifest.refused_weight`); else nothing is returned.
+        They are taken out of composed queries; nothing is without `Manifest.refused_weight`.
         """
-        return self.encoder.refused(self.encoder.as_read(text))
+        return self.encoder.refused(text if as_typed else self.encoder.as_read(text))
 
     def encode_queries(
         self,
@@ -290,8 +289,7 @@ class Retriever:
             IndexMismatchError: the index was made by another image tower.
             ZtcirError: there is no index, or the bundle cannot answer the method.
         """
-        query = as_query(image, text, options.get("method"))
-        [hits] = self.search_many([query], k, **options)
+        [hits] = self.search_many([as_query(image, text, options.get("method"))], k, **options)
         return hits
 
     def search_many(
@@ -308,13 +306,11 @@ class Retriever:
         settings = SearchSettings(**options)
         method = settings.method or self.bundle.default_method
         asked = [one if isinstance(one, Query) else as_query(*one, method) for one in queries]
-        if any(query.strength is not None or query.where is not None for query in asked):
-            return self._search_groups(asked, k, options)
+        if any(query.has_options for query in asked):
+            return in_groups(asked, options, lambda some, own: self.search_many(some, k, **own))
         self.encoder.preload(graphs_for(asked, method))  # while texts and images are read
         # Check the arguments before any work.
-        plan = QueryPlan(
-            self.encoder, asked, method, weight=settings.weight, strength=settings.strength
-        )
+        plan = QueryPlan(self.encoder, asked, method, **settings.of_texts)
         check_k(k)
         gallery = self._indexes.resolve(settings.index)
         if not asked:
@@ -334,32 +330,6 @@ class Retriever:
             [replace(hit, asked=text) for hit in hits]
             for hits, text in zip(found, texts, strict=True)
         ]
-
-    def _search_groups(
-        self, queries: Sequence[Query], k: int, options: SearchOptions
-    ) -> list[list[Hit]]:
-        """Answer queries with a strength or a filter of their own, together where these are equal.
-
-        All filters are parsed before any work.
-        """
-        groups: dict[tuple[float | None, str | None], list[int]] = {}
-        for number, query in enumerate(queries):
-            groups.setdefault((query.strength, query.where), []).append(number)
-        searches: list[tuple[list[int], SearchOptions]] = []
-        for (strength, where), numbers in groups.items():
-            own = options.copy()
-            if strength is not None:
-                own["strength"] = strength
-            if where is not None:
-                own["where"] = where
-            SearchSettings(**own)
-            searches.append((numbers, own))
-        found: list[list[Hit]] = [[] for _ in queries]
-        for numbers, own in searches:
-            plain = [replace(queries[number], strength=None, where=None) for number in numbers]
-            for number, hits in zip(numbers, self.search_many(plain, k, **own), strict=True):
-                found[number] = hits
-        return found
 
     def _encoded(self, pictures: Sequence[Sequence[Picture]]) -> list[list[Reference]]:
         """Encode the pictures of each query; those that are references are encoded already."""

@@ -327,7 +327,7 @@ def test_a_row_may_have_weights_a_strength_and_a_filter(tmp_path: Path) -> None:
     rows = [{**whole, "strength": 0, "where": "price < 5"}, pair, {"text": "red", "where": 3}]
     lines.write_text("\n".join(map(json.dumps, rows)))
     for file, faults in (
-        (table, ("must be 2 numbers", "strength must be")),
+        (table, ("2 in all", "strength must be")),
         (lines, ("weights beside", "where must be a text")),
     ):
         first, *others = read_batch(file)

@@ -301,7 +301,7 @@ def test_an_index_that_another_process_updates_is_taken_up(
         ({"text": "red", "offset": "-1"}, 422, "offset: "),
         ({"text": "red", "method": "magic"}, 422, "no method 'magic'"),
         ({"text": "red", "method": "image"}, 422, "needs an image"),
-        ({"text": "red", "weights": "1,2"}, 422, "weights must be 1 numbers"),
+        ({"text": "red", "weights": "1,2"}, 422, "1 in all"),
         ({"text": "red", "weights": "nan"}, 422, "must be above 0"),
         ({"text": ["red"] * 17}, 422, "16 images and texts, not 17"),
         ({"reference": "0" * 64}, 404, "upload it again"),

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["IndexSource", "SearchOptions", "SearchSettings", "check_k"]
 
 
+class _OfTexts(TypedDict):
+    weight: float | None
+    strength: float | None
+    as_typed: bool
+
+
 class SearchOptions(TypedDict, total=False):
     """Keywords of `Retriever.search`, `Reference.search`, and of both `search_many`.
 
@@ -32,6 +38,7 @@ class SearchOptions(TypedDict, total=False):
         strength: how much the text counts in "composed" and "stage1", from 0 to 2: 0 finds what is
             similar to the image, 1 is the query as it was trained, and above 1 the query goes on
             in the same direction, further away from the image.
+        as_typed: leave likely typing errors in the texts as they are.
         exact: True compares the query with every image, False uses the index's graph if it has
             one; None chooses by the size of the index.
         where: a filter on the images' metadata and path, such as
@@ -49,6 +56,7 @@ class SearchOptions(TypedDict, total=False):
     method: str | None
     weight: float | None
     strength: float | None
+    as_typed: bool
     exact: bool | None
     where: str | None
     offset: int
@@ -69,6 +77,7 @@ class SearchSettings:
     method: str | None = None
     weight: float | None = None
     strength: float | None = None
+    as_typed: bool = False
     exact: bool | None = None
     where: str | None = None
     offset: int = 0
@@ -91,6 +100,11 @@ class SearchSettings:
             )
         if self.where is not None:
             self.filter  # noqa: B018  (parsed before any work)
+
+    @property
+    def of_texts(self) -> _OfTexts:
+        """How texts are read, and how much they count."""
+        return {"weight": self.weight, "strength": self.strength, "as_typed": self.as_typed}
 
     @property
     def filter(self) -> Filter | None:

@@ -205,8 +205,10 @@ class Encoder:
         """
         return self._run_text_encoder([self.tokenizer.encode(text) for text in _as_list(texts)])
 
-    def unknown_words(self, text: str) -> tuple[UnknownWord, ...]:
+    def unknown_words(self, text: str, *, as_typed: bool = False) -> tuple[UnknownWord, ...]:
         """Return the words of a text that the model was not trained on, each once, in order.
+
+        With `as_typed` none of them counts as corrected.
 
         Raises:
             BundleError: the bundle's vocabulary cannot be read.
@@ -215,7 +217,7 @@ class Encoder:
         if vocabulary is None:
             return ()
         return vocabulary.unknown_words(
-            text, self.tokenizer.is_word if self._correct_slips else None
+            text, self.tokenizer.is_word if self._correct_slips and not as_typed else None
         )
 
     def as_read(self, text: str) -> str:
@@ -241,6 +243,7 @@ class Encoder:
         weight: float | None = None,
         strength: float | None = None,
         prompt: str | None = None,
+        as_typed: bool = False,
     ) -> Questions:
         """Check, correct and tokenize texts for `encode_queries`; see `as_read`.
 
@@ -253,6 +256,7 @@ class Encoder:
                 default, the query as trained, and above 1 the query goes on away from the image.
             prompt: template for "composed" and "stage1", with a ``$`` and a ``{text}``; by default
                 the bundle's own.
+            as_typed: whether likely slips stay.
 
         Raises:
             UsageError: the method is unknown or takes no weight, strength or prompt, a number is
@@ -283,7 +287,7 @@ class Encoder:
         if prompt is not None and not (PLACEHOLDER_MARK in prompt and TEXT_SLOT in prompt):
             raise UsageError(f"The prompt {prompt!r} needs a {PLACEHOLDER_MARK} and a {TEXT_SLOT}.")
 
-        texts = [self.as_read(text) for text in _as_list(texts)]
+        texts = _as_list(texts) if as_typed else [self.as_read(text) for text in _as_list(texts)]
         prompts: list[list[int]] | None = None
         template = prompt or manifest.prompts.get(method, "")
         if method in ("text", "sum"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ztcir_sdk.query.groups import in_groups
 from ztcir_sdk.query.plan import IMAGE_METHODS, QueryPlan, as_query, graphs_for
 from ztcir_sdk.query.query import EncodedReference, Picture, Query, with_weights
 
@@ -13,5 +14,6 @@ __all__ = [
     "QueryPlan",
     "as_query",
     "graphs_for",
+    "in_groups",
     "with_weights",
 ]

@@ -38,6 +38,7 @@ class QueryPlan:
         *,
         weight: float | None = None,
         strength: float | None = None,
+        as_typed: bool = False,
     ) -> None:
         """Check and tokenize; for the arguments see `ztcir_sdk.Retriever.search`.
 
@@ -72,11 +73,14 @@ class QueryPlan:
                 asked,
                 weight=weight if used == "sum" else None,
                 strength=strength if used in PROMPTED_METHODS else None,
+                as_typed=as_typed,
             )
             for used, asked in texts.items()
         }
         unwanted = [text for query in queries for text in query.unwanted_texts]
-        self._unwanted = encoder.questions("text", unwanted) if unwanted else None
+        self._unwanted = (
+            encoder.questions("text", unwanted, as_typed=as_typed) if unwanted else None
+        )
 
     def vectors(
         self,

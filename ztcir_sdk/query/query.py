@@ -67,7 +67,7 @@ class Query:
 
     Raises:
         UsageError: there is neither an image nor a text, a text is empty, a weight is not a
-            positive number, or `strength` is out of range.
+            positive number, `strength` is out of range, or the filter cannot be parsed.
     """
 
     images: Images = ()
@@ -91,6 +91,15 @@ class Query:
                 _check_text(text, name)
         if self.strength is not None:
             object.__setattr__(self, "strength", check_strength(self.strength))
+        if self.where is not None:
+            from ztcir_sdk.filters import parse_filter
+
+            parse_filter(self.where)
+
+    @property
+    def has_options(self) -> bool:
+        """Whether it has a strength or a filter of its own."""
+        return self.strength is not None or self.where is not None
 
     @property
     def weighted_images(self) -> Sequence[Weighted]:
@@ -143,8 +152,8 @@ def with_weights(
         numbers = []
     if len(numbers) != len(parts):
         raise UsageError(
-            f"The weights {str(weights)[:80]!r} must be {len(parts)} numbers separated by commas: "
-            "one for each image, then one for each text."
+            f"The weights {str(weights)[:80]!r} must be numbers separated by commas: one for each "
+            f"image, then one for each text, {len(parts)} in all."
         )
     pairs = list(zip(parts, numbers, strict=True))
     return pairs[: len(images)], pairs[len(images) :]

@@ -22,7 +22,8 @@ from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.index.items import Item
 from ztcir_sdk.names import MAX_STRENGTH
 from ztcir_sdk.query import Query as SearchQuery
-from ztcir_sdk.retriever import Retriever
+from ztcir_sdk.query import with_weights
+from ztcir_sdk.retriever import Reference, Retriever
 from ztcir_sdk.serve import models
 from ztcir_sdk.serve.failures import ServiceError, as_service_error, error_body
 from ztcir_sdk.serve.gallery import ServedIndex, picture_of
@@ -111,16 +112,33 @@ class _Service:
         self.metrics = Metrics()
         self.searches = Searches(retriever, index, settings, self.metrics)
 
-    def hit(self, hit: Hit, root: Path) -> models.HitModel:
+    def hit(self, hit: Hit) -> models.HitModel:
         """Describe a hit without a path of this machine."""
-        name = Path(hit.path).relative_to(root).as_posix()
+
+        def name(path: str) -> str:
+            return printable(Path(path).relative_to(hit.root).as_posix())
+
         return models.HitModel(
             id=hit.content_hash,
-            name=printable(name),
+            name=name(hit.path),
             metadata=hit.metadata,
             score=hit.score,
             rank=hit.rank,
+            duplicates=[name(path) for path in hit.duplicates],
         )
+
+    def reading(
+        self, query: SearchQuery, method: str | None, as_typed: bool
+    ) -> tuple[list[models.UnknownWordModel], list[str]]:
+        """Return the words of a query that the model does not know, and the values it refuses."""
+        text = " ".join([*query.positive_texts, *query.unwanted_texts])
+        known = self.retriever.unknown_words(text, as_typed=as_typed) if text else ()
+        refused: dict[str, None] = {}
+        if query.images and (method or self.retriever.bundle.default_method) == "composed":
+            for one in query.positive_texts:
+                refused |= dict.fromkeys(self.retriever.refused(one, as_typed=as_typed))
+        words = [models.UnknownWordModel(**asdict(word)) for word in known]
+        return words, list(refused)
 
     def item(self, item: Item) -> models.ItemModel:
         """Describe an item."""
@@ -135,20 +153,29 @@ class _Service:
         weights: str | None,
         without: Sequence[str],
         unlike: Sequence[str],
+        former: Sequence[str],
+        former_texts: Sequence[str],
     ) -> tuple[SearchQuery, list[str]]:
         """Return a query of the parts of a request, and the identifiers of its uploads."""
         texts, without = [t for t in texts if t.strip()], [t for t in without if t.strip()]
-        self._check_size([*uploads, *references, *texts, *without, *unlike], [*texts, *without])
+        self._check_size(
+            [*uploads, *references, *texts, *without, *unlike, *former],
+            [*texts, *without, *former_texts],
+        )
+        if former and len(uploads) + len(references) != 1:
+            raise UsageError("former goes on to one image: send one image or reference.")
+        if len(former) != len(former_texts):
+            raise UsageError(
+                f"former has {len(former)} images and former_text {len(former_texts)} texts: send "
+                "the text that each image was searched with."
+            )
         uploaded = [await self.searches.upload(await one.read()) for one in uploads]
         images = [await self.searches.reference(one) for one in (*uploaded, *references)]
+        trail = [await self.searches.reference(one) for one in former]
         unwanted = [await self.searches.reference(one) for one in unlike]
-        numbers = _weights(weights, len(images) + len(texts))
-        query = SearchQuery(
-            images=list(zip(images, numbers, strict=False)),
-            texts=list(zip(texts, numbers[len(images) :], strict=False)),
-            without=without,
-            unlike=unwanted,
-        )
+        if trail:
+            images = [_refined([*trail, *images], former_texts)]
+        query = SearchQuery(*with_weights(images, texts, weights or None), without, unwanted)
         return query, uploaded
 
     def _check_size(self, parts: Sequence[object], texts: Sequence[str]) -> None:
@@ -184,6 +211,14 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         unlike: Annotated[
             list[str], Form(description="Identifiers of images that hits must not be like.")
         ] = [],  # noqa: B006
+        former: Annotated[
+            list[str],
+            Form(description="Identifiers of the images of earlier steps, the oldest first."),
+        ] = [],  # noqa: B006
+        former_text: Annotated[
+            list[str],
+            Form(description="What was asked of each of them; it still counts."),
+        ] = [],  # noqa: B006
         k: Annotated[int, Form(ge=1, le=settings.max_hits)] = 24,
         offset: Annotated[int, Form(ge=0, le=10_000)] = 0,
         method: Annotated[
@@ -192,6 +227,11 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         strength: Annotated[
             float | None, Form(ge=0, le=MAX_STRENGTH, description="How much the texts count.")
         ] = None,
+        weight: Annotated[
+            float | None,
+            Form(ge=0, le=1, description="Weight of the text in the method `sum`."),
+        ] = None,
+        as_typed: Annotated[bool, Form(description="Leave likely typing errors.")] = False,
         where: Annotated[
             str | None, Form(max_length=2000, description="A condition on the metadata.")
         ] = None,
@@ -199,29 +239,40 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
             float | None, Form(ge=-1, le=1, description="The least score of a hit.")
         ] = None,
         unique: Annotated[bool, Form(description="Show near-duplicates once.")] = False,
+        unique_from: Annotated[
+            float | None,
+            Form(gt=0, le=1, description="Cosine from which two images count as the same."),
+        ] = None,
         threshold: Annotated[
-            Literal["auto"] | None, Form(description="Leave out what is no answer.")
+            Literal["auto"] | None,
+            Form(description="Leave out images whose scores do not stand out."),
         ] = None,
     ) -> models.SearchAnswer:
         """Find images similar to others, modified as texts describe; see the command's grammar."""
-        query, uploaded = await service.query(image, reference, text, weights, without, unlike)
+        query, uploaded = await service.query(
+            image, reference, text, weights, without, unlike, former, former_text
+        )
         answer = await searches.search(
             query,
             k=k,
             offset=offset,
             method=method,
             strength=strength,
+            weight=weight,
+            as_typed=as_typed,
             where=where or None,
             min_score=min_score,
-            unique=unique,
+            unique=unique_from or unique,
             threshold=threshold,
         )
-        root = service.index.view.root
+        unknown, refused = await searches.work(lambda: service.reading(query, method, as_typed))
         return models.SearchAnswer(
-            hits=[service.hit(hit, root) for hit in answer.hits],
+            hits=[service.hit(hit) for hit in answer.hits],
             references=uploaded,
             searched=answer.searched,
             milliseconds=round(answer.milliseconds, 2),
+            unknown_words=unknown,
+            refused=refused,
         )
 
     @app.post(f"{API}/references", operation_id="upload")
@@ -278,6 +329,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
             bundle=service.retriever.bundle.name,
             items=len(service.index.view),
             methods=list(service.retriever.bundle.manifest.methods),
+            default_method=service.retriever.bundle.default_method,
             fields=[models.FieldModel(**field) for field in fields],
             limits={name: values[name] for name in limits},
         )
@@ -304,16 +356,12 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-def _weights(text: str | None, count: int) -> list[float]:
-    if not text:
-        return [1.0] * count
-    try:
-        numbers = [float(part) for part in text.split(",")[: count + 1]]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count:
-        raise UsageError(f"weights must be {count} numbers separated by commas.")
-    return numbers
+def _refined(trail: Sequence[Reference], asked: Sequence[str]) -> Reference:
+    """Return the last image of a trail, after what was asked of those before it."""
+    reference = trail[0]
+    for picture, text in zip(trail[1:], asked, strict=True):
+        reference = reference.refine(picture, asked=text)
+    return reference
 
 
 def printable(text: str) -> str:

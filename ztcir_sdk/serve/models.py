@@ -16,6 +16,7 @@ __all__ = [
     "ItemsAnswer",
     "ReferenceAnswer",
     "SearchAnswer",
+    "UnknownWordModel",
 ]
 
 IDENTIFIER = "SHA-256 (hex) of the image's file."
@@ -47,6 +48,18 @@ class HitModel(ItemModel):
 
     score: float = Field(description="Cosine similarity to the query, from -1 to 1.")
     rank: int = Field(description="1 for the nearest.")
+    duplicates: list[str] = Field(
+        default_factory=list,
+        description="Names of the copies that it stands for, in a search with `unique`.",
+    )
+
+
+class UnknownWordModel(BaseModel):
+    """A word that the model was not trained on."""
+
+    word: str
+    suggestion: str | None = Field(description="The nearest known word, for a likely slip.")
+    corrected: bool = Field(description="Whether the suggestion was searched instead.")
 
 
 class SearchAnswer(BaseModel):
@@ -58,6 +71,12 @@ class SearchAnswer(BaseModel):
     )
     searched: int = Field(description="Number of images that were searched.")
     milliseconds: float
+    unknown_words: list[UnknownWordModel] = Field(
+        description="Words of the texts that the model was not trained on."
+    )
+    refused: list[str] = Field(
+        description="Colours and patterns that a text refuses; they were taken out of the query."
+    )
 
 
 class ReferenceAnswer(BaseModel):
@@ -78,7 +97,7 @@ class FieldModel(BaseModel):
 
     name: str
     kind: str = Field(description="`choice`, `number` or `text`.")
-    values: list[str] = Field(default_factory=list, description="Of a choice: frequent values.")
+    values: list[str] = Field(default_factory=list, description="Frequent values of a choice.")
     least: float | None = None
     most: float | None = None
 
@@ -90,6 +109,7 @@ class InfoAnswer(BaseModel):
     bundle: str
     items: int
     methods: list[str]
+    default_method: str = Field(description="How an image and a text are searched together.")
     fields: list[FieldModel]
     limits: dict[str, float]
 
