@@ -166,6 +166,99 @@ def test_an_item_is_a_reference_and_every_part_of_a_query_counts(
     ]
 
 
+def test_a_step_goes_on_from_those_before_it(
+    client: TestClient, retriever: Retriever, place: Path
+) -> None:
+    names = ids(client)
+    data = {
+        "reference": names["02.png"],
+        "text": "for women",
+        "former": [names["01.png"], names["04.png"]],
+        "former_text": ["in red", "with stripes"],
+    }
+    found = client.post(f"{API}/search", data=data).json()["hits"]
+    photos = place / "photos"
+    index = Retriever(place / "tiny", threads=1, index=place / "photos.ztcir")
+    first, second, third = index.references([photos / f"{n}.png" for n in ("01", "04", "02")])
+    trail = first.refine(second, asked="in red").refine(third, asked="with stripes")
+    expected = trail.search("for women", k=24)
+    assert [hit["id"] for hit in found] == [hit.content_hash for hit in expected]
+    assert not {hit["name"] for hit in found} & {"01.png", "02.png", "04.png"}
+    alone = client.post(f"{API}/search", data={"reference": data["reference"], "text": "for women"})
+    assert [hit["score"] for hit in alone.json()["hits"]][:5] != [hit["score"] for hit in found][:5]
+    for wrong, part in (
+        ({**data, "former_text": "in red"}, "2 images and former_text 1 texts"),
+        ({**data, "reference": [names["02.png"], names["05.png"]]}, "one image"),
+        ({**data, "former_text": ["in red", "x" * 501]}, "500 characters"),
+    ):
+        status, kind, message = error_of(client.post(f"{API}/search", data=wrong))
+        assert (status, kind) == (422, "usage")
+        assert part in message
+
+
+def test_copies_are_shown_once_and_named(serve: Serve, place: Path, retriever: Retriever) -> None:
+    folder = place / "copied" / "photos"
+    shutil.copytree(place / "photos", folder)
+    shutil.copy(folder / "01.png", folder / "copy.png")
+    Retriever(place / "tiny", threads=1).index(folder, to=place / "copied" / "photos.ztcir")
+    client = serve(place / "copied" / "photos.ztcir")
+    data = {"text": "red", "k": "50"}
+    every = client.post(f"{API}/search", data=data).json()["hits"]
+    assert all(hit["duplicates"] == [] for hit in every)
+    once = client.post(f"{API}/search", data={**data, "unique": "true"}).json()["hits"]
+    pairs = {(hit["name"], *hit["duplicates"]) for hit in once if hit["duplicates"]}
+    assert {name for pair in pairs for name in pair} >= {"01.png", "copy.png"}
+    fewer = client.post(f"{API}/search", data={**data, "unique_from": "0.01"}).json()["hits"]
+    assert len(fewer) < len(once) < len(every) == COUNT + 1
+
+
+def test_a_collection_that_is_moved_while_it_is_searched_keeps_its_names(
+    serve: Serve, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve()
+    moved = Path("/elsewhere")
+    monkeypatch.setattr("ztcir_sdk.index.view.IndexView.root", property(lambda self: moved))
+    hits = client.post(f"{API}/search", data={"text": "red"})
+    assert hits.status_code == 200, hits.text
+    assert all(not hit["name"].startswith("/") for hit in hits.json()["hits"])
+
+
+def test_a_file_of_queries_is_answered_line_by_line(
+    client: TestClient, retriever: Retriever, place: Path
+) -> None:
+    names = ids(client)
+    file = (
+        "id,image,text,not,strength,where\n"
+        f"a,{names['01.png']},in red,stripes,0.5,\n"
+        "b,,a shirt,,,price < 3\n"
+        "c,../secret.png,red,,,\n"
+        "d,,,,,\n"
+        f"e,,{'x' * 600},,,\n"
+        "f,,red,,,no_field = 3\n"
+    )
+    answer = client.post(f"{API}/batch", files={"queries": ("queries.csv", file)}, data={"k": "3"})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert [line["id"] for line in lines] == list("abcdef")
+    query = Query(place / "photos" / "01.png", "in red", without="stripes", strength=0.5)
+    expected = retriever.search(query, k=3, index=place / "photos.ztcir")
+    assert [hit["id"] for hit in lines[0]["hits"]] == [hit.content_hash for hit in expected]
+    assert len(lines[1]["hits"]) == 3
+    kinds = [line["error"]["kind"] for line in lines[2:]]
+    assert kinds == ["unknown-reference", "usage", "usage", "usage"]
+    assert "500 characters" in lines[4]["error"]["message"]
+    for name, data, part in (
+        ("queries.csv", "colour\nred\n", "header"),
+        ("many.jsonl", '{"text": "red"}\n' * 1001, "1000 queries"),
+        ("bad.csv", b"text\n\xff\n", "UTF-8"),
+    ):
+        refused = client.post(f"{API}/batch", files={"queries": (name, data)})
+        status, _, message = error_of(refused)
+        assert status == 422
+        assert part in message
+
+
 def test_hits_are_filtered_and_paged(client: TestClient) -> None:
     data = {"text": "a shirt", "where": "colour = 'red' AND price < 6", "k": "2"}
     first = client.post(f"{API}/search", data=data).json()["hits"]
@@ -205,6 +298,7 @@ def test_info_says_what_can_be_asked(client: TestClient) -> None:
     assert sorted(fields["colour"]["values"]) == ["blue", "red"]
     assert about["items"] == COUNT
     assert about["limits"]["max_upload_mb"] == 20
+    assert about["default_method"] == "composed"
 
 
 def test_items_are_listed_by_a_filter(client: TestClient) -> None:

@@ -27,10 +27,11 @@ CHECKS = [
     checks.missing_required_header,
     checks.unsupported_method,
 ]
-FORMS = ("search", "upload", "session")
+FORMS = ("search", "batch", "upload", "session")
 """A wrong type, such as `false` for a list of texts, is a right text once it is in a form."""
 OPERATIONS = (
     "search",
+    "batch",
     "upload",
     "items",
     "item",

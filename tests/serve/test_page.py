@@ -390,6 +390,116 @@ def test_filters_of_the_metadata_narrow_the_gallery_and_the_search(page: Any, ph
     assert "Nothing fits" in page.inner_text("#results")
 
 
+def test_a_part_of_a_name_narrows_the_gallery_and_the_link_keeps_it(page: Any) -> None:
+    page.click("#tune")
+    page.fill('#filters [aria-label="path contains"]', "dress")
+    page.wait_for_function("document.querySelector('#status').textContent === '4 pictures'")
+    assert all("dress" in name for name in names(page))
+    page.reload()
+    page.wait_for_selector(".card")
+    settle(page)
+    assert page.input_value('#filters [aria-label="path contains"]') == "dress"
+    assert all("dress" in name for name in names(page))
+    page.fill('#filters [aria-label="path contains"]', "'; DROP TABLE items; --")
+    page.wait_for_selector("#results .empty")
+    assert page.locator("#problem").is_hidden()
+
+
+def test_what_was_asked_before_still_counts_when_more_is_asked(page: Any, photos: Path) -> None:
+    use(page, "red striped t shirt 01")
+    page.fill("#text", "as a dress")
+    settle(page)
+    hit = names(page)[0]
+    use(page, hit)
+    assert page.inner_text("#former").startswith("as a dress")
+    similar = names(page)
+    with page.expect_request("**/api/v1/search") as asked:
+        page.fill("#text", "make it blue")
+    assert "former_text" in asked.value.post_data
+    settle(page)
+    carried, link = names(page), page.url
+    retriever = Retriever.from_pretrained(threads=1, index=photos.parent / "photos.ztcir")
+    first, picked = (
+        retriever.reference(photos / f"{name.replace(' ', '-')}.png")
+        for name in ("red striped t shirt 01", hit)
+    )
+    expected = first.refine(picked, asked="as a dress").search("make it blue", k=40)
+    assert carried == [Path(one.path).stem.replace("-", " ") for one in expected]
+    other = page.context.browser.new_context(bypass_csp=True).new_page()
+    other.goto(link)
+    other.wait_for_selector("#former .chip")
+    other.wait_for_selector(".card")
+    settle(other)
+    assert names(other) == carried
+    other.click('#former button[aria-label="Forget as a dress"]')
+    settle(other)
+    other.wait_for_selector("#former .chip", state="detached")
+    assert "after=" not in other.url
+    other.fill("#text", "")
+    settle(other)
+    assert sorted(names(other)) == sorted([*similar, "red striped t shirt 01"])
+    other.context.close()
+
+
+def test_copies_are_shown_once_and_what_does_not_stand_out_is_left_out(page: Any) -> None:
+    page.fill("#text", "a red dress")
+    settle(page)
+    every = names(page)
+    page.click("#tune")
+    for switch, field in (("#fits", "threshold"), ("#once", "unique")):
+        with page.expect_request("**/api/v1/search") as asked:
+            page.check(switch)
+        assert f'name="{field}"' in asked.value.post_data
+        settle(page)
+    assert len(names(page)) < len(every)
+    page.reload()
+    page.wait_for_selector(".card")
+    settle(page)
+    assert page.is_checked("#fits")
+    assert page.is_checked("#once")
+    assert len(names(page)) < len(every)
+
+
+def test_the_page_says_how_a_text_was_read(page: Any) -> None:
+    use(page, "red striped t shirt 01")
+    page.fill("#text", "mkae it bleu, not striped")
+    page.wait_for_selector("#reading:not([hidden])")
+    reading = page.inner_text("#reading")
+    assert "“bleu” as “blue”" in reading
+    assert "Taken out of the query: striped" in reading
+    corrected = names(page)
+    with page.expect_request("**/api/v1/search") as asked:
+        page.click("#reading button")
+    assert "as_typed" in asked.value.post_data
+    settle(page)
+    page.wait_for_function("document.querySelector('#reading').innerText.includes('as typed')")
+    assert names(page) != corrected
+    page.fill("#text", "in blue")
+    page.wait_for_selector("#reading", state="hidden")
+
+
+def test_a_bundle_that_adds_image_and_text_has_the_slider_too(page: Any, photos: Path) -> None:
+    def as_sum(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "default_method": "sum"})
+
+    page.route("**/api/v1/info", as_sum)
+    try:
+        page.reload()
+        page.wait_for_selector(".card")
+        use(page, "red striped t shirt 01")
+        page.fill("#text", "as a dress")
+        settle(page)
+        page.click("#tune")
+        with page.expect_request("**/api/v1/search") as asked:
+            page.fill("#strength", "1.6")
+        sent = asked.value.post_data
+        assert 'name="weight"\r\n\r\n0.8' in sent
+        assert "strength" not in sent
+    finally:
+        page.unroute("**/api/v1/info")
+
+
 def test_back_restores_a_number_that_was_just_typed_over(page: Any) -> None:
     least, most = (f'#filters [aria-label="price, at {end}"]' for end in ("least", "most"))
     page.click("#tune")

@@ -55,7 +55,7 @@ def read_batch(path: str | os.PathLike[str]) -> Iterator[BatchQuery]:
 
     Raises:
         ZtcirError: the file cannot be read.
-        UsageError: a CSV has no column of a query, or one that is unknown.
+        UsageError: it is not UTF-8, or a CSV has no column of a query, or one that is unknown.
     """
     try:
         data = Path(path).read_bytes()
@@ -69,7 +69,7 @@ def parse_batch(data: bytes, file: Path) -> Iterator[BatchQuery]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ZtcirError(f"{file} is not UTF-8 ({error.reason}): save it as UTF-8.") from error
+        raise UsageError(f"{file} is not UTF-8 ({error.reason}): save it as UTF-8.") from error
     lines = file.suffix.lower() in (".jsonl", ".ndjson", ".json")
     rows = _json_rows(text) if lines else _csv_rows(text, file)
     try:

@@ -25,6 +25,7 @@ from ztcir_sdk.query import Query as SearchQuery
 from ztcir_sdk.query import with_weights
 from ztcir_sdk.retriever import Reference, Retriever
 from ztcir_sdk.serve import models
+from ztcir_sdk.serve.batch import answer_batch
 from ztcir_sdk.serve.failures import ServiceError, as_service_error, error_body
 from ztcir_sdk.serve.gallery import ServedIndex, picture_of
 from ztcir_sdk.serve.guard import API, COOKIE, Guard, equal_tokens
@@ -178,6 +179,15 @@ class _Service:
         query = SearchQuery(*with_weights(images, texts, weights or None), without, unwanted)
         return query, uploaded
 
+    def check(self, query: SearchQuery) -> None:
+        """Refuse a query that is larger than one search may be.
+
+        Raises:
+            UsageError: it is.
+        """
+        texts = [*query.positive_texts, *query.unwanted_texts]
+        self._check_size([*query.positive_images, *query.unwanted_images, *texts], texts)
+
     def _check_size(self, parts: Sequence[object], texts: Sequence[str]) -> None:
         if len(parts) > self.settings.max_parts:
             raise UsageError(
@@ -274,6 +284,28 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
             unknown_words=unknown,
             refused=refused,
         )
+
+    @app.post(
+        f"{API}/batch",
+        operation_id="batch",
+        response_class=Response,
+        responses={200: {"content": {"application/x-ndjson": {}}}},
+    )
+    async def batch(
+        queries: Annotated[
+            UploadFile, File(description="CSV or JSON lines; their images are identifiers.")
+        ],
+        k: Annotated[int, Form(ge=1, le=settings.max_hits)] = 10,
+        method: Annotated[
+            str | None, Form(description="A search method; default: the bundle's own.")
+        ] = None,
+    ) -> Response:
+        """Answer a file of queries with a line of JSON for each: its hits, or its error."""
+        data, name = await queries.read(), queries.filename or ""
+        lines = await answer_batch(
+            data, name, searches, service.check, service.hit, k=k, method=method
+        )
+        return Response(lines, media_type="application/x-ndjson")
 
     @app.post(f"{API}/references", operation_id="upload")
     async def upload(

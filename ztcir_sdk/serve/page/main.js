@@ -1,15 +1,16 @@
 // The page: its search, the steps that led to it, and what people do with it.
 
 import * as api from "./api.js";
-import { describe, emptySearch, fromHash, isEmpty, textsOf, toHash, toWhere, weightsOf } from "./state.js";
+import { describe, emptySearch, formerOf, fromHash, isEmpty, MOST_FORMER, textsOf, toHash, toWhere, weightsOf } from "./state.js";
 import * as uploads from "./uploads.js";
 import * as view from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const PAGE = 48; // hits of one request
 const TYPING = 30; // milliseconds: of keys that follow each other faster, the last one is searched
+const READING = 700; // milliseconds after which a text is finished, and it is said how it was read
 
-let about = { fields: [], limits: {}, items: 0 };
+let about = { fields: [], limits: {}, items: 0, default_method: "composed" };
 let search = fromHash(location.hash);
 let trail = [search];
 let at = 0;
@@ -17,6 +18,7 @@ let hits = [];
 let large = -1;
 let asking = null; // the request that runs; a later one takes its place
 let timer = 0;
+let noteTimer = 0;
 let changed = -Infinity; // when the search was last changed, in milliseconds
 
 // --- steps ----------------------------------------------------------------------------------
@@ -92,7 +94,7 @@ async function run({ offset = 0, again = false } = {}) {
 
 // What the service has forgotten, from this browser; whether anything was found.
 async function uploadAgain() {
-  const files = await Promise.all(search.pictures.map((one) => uploads.recall(one.id)));
+  const files = await Promise.all([...search.pictures, ...search.former].map((one) => uploads.recall(one.id)));
   const found = files.filter(Boolean);
   try {
     await Promise.all(found.map(api.upload));
@@ -104,7 +106,7 @@ async function uploadAgain() {
 
 // Show the pictures of a link that were uploaded here in an earlier visit.
 async function recallPictures() {
-  const unseen = trail.flatMap((one) => one.pictures).filter((one) => !uploads.url(one.id));
+  const unseen = trail.flatMap((one) => [...one.pictures, ...one.former]).filter((one) => !uploads.url(one.id));
   const found = await Promise.all(unseen.map((one) => uploads.recall(one.id)));
   if (found.some(Boolean)) draw();
 }
@@ -116,19 +118,29 @@ function busy(working) {
 function fieldsOf(asked, offset) {
   const { pictures, without, unlike, strength } = asked;
   const texts = textsOf(asked).map((one) => one.text);
-  const both = pictures.length > 0 && texts.length > 0;
+  const both = pictures.length > 0 && texts.length > 0 && strength !== 1;
+  const former = composes() ? formerOf(asked) : [];
   return {
     reference: pictures.map((one) => one.id),
     text: texts,
     weights: weightsOf(asked),
     not: without,
     unlike: unlike.map((one) => one.id),
-    strength: both && strength !== 1 ? strength : "",
+    strength: both && composes() ? strength : "",
+    weight: both && about.default_method === "sum" ? strength / 2 : "",
+    former: former.map((one) => one.id),
+    former_text: former.map((one) => one.text),
+    as_typed: asked.asTyped || "",
+    threshold: asked.fits ? "auto" : "",
+    unique: asked.once || "",
     where: toWhere(asked),
     k: PAGE,
     offset,
   };
 }
+
+// Whether an image and a text make one query that goes from the picture to the words.
+const composes = () => ["composed", "stage1"].includes(about.default_method);
 
 function show(found, offset) {
   const browsing = isEmpty(search);
@@ -143,6 +155,9 @@ function show(found, offset) {
     ? `${total.toLocaleString()} pictures`
     : `${total.toLocaleString()} searched in ${found.milliseconds < 10 ? found.milliseconds.toFixed(1) : Math.round(found.milliseconds)} ms`;
   $("more").hidden = fresh.length < PAGE || hits.length >= total;
+  clearTimeout(noteTimer);
+  if (browsing || offset) view.drawReading({}, search);
+  else noteTimer = setTimeout(() => view.drawReading(found, search, () => change({ asTyped: true })), READING);
 }
 
 function fail(error) {
@@ -161,6 +176,7 @@ function fail(error) {
 
 function draw() {
   view.drawPictures(search, (one) => change({ pictures: search.pictures.filter((other) => other !== one) }));
+  view.drawFormer(composes() ? search : { ...search, former: [] }, (one) => change({ former: search.former.filter((other) => other !== one) }));
   view.drawFurther(search, (one) => change({ further: search.further.filter((other) => other !== one) }));
   view.drawWeights(search, setWeight);
   view.drawUnwanted(
@@ -168,13 +184,16 @@ function draw() {
     (text) => change({ without: search.without.filter((other) => other !== text) }),
     (one) => change({ unlike: search.unlike.filter((other) => other !== one) }),
   );
-  view.drawFilters(about.fields, search, setFilter, setRange);
+  view.drawFilters(about.fields, search, { filters: setFilter, contains: setContains, ranges: setRange });
   view.drawTrail(trail, at, go);
   $("text").placeholder = search.pictures.length ? "What should change? make it red, for women, …" : "Describe what to find, or drop an image";
   $("add").hidden = !search.pictures.length;
   $("strength").value = search.strength;
   $("strength-value").textContent = Number(search.strength).toFixed(1);
   $("strength").disabled = !(search.pictures.length && textsOf(search).length);
+  $("strength-field").hidden = !composes() && about.default_method !== "sum";
+  $("fits").checked = search.fits;
+  $("once").checked = search.once;
   $("title").textContent = describe(search);
   $("share").hidden = isEmpty(search) && !toWhere(search);
   document.title = isEmpty(search) ? "ztcir: search images with images and words" : `${describe(search)} · ztcir`;
@@ -195,6 +214,13 @@ function setFilter(field, value) {
   change({ filters });
 }
 
+function setContains(field, value) {
+  const contains = { ...search.contains };
+  if (value.trim()) contains[field] = value.trim();
+  else delete contains[field];
+  change({ contains }, { wait: TYPING });
+}
+
 function setRange(field, least, most) {
   const ranges = { ...search.ranges };
   if (least || most) ranges[field] = [least, most];
@@ -206,11 +232,20 @@ function setRange(field, least, most) {
 
 const asPicture = ({ id, name }) => ({ id, name, weight: 1 });
 
+// The steps that a picked hit goes on from: what was asked of them still counts when more is asked.
+function asked() {
+  const text = textsOf(search).map((one) => one.text).join(", ");
+  if (search.pictures.length !== 1 || !text) return [];
+  const { id, name } = search.pictures[0];
+  return [...search.former, { id, name, text }].slice(-MOST_FORMER);
+}
+
 const actions = {
   use(hit) {
     $("large").close();
     $("text").value = "";
-    step({ ...emptySearch(), pictures: [asPicture(hit)], filters: search.filters, ranges: search.ranges ?? {} });
+    const { fits, once, filters, contains, ranges } = search;
+    step({ ...emptySearch(), pictures: [asPicture(hit)], former: asked(), fits, once, filters, contains, ranges });
   },
   add(hit) {
     $("large").close();
@@ -219,7 +254,7 @@ const actions = {
   unlike(hit) {
     $("large").close();
     if (isEmpty(search)) {
-      fail(new api.Problem("usage", "Search first, then say what the results shall not be like."));
+      fail(new api.Problem("usage", "Search first, then say what the results must not be like."));
       return;
     }
     openOptions(true);
@@ -257,7 +292,7 @@ async function usePictures(files, { beside = false } = {}) {
       uploads.keep(id, file);
       if (pictures.every((one) => one.id !== id)) pictures.push({ id, name: waiting[place].name, weight: 1 });
     }
-    const next = { ...search, pictures };
+    const next = { ...search, pictures, former: beside ? search.former : [] };
     if (isEmpty(search) || beside) change(next);
     else step(next);
   } catch (error) {
@@ -274,7 +309,7 @@ function openOptions(open) {
 }
 
 $("text").value = search.text;
-$("text").addEventListener("input", () => change({ text: $("text").value }, { wait: TYPING }));
+$("text").addEventListener("input", () => change({ text: $("text").value, asTyped: search.asTyped && $("text").value.trim() !== "" }, { wait: TYPING }));
 $("search").addEventListener("submit", (event) => {
   event.preventDefault();
   run();
@@ -301,6 +336,7 @@ chips(
   (text) => textsOf(search).some((one) => one.text === text) || change({ further: [...search.further, { text, weight: 1 }] }),
   () => search.further.length && change({ further: search.further.slice(0, -1) }),
 );
+for (const name of ["fits", "once"]) $(name).addEventListener("change", () => change({ [name]: $(name).checked }));
 $("strength").addEventListener("input", () => change({ strength: Number($("strength").value) }, { wait: TYPING }));
 $("more").addEventListener("click", () => run({ offset: hits.length }));
 $("home").addEventListener("click", (event) => {
@@ -401,8 +437,8 @@ async function start() {
     fail(error);
     return;
   }
-  const { without, unlike, further } = search;
-  if (without.length || unlike.length || further.length || weightsOf(search) || toWhere(search)) openOptions(true);
+  const { without, unlike, further, fits, once } = search;
+  if (without.length || unlike.length || further.length || weightsOf(search) || toWhere(search) || fits || once) openOptions(true);
   draw();
   run();
   recallPictures();

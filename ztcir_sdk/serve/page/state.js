@@ -8,9 +8,18 @@ export const emptySearch = () => ({
   without: [],
   unlike: [], // {id, name}
   strength: 1,
+  former: [], // the steps before that still count, the oldest first: {id, name, text}
+  asTyped: false, // whether likely typing errors stay
+  fits: false, // whether what is no answer is left out
+  once: false, // whether copies are shown once
   filters: {}, // field -> value
+  contains: {}, // field -> part of a text
   ranges: {}, // field -> [least, most], texts; "" for no bound
 });
+
+// What was asked in the steps before, while there is something further to ask.
+export const formerOf = (search) =>
+  search.pictures.length === 1 && textsOf(search).length ? (search.former ?? []) : [];
 
 // The texts that are asked with, each with its weight among them.
 export const textsOf = (search) =>
@@ -28,6 +37,8 @@ export const LEAST_WEIGHT = 0.1;
 export const MOST_WEIGHT = 2;
 
 const ID = /^[0-9a-f]{64}$/;
+export const MOST_FORMER = 3;
+const SWITCHES = ["asTyped", "fits", "once"];
 
 export function toHash(search) {
   const part = new URLSearchParams();
@@ -38,7 +49,10 @@ export function toHash(search) {
   for (const one of search.without) part.append("not", one);
   for (const one of search.unlike) part.append("unlike", one.id);
   if (search.strength !== 1) part.set("strength", search.strength);
+  for (const one of search.former ?? []) part.append("after", `${one.id}=${one.text}`);
+  for (const name of SWITCHES) if (search[name]) part.set(name, "1");
   for (const [field, value] of Object.entries(search.filters)) part.append("only", `${field}=${value}`);
+  for (const [field, value] of Object.entries(search.contains ?? {})) part.append("has", `${field}=${value}`);
   for (const [field, [least, most]] of Object.entries(search.ranges ?? {})) part.append("range", `${field}=${least}~${most}`);
   const text = part.toString();
   return text ? `#${text}` : "";
@@ -49,11 +63,9 @@ export function fromHash(hash) {
   const pictures = (name) =>
     part.getAll(name).filter((id) => ID.test(id)).map((id) => ({ id, name: "", weight: 1 }));
   const strength = Number(part.get("strength") ?? 1);
-  const filters = {};
-  for (const one of part.getAll("only")) {
-    const at = one.indexOf("=");
-    if (at > 0) filters[one.slice(0, at)] = one.slice(at + 1);
-  }
+  const pairs = (name) =>
+    part.getAll(name).map((one) => [one.slice(0, Math.max(one.indexOf("="), 0)), one.slice(one.indexOf("=") + 1)]).filter(([key]) => key);
+  const former = pairs("after").filter(([id, text]) => ID.test(id) && text.trim());
   const ranges = {};
   for (const one of part.getAll("range")) {
     const found = one.match(/^(.+)=([^=~]*)~([^=~]*)$/);
@@ -67,7 +79,10 @@ export function fromHash(hash) {
     without: part.getAll("not").filter((one) => one.trim()),
     unlike: pictures("unlike"),
     strength: strength >= 0 && strength <= 2 ? strength : 1,
-    filters,
+    former: former.map(([id, text]) => ({ id, name: "", text })).slice(-MOST_FORMER),
+    ...Object.fromEntries(SWITCHES.map((name) => [name, part.has(name)])),
+    filters: Object.fromEntries(pairs("only")),
+    contains: Object.fromEntries(pairs("has")),
     ranges,
   };
   const parts = [...search.pictures, ...(search.text.trim() ? [search] : []), ...search.further];
@@ -81,9 +96,10 @@ export function fromHash(hash) {
 const isBound = (text) => text === "" || (text.trim() !== "" && Number.isFinite(Number(text)));
 
 // The filters as the service's `where`: quotes are doubled, as in SQL.
-export function toWhere({ filters, ranges = {} }) {
+export function toWhere({ filters, contains = {}, ranges = {} }) {
   const quote = (text, mark) => mark + text.replaceAll(mark, mark + mark) + mark;
   const parts = Object.entries(filters).map(([field, value]) => `${quote(field, '"')} = ${quote(value, "'")}`);
+  for (const [field, value] of Object.entries(contains)) parts.push(`${quote(field, '"')} LIKE ${quote(`%${value}%`, "'")}`);
   for (const [field, [least, most]] of Object.entries(ranges)) {
     if (least !== "") parts.push(`${quote(field, '"')} >= ${Number(least)}`);
     if (most !== "") parts.push(`${quote(field, '"')} <= ${Number(most)}`);
@@ -99,6 +115,7 @@ export function describe(search) {
   for (const one of texts) parts.push(`“${one.text}”`);
   for (const one of search.without) parts.push(`not ${one}`);
   const only = Object.entries(search.filters).map(([field, value]) => `${field} ${value}`);
+  for (const [field, value] of Object.entries(search.contains ?? {})) only.push(`${field} with “${value}”`);
   for (const [field, [least, most]] of Object.entries(search.ranges ?? {})) {
     only.push(least && most ? `${field} ${least} to ${most}` : least ? `${field} from ${least}` : `${field} up to ${most}`);
   }

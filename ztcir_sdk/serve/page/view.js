@@ -1,7 +1,7 @@
 // What is drawn: chips, cards, the trail. Texts are set as text, never as HTML.
 
 import { thumbnail } from "./api.js";
-import { LEAST_WEIGHT, MOST_WEIGHT, textsOf } from "./state.js";
+import { formerOf, LEAST_WEIGHT, MOST_WEIGHT, textsOf } from "./state.js";
 import * as uploads from "./uploads.js";
 
 const $ = (id) => document.getElementById(id);
@@ -28,6 +28,37 @@ export function drawPictures(search, remove) {
         make("img", { src: pictureUrl(one, 160), alt: `Reference: ${nameOf(one)}` }),
         removeButton(`Remove the reference ${nameOf(one)}`, () => remove(one)))),
   );
+}
+
+// What was asked of earlier pictures; it counts once more is asked of this one.
+export function drawFormer(search, remove) {
+  $("former-line").hidden = !search.former.length || search.pictures.length !== 1;
+  $("former-line").classList.toggle("waiting", !formerOf(search).length);
+  $("former").replaceChildren(
+    ...search.former.map((one) =>
+      make("li", { className: "chip" },
+        make("img", { src: pictureUrl(one, 160), alt: nameOf(one) }),
+        one.text,
+        removeButton(`Forget ${one.text}`, () => remove(one)))),
+  );
+}
+
+// How the service read the texts, where that is not as they were typed.
+export function drawReading(found, search, keep) {
+  const words = found.unknown_words ?? [];
+  const corrected = words.filter((one) => one.corrected);
+  const unknown = words.filter((one) => !one.corrected);
+  const list = (some) => some.map((one) => `“${one.word}”`).join(", ");
+  const parts = [];
+  if (corrected.length) {
+    parts.push(make("span", {}, `Read ${corrected.map((one) => `“${one.word}” as “${one.suggestion}”`).join(", ")}. `,
+      make("button", { type: "button", className: "quiet", textContent: "Search as typed", onclick: keep })));
+  }
+  if (found.refused?.length) parts.push(make("span", {}, `Taken out of the query: ${found.refused.join(", ")}.`));
+  if (unknown.length && !search.asTyped) parts.push(make("span", {}, `The model was not trained on ${list(unknown)}: it may ignore or misread ${unknown.length > 1 ? "them" : "it"}.`));
+  if (search.asTyped && words.length) parts.push(make("span", {}, "Searched as typed."));
+  $("reading").replaceChildren(...parts);
+  $("reading").hidden = !parts.length;
 }
 
 export function drawFurther(search, remove) {
@@ -84,15 +115,16 @@ export function drawUnwanted(search, removeText, removePicture) {
 let filters = { fields: null, show: [] }; // what the controls were made for, and how each shows a search
 
 // The controls are made once, so that the one in use keeps the focus and what is half typed.
-export function drawFilters(fields, search, change, changeRange) {
+export function drawFilters(fields, search, change) {
   if (filters.fields !== fields) {
     const choices = fields.filter((field) => field.kind === "choice" && field.values.length > 1);
     const numbers = fields.filter((field) => field.kind === "number" && field.least < field.most);
+    const texts = [...fields.filter((field) => field.kind === "text"), { name: "path" }];
     const controls = [
-      ...choices.map((field) => choice(field, change)),
-      ...numbers.map((field) => range(field, changeRange)),
+      ...choices.map((field) => choice(field, change.filters)),
+      ...numbers.map((field) => range(field, change.ranges)),
+      ...texts.map((field) => part(field, change.contains)),
     ];
-    $("filters-field").hidden = !controls.length;
     $("filters").replaceChildren(...controls.map(({ element }) => element));
     filters = { fields, show: controls.map(({ show }) => show) };
   }
@@ -107,6 +139,18 @@ function choice(field, change) {
   const show = (search) => {
     element.value = search.filters[field.name] ?? "";
     element.classList.toggle("set", element.value !== "");
+  };
+  return { element, show };
+}
+
+function part(field, change) {
+  const element = make("input", { type: "search", className: "part", placeholder: `${field.name} contains …` });
+  element.oninput = () => change(field.name, element.value);
+  element.setAttribute("aria-label", `${field.name} contains`);
+  const show = (search) => {
+    const value = search.contains?.[field.name] ?? "";
+    if (element.value.trim() !== value) element.value = value;
+    element.classList.toggle("set", value !== "");
   };
   return { element, show };
 }
