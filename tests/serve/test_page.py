@@ -420,11 +420,11 @@ def test_what_was_asked_before_still_counts_when_more_is_asked(page: Any, photos
     carried, link = names(page), page.url
     retriever = Retriever.from_pretrained(threads=1, index=photos.parent / "photos.ztcir")
     first, picked = (
-        retriever.reference(photos / f"{name.replace(' ', '-')}.png")
+        retriever.reference(photos / f"{name.replace(' ', '-')}.jpg")
         for name in ("red striped t shirt 01", hit)
     )
-    expected = first.refine(picked, asked="as a dress").search("make it blue", k=40)
-    assert carried == [Path(one.path).stem.replace("-", " ") for one in expected]
+    expected = first.refine(picked, asked="as a dress").search("make it blue")
+    assert carried[:10] == [Path(one.path).stem.replace("-", " ") for one in expected]
     other = page.context.browser.new_context(bypass_csp=True).new_page()
     other.goto(link)
     other.wait_for_selector("#former .chip")
@@ -437,7 +437,7 @@ def test_what_was_asked_before_still_counts_when_more_is_asked(page: Any, photos
     assert "after=" not in other.url
     other.fill("#text", "")
     settle(other)
-    assert sorted(names(other)) == sorted([*similar, "red striped t shirt 01"])
+    assert names(other) == similar
     other.context.close()
 
 
@@ -462,10 +462,10 @@ def test_copies_are_shown_once_and_what_does_not_stand_out_is_left_out(page: Any
 
 def test_the_page_says_how_a_text_was_read(page: Any) -> None:
     use(page, "red striped t shirt 01")
-    page.fill("#text", "mkae it bleu, not striped")
+    page.fill("#text", "not stripd")
     page.wait_for_selector("#reading:not([hidden])")
     reading = page.inner_text("#reading")
-    assert "“bleu” as “blue”" in reading
+    assert "“stripd” as “striped”" in reading
     assert "Taken out of the query: striped" in reading
     corrected = names(page)
     with page.expect_request("**/api/v1/search") as asked:
