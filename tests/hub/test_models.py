@@ -278,6 +278,30 @@ def test_the_card_says_data_weights_and_limits() -> None:
         assert part in card
 
 
+def test_the_card_shows_what_int8_was_measured_at() -> None:
+    manifest = Bundle.embedded(verify=False).manifest
+    check = manifest.precisions["int8"].check
+    assert check is not None
+    assert check == manifest.model_card["int8"]
+    card = hub_card(manifest)
+    assert (
+        "## Precision int8\n\nCompared with fp32 on 400 pictures, 200 queries:\n\n| figure |"
+        in card
+    )
+    for name, value in check["top10_overlap"].items():
+        assert f"| top10 overlap | {name} | {value:.3g} |" in card
+    for name, value in check["mAP@10"].items():
+        assert f"| mAP@10 | {name} | {value:.3g} |" in card
+    assert "| times as fast | text_encoder | 1.42 |" in card
+    assert "`image_encoder` stays in fp32 (int8-static-8" in card
+
+
+def test_the_card_shows_a_check_of_another_form_as_it_is() -> None:
+    values = Bundle.embedded(verify=False).manifest.to_dict()
+    values["precisions"]["int8"]["check"] = {"top10_overlap": 0.96}
+    assert '```json\n{\n "top10_overlap": 0.96\n}\n```' in hub_card(Manifest.from_dict(values))
+
+
 def test_the_card_shows_what_an_adaptation_gained_as_a_table() -> None:
     scores = {"R@1": 0.25, "R@10": 0.5, "mAP@10": 0.125}
     quality = {

@@ -59,7 +59,7 @@ def hub_card(manifest: Manifest, name: str = OWN_NAME) -> str:
         f"Methods: {', '.join(manifest.methods)}. Made with ztcir {manifest.ztcir}.",
         *_adapted_from(manifest.model_card),
     ]
-    return "\n".join([*head, *_sections(manifest.model_card)]) + "\n"
+    return "\n".join([*head, *_sections(manifest.model_card), *_checks(manifest)]) + "\n"
 
 
 def _licence(card: Mapping[str, Any]) -> list[str]:
@@ -102,6 +102,38 @@ def _sections(card: Mapping[str, Any]) -> Iterator[str]:
         yield from ("", f"## {name.title()}", "", "```json")
         yield json.dumps(values, indent=1)
         yield "```"
+
+
+def _checks(manifest: Manifest) -> Iterator[str]:
+    """Describe what the export measured of each precision beside fp32."""
+    for name, precision in manifest.precisions.items():
+        if not (check := precision.check):
+            continue
+        yield from ("", f"## Precision {name}", "")
+        try:
+            table = list(_check_table(check))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            yield from ("```json", json.dumps(check, indent=1), "```")
+            continue
+        yield from table
+        for graph, reason in check.get("kept_in_fp32", {}).items():
+            yield from ("", f"`{graph}` stays in fp32 ({reason}).")
+
+
+def _check_table(check: Mapping[str, Any]) -> Iterator[str]:
+    measured_on = (
+        f" on {check['gallery']}, {check['queries']} queries" if "gallery" in check else ""
+    )
+    yield from (f"Compared with {check['compared_with']}{measured_on}:", "")
+    yield from ("| figure | of | value |", "| --- | --- | ---: |")
+    figures = {
+        key: check[key] for key in ("cosine_distance", "top10_overlap", "mAP@10") if key in check
+    }
+    graphs = check.get("speed", {}).get("graphs", {})
+    figures["times_as_fast"] = {name: own["times_as_fast"] for name, own in graphs.items()}
+    for figure, values in figures.items():
+        for name, value in values.items():
+            yield f"| {figure.replace('_', ' ')} | {name} | {float(value):.3g} |"
 
 
 def _quality(quality: Any) -> Iterator[str]:
