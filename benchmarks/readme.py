@@ -3,8 +3,8 @@
     python -m benchmarks.readme            write them
     python -m benchmarks.readme --check    exit 1 if a document differs
 
-A region is between two marks, ``<!-- quality -->`` and ``<!-- /quality -->``. The plots of
-docs/method.md and README.md are drawn too, if they show other figures.
+A region is between two marks, ``<!-- quality -->`` and ``<!-- /quality -->``. Plots in docs/
+are drawn too, if they show other figures.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from benchmarks.answers import FILE as ANSWERS
 from benchmarks.answers import describe_answers
 from benchmarks.cold import describe_cold
 from benchmarks.command import RESULTS, command_parser, run_command
+from benchmarks.index import plot as index_plot
 from benchmarks.index.report import FILES as INDEX_FILES
 from benchmarks.index.report import describe_index
 from benchmarks.indexing import plot as indexing_plot
@@ -444,6 +445,10 @@ DOCUMENTS: Mapping[str, Mapping[str, Region]] = {
 PLOTS: Mapping[str, tuple[Sequence[str], Any]] = {
     "docs/ablation-triplets.png": ((ABLATION,), plot),
     "docs/indexing.png": (indexing_plot.FILES, indexing_plot),
+    **{
+        f"docs/{region}.png": ((INDEX_FILES[region],), index_plot)
+        for region in ("index-100000", "index-1000000", "index-catalogue")
+    },
 }
 """Plot -> the result files that it shows, and the module that draws it."""
 

@@ -22,7 +22,6 @@ from benchmarks.index.data import clip_like, of_index
 from benchmarks.index.engines import ENGINES
 from benchmarks.index.growth import measure_commands, measure_commits
 from benchmarks.index.measure import measure
-from benchmarks.index.plot import draw_plot
 from benchmarks.provenance import load_average, provenance
 from cli.output import note
 from ztcir_sdk.environment import installed, now
@@ -84,8 +83,6 @@ def _run(options: argparse.Namespace) -> None:
     found["versions"] |= {name: installed(name) for name in DISTRIBUTIONS}
     out = options.out or RESULTS / f"index-{data.file.stem}.json"
     write_result(out, {**found, **values})
-    if "engines" in values:
-        draw_plot(out.with_suffix(".png"), values | found)
 
 
 def _available(engines: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -6,9 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.drawing import new_figure, write_figure
+from benchmarks.drawing import new_figure, shows, write_figure
 
-__all__ = ["draw_plot"]
+__all__ = ["draw_plot", "is_current"]
+
+
+def _points(values: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """Return name, milliseconds of a query and recall of each engine."""
+    return [
+        (name, engine["search"]["p50_ms"], engine["recall"])
+        for name, engine in values["engines"].items()
+    ]
+
+
+def is_current(path: Path, values: Mapping[str, Any]) -> bool:
+    """Whether a PNG shows the figures of a result file, whatever its bytes."""
+    return shows(path, _points(values))
 
 
 def draw_plot(path: Path, values: Mapping[str, Any]) -> None:
@@ -20,14 +33,17 @@ def draw_plot(path: Path, values: Mapping[str, Any]) -> None:
     """
     figure = new_figure(7.2, 4.2)
     axes = figure.subplots()
-    for name, engine in values["engines"].items():
+    points = _points(values)
+    for name, milliseconds, recall in points:
         own = name.startswith("ztcir")
-        place = (engine["search"]["p50_ms"], engine["recall"])
-        axes.scatter(*place, color="#1f5fa8" if own else "#999999", zorder=3)
-        axes.annotate(name, place, xytext=(5, 3), textcoords="offset points", fontsize="small")
+        point = (milliseconds, recall)
+        axes.scatter(*point, color="#1f5fa8" if own else "#999999", zorder=3)
+        offset = (5, -11 if own else 3)
+        axes.annotate(name, point, xytext=offset, textcoords="offset points", fontsize="small")
+    axes.margins(x=0.15)
     axes.set_xscale("log")
     axes.set_xlabel("one query, p50, milliseconds (logarithmic)")
     axes.set_ylabel("recall@10")
     axes.set_title(f"{values['data']}; {values['machine']['cpu']}, {values['date'][:10]}")
     axes.grid(alpha=0.3)
-    write_figure(figure, path)
+    write_figure(figure, path, points)

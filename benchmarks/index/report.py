@@ -24,26 +24,28 @@ def describe_index(values: Any) -> str:
     """Describe a result file of `python -m benchmarks.index`."""
     if "engines" not in values:
         return _describe_growth(values)
-    entries = ("search", *(f"filtered_{fraction}" for fraction in FRACTIONS))
     rows = []
     for name, one in values["engines"].items():
-        cells = [f"{one['build']['cpu_seconds']:.0f}", f"{one['build']['bytes'] / 1e6:.0f}"]
         error = f" ± {one['recall_error']:.3f}" if one.get("recall_error") else ""
-        cells += [f"{1000 * one['open']['seconds']:.0f}", f"{one['recall']:.3f}{error}"]
-        for entry in entries:
-            found = one.get(entry)
-            if found is None or "p50_ms" not in found:
-                cells.append("")
-            elif "recall" in found:
-                cells.append(f"{found['p50_ms']:.2f} ({found['recall']:.3f})")
-            else:
-                cells.append(f"{found['p50_ms']:.2f}")
+        cells = [
+            f"{one['build']['cpu_seconds']:.0f}",
+            f"{one['build']['bytes'] / 1e6:.0f}",
+            f"{one['open']['memory_mb']:.0f}",
+            f"{1000 * one['open']['seconds']:.0f}",
+            f"{one['recall']:.3f}{error}",
+            f"{one['search']['p50_ms']:.2f}",
+            f"{one['search']['p99_ms']:.2f}",
+        ]
+        for fraction in FRACTIONS:
+            found = one.get(f"filtered_{fraction}")
+            cells.append(f"{found['p50_ms']:.2f} ({found['recall']:.3f})" if found else "")
         rows.append((name, *cells))
-    head = ("engine", "build, s of a core", "MB", "open, ms", "recall@10", "p50, ms")
+    head = ("engine", "build, s of a core", "disk, MB", "memory, MB", "open, ms", "recall@10")
+    times = ("p50, ms", "p99, ms")
     filters = [f"p50 with {100 * fraction:g} % (recall)" for fraction in FRACTIONS]
     return "\n\n".join(
         (
-            format_table((*head, *filters), rows),
+            format_table((*head, *times, *filters), rows),
             f"{values['data']}, {values['machine']['cpu']}, {values['threads']} cores, "
             f"{values['date'][:10]}, load {values['load_average']['before']}; {_ratios(values)}",
         )

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.index import __main__ as command
 from benchmarks.index.data import TUNING, allowed_rows, clip_like
+from benchmarks.index.plot import draw_plot, is_current
 
 
 def run(folder: Path, *arguments: str) -> dict[str, Any]:
@@ -35,7 +36,11 @@ def test_a_small_run_has_every_figure_and_keeps_what_it_built(
         assert engine["build"]["bytes"] > 0
     assert values["machine"]["cpu"]
     assert values["versions"]["numpy"] == np.__version__
-    assert (tmp_path / "result.png").read_bytes().startswith(b"\x89PNG")
+    draw_plot(tmp_path / "result.png", values)
+    assert is_current(tmp_path / "result.png", values)
+    values["engines"]["numpy"]["search"]["p50_ms"] += 1
+    assert not is_current(tmp_path / "result.png", values)
+    values["engines"]["numpy"]["search"]["p50_ms"] -= 1
     assert "building" in capsys.readouterr().err
     assert (
         run(tmp_path, *arguments)["engines"]["numpy"]["build"]
