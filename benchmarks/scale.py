@@ -10,6 +10,7 @@ options; `docs/scale.md` shows the result.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.command import RESULTS, command_parser, positive, run_command, write_result
+from benchmarks.index.report import FILES as INDEX_FILES
 from benchmarks.markdown import format_count, format_table
 from benchmarks.provenance import load_average, provenance
 from cli.output import note
@@ -153,9 +155,37 @@ def _encode_seconds(retriever: Retriever, count: int) -> float:
     return (time.process_time() - start) / count
 
 
+def latency(part: float, measured: dict[str, Any], graph_ms: float) -> tuple[float, float]:
+    """Return the estimated seconds of an exact i8 search, and milliseconds of a graph's.
+
+    Args:
+        part: pictures on one machine.
+        measured: what `python -m benchmarks.scale` measured.
+        graph_ms: measured milliseconds of a search in a graph of a million vectors; they are taken
+            to grow with the logarithm of the number of vectors.
+    """
+    scan_seconds = part * measured["storages"]["i8"]["scan_seconds"]
+    return scan_seconds, graph_ms * math.log(part) / math.log(1_000_000)
+
+
 def describe_scale(values: Any) -> str:
     """Describe the result file, for `docs/scale.md`."""
     measured, prices = values["measured"], values["prices"]
+    million = json.loads((RESULTS / INDEX_FILES["index-1000000"]).read_text(encoding="utf-8"))
+    graph_ms = million["engines"]["ztcir"]["search"]["p50_ms"]
+    latencies = []
+    for count, one in values["sizes"].items():
+        part = int(count) / one["machines"]
+        scan, graph = latency(part, measured, graph_ms)
+        latencies.append(
+            (
+                format_count(int(count)),
+                format_count(one["machines"]),
+                f"{part / 1e6:.1f}",
+                f"{scan:.2g}",
+                f"{graph:.1f}",
+            )
+        )
     storages = [
         (f"`{name}`", f"{one['bytes']:.0f}", f"{1e9 * one['scan_seconds']:.0f}")
         for name, one in measured["storages"].items()
@@ -198,6 +228,22 @@ def describe_scale(values: Any) -> str:
             f"{prices['disk_dollars_a_gb_month']:g} dollars a month; an hour of a core "
             f"{prices['core_dollars_an_hour']:g} dollars. Pass your own prices to "
             "`python -m benchmarks.scale`.",
+            format_table(
+                (
+                    "pictures",
+                    "machines",
+                    "millions of pictures on each",
+                    "exact search with `i8`, s of one core",
+                    "search in a graph, ms",
+                ),
+                latencies,
+            ),
+            "Latency of a query on one machine's part, estimated and not measured. Exact: the time "
+            "of a picture measured above, times the pictures of the part; more cores divide it. "
+            f"Graph: the p50 of {graph_ms:.2f} ms of ztcir's graph of a million vectors of width "
+            f"{million['dim']} (below), times the ratio of the logarithms of the numbers of "
+            "vectors. All machines search at the same time. What the network, and merging the "
+            "answers, add is not in it.",
         )
     )
 

@@ -40,7 +40,7 @@ def draw_plot(path: Path, values: Mapping[str, Any]) -> None:
         axes.scatter(*point, color="#1f5fa8" if own else "#999999", zorder=3)
         offset = (5, -11 if own else 3)
         axes.annotate(name, point, xytext=offset, textcoords="offset points", fontsize="small")
-    axes.margins(x=0.15)
+    axes.margins(x=0.15, y=0.1)
     axes.set_xscale("log")
     axes.set_xlabel("one query, p50, milliseconds (logarithmic)")
     axes.set_ylabel("recall@10")

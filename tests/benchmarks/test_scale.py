@@ -11,7 +11,7 @@ from benchmarks.answers import FILE as ANSWERS
 from benchmarks.answers import describe_answers
 from benchmarks.command import RESULTS
 from benchmarks.scale import FILE as SCALE
-from benchmarks.scale import SIZES, describe_scale, estimate
+from benchmarks.scale import SIZES, describe_scale, estimate, latency
 from ztcir_sdk.names import NEAR_DUPLICATE, STANDS_OUT
 
 MEASURED: dict[str, Any] = {
@@ -41,6 +41,12 @@ def test_an_estimate_multiplies_what_was_measured() -> None:
     assert found["core_hours"] == pytest.approx(1e6 / 3600)
     assert found["encode_dollars"] == pytest.approx(10)
     assert found["scan_seconds"] == pytest.approx(10)
+
+
+def test_latency_is_that_of_a_machines_part() -> None:
+    measured = {**MEASURED, "storages": {"i8": {"scan_seconds": 5e-8}}}
+    assert latency(1_000_000, measured, 3.0) == pytest.approx((0.05, 3.0))
+    assert latency(100_000_000, measured, 3.0) == pytest.approx((5.0, 4.0))
 
 
 def test_the_committed_estimates_follow_from_the_committed_measurement() -> None:
