@@ -182,7 +182,7 @@ def describe_scale(values: Any) -> str:
                 format_count(int(count)),
                 format_count(one["machines"]),
                 f"{part / 1e6:.1f}",
-                f"{scan:.2g}",
+                f"{scan:.2f}",
                 f"{graph:.1f}",
             )
         )

@@ -212,14 +212,15 @@ def describe_training_cost(values: Mapping[str, Any]) -> str:
             encode, mapped, composed = (
                 rate / work for work in _flop_per_sample(counted, settings["images"])
             )
-            hours = _hours(counted, settings, rate)
+            hours = step_hours(counted, settings, rate)
+            total = sum(hours)
             rows.append(
                 (
                     counted["backbone"],
                     gpu,
                     *(f"{_rounded(one):,}".replace(",", " ") for one in (encode, mapped, composed)),
-                    f"{hours:.1f}" if hours >= 1 else f"{hours:.2f}",
-                    f"{hours / 8:.1f}" if hours >= 8 else f"{hours / 8:.2f}",
+                    *(f"{one:.1f}" if one >= 1 else f"{one:.2f}" for one in (*hours, total)),
+                    f"{total / 8:.1f}" if total >= 8 else f"{total / 8:.2f}",
                 )
             )
     columns = (
@@ -228,8 +229,11 @@ def describe_training_cost(values: Mapping[str, Any]) -> str:
         "images/s encoded",
         "samples/s, Stage I",
         "samples/s, Stage II",
-        "hours, 1 GPU",
-        "hours, 8 GPUs",
+        "hours to encode, 1 GPU",
+        "Stage I",
+        "Stage II",
+        "all, 1 GPU",
+        "all, 8 GPUs",
     )
     sizes = [
         (
@@ -303,11 +307,17 @@ def _flop_per_sample(counted: Mapping[str, Any], gallery: int) -> tuple[float, f
     return counted["encode_flop"], counted["map_flop"], counted["compose_flop"] + mining
 
 
-def _hours(counted: Mapping[str, Any], settings: Mapping[str, Any], rate: float) -> float:
+def step_hours(
+    counted: Mapping[str, Any], settings: Mapping[str, Any], rate: float
+) -> tuple[float, float, float]:
+    """Return the hours to encode all images, and of both stages, at `rate` FLOP per second."""
     encode, mapped, composed = _flop_per_sample(counted, settings["images"])
-    work: float = settings["images"] * (encode + counted["map_epochs"] * mapped)
-    work += settings["triplets"] * counted["compose_epochs"] * composed
-    return work / rate / 3600
+    images, triplets = settings["images"], settings["triplets"]
+    return (
+        images * encode / rate / 3600,
+        images * counted["map_epochs"] * mapped / rate / 3600,
+        triplets * counted["compose_epochs"] * composed / rate / 3600,
+    )
 
 
 def _rounded(value: float) -> int:
