@@ -1,4 +1,4 @@
-"""Draw what the default bundle finds on real photos, for a few wishes as people type them.
+"""Draw what the default bundle finds on real photos, for a few changes as people type them.
 
     python -m benchmarks.photo_sheet --images 'catalogue/val-{0000..0001}.tar'
 
@@ -27,7 +27,7 @@ from ztcir_sdk.pages.contact_sheet import SheetCell, SheetRow, contact_sheet
 from ztcir_sdk.path_patterns import expand_paths
 from ztcir_sdk.sources import read_image
 
-WISHES = (
+CHANGES = (
     ({"articleType": "Shirts", "baseColour": "White", "gender": "Men"}, "mkae it pink"),
     ({"articleType": "Tshirts", "baseColour": "Red", "gender": "Men"}, "no red please"),
     ({"articleType": "Handbags", "baseColour": "Black", "gender": "Women"}, "lieber in Braun"),
@@ -52,7 +52,7 @@ def _draw(options: argparse.Namespace) -> None:
         place = Path(scratch) / "gallery.ztcir"
         retriever.index(expand_paths(options.images), to=place)
         index = Index.open(place, image_tower=retriever.image_tower)
-        rows = [_row(retriever, index, wanted, text) for wanted, text in WISHES]
+        rows = [_row(retriever, index, wanted, text) for wanted, text in CHANGES]
     stream = io.BytesIO()
     sheet = contact_sheet(rows, per_line=HITS, cell=(90, 120))
     sheet.quantize(256).save(stream, "PNG", optimize=True)
@@ -61,7 +61,7 @@ def _draw(options: argparse.Namespace) -> None:
 
 
 def _row(retriever: Retriever, index: Index, wanted: dict[str, str], text: str) -> SheetRow:
-    """Search for one wish, and draw its reference and hits.
+    """Search for one change, and draw its reference and hits.
 
     Raises:
         UsageError: the gallery has no photo with these attributes.

@@ -112,15 +112,15 @@ def two_step_queries(
         if len(differ) != (1 if same else 2) or not all(map(is_known, (*start, *target))):
             continue
         first, second = (differ * 2)[:2] if same else rng.permutation(differ).tolist()
-        wished = target[first]
+        changed = target[first]
         if same:
             other = [one[first] for one in existing if _replaced(start, first, one[first]) == one]
-            wished = str(rng.choice(sorted(set(other))))
-        between = _replaced(start, first, wished)
-        if between not in existing or between in (start, target) or not is_known(wished):
+            changed = str(rng.choice(sorted(set(other))))
+        between = _replaced(start, first, changed)
+        if between not in existing or between in (start, target) or not is_known(changed):
             continue
         texts = (
-            _text(first, start[first], wished, rng),
+            _text(first, start[first], changed, rng),
             _text(second, between[second], target[second], rng),
         )
         tried = 0

@@ -42,10 +42,12 @@ def main(folder: str = "ztcir-demo/photos") -> None:
 
         seen = sorted(photos.glob("*.jpg"))[0]
         show(f"like {seen.name}, in stock:", retriever.search(seen, k=3, where="stock > 0"))
-        wish: dict[str, Any] = {"where": "price < 40 AND stock > 0", "unique": True}
-        show("the same in blue, under 40 EUR:", retriever.search(seen, "make it blue", 3, **wish))
+        options: dict[str, Any] = {"where": "price < 40 AND stock > 0", "unique": True}
+        show(
+            "the same in blue, under 40 EUR:", retriever.search(seen, "make it blue", 3, **options)
+        )
         query = Query(images=seen, texts="make it blue", without="stripes")
-        show("and without stripes, page 2:", retriever.search(query, k=3, offset=3, **wish))
+        show("and without stripes, page 2:", retriever.search(query, k=3, offset=3, **options))
 
 
 if __name__ == "__main__":

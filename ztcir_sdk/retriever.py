@@ -425,7 +425,7 @@ class Reference:
             ImageError: the image cannot be used.
         """
         if asked is None and isinstance(hit, Hit):
-            asked = hit.asked  # with this reference's own wish
+            asked = hit.asked  # with this reference's own text
         elif asked is not None:
             asked = join_texts(self.wish, asked)
         picked = (

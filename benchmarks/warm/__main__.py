@@ -164,21 +164,21 @@ def _operations(
     retrievers: Mapping[str, Retriever], eager: Any, files: Sequence[Path], texts: Sequence[str]
 ) -> dict[str, dict[str, Callable[[], object]]]:
     """Return the queries of each kind, by side; photos and texts take turns."""
-    photos, wishes = cycle(files), cycle(texts)
+    photos, changes = cycle(files), cycle(texts)
     references = {name: one.reference(files[0]) for name, one in retrievers.items()}
     tensors = eager.reference(files[0])
     first: dict[str, Callable[[], object]] = {
-        EAGER: lambda: eager.first_text(next(photos), next(wishes))
+        EAGER: lambda: eager.first_text(next(photos), next(changes))
     }
     second: dict[str, Callable[[], object]] = {
-        EAGER: lambda: eager.second_text(next(wishes), tensors)
+        EAGER: lambda: eager.second_text(next(changes), tensors)
     }
     for name, one in retrievers.items():
         first[name] = lambda one=one: one.search(  # type: ignore[misc]
-            next(photos), next(wishes), K, method="composed"
+            next(photos), next(changes), K, method="composed"
         )
         second[name] = lambda own=references[name]: own.search(  # type: ignore[misc]
-            next(wishes), K, method="composed"
+            next(changes), K, method="composed"
         )
         references[name].search(texts[0], K, method="composed")  # the token learner runs once
     return {"first text": first, "second text": second}

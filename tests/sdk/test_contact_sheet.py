@@ -148,7 +148,7 @@ def test_texts_and_captions_are_written_below_their_images() -> None:
 
 
 def test_a_long_text_is_wrapped_then_cut_and_stays_in_its_column() -> None:
-    long = SheetRow(patch(REFERENCE), "a wish without end " * 200, [SheetCell(patch(INKS[0]))])
+    long = SheetRow(patch(REFERENCE), "a text without end " * 200, [SheetCell(patch(INKS[0]))])
     short = SheetRow(patch(REFERENCE), "red", [SheetCell(patch(INKS[0]))])
     sheet, plain = (contact_sheet([row], cell=CELL) for row in (long, short))
     assert sheet.width == plain.width

@@ -221,7 +221,7 @@ def test_search_many_gives_the_hits_of_single_searches(
 ) -> None:
     asked: list[tuple[Any, str]] = [
         (folder / "01.png", "make it red"),
-        (folder / "05.png", "a much longer wish than any of the others here"),
+        (folder / "05.png", "a much longer text than any of the others here"),
         (png(5), "in blue"),
         (folder / "01.png", "make it red"),
         (np.asarray(Image.open(folder / "07.png")), "x"),

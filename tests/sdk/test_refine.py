@@ -1,4 +1,4 @@
-"""Several changes one after another: former images and wishes count, and are not found again."""
+"""Several changes one after another: former images and texts count, and are not found again."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_hit_knows_what_it_was_found_with(retriever: Retriever, photos: Path) 
     assert "asked" not in json.loads(json.dumps(hit.to_dict()))
 
 
-def test_the_wish_can_be_given_to_refine_or_to_search(retriever: Retriever, photos: Path) -> None:
+def test_the_text_can_be_given_to_refine_or_to_search(retriever: Retriever, photos: Path) -> None:
     reference = retriever.reference(photos / "01.png")
     hit = reference.search("make it red")[0]
     early, late = reference.refine(hit, "for women"), reference.refine(hit)
@@ -115,12 +115,12 @@ def test_without_what_was_asked_only_the_hits_image_is_used(
 
 def test_no_image_of_the_trail_is_found_again(retriever: Retriever, photos: Path) -> None:
     reference = retriever.reference(photos / "01.png")
-    seen, wishes = [str(photos / "01.png")], ["red", "for women", "long"]
+    seen, changes = [str(photos / "01.png")], ["red", "for women", "long"]
     hits = reference.search("blue", 20)
-    for wish in wishes:
+    for change in changes:
         assert len(hits) == 14 - len(seen)
         seen.append(hits[0].path)
-        reference = reference.refine(hits[0], wish)
+        reference = reference.refine(hits[0], change)
         for method in ("composed", "image", "sum"):
             paths = [hit.path for hit in reference.search(k=20, method=method)]
             assert not set(paths) & set(seen)
@@ -129,7 +129,7 @@ def test_no_image_of_the_trail_is_found_again(retriever: Retriever, photos: Path
     assert [Path(one.retriever.bundle.name).name for one in reference.former] == ["tiny"] * 3
 
 
-def test_other_methods_use_the_last_image_and_its_wish(retriever: Retriever, photos: Path) -> None:
+def test_other_methods_use_the_last_image_and_its_text(retriever: Retriever, photos: Path) -> None:
     reference, other = retriever.references([photos / "01.png", photos / "02.png"])
     refined = reference.refine(photos / "02.png", "for women", asked="red")
     np.testing.assert_array_equal(refined.embedding, other.embedding)

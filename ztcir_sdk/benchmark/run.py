@@ -273,11 +273,11 @@ def _measure_queries(
     methods, method = retriever.bundle.methods, retriever.bundle.default_method
     method = method if method in methods else methods[0]
     texts = [query.text for query in demo_queries(demo_gallery(), 120)]
-    paths, wishes = cycle(files), cycle(texts)
+    paths, changes = cycle(files), cycle(texts)
     k = settings.k
-    first = steps.measure(lambda: retriever.search(next(paths), next(wishes), k, method=method))
+    first = steps.measure(lambda: retriever.search(next(paths), next(changes), k, method=method))
     reference = retriever.reference(files[0])
-    second = steps.measure(lambda: reference.search(next(wishes), k, method=method))
+    second = steps.measure(lambda: reference.search(next(changes), k, method=method))
     steps.report_progress()
     assert retriever.current_index is not None
     stations = measure_stations(

@@ -72,11 +72,11 @@ def measure_stations(
         `WHOLE`.
     """
     watch = _Stopwatch()
-    photos, wishes = cycle(files), cycle(texts)
+    photos, changes = cycle(files), cycle(texts)
 
     def query() -> None:
         watch.passes.append({})
-        _pass(watch, encoder, index, next(photos), next(wishes), k, method)
+        _pass(watch, encoder, index, next(photos), next(changes), k, method)
 
     measure(query, repeat=repeat, warm_up=WARM_UP, seconds=seconds)
     passes = watch.passes[WARM_UP:]

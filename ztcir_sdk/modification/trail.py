@@ -2,7 +2,7 @@
 
 A trail starts at a reference image. Its user picks a hit and asks for a further change, and so on.
 The last picture shows what was granted, and often no longer what the first one was. So each former
-picture is composed with everything that was asked of it and since, the last one with its own wish,
+picture is composed with everything that was asked of it and since, the last one with its own text,
 and the queries are added. The last picture counts most: a former one counts `FORMER_SHARE` as much
 as the one after it. One whose texts together are too long for the model does not count.
 """
