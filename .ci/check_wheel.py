@@ -23,7 +23,7 @@ PAGE = "ztcir_sdk/serve/page/"
 BUNDLES = "ztcir_sdk/bundles/"
 DEFAULT = f"{BUNDLES}fashion-lite/"
 MOST_BYTES = 48_000_000
-"""Of the default bundle, as it lies on a disk."""
+"""Size of the default bundle on a disk."""
 ONLY_IN_EXTRAS = {
     *("torch", "torchvision", "open-clip-torch", "timm", "transformers", "safetensors"),
     *("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13"),

@@ -170,7 +170,7 @@ class Workload:
     images: Sequence[Path]
     texts: Sequence[str]
     identifiers: Sequence[str]
-    """Of the images, in the service."""
+    """Identifiers of the images in the service."""
 
     @classmethod
     def of(cls, gallery: Path, port: int) -> Workload:

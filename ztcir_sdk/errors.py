@@ -169,8 +169,8 @@ def recreated_error(index: object) -> IndexMismatchError:
 
 def reason_of(error: Any) -> str:
     """Return what the system or a library says of an error, without the file's name."""
-    if said := getattr(error, "strerror", None):  # of PyAV too
-        return str(said)
+    if reason := getattr(error, "strerror", None):  # PyAV's errors have it too
+        return str(reason)
     return str(error) or type(error).__name__
 
 

@@ -100,7 +100,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "ema",
         "moving average of the weights",
-        map_changes=(("ema", 0.98),),  # of 120 and 80 steps
+        map_changes=(("ema", 0.98),),  # the stages have 120 and 80 steps
         compose_changes=(("ema", 0.98),),
         option=True,
     ),

@@ -46,7 +46,7 @@ class DataSet:
     def answers(self, allowed: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
         """Return the scores (Q, `NEIGHBOURS`) of the nearest rows to each query, ascending.
 
-        Of all queries; with a filter, of the first `TUNING` + `FILTERED`.
+        All queries are answered; with a filter, the first `TUNING` + `FILTERED`.
         """
         queries = self.queries if allowed is None else self.queries[: TUNING + FILTERED]
         best = np.full((len(queries), NEIGHBOURS), -np.inf, dtype=np.float32)

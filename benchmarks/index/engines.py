@@ -29,7 +29,7 @@ class Engine(Protocol):
     tunable: bool
     """Whether the recall is set by an effort."""
     filters: bool
-    """Whether it can be told which rows may be found."""
+    """Whether a search can be limited to some rows."""
 
     def build(self, vectors: NDArray[np.float32], folder: Path) -> None:
         """Write an index of vectors (rows, dim), L2-normalised."""

@@ -172,7 +172,7 @@ def _query_floors(bundle: Bundle, precision: str, photo: Path, rates: Rates) -> 
         operations, _ = graph_work(bundle.file(bundle.variant(graph, "fp32")), sizes)
         variant = bundle.variant(graph, precision)
         moved = float(bundle.manifest.files[variant.file].bytes)
-        if graph == TEXT_ENCODER:  # of the token table only some rows are read
+        if graph == TEXT_ENCODER:  # only some rows of the token table are read
             moved = 0.0
         floors[station] = rates.floor_ms(operations, moved, variant.precision)
         floors[f"load {graph}"] = rates.floor_ms(

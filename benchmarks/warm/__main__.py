@@ -44,8 +44,8 @@ GALLERY = 100_000
 PHOTOS = 4
 K = 10
 LEAST_COSINE = {"fp32": 1 - 1e-5, "int8": 0.9}
-"""Of the same query's vectors in the SDK and in PyTorch, below which nothing is measured. The int8
-of random weights passed no gate: it only must not be another query."""
+"""Cosine of a query's vectors in the SDK and in PyTorch, below which nothing is measured. The int8
+graphs of random weights passed no gate: they only must not answer another query."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

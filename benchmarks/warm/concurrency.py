@@ -197,7 +197,7 @@ class Batcher:
                 found = self._retriever.search_many([query for query, _ in batch], K)
                 for (_, answer), hits in zip(batch, found, strict=True):
                     answer.set_result(hits)
-            except Exception as error:  # whoever waits must be told
+            except Exception as error:  # the callers that wait must get it
                 for _, answer in batch:
                     answer.set_exception(error)
             if ended:

@@ -114,8 +114,8 @@ def clustered_error(values: NDArray[np.float64], clusters: NDArray[np.int64]) ->
     Returns:
         The error; infinite for a single cluster.
     """
-    _, places = np.unique(clusters, return_inverse=True)
-    sums = np.bincount(places, values - values.mean())
+    _, cluster_of = np.unique(clusters, return_inverse=True)
+    sums = np.bincount(cluster_of, values - values.mean())
     if len(sums) < 2:
         return math.inf
     return float(np.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values))

@@ -28,7 +28,7 @@ _LONGER = 2.0  # a composed prompt is about so much longer than a word of the ba
 _PROBE = 32  # photos
 _EXPORT = 0.15  # share of the time that is kept for measuring and exporting
 _LEAST_EXPORT = 45.0  # seconds
-_CAREFUL = 0.75  # of the estimated speed
+_CAREFUL = 0.75  # share of the estimated speed that is counted on
 
 
 @dataclass(frozen=True)

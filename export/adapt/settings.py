@@ -15,7 +15,7 @@ FEWEST_PHOTOS = 60
 """Fewer photos are not trained on: what a third of them says of the others is chance."""
 HELD_OUT = 0.1  # share of the photos that select and measure
 LEAST_HELD_OUT, MOST_HELD_OUT = 300, 2000  # photos
-LARGEST_SHARE = 0.3  # of the photos that are held out, where they are few
+LARGEST_SHARE = 0.3  # share of the photos that are held out, where they are few
 
 _FALLBACK = "vit-b-32-openai"
 

@@ -64,11 +64,11 @@ def draw_sheet(path: Path, part: Part, triplets: Sequence[Triplet], gains: Gains
 
 
 def different(triplets: Sequence[Triplet], count: int) -> list[int]:
-    """Return the places of some triplets, evenly spaced, about as many different photos as may be.
+    """Return the rows of some triplets, evenly spaced, about as many different photos as may be.
 
     Args:
         triplets: the triplets.
-        count: number of places at most.
+        count: number of rows at most.
     """
     turns = Counter[str]()
     turn = []  # how many triplets about the same photo come before

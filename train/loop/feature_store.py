@@ -29,7 +29,7 @@ from ztcir_sdk.files import open_whole, write_whole
 __all__ = ["DiskFullError", "FeatureStore", "Layout", "quantise"]
 
 LARGEST_SHARD = 8192  # images
-FEWEST_SHARDS = 64  # of a large collection, so that processes end at nearly the same time
+FEWEST_SHARDS = 64  # for a large collection, so that processes end at nearly the same time
 SAVE_EVERY = 50  # forward passes between two notes of the progress
 
 Arrays = dict[str, NDArray[Any]]
@@ -94,8 +94,8 @@ class Layout:
         """Bytes of all patch features."""
         if self.patches is None:
             return 0
-        places, width = self.patches
-        return self.images * places * (width + 2 if self.storage == "int8" else width * 2)
+        count, width = self.patches
+        return self.images * count * (width + 2 if self.storage == "int8" else width * 2)
 
     @property
     def key(self) -> str:
@@ -183,7 +183,7 @@ class FeatureStore:
         Args:
             encode: encodes chunks lazily and in order; it may read ahead.
             first: where among the shards to begin, 0 to 1, so that processes rarely meet.
-            filled: is told how many images were encoded.
+            filled: called with the number of images that were encoded.
         """
         numbers = list(self._numbers())
         begin = int(first * len(numbers))

@@ -171,7 +171,7 @@ def _complete(store: FeatureStore, folder: Path) -> None:
         layout = {"layout": vars(store.layout)} if with_patches else {}
         write_whole(marker, json.dumps({**record, **layout}))
         store.clean()
-        for old in ("progress.json", "patches.npy"):  # of an older version that was killed
+        for old in ("progress.json", "patches.npy"):  # left by an older version that was killed
             (folder / old).unlink(missing_ok=True)
 
 
@@ -249,7 +249,9 @@ def _caches_patches(store: FeatureStore, wanted: bool | None) -> bool:
     if wanted is False:
         return False
     needed = store.layout.patch_bytes
-    free = shutil.disk_usage(store.collection).free + store.reserved  # of a killed computation
+    free = (
+        shutil.disk_usage(store.collection).free + store.reserved
+    )  # reserved by a killed computation
     fits = needed <= (1 - SPARE) * free
     if wanted and not fits:
         raise DiskFullError(

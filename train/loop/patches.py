@@ -84,17 +84,17 @@ class LivePatches:
 class _Announced:
     """Rows that are read in the background."""
 
-    place: dict[int, int]
+    offsets: dict[int, int]
     found: Future[Tensor]
 
     def take(self, positions: NDArray[np.int64]) -> Tensor | None:
         """Return the features of some rows; None if one of them was not announced."""
         rows = positions.tolist()
-        if any(row not in self.place for row in rows):
+        if any(row not in self.offsets for row in rows):
             return None
-        places = [self.place[row] for row in rows]
+        offsets = [self.offsets[row] for row in rows]
         whole = self.found.result()
-        return whole if places == list(range(len(whole))) else whole[places]
+        return whole if offsets == list(range(len(whole))) else whole[offsets]
 
 
 class KeptPatches:
@@ -147,8 +147,8 @@ class KeptPatches:
             self._pool = ThreadPoolExecutor(READERS + 1)
         rows = np.unique(positions)
         self._current = self._next
-        place = {row: number for number, row in enumerate(rows.tolist())}
-        self._next = _Announced(place, self._pool.submit(self._read_ahead, rows, self._pool))
+        offsets = {row: number for number, row in enumerate(rows.tolist())}
+        self._next = _Announced(offsets, self._pool.submit(self._read_ahead, rows, self._pool))
 
     def __call__(self, positions: NDArray[np.int64]) -> Tensor:
         """Return ``P`` (b, N, d_v) float16 of some rows (b,), on the device."""
@@ -171,9 +171,9 @@ class KeptPatches:
         return whole
 
     def _read(self, rows: NDArray[np.int64], part: range, found: NDArray[np.float16]) -> None:
-        """Read the rows at some places of ``rows`` to the same places of ``found``."""
-        for place in part:
-            found[place] = self._row(int(rows[place]))
+        """Read the rows at some positions of ``rows`` to the same positions of ``found``."""
+        for position in part:
+            found[position] = self._row(int(rows[position]))
 
     def _row(self, row: int) -> NDArray[Any]:
         if self._store is None:

@@ -333,7 +333,7 @@ def _root_logger_from(level: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _said_once() -> Iterator[None]:
+def _hub_reports_once() -> Iterator[None]:
     """Let the hub's client report its tries to download by its own handler alone.
 
     open_clip gives the root logger a handler, which repeats all of it, and then logs the error that
@@ -378,9 +378,9 @@ def _open_clip_model(config: BackboneConfig) -> Any:
 def _tagged_model(model: str, tag: str | None) -> Any:
     weights = {} if tag is None else open_clip.get_pretrained_cfg(model, tag) or {}
     quick = bool(weights.get("quick_gelu", False))
-    said = contextlib.nullcontext() if tag is None else _said_once()
+    logs = contextlib.nullcontext() if tag is None else _hub_reports_once()
     try:
-        with said:
+        with logs:
             return open_clip.create_model(model, pretrained=tag, force_quick_gelu=quick)
     except ModuleNotFoundError:
         raise

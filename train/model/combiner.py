@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 __all__ = ["Combiner"]
 
-SHARPNESS = 50.0  # of the first weights over captions: a temperature of 0.02
-FIRST_WEIGHT = 0.3  # of the captions, before training
+SHARPNESS = 50.0  # initial sharpness of the weights over captions: a temperature of 0.02
+FIRST_WEIGHT = 0.3  # weight of the captions before training
 RIDGE = 1e-3  # share of the mean square of the inputs that is added in `fit`
 
 

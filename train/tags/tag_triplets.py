@@ -147,9 +147,9 @@ class TagTriplets:
         """Draw references: a word by the square root of its pictures, then a picture of it."""
         tags = group.tags[self._rows]
         words = np.unique(tags[tags >= 0])
-        places = [np.flatnonzero(tags == word) for word in words]
-        edges = tempered_edges([len(own) for own in places])
-        drawn = [places[draw_index(edges, rng)] for _ in range(count)]
+        tagged = [np.flatnonzero(tags == word) for word in words]
+        edges = tempered_edges([len(own) for own in tagged])
+        drawn = [tagged[draw_index(edges, rng)] for _ in range(count)]
         return np.array([own[rng.integers(len(own))] for own in drawn], np.int64)
 
     def _changes(

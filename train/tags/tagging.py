@@ -21,7 +21,7 @@ __all__ = ["UNSURE", "TagGroup", "Tags", "tag_pictures"]
 
 UNSURE = -1
 AGREEMENT = 0.85  # share of the prompts that have to choose a picture's tag
-LEAST_SHARE = 1 / 3  # of the pictures with a confident tag; other groups say little here
+LEAST_SHARE = 1 / 3  # least share of pictures with a confident tag; other groups say little here
 FEWEST = 5  # pictures of a word; a rarer word has too few pictures to lead to
 _CHUNK = 4096  # pictures at a time
 

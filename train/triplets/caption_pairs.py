@@ -96,23 +96,23 @@ def _frames(
     """Return the hash of each frame; the caption, start and length of its phrase."""
     numbers: dict[str, int] = {}
     by_length: Mapping[int, list[int]] = defaultdict(list)
-    for place, caption in enumerate(captions):
+    for number, caption in enumerate(captions):
         if _MIN_WORDS <= len(caption) <= _MAX_WORDS:
-            by_length[len(caption)].append(place)
+            by_length[len(caption)].append(number)
     parts: list[tuple[NDArray[Any], ...]] = []
     with np.errstate(over="ignore"):  # hashes are modulo 2**64
-        for length, places in sorted(by_length.items()):
+        for length, members in sorted(by_length.items()):
             words = np.array(
-                [[numbers.setdefault(w, len(numbers) + 1) for w in captions[p]] for p in places],
+                [[numbers.setdefault(w, len(numbers) + 1) for w in captions[p]] for p in members],
                 np.uint64,
             )
             heads = _running_hash(words)
             tails = _running_hash(words[:, ::-1])[:, ::-1]
-            owners = np.array(places)
+            owners = np.array(members)
             for start in range(length + 1):
                 for cut in range(min(_MAX_PHRASE, length - start, length - 1) + 1):
                     key = heads[:, start] * _MIX ^ (tails[:, start + cut] + _BASE)
-                    full = np.full(len(places), 1)
+                    full = np.full(len(members), 1)
                     parts.append((key, owners, start * full, cut * full))
     if not parts:
         return np.empty(0, np.uint64), *(np.empty(0, np.int64) for _ in range(3))  # type: ignore[return-value]

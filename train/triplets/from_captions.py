@@ -185,14 +185,14 @@ def _edited(
     rng: np.random.Generator,
 ) -> tuple[str, str] | None:
     """Exchange a phrase of a caption; return the text that asks for it and the edited caption."""
-    places = [
+    phrases = [
         (start, words[start : start + length])
         for start in range(len(words))
         for length in (1, 2, 3)
         if words[start : start + length] in exchanged and start + length <= len(words)
     ]
-    for _ in range(_EDIT_TRIES if places else 0):
-        start, old = places[int(rng.integers(len(places)))]
+    for _ in range(_EDIT_TRIES if phrases else 0):
+        start, old = phrases[int(rng.integers(len(phrases)))]
         new = exchanged[old][int(rng.integers(len(exchanged[old])))]
         after = (*words[:start], *new, *words[start + len(old) :])
         edit = Edit(words, after, start, old, new)

@@ -76,8 +76,8 @@ class _Catalogue:
         self._edges = self._edges_of(self.keys)
         self._without: defaultdict[tuple[int, _Attributes], list[_Attributes]] = defaultdict(list)
         for key in self.keys:
-            for place in range(3):
-                self._without[place, key[:place] + key[place + 1 :]].append(key)
+            for column in range(3):
+                self._without[column, key[:column] + key[column + 1 :]].append(key)
         self._colours: defaultdict[_Attributes, list[_Attributes]] = defaultdict(list)
         for key in self.keys:
             self._colours[key[1:]].append(key)
@@ -89,20 +89,22 @@ class _Catalogue:
         ids = self.groups[key]
         return ids[int(rng.integers(len(ids)))]
 
-    def change(self, key: _Attributes, place: int, rng: np.random.Generator) -> _Attributes | None:
-        """Attributes that differ in one place alone."""
-        others = [one for one in self._without[place, key[:place] + key[place + 1 :]] if one != key]
+    def change(self, key: _Attributes, column: int, rng: np.random.Generator) -> _Attributes | None:
+        """Return attributes that differ only in `column`."""
+        others = [
+            one for one in self._without[column, key[:column] + key[column + 1 :]] if one != key
+        ]
         return others[draw_index(self._edges_of(others), rng)] if others else None
 
     def two_changes(
         self, key: _Attributes, kept: int, rng: np.random.Generator
     ) -> _Attributes | None:
-        """Attributes that differ in all places but one."""
+        """Return attributes that differ in all columns but `kept`."""
         others = [
             one
             for one in (self.draw(rng) for _ in range(64))
             if one[kept] == key[kept]
-            and all(one[place] != key[place] for place in range(3) if place != kept)
+            and all(one[column] != key[column] for column in range(3) if column != kept)
         ]
         return others[0] if others else None
 
@@ -159,8 +161,8 @@ def synthesise_requests(
     names, shares = list(REQUEST_KINDS), np.array(list(REQUEST_KINDS.values()))
     kinds = rng.choice(len(shares), size=limit, p=shares / shares.sum())
     triplets: list[Triplet] = []
-    for number, place in enumerate(kinds):
-        kind = names[place]
+    for number, choice in enumerate(kinds):
+        kind = names[choice]
         request = next((one for one in (makers[kind]() for _ in range(50)) if one), None)
         if request is None:
             continue  # the catalogue has no such request
@@ -182,11 +184,11 @@ def _one_change(
     shares: tuple[float, float, float] = _MOSTLY_COLOUR,
 ) -> _Request | None:
     have = catalogue.draw(rng)
-    place = int(rng.choice(3, p=shares))
-    wanted = catalogue.change(have, place, rng)
+    column = int(rng.choice(3, p=shares))
+    wanted = catalogue.change(have, column, rng)
     if wanted is None:
         return None
-    words = text(_KINDS[place], have[place], wanted[place], rng)
+    words = text(_KINDS[column], have[column], wanted[column], rng)
     return _Request(catalogue.item(have, rng), words, catalogue.groups[wanted])
 
 
@@ -209,7 +211,7 @@ def _two_changes(catalogue: _Catalogue, rng: np.random.Generator) -> _Request | 
     wanted = catalogue.two_changes(have, kept, rng)
     if wanted is None:
         return None
-    new = {_KINDS[place]: wanted[place] for place in range(3) if place != kept}
+    new = {_KINDS[column]: wanted[column] for column in range(3) if column != kept}
     text = open_wordings.two_changes_text(new, rng)
     return _Request(catalogue.item(have, rng), text, catalogue.groups[wanted])
 

@@ -69,8 +69,8 @@ class Wording:
 _KEEP_SHARE = 0.12
 _KEEP_MOODS = frozenset({"imperative", "wish", "phrase", "caption"})
 
-_FRAME_SHARE = 0.45  # of training texts; the others come from families written by hand
-_REFERENCE_SHARE = 0.28  # of texts that do not name the reference's value yet
+_FRAME_SHARE = 0.45  # share of training texts; the others come from families written by hand
+_REFERENCE_SHARE = 0.28  # share of texts that do not name the reference's value yet
 _TALK_SHARE = 0.06  # before a text, and again after it
 _NO_QUESTION_MARK_SHARE = 0.4
 

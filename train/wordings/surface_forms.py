@@ -27,7 +27,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "pattern": ("plain", "a", "noun"),
 }
 
-_RAW_SHARE = 0.7  # of a slot's draws; high, because some slots have a lower share
+_RAW_SHARE = 0.7  # share of a slot's draws; high, because some slots have a lower share
 
 _COLOURS: dict[str, str] = {
     "beige": "sand|beige toned|oatmeal",

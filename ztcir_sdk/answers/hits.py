@@ -106,7 +106,7 @@ def _answer(
     for label, score, vector in zip(labels.tolist(), scores.tolist(), vectors, strict=True):
         count = len(answer.labels)
         cosines = kept[:count] @ vector
-        same = np.flatnonzero(cosines >= same_from - 1e-6)  # of float32
+        same = np.flatnonzero(cosines >= same_from - 1e-6)  # rounding of float32
         if len(same):
             answer.duplicates[int(same[0])].append(label)
         else:

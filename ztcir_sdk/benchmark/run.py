@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BenchmarkSettings", "benchmark"]
 
-_NO_LIMIT = 1 << 31  # of a graph's batches
+_NO_LIMIT = 1 << 31  # images of a batch
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _measure_graphs(
 ) -> dict[str, list[dict[str, Any]]]:
     """Time each graph alone, on the inputs of a query."""
     settings, manifest = steps.settings, encoder.bundle.manifest
-    limit = encoder.graph(IMAGE_ENCODER).limits.get("R", _NO_LIMIT)  # of an engine
+    limit = encoder.graph(IMAGE_ENCODER).limits.get("R", _NO_LIMIT)  # only an engine has one
     image_batches = _within(settings.image_batches, limit)
     reference_batches = _within(settings.reference_batches, limit)
     largest = max((1, *image_batches, *reference_batches))

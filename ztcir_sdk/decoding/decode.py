@@ -310,7 +310,7 @@ def _as_rgb(image: Image.Image, name: str) -> Image.Image:
         return _converted(image)
     except MemoryError:
         raise
-    except Exception as error:  # of a damaged palette, say, Pillow asserts that it is there
+    except Exception as error:  # such as Pillow's assertion for a damaged palette
         raise ImageError(
             f"{name} cannot be converted from {image.mode} to RGB ({first_line(error)}): convert "
             "it first."

@@ -95,8 +95,8 @@ def _load_decoder(name: str) -> bool:
 def _silence_libtiff() -> None:
     """Keep libtiff from printing on standard error; what is wrong is raised by Pillow anyway."""
     folder = Path(PIL.__file__).parent
-    places = (folder.parent / "pillow.libs", folder / ".dylibs")  # where wheels have libraries
-    for library in (file for place in places for file in place.glob("libtiff*")):
+    folders = (folder.parent / "pillow.libs", folder / ".dylibs")  # where wheels have libraries
+    for library in (file for one in folders for file in one.glob("libtiff*")):
         with contextlib.suppress(OSError, AttributeError):
             tiff = ctypes.CDLL(str(library))
             for function in (tiff.TIFFSetErrorHandler, tiff.TIFFSetWarningHandler):

@@ -25,8 +25,8 @@ def parse_move(text: str) -> tuple[str | None, str]:
     """
     if "=" not in text or Path(text).is_dir():
         return None, text
-    places = [place for place, char in enumerate(text) if char == "="]
-    pairs = [(text[:place], text[place + 1 :]) for place in places]
+    splits = [at for at, char in enumerate(text) if char == "="]
+    pairs = [(text[:at], text[at + 1 :]) for at in splits]
     old, new = next((pair for pair in pairs if Path(pair[1]).is_dir()), pairs[0])
     if not old or not new:
         raise UsageError(f"{text!r} is not OLD=NEW: name the folder's old and its new path.")
@@ -90,7 +90,7 @@ def move_folder(
     moved = [item for item in index.items() if _is_within(item.path, inside)]
     below = [item.path[len(inside) + 1 :] for item in moved]
     shown = index.root / inside
-    found = len(moved)  # of an archive, which is opened when an image of it is read
+    found = len(moved)  # an archive is opened when an image of it is read
     if not target.is_file():
         found = _count(target, below, index, shown, prune=prune)
 

@@ -172,15 +172,15 @@ def _measured(quality: Mapping[str, Any]) -> Iterator[str]:
         what = f" ({quality['what']})" if quality.get("what") else ""
         yield f"Measured with {quality['queries']} queries on {quality['gallery']} images{what}."
         yield ""
-    said = []
+    sentences = []
     if "sum_weight" in quality:
-        said.append(
+        sentences.append(
             f"`sum` has the weight of the text that is best here: {quality['sum_weight']:g}."
         )
     if "composed" in quality["methods"] and "best_plain" in quality:
-        said.append(
+        sentences.append(
             f"mAP@10 of `composed` is {quality['gain']:+.3f} ± {quality['standard_error']:.3f} "
             f"(standard error) beside `{quality['best_plain']}`, the best of the other methods."
         )
-    if said:
-        yield from (*said, "")
+    if sentences:
+        yield from (*sentences, "")

@@ -130,7 +130,7 @@ def _check_levels(words: NDArray[np.uint32], header: Any, record: GraphRecord) -
     `words` holds for each node the bytes of its links, 0 for most, and then these.
     """
     width = 1 + record.m  # words of a node's links on one level
-    places: list[int] = []  # of the first word of each list of links
+    starts: list[int] = []  # offset of the first word of each list of links
     levels = np.zeros(record.rows, dtype=np.int64)
     filled = np.flatnonzero(words).tolist()
     at = node = 0
@@ -144,21 +144,21 @@ def _check_levels(words: NDArray[np.uint32], header: Any, record: GraphRecord) -
         if at + 1 + size // 4 > len(words):
             raise ValueError("it ends too early")
         levels[node] = level
-        places.extend(range(at + 1, at + 1 + level * width, width))
+        starts.extend(range(at + 1, at + 1 + level * width, width))
         node += 1
         at += 1 + level * width
     if node + len(words) - at != record.rows:
         raise ValueError("it has links of too few or too many nodes")
     if int(levels[int(header["entry"])]) != int(header["top"]):
         raise ValueError("its entry is not on the highest level")
-    if places:
-        lists = words[np.asarray(places)[:, None] + np.arange(width)]
+    if starts:
+        lists = words[np.asarray(starts)[:, None] + np.arange(width)]
         _check_links(lists[:, 0] & 0xFFFF, lists[:, 1:], record.m, record.rows)
-        _check_heights(np.asarray(places), lists, levels, width, words)
+        _check_heights(np.asarray(starts), lists, levels, width, words)
 
 
 def _check_heights(
-    places: NDArray[np.int64],
+    starts: NDArray[np.int64],
     lists: NDArray[np.uint32],
     levels: NDArray[np.int64],
     width: int,

@@ -32,7 +32,7 @@ __all__ = [
     "is_in",
     "near_enough",
     "nearest_newer",
-    "places",
+    "positions",
     "ranked",
     "unit_queries",
 ]
@@ -305,13 +305,13 @@ def is_in(ascending: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.b
     """Return which rows are in an ascending array."""
     if not len(ascending):
         return np.zeros(rows.shape, dtype=np.bool_)
-    places = np.searchsorted(ascending, rows)
-    places[places == len(ascending)] = 0
-    found: NDArray[np.bool_] = ascending[places] == rows
+    positions = np.searchsorted(ascending, rows)
+    positions[positions == len(ascending)] = 0
+    found: NDArray[np.bool_] = ascending[positions] == rows
     return found
 
 
-def places(ascending: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def positions(ascending: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return where rows are in an ascending array, without those that are not."""
     there = rows[is_in(ascending, rows)]
     return np.searchsorted(ascending, there).astype(np.int64)

@@ -118,7 +118,7 @@ def search_selected(
     found: list[Neighbours | None] = [None] * len(queries)
     rates = [selected.selection.share] * len(queries)
     if record is not None:
-        links = 2 * record.m  # of a node in the lowest layer, where a search spends its time
+        links = 2 * record.m  # per node in the lowest layer, where a search spends its time
         compared = RANDOM_READS * links * 4 * selected.gallery.rows.dim
         search = _GraphSearch(selected, k, record.ef, selected.scanned_bytes / compared)
         likely = search.can_find(k, selected.selection.share, record.rows)
@@ -145,7 +145,7 @@ def _compare_selected(
     rows = selected.selection.all_rows()
     if not selected.are_few:
         return nearest.exact_search(selected.masked, queries, k, excluded)
-    inside = [nearest.places(rows, out) for out in excluded]
+    inside = [nearest.positions(rows, out) for out in excluded]
     found = nearest.exact_search(selected.alone, queries, k, inside)
     return [(rows[near], scores) for near, scores in found]
 

@@ -177,7 +177,7 @@ def _moved_vectors(
     rows = [rows for rows, _ in nearest.graph_search(gallery, graph, vectors, 1, itself)]
     graph.ef = ef
     ways = gallery.rows.take(np.concatenate(rows)) - vectors
-    # Of others: the sample is in no order of likeness.
+    # Each vector is moved by the way of another: the sample is not ordered by likeness.
     vectors += np.roll(ways, len(ways) // 2, axis=0)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-6))
     return vectors

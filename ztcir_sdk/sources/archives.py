@@ -34,7 +34,7 @@ class _Member:
     size: int
     is_sparse: bool
     text: bytes | None = None
-    """Of a JSON file in a compressed archive: its content, zlib-compressed."""
+    """Content of a JSON file in a compressed archive, compressed with zlib."""
 
 
 @dataclass

@@ -39,7 +39,7 @@ def tar_errors() -> tuple[type[Exception], ...]:
 
     return (
         *(tarfile.TarError, OSError, EOFError, zlib.error, OverflowError, ValueError),
-        *(RecursionError, LookupError, TypeError, AttributeError),  # of `tarfile`, if confused
+        *(RecursionError, LookupError, TypeError, AttributeError),  # of `tarfile`, for bad data
     )
 
 

@@ -84,7 +84,7 @@ class AsciiWords:
             if known is None:
                 try:
                     known = self._word_ids(word)
-                except KeyError:  # of a vocabulary that lacks a character or the result of a merge
+                except KeyError:  # the vocabulary lacks a character or the result of a merge
                     return None
                 if len(self._known) < _REMEMBERED:
                     self._known[word] = known

@@ -1,7 +1,7 @@
 """Devices that ONNX Runtime reaches through a provider of their maker, each by a name of its own.
 
 They are never chosen by themselves: ``--device openvino`` asks for one. All of them compute in fp32
-where they can be told to, so that queries match a gallery that a CPU has encoded.
+where an option allows it, so that queries match a gallery that a CPU has encoded.
 """
 
 from __future__ import annotations

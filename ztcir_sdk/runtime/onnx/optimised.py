@@ -70,7 +70,7 @@ def open_optimised(
             _write(folder, key, source.path, new_options(), opened)
             _prune(folder.parent, limit, keep=name)
         return opened(folder / GRAPH, _as_it_is(ort, new_options()))
-    except Exception:  # of ONNX Runtime, which have no common base, or of a full disk
+    except Exception:  # ONNX Runtime has no common base class; or the disk is full
         shutil.rmtree(folder, ignore_errors=True)
         return None
 
@@ -79,7 +79,7 @@ def cpu_features() -> tuple[str, ...]:
     """Return what decides how ONNX Runtime lays out weights: architecture and CPU features."""
     flags = ""
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open("rb") as stream:
-        block = stream.read(1 << 13).decode(errors="replace")  # of the first CPU
+        block = stream.read(1 << 13).decode(errors="replace")  # the first CPU is enough
         lines = [line for line in block.split("\n") if line.startswith(("flags", "Features"))]
         flags = lines[0] if lines else ""
     return (platform.machine(), flags or platform.processor())
@@ -159,7 +159,7 @@ def _prune(folder: Path, limit: int, *, keep: str) -> None:
     entries = []
     for one in folder.iterdir():
         with contextlib.suppress(OSError):
-            if one.name.startswith("."):  # of a killed process, if it is old
+            if one.name.startswith("."):  # left by a killed process, if it is old
                 if time.time() - one.stat().st_mtime > USED_SECONDS:
                     shutil.rmtree(one, ignore_errors=True)
                 continue
