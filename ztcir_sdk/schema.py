@@ -93,7 +93,7 @@ def _find_error(value: Any, expected: Any, entry: str) -> EntryError:
                     return EntryError(_join(entry, name), "is missing")
             for name in value if kind.__struct_config__.forbid_unknown_fields else ():
                 if name not in known:
-                    return EntryError(_join(entry, name), "is no known entry")
+                    return EntryError(_join(entry, name), "is not a known entry")
         for name, inner, inner_type in _children(value, kind, entry):
             try:
                 msgspec.convert(inner, inner_type)

@@ -217,7 +217,7 @@ def test_a_hub_that_does_not_answer_is_a_sentence(
     ["hf://org", "hf://", "hf://org/../x", "hf://o/r@", "hf://o/r@..", "hf://a--b/c", "hf:///x"],
 )
 def test_a_malformed_name_is_a_sentence(name: str) -> None:
-    with pytest.raises(UsageError, match="no model of the hub"):
+    with pytest.raises(UsageError, match="not a model of the hub"):
         load_model(name)
 
 

@@ -360,11 +360,11 @@ def test_an_altered_manifest_is_either_valid_and_unchanged_or_refused(
     ("path", "value", "problem"),
     [
         (("name",), None, "is None, not a text that is not empty"),
-        (("surprise",), 1, "is no known entry"),
+        (("surprise",), 1, "is not a known entry"),
         (("text", "context_length"), 2, "is 2, not a whole number of at least 3"),
         (("text", "causal"), 1, "is 1, not true or false"),
         (("text", "clean"), "upper", "is 'upper', not one of lower, canonicalize"),
-        (("text", "surprise"), 1, "is no known entry"),
+        (("text", "surprise"), 1, "is not a known entry"),
         (("placeholder", "id"), 259, "is 259, not -1, which no text can produce"),
         (("dimensions", "embed"), 0, "is 0, not a whole number of at least 1"),
         (("dimensions", "vsi"), True, "is True, not a whole number of at least 0"),

@@ -232,9 +232,9 @@ def test_without_a_recipe_options_have_their_own_defaults(called: dict[str, Any]
         (None, "choose from fashion-lite, "),
         ("{", "is not JSON"),
         ("[]", "the file is .*, not an object"),
-        ('{"map": {"learning_rate": 1}}', r"map\.learning_rate is no known entry"),
+        ('{"map": {"learning_rate": 1}}', r"map\.learning_rate is not a known entry"),
         ('{"map": {"epochs": "3"}}', r"map\.epochs is '3', not a whole number"),
-        ('{"stage": {}}', "stage is no known entry"),
+        ('{"stage": {}}', "stage is not a known entry"),
     ],
 )
 def test_an_error_in_a_recipe_is_named(tmp_path: Path, content: str | None, sentence: str) -> None:

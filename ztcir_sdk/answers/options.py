@@ -48,7 +48,7 @@ class SearchOptions(TypedDict, total=False):
         min_score: the least cosine similarity of a hit.
         unique: show copies and near-duplicates of an image once; a number sets the cosine of two
             images from which they count as the same. `Hit.duplicates` has the others.
-        threshold: "auto" leaves out images that are no answer: their scores do not stand out from
+        threshold: "auto" leaves out images that do not answer: their scores do not stand out from
             the scores of the index's images in general.
     """
 

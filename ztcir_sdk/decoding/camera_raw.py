@@ -92,7 +92,7 @@ def _from_bitmap(levels: Any, name: str) -> Image.Image:
     except (TypeError, ValueError, KeyError) as error:  # TypeError: no such array is an image
         raise ImageError(
             f"{name} has a preview with {levels.dtype} values of shape {levels.shape}, which "
-            "are no image: convert it to JPEG first."
+            "are not an image: convert it to JPEG first."
         ) from error
 
 

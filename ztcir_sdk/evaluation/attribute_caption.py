@@ -57,7 +57,7 @@ def oracle_captions(
     named = {**CATALOGUE_COLUMNS, **(columns or {})}
     if unknown := named.keys() - CATALOGUE_COLUMNS.keys():
         raise UsageError(
-            f"{min(unknown)!r} is no attribute: --columns names {', '.join(CATALOGUE_COLUMNS)}."
+            f"{min(unknown)!r} is not an attribute: --columns names {', '.join(CATALOGUE_COLUMNS)}."
         )
     table = _table_of(images)
     files = {file.path: file for file in listing.files}

@@ -71,7 +71,7 @@ class Shard:
         """
         found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text.strip(), re.ASCII)
         if found is None:
-            raise UsageError(f"{text!r} is no shard: write the third of sixteen as 3/16.")
+            raise UsageError(f"{text!r} is not a shard: write the third of sixteen as 3/16.")
         return cls(int(found[1]), int(found[2]))
 
     def has(self, path: str) -> bool:

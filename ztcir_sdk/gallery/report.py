@@ -98,7 +98,7 @@ def no_image_sentence(source: Source, listing: Listing) -> str:
     if any(listing.skipped[suffix] for suffix in TAR_SUFFIXES):
         hint = "; to index the tar archives in it, name them"
     what = f" ({_skipped(listing)})" if listing.skipped else ""
-    return f"{name} has no image, that is no file that ends in {suffixes}{what}{hint}."
+    return f"{name} has no image, which is a file that ends in {suffixes}{what}{hint}."
 
 
 def source_name(source: Source) -> str:

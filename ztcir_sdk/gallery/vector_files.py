@@ -145,7 +145,7 @@ class VectorFile:
                 kind = file.schema_arrow.field("vector").type
         if found is None or not names.issuperset(COLUMNS):
             raise ZtcirError(
-                f"{path} is no file of vectors that ztcir wrote, so it does not say which image "
+                f"{path} is not a file of vectors that ztcir wrote, so it does not say which image "
                 "tower made them: write it with `ztcir embed` or `ztcir index --export`."
             )
         self.info = self._parse(found)
@@ -205,7 +205,7 @@ class VectorFile:
                 raise self._damaged("a row lacks its path, content_hash, size or mtime_ns")
             parsed = None if metadata is None else json.loads(metadata)
             if not isinstance(parsed, dict | None):
-                raise self._damaged(f"the metadata of {path} is no object")
+                raise self._damaged(f"the metadata of {path} is not an object")
             rows.append(
                 VectorRow(path, content_hash, size, mtime_ns, parsed and clean_metadata(parsed))
             )

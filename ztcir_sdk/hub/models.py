@@ -62,7 +62,7 @@ class HubName:
         """
         found = _NAME.fullmatch(name.removeprefix(HUB_PREFIX))
         if found is None or ".." in name or _SEPARATOR in name:
-            raise UsageError(f"{name!r} is no model of the hub: write hf://org/repo@revision.")
+            raise UsageError(f"{name!r} is not a model of the hub: write hf://org/repo@revision.")
         return cls(found[1], found[2], found[3] or "main")
 
     @property

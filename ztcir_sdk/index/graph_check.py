@@ -63,7 +63,7 @@ def check_graph(file: Path, dim: int, record: GraphRecord) -> None:
     _check_nodes(nodes, record.rows)
     rest = np.fromfile(file, dtype="<u4", offset=level_0)
     if (size - level_0) % 4:
-        raise ValueError("its last part is no whole number of words")
+        raise ValueError("its last part is not a whole number of words")
     _check_levels(rest, header, record)
 
 
@@ -95,9 +95,9 @@ def _check_header(header: Any, dim: int, record: GraphRecord) -> np.dtype[Any]:
     if not (rows <= int(header["most"]) <= max(4 * rows, 1 << 20)):
         raise ValueError(f"its room is {int(header['most'])} nodes for {rows}")
     if not (1 <= int(header["ef_construction"]) <= 1 << 20 and 0 <= header["scale"] <= 100):
-        raise ValueError("its settings are none that ztcir uses")
+        raise ValueError("its settings are not ones that ztcir uses")
     if rows and not (0 <= int(header["top"]) < _HIGHEST and int(header["entry"]) < rows):
-        raise ValueError("its entry is none of its nodes")
+        raise ValueError("its entry point is not one of its nodes")
     return node
 
 
@@ -110,7 +110,7 @@ def _check_nodes(nodes: NDArray[Any], rows: int) -> None:
         _check_links(part["count"], part["links"], most, rows)
         labels = part["label"]
         if int(labels.max()) >= rows:
-            raise ValueError("a label is none of its rows")
+            raise ValueError("a label is not one of its rows")
         seen[labels.astype(np.int64)] = True
     if not seen.all():
         raise ValueError("rows are missing in it")
@@ -150,7 +150,7 @@ def _check_levels(words: NDArray[np.uint32], header: Any, record: GraphRecord) -
     if node + len(words) - at != record.rows:
         raise ValueError("it has links of too few or too many nodes")
     if int(levels[int(header["entry"])]) != int(header["top"]):
-        raise ValueError("its entry is not on the highest level")
+        raise ValueError("its entry point is not on the highest level")
     if starts:
         lists = words[np.asarray(starts)[:, None] + np.arange(width)]
         _check_links(lists[:, 0] & 0xFFFF, lists[:, 1:], record.m, record.rows)

@@ -388,7 +388,7 @@ def _labels(rows: list[tuple[int]]) -> NDArray[np.int64]:
     try:
         return np.fromiter((label for (label,) in rows), dtype=np.int64, count=len(rows))
     except (TypeError, ValueError, OverflowError) as error:
-        raise _damaged_item("of a row", "its label is no number") from error
+        raise _damaged_item("of a row", "its label is not a number") from error
 
 
 def _item(row: tuple[Any, ...]) -> Item:

@@ -73,7 +73,7 @@ class Address:
             )
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         if unknown := sorted(options.keys() - set(_OPTIONS)):
-            raise _wrong(text, f"{unknown[0]} is none of its options {', '.join(_OPTIONS)}")
+            raise _wrong(text, f"{unknown[0]} is not one of its options {', '.join(_OPTIONS)}")
         kind = options.get("type", INDEX_TYPES[0]).upper()
         if kind not in INDEX_TYPES:
             raise _wrong(text, f"type must be one of {', '.join(INDEX_TYPES)}")
@@ -98,4 +98,4 @@ class Address:
 
 
 def _wrong(text: str, why: str) -> UsageError:
-    return UsageError(f"{text!r} is no address of Milvus ({why}): write one such as {EXAMPLE}.")
+    return UsageError(f"{text!r} is not an address of Milvus ({why}): write one such as {EXAMPLE}.")

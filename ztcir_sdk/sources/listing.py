@@ -1,4 +1,4 @@
-"""The files of a collection, listed: images, what failed, and what is no image."""
+"""The files of a collection, listed: images, what failed, and what is not an image."""
 
 from __future__ import annotations
 

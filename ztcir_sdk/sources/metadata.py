@@ -65,13 +65,13 @@ def stored_metadata(text: Any) -> dict[str, Any] | None:
     if text is None:
         return None
     if not isinstance(text, str) or len(text) > 16 * MAX_METADATA_BYTES:
-        raise ValueError("its metadata are no text, or too large")
+        raise ValueError("its metadata are not a text, or too large")
     try:
         value = json.loads(text, parse_int=_whole_number)
     except RecursionError:
         raise ValueError("its metadata are nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError("its metadata are no object")
+        raise ValueError("its metadata are not an object")
     # Older versions wrote NaN and Infinity, which are no JSON.
     plain = not re.search(r"NaN|Infinity|[0-9][eE]\+?[0-9]{3}|\\u[dD]|[0-9]{300}", text)
     return value if plain else clean_metadata(value)

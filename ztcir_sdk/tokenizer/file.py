@@ -146,7 +146,7 @@ def _problem(content: Any) -> str | None:
         return "it is not an object"
     added = content.get("added_tokens") or []
     if not isinstance(added, list) or len(added) > MAX_ADDED_TOKENS:
-        return "its added tokens are no list, or too many"
+        return "its added tokens are not a list, or too many"
     for part, kinds in _STEPS.items():
         steps = list(_steps(content.get(part)))
         if len(steps) > MAX_STEPS:

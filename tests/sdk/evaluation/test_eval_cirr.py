@@ -284,7 +284,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
         ZtcirError,
         r"Object missing required field `members` in 'img_set'",
     ),
-    "a split that is no object": (edit_json(SPLIT, lambda _: []), ZtcirError, r"no list of images"),
+    "a split that is no object": (edit_json(SPLIT, lambda _: []), ZtcirError, r"is not a list"),
     "the test split's captions": (
         edit_json(CAPTIONS, without("target_hard")),
         ZtcirError,

@@ -278,7 +278,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
     "a split that is no list": (
         edit_json(SPLIT, lambda _: {}),
         ZtcirError,
-        r"is no list of image names",
+        r"is not a list of image names",
     ),
 }
 

@@ -487,6 +487,6 @@ def test_oracle_takes_other_columns(retriever: Retriever, tmp_path: Path, write:
     assert done.exit_code == 0, done.output
     done = CliRunner().invoke(main, [*map(str, call), "--columns", "size=shade"])
     assert done.exit_code == 2
-    assert "'size' is no attribute: --columns names gender, type, colour." in done.stderr
+    assert "'size' is not an attribute: --columns names gender, type, colour." in done.stderr
     done = CliRunner().invoke(main, list(map(str, call)))
     assert "Name other columns with --columns." in done.stderr

@@ -51,7 +51,7 @@ def read_annotations(file: Path, schema: type[T], benchmark: str, content: str) 
     try:
         return _decode(file, schema, benchmark)
     except msgspec.ValidationError as error:
-        raise ZtcirError(f"{file} is no {content} ({error}): download it again.") from error
+        raise ZtcirError(f"{file} is not a {content} ({error}): download it again.") from error
 
 
 def read_records(file: Path, schema: type[T], benchmark: str) -> list[T]:
