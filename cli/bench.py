@@ -38,7 +38,7 @@ from cli.output import emit_json, note, printable, progress_bars, table
 def bench(repeat: int, every: bool, compare: Path | None, engine: Engine, as_json: bool) -> None:
     """Measure latency, throughput and memory on this machine.
 
-    Times each graph, each station of a query, indexing, and whole queries: from a JPEG and a text
+    Times each graph, each step of a query, indexing, and whole queries: from a JPEG and a text
     to the hits among 10 000 images. The first three runs of each are not counted.
 
     \b

@@ -157,7 +157,7 @@ def _one_line_warnings() -> Iterator[None]:
 @click.version_option(
     __version__, "-V", "--version", prog_name="ztcir", message="%(prog)s %(version)s"
 )
-@click.option("-q", "--quiet", is_flag=True, help="Print results and errors alone.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only results and errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Log what is loaded and how long it takes.")
 def main(quiet: bool, verbose: bool) -> None:
     """Composed image retrieval: search images by an image and a text.

@@ -195,7 +195,7 @@ strength_option = click.option(
     "--strength",
     type=float,
     metavar="S",
-    help="How much TEXT counts with --method composed and stage1 (0: the image alone, 1: as "
+    help="How much TEXT counts with --method composed and stage1 (0: image only, 1: as "
     f"trained, up to {MAX_STRENGTH:g}: further away from the image); default: 1.",
 )
 seed_option = click.option(
@@ -283,7 +283,7 @@ with_engine = pass_as(
         "--run-timeout",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
-        help="Longest run of a graph with ONNX Runtime; default: no limit.",
+        help="Time limit of one run of a graph with ONNX Runtime; default: none.",
     ),
     _engine_option("--low-memory", is_flag=True, help="Release memory after every run; slower."),
 )

@@ -90,7 +90,7 @@ def set_verbosity(*, quiet: bool, verbose: bool) -> None:
 
 
 def is_quiet() -> bool:
-    """Return whether results and errors alone are printed."""
+    """Return whether only results and errors are printed."""
     return _Verbosity.quiet
 
 

@@ -73,7 +73,7 @@ def add_int8_beside(
         if set(own) != {"fp32"}:
             raise UsageError(
                 f"The {graph} of the bundle {bundle.name} is in {', '.join(own)}: int8 can be put "
-                "beside graphs in fp32 alone."
+                "only beside graphs in fp32."
             )
     with tempfile.TemporaryDirectory(prefix="ztcir-int8-") as scratch:
         variants = _write_int8(bundle, Path(scratch), acceptance, report)
@@ -136,9 +136,9 @@ def _share_table(graphs: dict[str, Any], files: dict[str, Path]) -> None:
 @click.command()
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--to", required=True, type=click.Path(file_okay=False, path_type=Path))
-@click.option("--gallery", multiple=True, help="Images to rank; patterns are allowed.")
+@click.option("--gallery", multiple=True, help="Images to rank, also as a pattern. Repeatable.")
 @click.option("--triplets", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--calibration", multiple=True, help="Images to measure ranges on.")
+@click.option("--calibration", multiple=True, help="Images to measure ranges on. Repeatable.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def main(
     bundle: Path,

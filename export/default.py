@@ -413,9 +413,14 @@ def _with_card(bundle: Bundle, folder: Path, card: dict[str, Any], *, overwrite:
 
 
 @click.command()
-@click.option("--data", required=True, multiple=True, help="Shards of the training split.")
 @click.option(
-    "--validation-images", required=True, multiple=True, help="Shards of the validation gallery."
+    "--data", required=True, multiple=True, help="Shards of the training split. Repeatable."
+)
+@click.option(
+    "--validation-images",
+    required=True,
+    multiple=True,
+    help="Shards of the validation gallery. Repeatable.",
 )
 @click.option(
     "--validation-triplets",

@@ -77,8 +77,8 @@ precision_options = pass_as(
         "--precision",
         multiple=True,
         metavar="|".join(PRECISIONS),
-        help="Precisions of the bundle, separated by commas or repeated; default: fp32. With "
-        "--trt and BUNDLE, precisions to build engines of; default: all except int8.",
+        help="Precisions of the bundle, separated by commas; default: fp32. With --trt and "
+        "BUNDLE, precisions to build engines of; default: all except int8. Repeatable.",
     ),
     _option(
         "--calibration",
@@ -90,7 +90,7 @@ precision_options = pass_as(
         "--gallery",
         multiple=True,
         metavar="FOLDER_OR_TARS",
-        help="Images on which fp16 and int8 must rank as fp32 does; default: drawings.",
+        help="Images on which fp16 and int8 must rank as fp32 does; default: drawings. Repeatable.",
     ),
     _option(
         "--triplets",

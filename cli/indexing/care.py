@@ -51,7 +51,7 @@ class Care:
         from ztcir_sdk.gallery import open_any
 
         if paths and not self.remove:
-            raise click.UsageError(f"{self.wanted[0]} takes an index alone, not {paths[0]} too.")
+            raise click.UsageError(f"{self.wanted[0]} takes only an index, not {paths[0]} too.")
         index = open_any(name, image_tower=None)
         if self.info:
             _info(index, as_json=as_json)

@@ -59,7 +59,7 @@ def test_int8_is_put_beside_fp32_and_shares_its_tokens(
     texts = ["make it red", "in blue instead"]
     assert (exact.encode_texts(texts) * small.encode_texts(texts)).sum(axis=1).min() > 0.9
     assert Retriever(made, device="cpu").precision == "fp32"
-    with pytest.raises(UsageError, match="int8 can be put beside graphs in fp32 alone"):
+    with pytest.raises(UsageError, match="int8 can be put only beside graphs in fp32"):
         add_int8_beside(made, tmp_path / "again", Acceptance(trained=False))
 
     chosen = with_check(made, tmp_path / "chosen", **{DEFAULT_ON_CPU: True})

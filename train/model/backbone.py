@@ -142,7 +142,7 @@ class Backbone(nn.Module):
         ):
             raise UsageError(
                 f"{self.config.model} has {rows}x{columns} patches, which cannot be pooled to "
-                f"{grid[0]}x{grid[1]}; choose a smaller grid, or keep all with --patches alone."
+                f"{grid[0]}x{grid[1]}; choose a smaller grid, or --patches without a grid."
             )
         one_hot = torch.eye(self.num_patches).reshape(self.num_patches, rows, columns)
         self.pooling = F.adaptive_avg_pool2d(one_hot, grid).flatten(1).T.contiguous()

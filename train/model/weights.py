@@ -163,7 +163,7 @@ def _unpickle(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise UnsupportedBackboneError(
-                    f"{path} is a TorchScript program, which holds code; save its weights alone: "
+                    f"{path} is a TorchScript program, which holds code; save only its weights: "
                     f"torch.save(torch.jit.load({str(path)!r}, map_location='cpu').state_dict(), "
                     "'weights.pt')."
                 )
@@ -185,7 +185,7 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     if isinstance(content, _StandIn):
         raise UnsupportedBackboneError(
             f"{path} holds a whole pickled module ({type(content).__name__}), which cannot be "
-            "loaded without running its code; where it was trained, save its weights alone: "
+            "loaded without running its code; where it was trained, save only its weights: "
             f"torch.save(torch.load({str(path)!r}, weights_only=False).state_dict(), 'weights.pt')."
         )
     what = f"only {', '.join(map(str, content))}" if isinstance(content, Mapping) else "no mapping"
