@@ -22,7 +22,7 @@ FONTS = "ztcir_sdk/pages/fonts/"
 PAGE = "ztcir_sdk/serve/page/"
 BUNDLES = "ztcir_sdk/bundles/"
 DEFAULT = f"{BUNDLES}fashion-lite/"
-MOST_BYTES = 48_000_000
+MAX_BYTES = 48_000_000
 """Size of the default bundle on a disk."""
 ONLY_IN_EXTRAS = {
     *("torch", "torchvision", "open-clip-torch", "timm", "transformers", "safetensors"),
@@ -82,8 +82,8 @@ def _bundle_problems(files: Mapping[str, bytes]) -> list[str]:
         elif hashlib.sha256(data).hexdigest() != record["sha256"]:
             wrong.append(f"the default bundle's {name} is not the file that was exported")
     size = sum(len(data) for name, data in files.items() if name.startswith(DEFAULT))
-    if size > MOST_BYTES:
-        wrong.append(f"the default bundle has {size / 1e6:.1f} MB, over {MOST_BYTES / 1e6:.0f}")
+    if size > MAX_BYTES:
+        wrong.append(f"the default bundle has {size / 1e6:.1f} MB, over {MAX_BYTES / 1e6:.0f}")
     return wrong
 
 

@@ -39,11 +39,11 @@ __all__ = ["FILE", "describe_answers"]
 FILE = "answers.json"
 STEPS = np.arange(0.90, 1.0, 0.005)
 DEVIATIONS = np.arange(1.0, 5.01, 0.25)
-MOST_MERGED = 0.01
+MAX_MERGED = 0.01
 """Share of pictures that may be merged with another picture of other bytes."""
-LEAST_KEPT = 0.90
+MIN_KEPT = 0.90
 """Share of right pictures that the automatic threshold must keep."""
-LEAST_TARGETS = 3
+MIN_TARGETS = 3
 BLOCK = 512
 
 Change = Callable[[Image.Image], Image.Image]
@@ -105,7 +105,7 @@ def near_duplicates(
         scores[contents[start : start + BLOCK, None] == contents[None]] = -1
         nearest[start : start + BLOCK] = scores.max(axis=1)
     merged = [float((nearest >= step).mean()) for step in STEPS]
-    chosen = float(STEPS[next(i for i, share in enumerate(merged) if share <= MOST_MERGED)])
+    chosen = float(STEPS[next(i for i, share in enumerate(merged) if share <= MAX_MERGED)])
     note(f"Altering {copies} pictures")
     picked = rng.choice(len(items), min(copies, len(items)), replace=False)
     pictures = [_picture(index, items[i].path) for i in picked]
@@ -185,7 +185,7 @@ def thresholds(
         others = [
             str(c)
             for c, n in zip(colours, numbers, strict=True)
-            if n >= LEAST_TARGETS and c != colour[i] and is_known(str(c))
+            if n >= MIN_TARGETS and c != colour[i] and is_known(str(c))
         ]
         if others:
             asked.append((int(i), str(rng.choice(others))))
@@ -204,7 +204,7 @@ def thresholds(
         right.append([float((deviations[is_right] >= step).mean()) for step in DEVIATIONS])
         other.append([float((deviations[~is_right] >= step).mean()) for step in DEVIATIONS])
     kept, wrong = np.mean(right, axis=0), np.mean(other, axis=0)
-    chosen = max(step for step, share in zip(DEVIATIONS, kept, strict=True) if share >= LEAST_KEPT)
+    chosen = max(step for step, share in zip(DEVIATIONS, kept, strict=True) if share >= MIN_KEPT)
     return {
         "chosen": float(chosen),
         "queries": len(asked),

@@ -26,7 +26,7 @@ class Rounds:
     Attributes:
         rounds: number of rounds.
         runs: timed runs of each operation in a round.
-        seconds: start no further round after this time, except to reach `LEAST_ROUNDS`.
+        seconds: start no further round after this time, except to reach `MIN_ROUNDS`.
     """
 
     rounds: int = 40
@@ -39,7 +39,7 @@ class Rounds:
         return cls(options.rounds, options.runs, options.seconds)
 
 
-LEAST_ROUNDS = 5
+MIN_ROUNDS = 5
 
 
 def add_round_options(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +132,7 @@ def compare(
     start, number = clock(), 0
     while number < length.rounds:
         late = clock() - start > length.seconds * 1e9
-        if late and number >= LEAST_ROUNDS:
+        if late and number >= MIN_ROUNDS:
             break
         first = number % len(names)
         turns = {

@@ -39,7 +39,7 @@ from ztcir_sdk.runtime.cores import available_cores
 __all__ = ["describe_unwanted", "main", "measure"]
 
 DEPTH = 10
-LEAST_SHARE = 0.2
+MIN_SHARE = 0.2
 """A query counts if at least this part of its hits is unwanted while nothing is subtracted."""
 COMMON = 20
 """Values that fewer photos have are not asked for."""
@@ -172,7 +172,7 @@ def _leading(retriever: Retriever, query: Query, field: str, known: set[str]) ->
     hits = retriever.search(query, k=DEPTH)
     values = Counter(str((hit.metadata or {})[field]) for hit in hits)
     [(value, count)] = values.most_common(1)
-    return value if count >= LEAST_SHARE * DEPTH and value in known else None
+    return value if count >= MIN_SHARE * DEPTH and value in known else None
 
 
 def _shuffled(items: Items) -> Iterator[tuple[str, Metadata]]:

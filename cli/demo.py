@@ -9,7 +9,7 @@ import click
 from cli.options import Command, Engine, as_json, output_option, with_engine
 from cli.output import emit_json, note, printable, progress_bars, relative_to_here, table
 
-LEAST_PRECISION = 0.8
+MIN_PRECISION = 0.8
 """The bundle inside the package reaches more; a lower precision means that something is broken."""
 
 
@@ -74,10 +74,10 @@ def demo(output: Path, serve_page: bool, engine: Engine, as_json: bool) -> None:
             f'Next: ztcir search {relative_to_here(reference)} "a dress in the same style" '
             f"--index {relative_to_here(done.index)}"
         )
-    if engine.bundle is None and done.precision_at_10 < LEAST_PRECISION:
+    if engine.bundle is None and done.precision_at_10 < MIN_PRECISION:
         raise click.ClickException(
             f"Only {done.precision_at_10 * DEPTH:.1f} of {DEPTH} hits are right, instead of at "
-            f"least {LEAST_PRECISION * DEPTH:.0f}: run `ztcir doctor`."
+            f"least {MIN_PRECISION * DEPTH:.0f}: run `ztcir doctor`."
         )
     if serve_page:
         from cli.serve import serve_index

@@ -34,7 +34,7 @@ __all__ = [
 
 SHOWN_WIDTH = 24
 """Columns of a hit on a terminal."""
-LARGEST_SIDES = {"WEBP": 16_383, "JPEG": 65_500}
+MAX_SIDES = {"WEBP": 16_383, "JPEG": 65_500}
 """Format -> largest side of an image, in pixels."""
 GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -134,7 +134,7 @@ def check_grid(grid: Path, k: int) -> None:
         raise click.BadParameter(
             f"{grid.name!r} must end in {' or '.join(GRID_FORMATS)}.", param_hint="--grid"
         )
-    most = LARGEST_SIDES.get(GRID_FORMATS[grid.suffix.lower()])
+    most = MAX_SIDES.get(GRID_FORMATS[grid.suffix.lower()])
     if most is not None and sheet_height(k) > most:
         raise click.BadParameter(
             f"A sheet of {k} hits is higher than the {most} pixels that a {grid.suffix} can have: "

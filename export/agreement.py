@@ -29,8 +29,8 @@ from ztcir_sdk.sources import Source, SourceReader, list_images
 Array = NDArray[np.float32]
 
 SELECTED = "under test"  # name of the precision that stands for a selection of variants
-LEAST_IMAGES = 50  # with far fewer, the first ten of two rankings agree by chance
-MOST_IMAGES = 400
+MIN_IMAGES = 50  # with far fewer, the first ten of two rankings agree by chance
+MAX_IMAGES = 400
 QUERIES = 200
 CALIBRATION_IMAGES = 96
 BATCH = 16
@@ -78,11 +78,11 @@ def folder_queries(source: Source, preprocessing: Preprocessing) -> QuerySet:
     Raises:
         ZtcirError: it has fewer than 50 readable images.
     """
-    pixels = _read_images(source, preprocessing, MOST_IMAGES)
-    if len(pixels) < LEAST_IMAGES:
+    pixels = _read_images(source, preprocessing, MAX_IMAGES)
+    if len(pixels) < MIN_IMAGES:
         raise ZtcirError(
             f"The gallery has only {len(pixels)} readable images, too few to compare rankings: "
-            f"name a folder of at least {LEAST_IMAGES}, or leave it out to use drawings."
+            f"name a folder of at least {MIN_IMAGES}, or leave it out to use drawings."
         )
     return QuerySet(
         pixels,

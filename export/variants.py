@@ -24,7 +24,7 @@ from ztcir_sdk.names import IMAGE_ENCODER
 from ztcir_sdk.runtime import TensorSpec
 
 TRACED = {"references": 3, "texts": 4, "length": 9, "seed": 0}  # no 1: it would be a constant
-MOST_BYTES = (1 << 31) - 1
+MAX_BYTES = (1 << 31) - 1
 """Largest ONNX file that protobuf can read."""
 WEIGHT_BITS = (7, 8)
 """Bits of int8 weights, the faster first."""
@@ -212,7 +212,7 @@ def save_graph(proto: onnx.ModelProto, path: Path) -> None:
         ZtcirError: it is larger than an ONNX file can be.
     """
     size = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise ZtcirError(
             f"The graph {path.stem} has {size / 1e9:.1f} GB of weights, but an ONNX file holds at "
             "most 2 GB, so nothing was exported: use a smaller backbone."

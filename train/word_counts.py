@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.modification import words_of
 
-__all__ = ["AT_LEAST", "VOCABULARY_KEY", "training_vocabulary"]
+__all__ = ["MIN_TEXTS", "VOCABULARY_KEY", "training_vocabulary"]
 
-AT_LEAST = 20
+MIN_TEXTS = 20
 """Texts that must have a word; a word of fewer was hardly learned."""
 
 
@@ -18,7 +18,7 @@ VOCABULARY_KEY = "vocabulary"
 """Entry of "training" in a checkpoint's configuration: its words in lower case."""
 
 
-def training_vocabulary(texts: Iterable[str], *, at_least: int = AT_LEAST) -> list[str]:
+def training_vocabulary(texts: Iterable[str], *, at_least: int = MIN_TEXTS) -> list[str]:
     """Return the words that occur in at least `at_least` of some texts, the commonest first.
 
     Words are in lower case and as `ztcir_sdk.modification.words_of` finds them: without numbers,

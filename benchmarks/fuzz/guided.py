@@ -35,7 +35,7 @@ FILE = "fuzz-guided.json"
 NAMES = ("pictures", "archives", "manifests", "tokenizers")
 """Kinds of `benchmarks.fuzz` whose cases are one file. An index is a folder."""
 SEEDS = 100
-CASE_SECONDS, PROCESS_MB, MOST_BYTES = 20, 2_000, 1 << 16
+CASE_SECONDS, PROCESS_MB, MAX_BYTES = 20, 2_000, 1 << 16
 """libFuzzer counts seconds of the wall, in which other processes run as well."""
 INSTRUMENTED = ("ztcir_sdk", "PIL")
 
@@ -61,7 +61,7 @@ def _run(given: argparse.Namespace) -> None:
         note(f"{name}: {kinds[name]['cases']} cases, {len(kinds[name]['findings'])} findings")
     where = provenance(date, 1, load)
     where["versions"]["atheris"] = installed("atheris")
-    limits = {"seconds": CASE_SECONDS, "process_mb": PROCESS_MB, "bytes": MOST_BYTES}
+    limits = {"seconds": CASE_SECONDS, "process_mb": PROCESS_MB, "bytes": MAX_BYTES}
     write_result(given.output, {**where, "limits_a_case": limits, "kinds": kinds})
 
 
@@ -88,7 +88,7 @@ def fuzz_guided(name: str, seconds: int) -> dict[str, Any]:
             f"-max_total_time={seconds}",
             f"-timeout={CASE_SECONDS}",
             f"-rss_limit_mb={PROCESS_MB}",
-            f"-max_len={MOST_BYTES}",
+            f"-max_len={MAX_BYTES}",
             f"-artifact_prefix={scratch}/found-",
             "-print_final_stats=1",
             "-seed=1",
@@ -134,7 +134,7 @@ def _work(name: str, options: list[str]) -> None:
     corpus, folder = Path(options[-1]), Path(tempfile.mkdtemp(prefix="ztcir-case-"))
     for seed in range(SEEDS):
         data = kind.make(random.Random(seed))
-        if len(data) <= MOST_BYTES:
+        if len(data) <= MAX_BYTES:
             (corpus / f"{seed:04}").write_bytes(data)
 
     def one(data: bytes) -> None:

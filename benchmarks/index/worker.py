@@ -19,7 +19,7 @@ from benchmarks.index.engines import ENGINES
 
 __all__ = ["main"]
 
-PATIENCE, FEWEST = 5.0, 100
+PATIENCE, MIN_TIMED = 5.0, 100
 """Seconds that measuring a recall may take, but not of fewer queries."""
 
 
@@ -68,7 +68,7 @@ class _Worker:
         least, begun = np.load(answers), time.perf_counter()
         found: list[float] = []
         for number in range(first, end):
-            if len(found) >= FEWEST and time.perf_counter() - begun > PATIENCE:
+            if len(found) >= MIN_TIMED and time.perf_counter() - begun > PATIENCE:
                 break
             rows = self._engine.search(self._queries[number], NEIGHBOURS, effort)
             scores = self._vectors[rows] @ self._queries[number]

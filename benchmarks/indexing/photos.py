@@ -21,7 +21,7 @@ GRAIN = 4.0
 """Standard deviation of the grain, in levels of 255: an enlarged photo is too smooth, so that its
 file would be small and quickly decoded. With it, 12 megapixels take about as many bytes as a
 camera's."""
-LEAST_WIDTH = 160
+MIN_WIDTH = 160
 """Pixels; smaller photos of the catalogue are left out."""
 _TILE = 512
 
@@ -36,11 +36,11 @@ def catalogue_photos(shards: Sequence[Path], count: int) -> list[Image.Image]:
     for photo in _photos(shards):
         if len(photos) == count:
             break
-        if photo.width >= LEAST_WIDTH:
+        if photo.width >= MIN_WIDTH:
             photos.append(photo)
     if len(photos) < count:
         raise ZtcirError(
-            f"The shards have {len(photos)} photos of at least {LEAST_WIDTH} pixels, not {count}: "
+            f"The shards have {len(photos)} photos of at least {MIN_WIDTH} pixels, not {count}: "
             "name more shards, or ask for fewer pictures."
         )
     return photos

@@ -43,7 +43,7 @@ EAGER = "pytorch"
 GALLERY = 100_000
 PHOTOS = 4
 K = 10
-LEAST_COSINE = {"fp32": 1 - 1e-5, "int8": 0.9}
+MIN_COSINE = {"fp32": 1 - 1e-5, "int8": 0.9}
 """Cosine of a query's vectors in the SDK and in PyTorch, below which nothing is measured. The int8
 graphs of random weights passed no gate: they only must not answer another query."""
 
@@ -199,7 +199,7 @@ def _agreement(
         reference = one.reference(file)
         found = one.encode_queries([reference], texts, [0] * len(texts), method="composed")
         cosines[name] = round(float((found * wanted).sum(axis=1).min()), 6)
-        if not cosines[name] >= LEAST_COSINE[name]:
+        if not cosines[name] >= MIN_COSINE[name]:
             raise ZtcirError(
                 f"The bundle in {name} and PyTorch differ (cosine {cosines[name]}), so their times "
                 "cannot be compared: remove the bundle of --folder, so that it is exported again."

@@ -38,7 +38,7 @@ __all__ = ["Batcher", "main"]
 CALLERS = (1, 2, 4, 8, 16)
 REFERENCES = 16
 GALLERY = 10_000
-MOST_AT_ONCE = 16
+MAX_AT_ONCE = 16
 K = 10
 
 Ask = Callable[[Reference, str], object]
@@ -184,7 +184,7 @@ class Batcher:
     def _answer(self) -> None:
         while (first := self._waiting.get()) is not None:
             batch, ended = [first], False
-            while len(batch) < MOST_AT_ONCE:
+            while len(batch) < MAX_AT_ONCE:
                 try:
                     more = self._waiting.get_nowait()
                 except queue.Empty:

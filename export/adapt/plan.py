@@ -17,9 +17,9 @@ from train.model import Backbone
 from train.settings import ComposeTraining, MapTraining
 from ztcir_sdk.preprocess import Preprocessing
 
-__all__ = ["FEWEST_STEPS", "Plan", "make_plan", "photos_in_time"]
+__all__ = ["MIN_STEPS", "Plan", "make_plan", "photos_in_time"]
 
-FEWEST_STEPS = 20
+MIN_STEPS = 20
 """Fewer steps of a stage teach nothing."""
 _ENCODING = 0.35  # share of the time in which photos are encoded at most
 _MAP = 0.42  # share of the time left for training that is for Stage I
@@ -27,7 +27,7 @@ _BACKWARD = 3.0  # a step takes as long as so many forward passes
 _LONGER = 2.0  # a composed prompt is about so much longer than a word of the bank
 _PROBE = 32  # photos
 _EXPORT = 0.15  # share of the time that is kept for measuring and exporting
-_LEAST_EXPORT = 45.0  # seconds
+_MIN_EXPORT = 45.0  # seconds
 _CAREFUL = 0.75  # share of the estimated speed that is counted on
 
 
@@ -50,7 +50,7 @@ class Plan:
     @property
     def is_enough(self) -> bool:
         """Whether the stages are long enough to teach anything."""
-        return min(self.map_steps, self.compose_steps) >= FEWEST_STEPS
+        return min(self.map_steps, self.compose_steps) >= MIN_STEPS
 
     def to_dict(self) -> dict[str, float]:
         """Return it as JSON values."""
@@ -60,7 +60,7 @@ class Plan:
 def export_seconds(progress: Progress) -> float:
     """Return the time to keep for measuring and exporting."""
     whole = 0.0 if progress.minutes is None else 60 * progress.minutes
-    return max(_LEAST_EXPORT, _EXPORT * whole)
+    return max(_MIN_EXPORT, _EXPORT * whole)
 
 
 def photos_in_time(
@@ -121,9 +121,9 @@ def make_plan(
             min(steps[0], int(_MAP * left / one_map)),
             min(steps[1], int((1 - _MAP) * left / one_compose)),
         )
-        longer = max(one_map / _MAP, one_compose / (1 - _MAP)) * FEWEST_STEPS / _CAREFUL
+        longer = max(one_map / _MAP, one_compose / (1 - _MAP)) * MIN_STEPS / _CAREFUL
         # the share that is kept for the export grows with the time that is given
-        least_minutes = math.ceil((progress.spent + _LEAST_EXPORT + longer) / (60 * (1 - _EXPORT)))
+        least_minutes = math.ceil((progress.spent + _MIN_EXPORT + longer) / (60 * (1 - _EXPORT)))
     plan = Plan(*steps, steps[0] * one_map, steps[1] * one_compose, least_minutes)
     progress.note("plan", plan.to_dict())
     return plan

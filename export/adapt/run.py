@@ -17,8 +17,8 @@ from export.adapt.bundle import write_composed, write_sum
 from export.adapt.clock import Progress, Say, duration
 from export.adapt.measure import Gains, measure
 from export.adapt.pictures import Pictures, hold_out, read_bank, see, word_bank, words_checksum
-from export.adapt.plan import FEWEST_STEPS, Plan, export_seconds, make_plan, photos_in_time
-from export.adapt.settings import FEWEST_PHOTOS, AdaptSettings, choose_recipe
+from export.adapt.plan import MIN_STEPS, Plan, export_seconds, make_plan, photos_in_time
+from export.adapt.settings import MIN_PHOTOS, AdaptSettings, choose_recipe
 from export.adapt.sheet import draw_sheet
 from train.data import DataError, TrainingImage, print_notes, read_sources
 from train.loop.engine import Engine
@@ -37,13 +37,13 @@ from ztcir_sdk.names import DEFAULT_WEIGHT
 __all__ = ["Adaptation", "adapt"]
 
 PHASES = 6
-FEWEST_TRIPLETS = 50
+MIN_TRIPLETS = 50
 """Fewer triplets are not trained on."""
-FEWEST_HELD_OUT = 30
+MIN_HELD_OUT_TRIPLETS = 30
 """Fewer held-out triplets neither select nor measure."""
-FEWEST_REFERENCES = 20
+MIN_REFERENCES = 20
 """Triplets of fewer photos are not trained on: they are few pairs in many wordings."""
-FEWEST_HELD_OUT_REFERENCES = 8
+MIN_HELD_OUT_REFERENCES = 8
 """Triplets of fewer photos neither select nor measure."""
 _HELD_OUT_TRIPLETS = 1000  # in each kind of wordings
 
@@ -98,11 +98,11 @@ class _Triplets:
         parts = (self.training, self.selecting, self.measuring)
         photos, selecting, measuring = (_references(part) for part in parts)
         held_out = min(len(self.selecting), len(self.measuring))
-        enough = len(self.training) >= FEWEST_TRIPLETS and held_out >= FEWEST_HELD_OUT
+        enough = len(self.training) >= MIN_TRIPLETS and held_out >= MIN_HELD_OUT_TRIPLETS
         if (
             enough
-            and photos >= FEWEST_REFERENCES
-            and min(selecting, measuring) >= FEWEST_HELD_OUT_REFERENCES
+            and photos >= MIN_REFERENCES
+            and min(selecting, measuring) >= MIN_HELD_OUT_REFERENCES
         ):
             return ""
         if pictures.training.described.all():
@@ -112,8 +112,8 @@ class _Triplets:
             return f"No tag tells these photos apart ({reasons})"
         return (
             f"Only {photos} photos to train on and {selecting + measuring} held-out ones have a "
-            f"near photo that differs in a tag, and {FEWEST_REFERENCES} and "
-            f"{2 * FEWEST_HELD_OUT_REFERENCES} are needed; more photos or captions help"
+            f"near photo that differs in a tag, and {MIN_REFERENCES} and "
+            f"{2 * MIN_HELD_OUT_REFERENCES} are needed; more photos or captions help"
         )
 
 
@@ -163,10 +163,8 @@ class _Run:
         bank = read_bank(settings, backbone, progress)
         progress.open(self._identity(photos, bank))
         photos = photos_in_time(photos, backbone, settings, progress)
-        if len(photos) < FEWEST_PHOTOS:
-            why = (
-                f"{len(photos)} photos are too few to train on, at least {FEWEST_PHOTOS} are needed"
-            )
+        if len(photos) < MIN_PHOTOS:
+            why = f"{len(photos)} photos are too few to train on, at least {MIN_PHOTOS} are needed"
             return self._keep_sum(backbone, why, None, len(photos), [])
         self._phase(2, f"encoding and tagging {len(photos)} photos")
         pictures = see(backbone, hold_out(photos, settings), bank, settings.work / "features")
@@ -198,7 +196,7 @@ class _Run:
         plan = make_plan(settings, mapping, composing, len(training.images), progress)
         if not plan.is_enough:
             why = (
-                f"Within {progress.minutes:g} minutes there is no time for {FEWEST_STEPS} steps of "
+                f"Within {progress.minutes:g} minutes there is no time for {MIN_STEPS} steps of "
                 f"each stage; here it takes --minutes {plan.least_minutes}"
             )
             gains = measure(backbone, None, held_out, triplets.measuring)

@@ -11,11 +11,11 @@ from train.stages.recipes import Recipe, load_recipe, recipe_names
 
 __all__ = ["AdaptSettings", "choose_recipe"]
 
-FEWEST_PHOTOS = 60
+MIN_PHOTOS = 60
 """Fewer photos are not trained on: what a third of them says of the others is chance."""
 HELD_OUT = 0.1  # share of the photos that select and measure
-LEAST_HELD_OUT, MOST_HELD_OUT = 300, 2000  # photos
-LARGEST_SHARE = 0.3  # share of the photos that are held out, where they are few
+MIN_HELD_OUT, MAX_HELD_OUT = 300, 2000  # photos
+MAX_HELD_OUT_SHARE = 0.3  # share of the photos that are held out, where they are few
 
 _FALLBACK = "vit-b-32-openai"
 
@@ -66,7 +66,7 @@ class AdaptSettings:
 
     def held_out_share(self, count: int) -> float:
         """Return the share of ``count`` photos that select and measure."""
-        wanted = min(max(HELD_OUT * count, LEAST_HELD_OUT), MOST_HELD_OUT, LARGEST_SHARE * count)
+        wanted = min(max(HELD_OUT * count, MIN_HELD_OUT), MAX_HELD_OUT, MAX_HELD_OUT_SHARE * count)
         return wanted / count
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.comparison import LEAST_ROUNDS, Ratio, Rounds, compare
+from benchmarks.comparison import MIN_ROUNDS, Ratio, Rounds, compare
 
 
 class Machine:
@@ -113,6 +113,6 @@ class TestCompare:
                 .rounds
             )
 
-        assert rounds(0) == LEAST_ROUNDS
+        assert rounds(0) == MIN_ROUNDS
         assert rounds(10.5) == 11
         assert rounds(1e9) == 50

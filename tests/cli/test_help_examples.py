@@ -105,7 +105,7 @@ def place(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.delenv("ZTCIR_INDEX", raising=False)
     monkeypatch.setattr(Bundle, "embedded", lambda *_, **__: Bundle.load(here / "my-bundle"))
     monkeypatch.setattr("cli.serve.serve_index", lambda *_, **__: None)  # it would never end
-    monkeypatch.setattr("cli.demo.LEAST_PRECISION", 0.0)  # a tiny bundle finds by chance
+    monkeypatch.setattr("cli.demo.MIN_PRECISION", 0.0)  # a tiny bundle finds by chance
     monkeypatch.setattr(demo, "demo_gallery", lambda: demo_gallery(per_combination=1))
     small = functools.partial(benchmark.BenchmarkSettings, gallery=50, pictures=8, seconds=0.2)
     monkeypatch.setattr(benchmark, "BenchmarkSettings", small)

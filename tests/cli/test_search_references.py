@@ -109,7 +109,7 @@ def test_a_web_address_is_only_fetched_where_it_is_allowed(
     assert json.loads(fetched.stdout)["hits"] == json.loads(by_path.stdout)["hits"]
     gone = run("search", f"{server}/gone.png", "red", "--allow-url")
     assert (gone.exit_code, "HTTP 404" in gone.stderr) == (1, True)
-    monkeypatch.setattr("ztcir_sdk.decoding.reference_source.MOST_BYTES", 1000)
+    monkeypatch.setattr("ztcir_sdk.decoding.reference_source.MAX_BYTES", 1000)
     large = run("search", f"{server}/large.png", "red", "--allow-url")
     assert large.exit_code == 1
     assert "use a smaller image" in large.stderr

@@ -50,14 +50,14 @@ RECIPE = {
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Take every tag of the tiny CLIP, whose weights are random, and few steps for enough."""
     monkeypatch.setattr("train.tags.tagging.AGREEMENT", 0.0)
-    monkeypatch.setattr("train.tags.tagging.FEWEST", 2)
+    monkeypatch.setattr("train.tags.tagging.MIN_PICTURES", 2)
     monkeypatch.setattr("train.tags.tag_triplets._NEAR", 0.5)
     monkeypatch.setattr("train.tags.bank.CARRIERS", 1)
-    monkeypatch.setattr("export.adapt.run.FEWEST_TRIPLETS", 8)
-    monkeypatch.setattr("export.adapt.run.FEWEST_HELD_OUT", 4)
-    monkeypatch.setattr("export.adapt.run.FEWEST_REFERENCES", 4)
-    monkeypatch.setattr("export.adapt.run.FEWEST_HELD_OUT_REFERENCES", 2)
-    monkeypatch.setattr("export.adapt.plan.FEWEST_STEPS", 1)
+    monkeypatch.setattr("export.adapt.run.MIN_TRIPLETS", 8)
+    monkeypatch.setattr("export.adapt.run.MIN_HELD_OUT_TRIPLETS", 4)
+    monkeypatch.setattr("export.adapt.run.MIN_REFERENCES", 4)
+    monkeypatch.setattr("export.adapt.run.MIN_HELD_OUT_REFERENCES", 2)
+    monkeypatch.setattr("export.adapt.plan.MIN_STEPS", 1)
     monkeypatch.setattr("export.adapt.pictures.default_groups", _few_words)
     with unflushed():
         yield
@@ -179,7 +179,7 @@ def test_the_text_tower_is_read_twice_for_all_words(
     more = (*_few_words(), WordGroup("materials", ("wool", "silk")), WordGroup("x", ("y", "z")))
     monkeypatch.setattr("export.adapt.pictures.default_groups", lambda: more)
     monkeypatch.setattr("export.adapt.pictures.text_features", counted)
-    monkeypatch.setattr("export.adapt.run.FEWEST_TRIPLETS", 10**9)
+    monkeypatch.setattr("export.adapt.run.MIN_TRIPLETS", 10**9)
     found, _ = _run(settings)
     assert found.answers == "sum"
     assert len(calls) == 2
@@ -225,7 +225,7 @@ def test_a_run_ends_within_its_minutes(
     settings: AdaptSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plan expects faster steps than there are; the run then ends where its time is over."""
-    monkeypatch.setattr("export.adapt.plan._LEAST_EXPORT", 0.0)
+    monkeypatch.setattr("export.adapt.plan._MIN_EXPORT", 0.0)
     monkeypatch.setattr("export.adapt.pictures.Progress.recall", _instant_texts)
     long = replace(settings, minutes=0.2, map_steps=100_000, compose_steps=100_000, keep=True)
     found, _ = _run(long)
@@ -273,7 +273,7 @@ class TestBadInput:
         assert found.why.startswith("No tag tells these photos apart (objects: ")
         assert any("colours are not used" in line for line in said)
 
-    @pytest.mark.parametrize("name", ["FEWEST_REFERENCES", "FEWEST_HELD_OUT_REFERENCES"])
+    @pytest.mark.parametrize("name", ["MIN_REFERENCES", "MIN_HELD_OUT_REFERENCES"])
     def test_many_wordings_of_few_pairs_keep_the_sum(
         self, settings: AdaptSettings, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:

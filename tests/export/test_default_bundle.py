@@ -46,7 +46,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("train.triplets.stage_two.DEVELOPMENT_TRIPLETS", 8)
     # `test_export` tests this check, which exports two graphs more
     monkeypatch.setattr("export.bundle._check_randomised", lambda *_: None)
-    monkeypatch.setattr("export.agreement.LEAST_IMAGES", 1)
+    monkeypatch.setattr("export.agreement.MIN_IMAGES", 1)
     with tiny_fashion_lite(), unflushed():
         yield
 

@@ -156,7 +156,7 @@ def test_an_operator_that_onnx_lacks_is_named(vit: Exported, tmp_path: Path) -> 
 def test_a_graph_that_is_too_large_for_one_file_is_named(
     vit: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.variants.MOST_BYTES", 1000)
+    monkeypatch.setattr("export.variants.MAX_BYTES", 1000)
     with pytest.raises(ZtcirError, match=r"image_encoder has .* smaller"):
         export_bundle(vit.model, tmp_path / "b", TINY)
     assert not (tmp_path / "b").exists()

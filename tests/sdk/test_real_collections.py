@@ -258,7 +258,7 @@ def test_a_video_with_too_many_frames_is_named(
     photos: Path, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_video(photos / "clip.mp4")
-    monkeypatch.setattr("ztcir_sdk.sources.videos.MOST_FRAMES", 5)
+    monkeypatch.setattr("ztcir_sdk.sources.videos.MAX_FRAMES", 5)
     report = build_index(photos, index, QuartersEncoder(), video_every=0.5)
     assert report.total == 4
     [(path, sentence)] = report.failed

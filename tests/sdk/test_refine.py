@@ -18,7 +18,7 @@ from tiny_bundle import write_tiny_bundle
 
 from ztcir_sdk import Hit, ImageError, Retriever, UsageError
 from ztcir_sdk.encoder import Encoder
-from ztcir_sdk.modification import MOST_FORMER, join_texts, mix_queries
+from ztcir_sdk.modification import MAX_FORMER, join_texts, mix_queries
 from ztcir_sdk.modification.trail import FORMER_SHARE
 
 Array = NDArray[np.float32]
@@ -185,11 +185,11 @@ def test_a_long_trail_keeps_its_last_images_and_fits_the_context(
     reference = retriever.reference(photos / "01.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for number in range(MOST_FORMER + 3):
+        for number in range(MAX_FORMER + 3):
             [hit] = reference.search("it", 1)
             reference = reference.refine(hit)
-            assert len(reference.encoded.former) == min(number + 1, MOST_FORMER)
-    assert len(reference.former) == MOST_FORMER + 3
+            assert len(reference.encoded.former) == min(number + 1, MAX_FORMER)
+    assert len(reference.former) == MAX_FORMER + 3
 
 
 def test_a_former_image_whose_texts_are_too_long_together_does_not_count(

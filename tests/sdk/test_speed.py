@@ -175,7 +175,7 @@ reference = retriever.reference(sys.argv[3])
 for number in range(int(sys.argv[4])):
     reference.search("make it red", 5)
 """
-MOST_INSTRUCTIONS = 10e6
+MAX_INSTRUCTIONS = 10e6
 """Of a second text on the tiny bundle and 200 vectors, in the interpreter and everything below it.
 It took 2.7 million when this was written."""
 
@@ -205,4 +205,4 @@ def test_a_warm_query_takes_few_instructions(tmp_path: Path) -> None:
         return int(total[1])
 
     each = (instructions(7) - instructions(2)) / 5
-    assert 0 < each < MOST_INSTRUCTIONS, f"a warm query takes {each / 1e6:.1f} million instructions"
+    assert 0 < each < MAX_INSTRUCTIONS, f"a warm query takes {each / 1e6:.1f} million instructions"

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 __all__ = ["ExportCache", "Spoil", "cached_exports", "made_once"]
 
 Spoil = Callable[[onnx.ModelProto], None]
-MOST_WEIGHTS = 10_000_000
+MAX_WEIGHTS = 10_000_000
 """Larger models are exported each time, so that their graphs do not fill the disk."""
 
 
@@ -50,7 +50,7 @@ class ExportCache:
 
     def __call__(self, module: nn.Module, inputs: Sequence[Tensor], **options: Any) -> Any:
         self.exported.append(options["output_names"][0])
-        if sum(weight.numel() for weight in module.parameters()) > MOST_WEIGHTS:
+        if sum(weight.numel() for weight in module.parameters()) > MAX_WEIGHTS:
             return self._really(module, inputs, **options)  # type: ignore[arg-type]
         path = self.folder / f"{_key(module, inputs, options)}.onnx"
         with FileLock(path.with_suffix(".lock")):

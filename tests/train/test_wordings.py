@@ -45,7 +45,7 @@ VALUES = {
     "gender": ("Men", "Women", "Unisex", "Boys", "Girls"),
     "pattern": ("plain", "striped", "dotted", "checked", "paisley"),
 }
-LEAST_TEMPLATES = {"colour": 60, "type": 60, "gender": 60, "pattern": 40}
+MIN_TEMPLATES = {"colour": 60, "type": 60, "gender": 60, "pattern": 40}
 
 kinds = st.sampled_from(KINDS)
 seeds = st.integers(0, 2**32 - 1)
@@ -81,7 +81,7 @@ def names(text: str, kind: str, value: str) -> bool:
 def test_there_are_many_families_and_templates(kind: str) -> None:
     training = attribute_families(kind, held_out=False)
     assert len(training) >= 10
-    assert len({t for some in training.values() for t in some}) >= LEAST_TEMPLATES[kind]
+    assert len({t for some in training.values() for t in some}) >= MIN_TEMPLATES[kind]
     assert set(attribute_families(kind, held_out=True)) == HELD_OUT_FAMILIES[kind]
     assert len(HELD_OUT_FAMILIES[kind]) >= 4
     assert not training.keys() & HELD_OUT_FAMILIES[kind]

@@ -26,7 +26,7 @@ from ztcir_sdk.names import CATALOGUE_COLUMNS
 from ztcir_sdk.runtime.cores import available_cores
 from ztcir_sdk.sources.listing import tar_errors
 from ztcir_sdk.sources.metadata import MAX_METADATA_BYTES
-from ztcir_sdk.sources.reading import LARGEST_FILE
+from ztcir_sdk.sources.reading import MAX_FILE_BYTES
 from ztcir_sdk.sources.tar_reader import open_tar
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -253,7 +253,7 @@ def _add(
         sample.pictures[extension] = picture
     elif extension in (*IMAGE_EXTENSIONS, *TEXT_EXTENSIONS):
         stream = archive.extractfile(member)
-        limit = LARGEST_FILE if extension in IMAGE_EXTENSIONS else MAX_METADATA_BYTES
+        limit = MAX_FILE_BYTES if extension in IMAGE_EXTENSIONS else MAX_METADATA_BYTES
         data = b"" if stream is None else stream.read(limit + 1)
         if len(data) < min(member.size, limit + 1):
             raise EOFError("unexpected end of data")

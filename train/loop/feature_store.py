@@ -28,8 +28,8 @@ from ztcir_sdk.files import open_whole, write_whole
 
 __all__ = ["DiskFullError", "FeatureStore", "Layout", "quantise"]
 
-LARGEST_SHARD = 8192  # images
-FEWEST_SHARDS = 64  # for a large collection, so that processes end at nearly the same time
+MAX_SHARD_IMAGES = 8192  # images
+MIN_SHARDS = 64  # for a large collection, so that processes end at nearly the same time
 SAVE_EVERY = 50  # forward passes between two notes of the progress
 
 Arrays = dict[str, NDArray[Any]]
@@ -62,8 +62,8 @@ class Layout:
     @property
     def shard(self) -> int:
         """Images per shard, a multiple of the batch."""
-        least = max(-(-self.images // FEWEST_SHARDS), 1)
-        return -(-min(least, LARGEST_SHARD) // self.batch) * self.batch
+        least = max(-(-self.images // MIN_SHARDS), 1)
+        return -(-min(least, MAX_SHARD_IMAGES) // self.batch) * self.batch
 
     @property
     def shards(self) -> int:

@@ -26,12 +26,12 @@ SUBSETS: tuple[tuple[tuple[str, ...], float], ...] = (
 )
 """Attributes that a description names, and how often. Captions name the product, so the type is
 always named: texts without it ("for women", "red") are for Stage II."""
-LONGEST = 32  # tokens; the catalogue's captions are shorter
+MAX_TOKENS = 32  # tokens; the catalogue's captions are shorter
 
 
 def tokenize(texts: Sequence[str]) -> Tensor:
-    """Return the token ids (B, LONGEST) of texts."""
-    ids: Tensor = open_clip.get_tokenizer("ViT-B-32")(texts, context_length=LONGEST)
+    """Return the token ids (B, MAX_TOKENS) of texts."""
+    ids: Tensor = open_clip.get_tokenizer("ViT-B-32")(texts, context_length=MAX_TOKENS)
     return ids
 
 
@@ -67,7 +67,7 @@ class Texts:
                 text, named = _description(named, config, rng)
                 texts.append(text)
                 self.named[row, 1 + number] = [name in named for name in KINDS]
-        self.ids = tokenize(texts).reshape(len(images), 1 + config.descriptions, LONGEST)
+        self.ids = tokenize(texts).reshape(len(images), 1 + config.descriptions, MAX_TOKENS)
 
     def positives(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
         """Return which images (columns) each text (rows) of a batch is true of: (B, B) bool.

@@ -50,11 +50,11 @@ _PLAIN = ("{new}", "{new}", "+ {new}", "{new}!", "{old} -> {new}", "- {old} + {n
 _NAMED = ("objects", "colours", "patterns", "materials", "people")
 """Kinds that have a place of their own in a caption."""
 
-MOST_TARGETS = 32
+MAX_TARGETS = 32
 POOL = 20_000  # pictures at most; more make triplets slower, and few triplets are enough
 _NEAR = 0.999  # quantile of the similarity of pictures drawn at random
 _FEW_NEAR = 3  # a small collection has a lower one, so that a picture has some near ones,
-_LEAST_NEAR = 0.99  # but not below this
+_MIN_NEAR = 0.99  # but not below this
 _CHUNK = 256  # references at a time
 _PER_REFERENCE = 3  # changes tried at once
 _ROUNDS = 20  # passes over the references at most
@@ -94,7 +94,7 @@ class TagTriplets:
             some, others = rng.integers(len(rows), size=(2, 20_000))
             differ = some != others
             sims = (own[some[differ]] * own[others[differ]]).sum(axis=1)
-            quantile = min(_NEAR, max(_LEAST_NEAR, 1 - _FEW_NEAR / len(rows)))
+            quantile = min(_NEAR, max(_MIN_NEAR, 1 - _FEW_NEAR / len(rows)))
             self._near = float(np.quantile(sims, quantile))
 
     def make(
@@ -204,7 +204,7 @@ class TagTriplets:
             for word in (int(words[one]) for one in sorted(drawn)):
                 rows = np.flatnonzero(right & (new == word))
                 if not measure:
-                    rows = rows[np.argsort(-rest[rows], kind="stable")][:MOST_TARGETS]
+                    rows = rows[np.argsort(-rest[rows], kind="stable")][:MAX_TARGETS]
                 targets = tuple(self.ids[self._rows[one]] for one in candidates[rows])
                 text = self._text(number, int(reference), old, word, rng, held_out=held_out)
                 name = f"{TAGGED}{group.kind}"

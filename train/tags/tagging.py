@@ -21,8 +21,8 @@ __all__ = ["UNSURE", "TagGroup", "Tags", "tag_pictures"]
 
 UNSURE = -1
 AGREEMENT = 0.85  # share of the prompts that have to choose a picture's tag
-LEAST_SHARE = 1 / 3  # least share of pictures with a confident tag; other groups say little here
-FEWEST = 5  # pictures of a word; a rarer word has too few pictures to lead to
+MIN_SHARE = 1 / 3  # least share of pictures with a confident tag; other groups say little here
+MIN_PICTURES = 5  # pictures of a word; a rarer word has too few pictures to lead to
 _CHUNK = 4096  # pictures at a time
 
 
@@ -92,7 +92,7 @@ def tag_pictures(
     silent: dict[str, str] = {}
     for group, own in zip(groups, prompts, strict=True):
         tagged = _tag_group(embeds, group, own)
-        if tagged.share < LEAST_SHARE:
+        if tagged.share < MIN_SHARE:
             silent[group.kind] = f"only {tagged.share:.0%} of the pictures have a confident tag"
         elif len(tagged.counts()) < 2:
             silent[group.kind] = f"all pictures have the tag {next(iter(tagged.counts()))!r}"
@@ -117,7 +117,7 @@ def _tag_group(
         sure = (votes == best).mean(axis=0) >= AGREEMENT
         tags[start : start + _CHUNK] = np.where(sure, best, UNSURE)
     counts = np.bincount(tags[tags >= 0], minlength=len(group.words))
-    tags[np.isin(tags, np.flatnonzero(counts < FEWEST))] = UNSURE
+    tags[np.isin(tags, np.flatnonzero(counts < MIN_PICTURES))] = UNSURE
     whole = prompts.mean(axis=1)
     unit = whole / np.linalg.norm(whole, axis=1, keepdims=True)
     return TagGroup(group, unit.astype(np.float32), tags)

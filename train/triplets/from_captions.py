@@ -26,7 +26,7 @@ _MAX_IMAGES = 20  # a caption of more images describes none of them well
 _MAX_USES = 3  # triplets per pair of captions
 _MAX_DRAWS = 40  # draws per triplet
 _EXTENDED_SHARE = 0.5
-_MOST_COMPARED = 200_000  # captions; their frames take about 1 GB
+_MAX_COMPARED = 200_000  # captions; their frames take about 1 GB
 _EXCHANGE_DRAWS = 50_000
 _EDIT_TRIES = 5
 _RARE, _PER_CAPTIONS = 5, 2000  # a word in fewer captions is rare; in a small set no word is
@@ -154,8 +154,8 @@ def caption_edits(captions: Sequence[str], *, seed: int) -> list[tuple[str, str]
     rng = np.random.default_rng(seed)
     words = [tokens(caption) if main_script(caption) == "LATIN" else () for caption in captions]
     distinct = list(dict.fromkeys(one for one in words if one))
-    if len(distinct) > _MOST_COMPARED:
-        chosen = np.sort(rng.choice(len(distinct), _MOST_COMPARED, replace=False))
+    if len(distinct) > _MAX_COMPARED:
+        chosen = np.sort(rng.choice(len(distinct), _MAX_COMPARED, replace=False))
         distinct = [distinct[place] for place in chosen]
     rare = _rare_words(distinct)
     exchanged = _exchanged_phrases(CaptionPairs(distinct), rare, rng)

@@ -15,11 +15,11 @@ from ztcir_sdk.errors import UsageError
 from ztcir_sdk.index import GalleryIndex
 from ztcir_sdk.names import STANDS_OUT
 
-__all__ = ["DEVIATIONS_OF_QUARTILE", "LEAST_IMAGES", "SAMPLE", "least_scores"]
+__all__ = ["DEVIATIONS_OF_QUARTILE", "MIN_IMAGES", "SAMPLE", "least_scores"]
 
 SAMPLE = 2000
 """Images whose scores are looked at."""
-LEAST_IMAGES = 30
+MIN_IMAGES = 30
 """An index of fewer has no distribution to speak of."""
 DEVIATIONS_OF_QUARTILE = 0.6745
 """A normal distribution's lower quartile is this many standard deviations below its median."""
@@ -31,10 +31,10 @@ def least_scores(gallery: GalleryIndex, queries: NDArray[np.float32]) -> NDArray
     Raises:
         UsageError: the index is too small.
     """
-    if len(gallery) < LEAST_IMAGES:
+    if len(gallery) < MIN_IMAGES:
         raise UsageError(
             f"An index of {len(gallery)} images is too small for an automatic threshold, which "
-            f"needs {LEAST_IMAGES}: use min_score (--min-score) instead."
+            f"needs {MIN_IMAGES}: use min_score (--min-score) instead."
         )
     sample = gallery.sample(SAMPLE).astype(np.float64)
     unit = queries / np.linalg.norm(queries, axis=1, keepdims=True)

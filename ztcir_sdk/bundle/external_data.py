@@ -15,9 +15,9 @@ from ztcir_sdk.errors import BundleError
 __all__ = ["check_external_data"]
 
 _LOCATION = b"location"
-MOST_FIELDS = 1_000_000
+MAX_FIELDS = 1_000_000
 """Fields of a graph that are read; a graph with 2 000 nodes has about 30 000."""
-MOST_LEVELS = 100
+MAX_LEVELS = 100
 """Messages inside each other, the limit of the protobuf libraries too."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -88,7 +88,7 @@ def _locations(data: mmap.mmap) -> Iterator[bytes]:
         entry: list[tuple[int, bytes]] = []
         for field, start, stop in _fields(data, first, end):
             seen += 1
-            if seen > MOST_FIELDS or level > MOST_LEVELS:
+            if seen > MAX_FIELDS or level > MAX_LEVELS:
                 raise ValueError("it has too many fields or levels")
             if field in inside:
                 waiting.append((inside[field], start, stop, level + 1))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["MANIFEST_BYTES", "MAX_FILES", "MAX_FILE_BYTES", "MOST", "why_unusable"]
+__all__ = ["MANIFEST_BYTES", "MAXIMA", "MAX_FILES", "MAX_FILE_BYTES", "why_unusable"]
 
 MANIFEST_BYTES = 16_000_000
 """Bytes of ``bundle.json``."""
@@ -19,7 +19,7 @@ MAX_EDGE = 8_192
 MAX_LEVEL = 1e6
 """Largest mean and standard deviation of the preprocessing."""
 
-MOST: Mapping[str, int] = {
+MAXIMA: Mapping[str, int] = {
     "embed": 1 << 16,
     "patch": 1 << 16,
     "patches": 1 << 16,

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field
 
-from ztcir_sdk.bundle.limits import MAX_FILE_BYTES, MAX_FILES, MOST, why_unusable
+from ztcir_sdk.bundle.limits import MAX_FILE_BYTES, MAX_FILES, MAXIMA, why_unusable
 from ztcir_sdk.errors import BundleError
 from ztcir_sdk.names import (
     GRAPHS,
@@ -173,7 +173,7 @@ class GraphVariant(_Entry, frozen=True):
             for spec in specs:
                 _check_known(f"{side}.{spec.name}.dtype", [spec.dtype], _DTYPES)
                 if len(spec.shape) > 8 or not all(
-                    0 < edge <= MOST["edge"] if isinstance(edge, int) else edge
+                    0 < edge <= MAXIMA["edge"] if isinstance(edge, int) else edge
                     for edge in spec.shape
                 ):
                     expected = "a list of sizes and names"
@@ -328,8 +328,8 @@ class Manifest(_Entry, frozen=True, kw_only=True):
         if file not in self.files:
             raise ManifestError.wrong(entry, file, "one of the files")
         size, row = self.files[file].bytes, 2 * self.dimensions.embed
-        if not 0 < size <= MOST["prototype_bytes"] or size % row:
-            expected = f"whole vectors of {row} bytes, at most {MOST['prototype_bytes']} bytes"
+        if not 0 < size <= MAXIMA["prototype_bytes"] or size % row:
+            expected = f"whole vectors of {row} bytes, at most {MAXIMA['prototype_bytes']} bytes"
             raise ManifestError.wrong(f"files.{file}.bytes", size, expected)
 
     def _check_tensor_names(self, graph: str, variant: GraphVariant, entry: str) -> None:
@@ -412,8 +412,8 @@ class Manifest(_Entry, frozen=True, kw_only=True):
 def _check_most(entry: Struct, *names: str) -> None:
     for name in names:
         value = getattr(entry, name)
-        if value is not None and value > MOST[name]:
-            raise ManifestError.wrong(name, value, f"at most {MOST[name]}")
+        if value is not None and value > MAXIMA[name]:
+            raise ManifestError.wrong(name, value, f"at most {MAXIMA[name]}")
 
 
 def _check_known(entry: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ from ztcir_sdk.errors import ImageError, UsageError, reason_of
 
 __all__ = ["open_reference"]
 
-MOST_BYTES = 100_000_000
+MAX_BYTES = 100_000_000
 """Largest image that is read from standard input or from the web."""
 TIMEOUT = 20.0
 """Seconds that a web server may stay silent."""
@@ -79,7 +79,7 @@ def _fetch(address: str) -> bytes:
 
 
 def _bounded(stream: IO[bytes], name: str) -> bytes:
-    data = stream.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise ImageError(f"{name} has over {MOST_BYTES // 1_000_000} MB: use a smaller image.")
+    data = stream.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"{name} has over {MAX_BYTES // 1_000_000} MB: use a smaller image.")
     return data

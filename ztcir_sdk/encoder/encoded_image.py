@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ztcir_sdk.modification import MOST_FORMER, join_texts
+from ztcir_sdk.modification import MAX_FORMER, join_texts
 
 __all__ = ["EncodedImage", "FormerImage"]
 
@@ -38,7 +38,7 @@ class EncodedImage:
             return replace(self, former=())
         former = [FormerImage(one.image, join_texts(one.asked, asked)) for one in image.former]
         former.append(FormerImage(replace(image, former=()), asked))
-        return replace(self, former=tuple(former[-MOST_FORMER:]))
+        return replace(self, former=tuple(former[-MAX_FORMER:]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,7 +56,7 @@ _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = MappingProxyType(
 _NUMBER = re.compile(
     r"[ \t\n\v\f\r]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t\n\v\f\r]*"
 )
-_MOST_INTEGER = 1 << 63
+_MAX_INTEGER = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def number_of(value: Any) -> int | float | None:
             return float(value)
     if isinstance(value, int):
         whole = int(value)
-        return whole if -_MOST_INTEGER <= whole < _MOST_INTEGER else _as_float(whole)
+        return whole if -_MAX_INTEGER <= whole < _MAX_INTEGER else _as_float(whole)
     if isinstance(value, float):
         return None if math.isnan(value) else value
     return None

@@ -12,7 +12,7 @@ from ztcir_sdk.filters.parsing import FilterError
 
 __all__ = ["FieldSummary", "require_kinds", "summarise_fields"]
 
-MOST_VALUES = 1000
+MAX_VALUES = 1000
 """Distinct values of a field that are counted; a field with more shows the first ones."""
 EXAMPLES = 5
 
@@ -28,7 +28,7 @@ class FieldSummary:
     items: int
     """Items that have it, and not as null."""
     distinct: int | None
-    """Different values; None for more than `MOST_VALUES`."""
+    """Different values; None for more than `MAX_VALUES`."""
     values: list[Any]
     """The most frequent values, up to five, if they are few; else the first ones."""
     least: float | None
@@ -147,11 +147,11 @@ class _Seen:
         if number is not None:
             self._least = number if self._least is None else min(self._least, number)
             self._most = number if self._most is None else max(self._most, number)
-        if len(self._values) <= MOST_VALUES or value in self._values:
+        if len(self._values) <= MAX_VALUES or value in self._values:
             self._values[value] += 1
 
     def summary(self, name: str) -> FieldSummary:
-        few = len(self._values) <= MOST_VALUES
+        few = len(self._values) <= MAX_VALUES
         frequent = self._values.most_common(EXAMPLES)
         return FieldSummary(
             name=name,

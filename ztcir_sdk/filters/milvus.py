@@ -33,7 +33,7 @@ FIELDS = "fields"
 """Column of the JSON value of `filter_columns`."""
 KEY, ANY, NUMBER, TEXT = "k", "a", "n", "t"
 """Marks of what an item has of a field: the key, a value that is not null, a number, a text."""
-MOST_VALUES = 1000
+MAX_VALUES = 1000
 """Values of an IN, at most: Milvus Lite knows none for JSON, so they are joined by OR."""
 
 
@@ -110,9 +110,9 @@ def _test(condition: Comparison | OneOf | Like) -> tuple[type, str]:
         return kind, f"{_column(condition.field, kind)} {operator} {_literal(condition.value)}"
     if isinstance(condition, OneOf):
         kind = str if isinstance(condition.values[0], str) else float
-        if len(condition.values) > MOST_VALUES:
+        if len(condition.values) > MAX_VALUES:
             raise FilterError(
-                f"{condition.field} IN (...) has more than {MOST_VALUES} values, which is too many "
+                f"{condition.field} IN (...) has more than {MAX_VALUES} values, which is too many "
                 "for Milvus: split the search."
             )
         operator, joint = ("!=", " and ") if condition.negated else ("==", " or ")

@@ -26,9 +26,9 @@ from ztcir_sdk.filters.expression import (
 if TYPE_CHECKING:
     from sqlglot import exp
 
-__all__ = ["MOST_CHARACTERS", "FilterError", "parse_filter"]
+__all__ = ["MAX_CHARACTERS", "FilterError", "parse_filter"]
 
-MOST_CHARACTERS = 100_000
+MAX_CHARACTERS = 100_000
 """Length of a filter, at most."""
 ALLOWED = "comparisons, AND, OR, NOT, IN, LIKE, BETWEEN and IS NULL"
 SELECT = "SELECT 1 WHERE "
@@ -56,8 +56,8 @@ def parse_filter(where: str) -> Filter:
         raise FilterError(f"A filter is a text such as {EXAMPLE}, not {where!r}.")
     if not where.strip():
         raise FilterError(f"The filter is empty: write one such as {EXAMPLE}.")
-    if len(where) > MOST_CHARACTERS:
-        raise FilterError(f"The filter has more than {MOST_CHARACTERS:,} characters: shorten it.")
+    if len(where) > MAX_CHARACTERS:
+        raise FilterError(f"The filter has more than {MAX_CHARACTERS:,} characters: shorten it.")
     if "\0" in where:
         raise FilterError("The filter has a null character: remove it.")
     try:

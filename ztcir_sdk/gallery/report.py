@@ -21,7 +21,7 @@ __all__ = [
     "source_name",
 ]
 
-MOST_KINDS = 12
+MAX_KINDS = 12
 """Suffixes that a sentence names."""
 
 
@@ -68,8 +68,8 @@ class IndexReport:
 def skipped_sentence(skipped: Mapping[str, int]) -> str:
     """Return "skipped 4 files: .mov 2, .psd 2", the most frequent first."""
     kinds = sorted(skipped.items(), key=lambda one: (-one[1], one[0]))
-    shown = [f"{kind} {count}" for kind, count in kinds[:MOST_KINDS]]
-    if rest := sum(count for _, count in kinds[MOST_KINDS:]):
+    shown = [f"{kind} {count}" for kind, count in kinds[:MAX_KINDS]]
+    if rest := sum(count for _, count in kinds[MAX_KINDS:]):
         shown.append(f"others {rest}")
     total = sum(skipped.values())
     return f"skipped {total} {'file' if total == 1 else 'files'}: {', '.join(shown)}"
@@ -78,8 +78,8 @@ def skipped_sentence(skipped: Mapping[str, int]) -> str:
 def excluded_sentence(excluded: Sequence[str]) -> str:
     """Return "left out 3 folders: @eaDir 2, .git 1"."""
     names = Counter(PurePosixPath(path).name for path in excluded)
-    shown = [f"{name} {count}" for name, count in names.most_common(MOST_KINDS)]
-    if len(names) > MOST_KINDS:
+    shown = [f"{name} {count}" for name, count in names.most_common(MAX_KINDS)]
+    if len(names) > MAX_KINDS:
         shown.append("others")
     total = len(excluded)
     return f"left out {total} {'folder' if total == 1 else 'folders'}: {', '.join(shown)}"

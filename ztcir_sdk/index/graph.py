@@ -38,7 +38,7 @@ GRAPH_M = 16
 """hnswlib's links per node."""
 GRAPH_EF_CONSTRUCTION = 100
 """hnswlib's candidates while building."""
-FEWEST = 20
+MIN_EF = 20
 """Rows that are asked for to find 10, for which `ef` is measured; more need a larger one."""
 
 SCAN_BYTES_PER_SECOND = 10e9
@@ -126,7 +126,7 @@ class Graph:
         was measured.
         """
         if ef is None:
-            ef = max(self.ef, wanted, wanted + (wanted - FEWEST) // 2)
+            ef = max(self.ef, wanted, wanted + (wanted - MIN_EF) // 2)
         threads = 1 if len(queries) == 1 else available_cores()
         with self._lock:
             if ef != self._set:

@@ -37,7 +37,7 @@ _HEADER = np.dtype(
         ("ef_construction", "<u8"),
     ]
 )
-_HIGHEST = 64
+_MAX_LEVEL = 64
 """Levels of a graph; 16 links a node make 1 / 16 of the nodes of a level reach the next."""
 _NODES_AT_ONCE = 1 << 16
 
@@ -96,7 +96,7 @@ def _check_header(header: Any, dim: int, record: GraphRecord) -> np.dtype[Any]:
         raise ValueError(f"its room is {int(header['most'])} nodes for {rows}")
     if not (1 <= int(header["ef_construction"]) <= 1 << 20 and 0 <= header["scale"] <= 100):
         raise ValueError("its settings are not ones that ztcir uses")
-    if rows and not (0 <= int(header["top"]) < _HIGHEST and int(header["entry"]) < rows):
+    if rows and not (0 <= int(header["top"]) < _MAX_LEVEL and int(header["entry"]) < rows):
         raise ValueError("its entry point is not one of its nodes")
     return node
 

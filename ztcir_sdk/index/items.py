@@ -52,13 +52,13 @@ LABELS_IN_A_BUCKET = 13
 """Logarithm of the labels that lie together in the index of hashes. New items change only the last
 part of it, so that a commit's cost does not grow with the index."""
 HASH_INDEX = f"label >> {LABELS_IN_A_BUCKET}, substr(hash, 1, 12)"
-MOST_VARIABLES = 500
+MAX_VARIABLES = 500
 TRIES = 5
 
 
 QUERY_SECONDS = 600.0
 """Longest time of one query."""
-LARGEST_VALUE = 64_000_000
+MAX_VALUE = 64_000_000
 """Bytes of a text or a row."""
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -180,8 +180,8 @@ class Query:
             KeyError: there is no such label.
         """
         found: dict[int, Item] = {}
-        for start in range(0, len(labels), MOST_VARIABLES):
-            part = [int(label) for label in labels[start : start + MOST_VARIABLES]]
+        for start in range(0, len(labels), MAX_VARIABLES):
+            part = [int(label) for label in labels[start : start + MAX_VARIABLES]]
             marks = ", ".join("?" * len(part))
             rows = self.sql(f"SELECT {COLUMNS} FROM items WHERE label IN ({marks})", part)
             found.update((row[0], _item(row)) for row in rows)
@@ -361,7 +361,7 @@ def _restrict(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
     if hasattr(connection, "setlimit"):  # Python 3.11
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE)
 
 
 def _prepare(connection: sqlite3.Connection, *, old: bool) -> None:

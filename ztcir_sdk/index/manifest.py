@@ -44,7 +44,7 @@ __all__ = [
 
 MANIFEST_BYTES = 4_000_000
 """Bytes of ``index.json``."""
-MOST_DIMENSIONS = 1 << 16
+MAX_DIMENSIONS = 1 << 16
 FORMAT_VERSION = 2
 OLD_FORMAT = 1
 """The format of ztcir 0.1: one checksum of all vectors, and a new file of items in each commit."""
@@ -296,8 +296,8 @@ def _check_sizes(manifest: Manifest) -> None:
         raise EntryError("vectors", f"do not have the bytes of {manifest.rows} rows")
     if (problem := _root_problem(manifest.root)) is not None:
         raise EntryError("root", problem)
-    if manifest.dim > MOST_DIMENSIONS:
-        raise EntryError.wrong("dim", manifest.dim, f"at most {MOST_DIMENSIONS}")
+    if manifest.dim > MAX_DIMENSIONS:
+        raise EntryError.wrong("dim", manifest.dim, f"at most {MAX_DIMENSIONS}")
     if manifest.items > manifest.rows:
         raise EntryError.wrong("items", manifest.items, f"at most the {manifest.rows} rows")
     if manifest.graph is not None and manifest.graph.rows > manifest.rows:

@@ -37,7 +37,7 @@ __all__ = [
     "unit_queries",
 ]
 
-GRAPH_MOST = 2_000
+MAX_GRAPH_NEIGHBOURS = 2_000
 """Number of neighbours above which searching the graph is slower than reading every vector."""
 FEW_MORE = 10
 """Rows that are asked for beyond the wanted ones: some may be as near as the last of these."""
@@ -254,7 +254,7 @@ def graph_search(
         wanted = -(-wanted * graph.rows // max(alive, 1))
         wanted += wanted // 2
     wanted = min(wanted + FEW_MORE, graph.rows)
-    near = graph.nearest(queries, wanted) if 0 < wanted <= GRAPH_MOST else None
+    near = graph.nearest(queries, wanted) if 0 < wanted <= MAX_GRAPH_NEIGHBOURS else None
     if near is None:
         return exact_search(gallery, queries, k, excluded)
 

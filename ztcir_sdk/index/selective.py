@@ -33,7 +33,7 @@ DEVIATIONS = 2.0
 """Standard deviations by which more rows are asked for than hold enough on average."""
 FARTHER = 1.25
 """Times as many again where the rows near a query satisfied a filter less often than others."""
-LEAST_NEAR = 4
+MIN_NEAR = 4
 """Where the rows near a query satisfy a filter so many times less often than others, the graph is
 not searched: links may not lead from there to the nearest of those that do, such as a cluster."""
 DEEP_KNOWN, DEEP_UNKNOWN = 1 << 9, 1 << 6
@@ -214,7 +214,7 @@ class _GraphSearch:
         """
         wanted = _number_to_ask(count, rate)
         effort = max(self._effort(count, rate), wanted)
-        return wanted <= min(nearest.GRAPH_MOST, rows) and effort <= self._most
+        return wanted <= min(nearest.MAX_GRAPH_NEIGHBOURS, rows) and effort <= self._most
 
     def run(
         self,
@@ -240,7 +240,7 @@ class _GraphSearch:
             i
             for i, rate in enumerate(rates)
             if found[i] is None
-            and rate * LEAST_NEAR >= share
+            and rate * MIN_NEAR >= share
             and self.can_find(counts[i], rate, graph.rows)
         ]:
             wanted = max(_number_to_ask(counts[i], rates[i]) for i in pending)

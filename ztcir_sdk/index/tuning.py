@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.files import hash_file
 from ztcir_sdk.index import nearest
-from ztcir_sdk.index.graph import FEWEST, GRAPH_EF_CONSTRUCTION, GRAPH_M, Graph
+from ztcir_sdk.index.graph import GRAPH_EF_CONSTRUCTION, GRAPH_M, MIN_EF, Graph
 from ztcir_sdk.index.manifest import GraphRecord, Manifest
 from ztcir_sdk.index.protocol import Neighbours
 from ztcir_sdk.index.rows import Rows
@@ -22,14 +22,14 @@ SAMPLE = 1000
 """Queries that it is measured with. The recall of most is 1, and of a few 0, where the graph hardly
 leads to a group of vectors. With a standard deviation of 0.07, the mean is known to within 0.004.
 """
-MOST = 4 * SAMPLE
+MAX_SAMPLE = 4 * SAMPLE
 """Queries at most, where that is in doubt."""
 CONFIDENCE = 1.645
 """Standard errors that the measured recall must be above `RECALL`: then the recall of all such
 queries is, 19 times of 20."""
 NEIGHBOURS = 10
 EFFORTS = (
-    FEWEST,
+    MIN_EF,
     24,
     28,
     32,
@@ -104,7 +104,7 @@ def measure_effort(
     alive = np.setdiff1d(np.arange(graph.rows), gallery.dead, assume_unique=True)
     if len(alive) <= NEIGHBOURS:
         return EFFORTS[0], None
-    sample = _Sample(gallery, graph, np.random.default_rng(seed).permutation(alive)[:MOST])
+    sample = _Sample(gallery, graph, np.random.default_rng(seed).permutation(alive)[:MAX_SAMPLE])
     sample.extend()
     for ef in EFFORTS:
         graph.ef = ef
@@ -173,7 +173,7 @@ def _moved_vectors(
     itself = [sample[i : i + 1] for i in range(len(sample))]
     ef = graph.ef
     # A graph that overlooks the nearest one moves them farther, which makes them harder to find.
-    graph.ef = 2 * FEWEST
+    graph.ef = 2 * MIN_EF
     rows = [rows for rows, _ in nearest.graph_search(gallery, graph, vectors, 1, itself)]
     graph.ef = ef
     ways = gallery.rows.take(np.concatenate(rows)) - vectors

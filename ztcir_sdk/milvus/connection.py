@@ -21,14 +21,14 @@ from ztcir_sdk.schema import EntryError, PositiveNumber, from_json, to_json
 from ztcir_sdk.sources import CollectionRules
 from ztcir_sdk.version import __version__
 
-__all__ = ["MOST_BYTES", "Connection", "State", "item_of"]
+__all__ = ["MAX_BYTES", "Connection", "State", "item_of"]
 
 SECONDS = 10.0
 """Time for a connection."""
 FORMAT_VERSION = 1
 PROPERTY = "ztcir.index"
 """Property of a collection that holds its `State`, as JSON."""
-MOST_BYTES = {"path": 8192, "metadata": 65_536, FIELDS: 65_536}
+MAX_BYTES = {"path": 8192, "metadata": 65_536, FIELDS: 65_536}
 """Column -> bytes that Milvus holds in it; JSON has a fixed limit."""
 HNSW_M = 16
 """Links a node in Milvus's graph: 2 M of 4 bytes on the lowest layer, M on the few above it."""
@@ -121,7 +121,7 @@ class Connection:
                 description=f"ztcir index of image tower {state.image_tower}",
             )
             schema.add_field("label", types.INT64, is_primary=True)
-            schema.add_field("path", types.VARCHAR, max_length=MOST_BYTES["path"])
+            schema.add_field("path", types.VARCHAR, max_length=MAX_BYTES["path"])
             schema.add_field("hash", types.VARCHAR, max_length=64)
             schema.add_field("size", types.INT64)
             schema.add_field("mtime_ns", types.INT64)

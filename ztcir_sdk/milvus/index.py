@@ -31,9 +31,9 @@ from ztcir_sdk.milvus.connection import Connection, State, item_of
 from ztcir_sdk.milvus.writer import MilvusWriter
 from ztcir_sdk.sources.identity import path_id
 
-__all__ = ["MOST_HITS", "MilvusIndex"]
+__all__ = ["MAX_HITS", "MilvusIndex"]
 
-MOST_HITS = 16_384
+MAX_HITS = 16_384
 """Rows that Milvus returns for a query, at most."""
 EF = 128
 """Candidates of a search in Milvus's graph, at least."""
@@ -180,8 +180,8 @@ class MilvusIndex:
         with self._lock:
             known = {label: self._items[label][1] for label in asked if label in self._items}
         missing = [label for label in asked if label not in known]
-        for start in range(0, len(missing), MOST_HITS // 16):
-            some = missing[start : start + MOST_HITS // 16]
+        for start in range(0, len(missing), MAX_HITS // 16):
+            some = missing[start : start + MAX_HITS // 16]
             for row in self._connection.query(f"label in {some}", ["label", "vector"]):
                 known[int(row["label"])] = np.asarray(row["vector"], dtype=np.float32)
         if not asked:
@@ -245,19 +245,19 @@ class MilvusIndex:
         found: dict[int, Neighbours] = {}
         waiting, count = list(range(len(units))), k + A_FEW_MORE
         while waiting:
-            if k > MOST_HITS:
+            if k > MAX_HITS:
                 raise UsageError(
-                    f"Milvus returns {MOST_HITS:,} hits at most, and {k:,} are asked for: lower k "
+                    f"Milvus returns {MAX_HITS:,} hits at most, and {k:,} are asked for: lower k "
                     "or offset, or narrow the search with a filter."
                 )
-            count = min(count, MOST_HITS)
+            count = min(count, MAX_HITS)
             pages = self._nearest(units[waiting], count, expression, exact=exact)
             for i, rows in zip(list(waiting), pages, strict=True):
                 out, out_hashes = set(labels[i]), set(hashes[i])
                 kept = [
                     row for row in rows if row["label"] not in out and row["hash"] not in out_hashes
                 ]
-                if len(kept) >= k or len(rows) < count or count == MOST_HITS:
+                if len(kept) >= k or len(rows) < count or count == MAX_HITS:
                     found[i] = _ranked(kept, units[i], k)
                     waiting.remove(i)
             count *= 4

@@ -19,7 +19,7 @@ from ztcir_sdk.index import DEFAULT_STORAGE, Item
 from ztcir_sdk.index.items import ITEM_COLUMNS
 from ztcir_sdk.index.manifest import MetadataRecord
 from ztcir_sdk.index.rows import unit_vector
-from ztcir_sdk.milvus.connection import MOST_BYTES, Connection, State, item_of
+from ztcir_sdk.milvus.connection import MAX_BYTES, Connection, State, item_of
 from ztcir_sdk.sources import CollectionRules
 from ztcir_sdk.sources.identity import path_id
 
@@ -315,10 +315,10 @@ def _require_room(item: Item, columns: dict[str, Any]) -> int:
         FIELDS: len(json.dumps(columns)),
     }
     for name, size in sizes.items():
-        if size > MOST_BYTES[name]:
+        if size > MAX_BYTES[name]:
             what = "path" if name == "path" else "metadata"
             raise ZtcirError(
                 f"The {what} of {item.path[:80]} is too long for Milvus, which holds "
-                f"{MOST_BYTES[name]:,} bytes: shorten it, or leave the image out with --exclude."
+                f"{MAX_BYTES[name]:,} bytes: shorten it, or leave the image out with --exclude."
             )
     return sum(sizes.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ztcir_sdk.modification.refused import refused_values
 from ztcir_sdk.modification.strength import check_strength, move_queries
-from ztcir_sdk.modification.trail import MOST_FORMER, join_texts, mix_queries
+from ztcir_sdk.modification.trail import MAX_FORMER, join_texts, mix_queries
 from ztcir_sdk.modification.vocabulary import (
     UnknownWord,
     Vocabulary,
@@ -14,7 +14,7 @@ from ztcir_sdk.modification.vocabulary import (
 )
 
 __all__ = [
-    "MOST_FORMER",
+    "MAX_FORMER",
     "UnknownWord",
     "Vocabulary",
     "check_strength",

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FORMER_SHARE", "MOST_FORMER", "join_texts", "mix_queries"]
+__all__ = ["FORMER_SHARE", "MAX_FORMER", "join_texts", "mix_queries"]
 
 FORMER_SHARE = 0.35
-MOST_FORMER = 3
+MAX_FORMER = 3
 """Pictures before the last one that may count; the share of more would be next to nothing."""
 
 

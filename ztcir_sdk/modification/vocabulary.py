@@ -21,7 +21,7 @@ from ztcir_sdk.tokenizer import clean
 __all__ = ["UnknownWord", "Vocabulary", "names_any", "words_of"]
 
 APOSTROPHES = "'\u2019\u02bc`"
-LEAST_LETTERS = 2
+MIN_LETTERS = 2
 """A word of fewer letters is always known."""
 MOSTLY = 0.5
 """Share of unknown words."""
@@ -111,7 +111,7 @@ class Vocabulary:
             if words_of(word) != [word]:
                 raise UsageError(
                     f"A vocabulary cannot have {word!r}: use words in lower case, of "
-                    f"{LEAST_LETTERS} letters or more, without digits and punctuation."
+                    f"{MIN_LETTERS} letters or more, without digits and punctuation."
                 )
         return "".join(f"{word}\n" for word in self.words).encode()
 
@@ -230,4 +230,4 @@ def _parts(word: str) -> list[str]:
     for apostrophe in APOSTROPHES[1:]:
         word = word.replace(apostrophe, APOSTROPHES[0])
     parts = word.split(APOSTROPHES[0])
-    return [part for part in parts if sum(map(str.isalpha, part)) >= LEAST_LETTERS]
+    return [part for part in parts if sum(map(str.isalpha, part)) >= MIN_LETTERS]

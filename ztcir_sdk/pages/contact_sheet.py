@@ -40,7 +40,7 @@ PER_LINE = 10
 """Hits beside each other."""
 CELL = (120, 160)
 """Width and height of a hit, in pixels."""
-_LONGEST_TEXT = 400  # characters; more would not fit
+_MAX_TEXT = 400  # characters; more would not fit
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def _wrapped(text: str, font: TextFont, width: int, most: int) -> list[str]:
     Words longer than a line are broken.
     """
     lines: list[str] = []
-    for paragraph in text[:_LONGEST_TEXT].splitlines():
+    for paragraph in text[:_MAX_TEXT].splitlines():
         line = ""
         for word in _plain(paragraph).split():
             candidate = f"{line} {word}" if line else word

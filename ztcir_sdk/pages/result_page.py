@@ -16,7 +16,7 @@ __all__ = ["result_page"]
 
 LARGE = 900
 """Longest side of the images of a page of few hits, in pixels: they open in a large view."""
-MOST_LARGE = 50
+MAX_LARGE = 50
 
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.4 system-ui, sans-serif; }
@@ -51,7 +51,7 @@ def result_page(reference: str | Image.Image | None, text: str, hits: Sequence[H
         text: what was asked for in words; may be empty.
         hits: from a search. An image that no longer exists becomes a grey cell.
     """
-    side = LARGE if len(hits) <= MOST_LARGE else SIDE
+    side = LARGE if len(hits) <= MAX_LARGE else SIDE
     cells = "\n".join(f"<li>{_cell(hit, side)}</li>" for hit in hits)
     title = html.escape(text or "similar images")
     return f"""<!doctype html>

@@ -27,7 +27,7 @@ _FOLDERS = {
 }
 _LINUX_FOLDERS = ["/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts"]
 _PREFERRED = ("noto", "emoji", "unicode", "cjk", "gothic", "ming", "segoe", "pingfang", "droid")
-_MOST_FONTS = 500
+_MAX_FONTS = 500
 _BITMAP_SIZES = (109, 128, 136, 160)
 """Sizes, in pixels, of colour emoji fonts that hold bitmaps of one size alone."""
 _MISSING = "\U0010ffff"  # no font has this
@@ -128,7 +128,7 @@ def _has(number: int, char: str) -> bool:
 @functools.lru_cache(maxsize=1)
 def _files() -> tuple[Path, ...]:
     folders = [Path(one).expanduser() for one in _FOLDERS.get(sys.platform, _LINUX_FOLDERS)]
-    found = itertools.islice((file for one in folders for file in _fonts_in(one)), _MOST_FONTS)
+    found = itertools.islice((file for one in folders for file in _fonts_in(one)), _MAX_FONTS)
     return _OWN, *sorted(found, key=_preference)
 
 

@@ -37,8 +37,8 @@ REFRESH_SECONDS = 1.0
 """How old the served state may be while another process updates the index."""
 FIELD_ITEMS = 5000
 """Items whose metadata is looked at for the fields that can be filtered by."""
-MOST_FIELDS = 20
-MOST_VALUES = 50
+MAX_FIELDS = 20
+MAX_VALUES = 50
 THUMBNAILS = 2000
 """Small pictures that are kept in memory, each of about 15 kB."""
 
@@ -153,13 +153,13 @@ def _fields(items: Iterator[Item]) -> Iterator[dict[str, Any]]:
         for name, value in (item.metadata or {}).items():
             if isinstance(value, (str, int, float)) and value != "":
                 values.setdefault(name, Counter())[value] += 1
-    for name, counts in list(values.items())[:MOST_FIELDS]:
+    for name, counts in list(values.items())[:MAX_FIELDS]:
         # as in a filter: a text that holds a number, as cells of a CSV file do, is one
         numbers = [n for v in counts if not isinstance(v, bool) and (n := number_of(v)) is not None]
         if len(numbers) == len(counts) and all(map(math.isfinite, numbers)):
             yield {"name": name, "kind": "number", "least": min(numbers), "most": max(numbers)}
-        elif len(counts) <= MOST_VALUES or sum(counts.values()) >= 4 * len(counts):
-            common = [str(value) for value, _ in counts.most_common(MOST_VALUES)]
+        elif len(counts) <= MAX_VALUES or sum(counts.values()) >= 4 * len(counts):
+            common = [str(value) for value, _ in counts.most_common(MAX_VALUES)]
             yield {"name": name, "kind": "choice", "values": common}
         else:
             yield {"name": name, "kind": "text"}

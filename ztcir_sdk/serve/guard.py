@@ -24,7 +24,7 @@ COOKIE = "ztcir_token"
 """Cookie with the token, which the page sets, since the pictures of a page send no header."""
 OPEN_PATHS = ("/healthz", f"{API}/session", "/openapi.json")
 """Paths of the service that need no token; so do the page's own files, which hold no data."""
-MOST_TEXT_BYTES = 1_000_000
+MAX_TEXT_BYTES = 1_000_000
 """Largest body without files."""
 BYTES_A_SECOND = 50_000
 """How fast a body must come once `read_timeout` has passed."""
@@ -214,7 +214,7 @@ class _Bounded:
     def __init__(self, receive: Receive, settings: ServeSettings, with_files: bool) -> None:
         self._receive = receive
         self._with_files = with_files
-        self._most = settings.max_upload_mb * 1_000_000 if with_files else MOST_TEXT_BYTES
+        self._most = settings.max_upload_mb * 1_000_000 if with_files else MAX_TEXT_BYTES
         self._seconds = settings.read_timeout
         self._start = time.perf_counter()
         self._got = 0

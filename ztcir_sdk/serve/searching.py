@@ -25,7 +25,7 @@ from ztcir_sdk.serve.settings import ServeSettings
 
 __all__ = ["Answer", "Searches"]
 
-MOST_AT_ONCE = 16
+MAX_AT_ONCE = 16
 """Queries of one batch."""
 T = TypeVar("T")
 
@@ -161,7 +161,7 @@ class Searches:
     async def _answer_all(self) -> None:
         while self._queue:
             options = self._queue[0].options
-            batch = [one for one in self._queue if one.options == options][:MOST_AT_ONCE]
+            batch = [one for one in self._queue if one.options == options][:MAX_AT_ONCE]
             self._queue = [one for one in self._queue if one not in batch]
             batch = [one for one in batch if not one.answer.cancelled()]
             if batch:

@@ -21,7 +21,7 @@ MAX_METADATA_BYTES = 1_000_000
 """JSON texts of more bytes are not read."""
 MAX_METADATA_DEPTH = 100
 """Levels of objects and lists within each other."""
-LARGEST_NUMBER = 10**300
+MAX_NUMBER = 10**300
 """Whole numbers from here on become null, as the infinity that most JSON readers make of them."""
 
 
@@ -81,7 +81,7 @@ def _clean(value: Any, depth: int) -> Any:
     if isinstance(value, str):
         return _text(value)
     if value is None or isinstance(value, (bool, int)):
-        return value if value is None or abs(value) < LARGEST_NUMBER else None
+        return value if value is None or abs(value) < MAX_NUMBER else None
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, (Mapping, list, tuple)):

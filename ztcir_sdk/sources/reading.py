@@ -21,7 +21,7 @@ from ztcir_sdk.sources.videos import VideoReader, read_frame
 
 __all__ = ["SourceReader", "container_of", "image_exists", "read_image"]
 
-LARGEST_FILE = 1 << 29
+MAX_FILE_BYTES = 1 << 29
 """Bytes of the largest file that is read; 100 megapixels without compression take less."""
 
 
@@ -43,9 +43,9 @@ class SourceReader:
         Raises:
             ImageError: the file cannot be read, or is too large.
         """
-        if file.size > LARGEST_FILE:
+        if file.size > MAX_FILE_BYTES:
             raise ImageError(
-                f"{file.path} is larger than {LARGEST_FILE >> 20} MB, too large for an image: "
+                f"{file.path} is larger than {MAX_FILE_BYTES >> 20} MB, too large for an image: "
                 "scale it down first."
             )
         try:
@@ -54,7 +54,7 @@ class SourceReader:
                     video = cast("VideoReader", self._opened(file.file, VideoReader))
                     return video.read(file.time)
             if file.offset is None:
-                return read_bounded(file.file, LARGEST_FILE)
+                return read_bounded(file.file, MAX_FILE_BYTES)
             return self._read_slice(file.file, file.offset, file.size)
         except tar_errors() as error:
             raise ImageError(

@@ -19,7 +19,7 @@ __all__ = ["VideoReader", "list_video", "read_frame"]
 
 FORWARD_SECONDS = 5.0
 """How far ahead a frame is reached by decoding on, rather than by a jump to a key frame."""
-MOST_FRAMES = 100_000
+MAX_FRAMES = 100_000
 """Frames of one video that are indexed at most."""
 
 
@@ -37,11 +37,11 @@ def list_video(file: SourceFile, every: float, listing: Listing) -> list[SourceF
         listing.fail(file.path, f"The video {file.path} cannot be read ({why}).")
         return []
     count = max(1, math.ceil(duration / every - 1e-9))
-    if count > MOST_FRAMES:
+    if count > MAX_FRAMES:
         listing.fail(
             file.path,
             f"The video {file.path} would give {count} frames: give more seconds with "
-            f"--video-every, so that there are at most {MOST_FRAMES}.",
+            f"--video-every, so that there are at most {MAX_FRAMES}.",
         )
         return []
     return [

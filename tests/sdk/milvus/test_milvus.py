@@ -197,7 +197,7 @@ def test_wrong_searches_are_refused(
     with pytest.raises(ValueError, match="zero or not finite"):
         there.search(np.zeros((1, DIM), dtype=np.float32), 1)
     with pytest.raises(UsageError, match="at most"):
-        there.search(units(1, 0), milvus_index.MOST_HITS + 1)
+        there.search(units(1, 0), milvus_index.MAX_HITS + 1)
     assert there.search(units(0, 0), 1) == []
 
 

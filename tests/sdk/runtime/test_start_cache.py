@@ -182,7 +182,7 @@ class TestOptimisedGraphs:
         first = _run(graph)
         graph.path.rename(graph.path.with_name("away"))
         graph.path.touch()  # only its digest counts
-        monkeypatch.setattr(optimised, "LEAST_BYTES", 0)
+        monkeypatch.setattr(optimised, "MIN_BYTES", 0)
         hashed.clear()
         second = _run(graph)
         assert np.array_equal(first, expected)

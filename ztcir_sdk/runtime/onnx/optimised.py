@@ -32,7 +32,7 @@ LIMIT_VARIABLE = "ZTCIR_START_CACHE_MB"
 LIMIT_MB = 2_000
 SHARE = 8
 """A graph is kept if its file takes at most one part of so many of the limit."""
-LEAST_BYTES = 1_000_000
+MIN_BYTES = 1_000_000
 """A smaller graph is loaded as fast as a copy is checked."""
 FORMAT = 1
 GRAPH, WEIGHTS, RECORD = "graph.onnx", "weights.bin", "record.json"
@@ -59,7 +59,7 @@ def open_optimised(
         size = source.path.stat().st_size
     except OSError:
         return None
-    if cache is None or not LEAST_BYTES <= size <= limit // SHARE:
+    if cache is None or not MIN_BYTES <= size <= limit // SHARE:
         return None
     key = [FORMAT, source.digest, ort.__version__, CPU, "all", *cpu_features()]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]

@@ -1,7 +1,7 @@
 // The page: its search, the steps that led to it, and what people do with it.
 
 import * as api from "./api.js";
-import { describe, emptySearch, formerOf, fromHash, isEmpty, MOST_FORMER, textsOf, toHash, toWhere, weightsOf } from "./state.js";
+import { describe, emptySearch, formerOf, fromHash, isEmpty, MAX_FORMER, textsOf, toHash, toWhere, weightsOf } from "./state.js";
 import * as uploads from "./uploads.js";
 import * as view from "./view.js";
 
@@ -237,7 +237,7 @@ function asked() {
   const text = textsOf(search).map((one) => one.text).join(", ");
   if (search.pictures.length !== 1 || !text) return [];
   const { id, name } = search.pictures[0];
-  return [...search.former, { id, name, text }].slice(-MOST_FORMER);
+  return [...search.former, { id, name, text }].slice(-MAX_FORMER);
 }
 
 const actions = {

@@ -33,11 +33,11 @@ export function weightsOf(search) {
   return weights.every((one) => one === 1) ? "" : weights.join(",");
 }
 
-export const LEAST_WEIGHT = 0.1;
-export const MOST_WEIGHT = 2;
+export const MIN_WEIGHT = 0.1;
+export const MAX_WEIGHT = 2;
 
 const ID = /^[0-9a-f]{64}$/;
-export const MOST_FORMER = 3;
+export const MAX_FORMER = 3;
 const SWITCHES = ["asTyped", "fits", "once"];
 
 export function toHash(search) {
@@ -79,7 +79,7 @@ export function fromHash(hash) {
     without: part.getAll("not").filter((one) => one.trim()),
     unlike: pictures("unlike"),
     strength: strength >= 0 && strength <= 2 ? strength : 1,
-    former: former.map(([id, text]) => ({ id, name: "", text })).slice(-MOST_FORMER),
+    former: former.map(([id, text]) => ({ id, name: "", text })).slice(-MAX_FORMER),
     ...Object.fromEntries(SWITCHES.map((name) => [name, part.has(name)])),
     filters: Object.fromEntries(pairs("only")),
     contains: Object.fromEntries(pairs("has")),
@@ -87,7 +87,7 @@ export function fromHash(hash) {
   };
   const parts = [...search.pictures, ...(search.text.trim() ? [search] : []), ...search.further];
   const weights = (part.get("weights") ?? "").split(",").map(Number);
-  if (weights.length === parts.length && weights.every((one) => one >= LEAST_WEIGHT && one <= MOST_WEIGHT)) {
+  if (weights.length === parts.length && weights.every((one) => one >= MIN_WEIGHT && one <= MAX_WEIGHT)) {
     parts.forEach((one, place) => (one[one === search ? "textWeight" : "weight"] = weights[place]));
   }
   return search;

@@ -1,7 +1,7 @@
 // What is drawn: chips, cards, the trail. Texts are set as text, never as HTML.
 
 import { thumbnail } from "./api.js";
-import { formerOf, LEAST_WEIGHT, MOST_WEIGHT, textsOf } from "./state.js";
+import { formerOf, MIN_WEIGHT, MAX_WEIGHT, textsOf } from "./state.js";
 import * as uploads from "./uploads.js";
 
 const $ = (id) => document.getElementById(id);
@@ -89,7 +89,7 @@ export function drawWeights(search, change) {
 }
 
 function slider(one, change) {
-  const input = make("input", { type: "range", min: LEAST_WEIGHT, max: MOST_WEIGHT, step: 0.1 });
+  const input = make("input", { type: "range", min: MIN_WEIGHT, max: MAX_WEIGHT, step: 0.1 });
   const output = make("output");
   input.oninput = () => change(Number(input.value));
   input.setAttribute("aria-label", `Weight of ${one.text ?? nameOf(one)}`);
