@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import click
 
 from cli.options import Group
-from cli.output import is_quiet, printable, set_verbosity
+from cli.output import choose_verbosity, is_quiet, printable, set_verbosity
 from ztcir_sdk.command import OWN_PACKAGES, hidden_package
 from ztcir_sdk.errors import EXTRAS, ZtcirError, disk_full_as_error, install_hint
 from ztcir_sdk.version import __version__
@@ -169,9 +169,10 @@ def main(quiet: bool, verbose: bool) -> None:
       ztcir search ref.jpg "make it red"
       ztcir --quiet index photos/
     """
-    if quiet and verbose:
-        raise click.UsageError("--quiet and --verbose contradict each other: give one of them.")
-    set_verbosity(quiet=quiet, verbose=verbose)
+    set_verbosity(quiet=False, verbose=False)
+    for name, given in (("quiet", quiet), ("verbose", verbose)):
+        if given:
+            choose_verbosity(name)
 
 
 if __name__ == "__main__":

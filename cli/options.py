@@ -94,8 +94,36 @@ class SectionOption(click.Option):
         self.section = section
 
 
+def _choose_verbosity(ctx: click.Context, option: click.Parameter, given: bool) -> None:
+    if given:
+        from cli.output import choose_verbosity
+
+        choose_verbosity(str(option.name))
+
+
+_VERBOSITY = [
+    SectionOption(
+        [short, f"--{name}"],
+        is_flag=True,
+        expose_value=False,
+        callback=_choose_verbosity,
+        help=text,
+        section="Messages",
+    )
+    for short, name, text in (
+        ("-q", "quiet", "Print only results and errors."),
+        ("-v", "verbose", "Log what is loaded and how long it takes."),
+    )
+]
+
+
 class Command(click.Command):
-    """A command whose `--help` lists options by section."""
+    """A command whose `--help` lists options by section, with those that every command has."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        """Take the arguments of `click.Command`."""
+        super().__init__(*args, **settings)
+        self.params = [*self.params, *_VERBOSITY]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "absolute_name",
+    "choose_verbosity",
     "emit_json",
     "is_quiet",
     "measured_with",
@@ -87,6 +88,17 @@ def set_verbosity(*, quiet: bool, verbose: bool) -> None:
         handler.setFormatter(logging.Formatter("%(relativeCreated)6.0f ms  %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
+
+
+def choose_verbosity(name: str) -> None:
+    """Set what one of ``--quiet`` and ``--verbose`` stands for, before a command or after its name.
+
+    Raises:
+        click.UsageError: the other one is given too.
+    """
+    if click.get_current_context().find_root().meta.setdefault("ztcir.verbosity", name) != name:
+        raise click.UsageError("--quiet and --verbose contradict each other: give one of them.")
+    set_verbosity(quiet=name == "quiet", verbose=name == "verbose")
 
 
 def is_quiet() -> bool:

@@ -87,12 +87,18 @@ def test_quiet_prints_results_alone(run: object) -> None:
     quiet = run("index", "photos", before=("--quiet",))  # type: ignore[operator]
     assert loud.exit_code == quiet.exit_code == 0
     assert quiet.stderr == ""
+    after = run("index", "photos", "-q")  # type: ignore[operator]
+    assert (after.exit_code, after.stderr) == (0, "")
     wrong = run("search", "missing.png", before=("-q",))  # type: ignore[operator]
     assert "missing.png does not exist" in wrong.stderr
     again = run("search", "photos/1.png", "--html", "x.html")  # type: ignore[operator]
     assert "wrote x.html" in again.stderr  # the next call is not quiet
     both = run("search", "photos/1.png", before=("-q", "-v"))  # type: ignore[operator]
     assert both.exit_code == 2
+    for options in (("-q", "-v"), ("--verbose", "--quiet")):
+        both = run("search", "photos/1.png", options[0], before=options[1:])  # type: ignore[operator]
+        assert both.exit_code == 2
+        assert "contradict each other" in both.stderr
 
 
 def test_verbose_logs_what_is_loaded(place: Path) -> None:
