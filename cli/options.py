@@ -102,13 +102,12 @@ def _choose_verbosity(ctx: click.Context, option: click.Parameter, given: bool) 
 
 
 _VERBOSITY = [
-    SectionOption(
+    click.Option(
         [short, f"--{name}"],
         is_flag=True,
         expose_value=False,
         callback=_choose_verbosity,
         help=text,
-        section="Messages",
     )
     for short, name, text in (
         ("-q", "quiet", "Print only results and errors."),
