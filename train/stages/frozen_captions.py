@@ -16,7 +16,9 @@ __all__ = ["encode_captions", "plain_model"]
 
 def plain_model(backbone: Backbone) -> ComposedModel:
     """Return a backbone as a model without VSI and adapters, whose texts are the backbone's own."""
-    model = ComposedModel(backbone, ModelConfig(vsi_layers=(), adapter_bottleneck=0)).eval()
+    # Its unused token learner keeps its size: it draws from the random numbers of the training.
+    config = ModelConfig(token_learner_depth=2, vsi_layers=(), adapter_bottleneck=0)
+    model = ComposedModel(backbone, config).eval()
     return model.to(backbone.device)
 
 

@@ -320,7 +320,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[ZtcirError], str]] = {
     "a list of something else": (
         edit_json(INFO, lambda _: {"images": [1]}),
         ZtcirError,
-        r"no list of COCO",
+        r"is not a list of COCO",
     ),
     "a list of other images": (
         edit_json(INFO, lambda info: {"images": info["images"][:30]}),
