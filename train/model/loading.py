@@ -56,8 +56,8 @@ def load_model(folder: Path, *, need: str | None = None) -> tuple[ComposedModel,
     _check_kind(folder, config, need)
     backbone = create_backbone(BackboneConfig(**config["backbone"]))
     _load_backbone_weights(backbone, tensors.get("backbone"), folder, config)
-    # A checkpoint of a backbone has no parts. The unused token learner keeps its size, since it draws
-    # from the random numbers of the training.
+    # A checkpoint of a backbone has no parts. The unused token learner keeps its size, since it
+    # draws from the random numbers of the training.
     parts = config.get("model", {"token_learner_depth": 2})
     model = ComposedModel(backbone, model_config(parts))
     if config["kind"] != "backbone":
