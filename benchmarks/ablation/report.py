@@ -16,7 +16,7 @@ MAP = "mAP@10"
 OWN = "self_R@1"
 COMMAND = "python -m benchmarks.ablation"
 FILE = "ablation.json"
-OPEN_FILE = "ablation-open.json"
+OPEN_FILE, ONE_SEED_FILE = "ablation-open.json", "ablation-one-seed.json"
 """The rows with the backbone of the present bundle; `FILE` has those with an earlier one."""
 PICTURE = "![mAP@10 against the number of synthetic triplets](ablation-triplets.png)"
 
@@ -338,6 +338,11 @@ REGIONS: Mapping[str, tuple[str, str, Callable[[Values], str]]] = {
     "ablation-rivals": (FILE, COMMAND, _rivals),
     "ablation-settings": (FILE, COMMAND, _settings),
     "ablation-open": (OPEN_FILE, f"{COMMAND} --out benchmarks/results/{OPEN_FILE}", _open),
+    "ablation-one-seed": (
+        ONE_SEED_FILE,
+        f"{COMMAND} --seeds 0 --out benchmarks/results/{ONE_SEED_FILE}",
+        _open,
+    ),
     "ablation-options": ("ablation-options.json", f"{COMMAND} --options", _options),
 }
 """Regions of docs/method.md, for `benchmarks.readme`."""
