@@ -126,7 +126,7 @@ def _measure(
     precision, device = run
     note(f"{bundle.name} {precision} {device}")
     retriever = Retriever(bundle, precision=precision, device=device)
-    index = random_index(retriever, scratch / f"{bundle.name}-{precision}.ztcir", GALLERY)
+    index = random_index(retriever, scratch / f"{bundle.name}-{precision}-{device}.ztcir", GALLERY)
     del retriever
     floors = _query_floors(bundle, precision, files[0], rates)
     passes = [_process(bundle, run, files[i % len(files)], index) for i in range(repeat)]
