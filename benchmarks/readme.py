@@ -35,7 +35,7 @@ from benchmarks.markdown import describe_source, format_count, format_table
 from benchmarks.page import FILE as PAGE
 from benchmarks.page import describe_keys
 from benchmarks.profile.report import FILE as PROFILE
-from benchmarks.profile.report import describe_profile
+from benchmarks.profile.report import OPENVINO_FILE, describe_devices, describe_profile
 from benchmarks.provenance import ROOT
 from benchmarks.rules import COMMAND as RULES_COMMAND
 from benchmarks.rules import FILE as RULES
@@ -412,6 +412,11 @@ DOCUMENTS: Mapping[str, Mapping[str, Region]] = {
         "indexing-12MP": ("indexing-12MP.json", "python -m benchmarks.indexing", describe_indexing),
         "decoding": (DECODING, "python -m benchmarks.indexing --parts decoders", describe_decoding),
         "profile": (PROFILE, "python -m benchmarks.profile", describe_profile),
+        "openvino": (
+            OPENVINO_FILE,
+            "python -m benchmarks.profile --devices cpu openvino",
+            describe_devices,
+        ),
     },
     "docs/searching.md": {
         "unwanted": ("unwanted.json", "python -m benchmarks.unwanted", describe_unwanted)

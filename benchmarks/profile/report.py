@@ -7,9 +7,10 @@ from typing import Any
 
 from benchmarks.markdown import describe_source, format_count, format_table
 
-__all__ = ["FILE", "describe_profile"]
+__all__ = ["FILE", "OPENVINO_FILE", "describe_devices", "describe_profile"]
 
 FILE = "profile.json"
+OPENVINO_FILE = "profile-openvino.json"
 _PARTS = {
     "cold": "A cold command, the first query of a process",
     "warm": "A warm query",
@@ -37,6 +38,24 @@ def describe_profile(values: Mapping[str, Any]) -> str:
         f"{describe_source(values, 'onnxruntime')}."
     )
     return "\n\n".join(parts)
+
+
+def describe_devices(values: Mapping[str, Any]) -> str:
+    """Tabulate the graphs' milliseconds on each device, in fp32."""
+    stations = {
+        "load the image graph": ("cold", "load image_encoder"),
+        "image graph, one image": ("warm", "image graph"),
+        "image graph, in bulk": ("indexing", "image graph"),
+        "text graph": ("warm", "text graph"),
+    }
+    models = [model for model in values["models"] if model["precision"] == "fp32"]
+    rows = [
+        (title, *(_milliseconds(model[part][name]["ms"]) for model in models))
+        for title, (part, name) in stations.items()
+    ]
+    columns = [f"{model['name']} {model['device']}" for model in models]
+    source = describe_source(values, "onnxruntime-openvino")
+    return f"{format_table(('ms', *columns), rows)}\n\nIn fp32. {source}."
 
 
 def _cell(station: Mapping[str, float | None] | None) -> str:
