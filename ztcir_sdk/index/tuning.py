@@ -108,10 +108,9 @@ def measure_effort(
     sample.extend()
     for ef in EFFORTS:
         graph.ef = ef
-        # A larger `ef` visits all that a smaller one does, and more.
-        sample.measure(np.flatnonzero(sample.found < 1))
+        sample.measure_lacking()
         while not sample.is_enough and sample.found.mean() >= RECALL and sample.extend():
-            pass
+            sample.measure_lacking()
         if sample.is_enough:
             sample.measure(np.arange(len(sample.found)))
             if sample.is_enough:
@@ -149,8 +148,15 @@ class _Sample:
         )
         self.found[some] = _recalls([self._true[i] for i in some], near)
 
+    def measure_lacking(self) -> None:
+        """Measure again those that did not find all: a larger `ef` visits what a smaller one did.
+
+        New queries have found nothing.
+        """
+        self.measure(np.flatnonzero(self.found < 1))
+
     def extend(self) -> bool:
-        """Take as many queries again, at first `SAMPLE`; return whether there were any."""
+        """Take as many new queries again, at first `SAMPLE`; return whether there were any."""
         known = len(self.found)
         rows = np.sort(self._rows[known : max(2 * known, SAMPLE)])
         if not len(rows):
@@ -160,7 +166,6 @@ class _Sample:
         self._true += nearest.exact_search(self._gallery, queries, NEIGHBOURS, none)
         self._queries = np.concatenate([self._queries, queries])
         self.found = np.concatenate([self.found, np.zeros(len(rows))])
-        self.measure(np.arange(known, len(self.found)))
         return True
 
 
