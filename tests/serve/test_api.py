@@ -259,6 +259,27 @@ def test_a_file_of_queries_is_answered_line_by_line(
         assert part in message
 
 
+def test_an_image_that_many_queries_name_is_encoded_once(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve()
+    name = ids(client)["05.png"]
+    encoded: list[object] = []
+    reference = Retriever.reference
+
+    def counted(self: Retriever, image: object) -> object:
+        encoded.append(image)
+        time.sleep(0.05)
+        return reference(self, image)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Retriever, "reference", counted)
+    rows = [json.dumps({"image": name, "text": f"text {number}"}) for number in range(8)]
+    files = {"queries": ("queries.jsonl", "\n".join(rows))}
+    answer = client.post(f"{API}/batch", files=files)
+    assert all("hits" in json.loads(line) for line in answer.text.splitlines())
+    assert len(encoded) == 1
+
+
 def test_hits_are_filtered_and_paged(client: TestClient) -> None:
     data = {"text": "a shirt", "where": "colour = 'red' AND price < 6", "k": "2"}
     first = client.post(f"{API}/search", data=data).json()["hits"]

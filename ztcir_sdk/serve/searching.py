@@ -63,6 +63,7 @@ class Searches:
         self._searching = ThreadPoolExecutor(1, "search")
         self._working = ThreadPoolExecutor(2, "work")  # decoding and encoding of pictures
         self._references: OrderedDict[str, Reference] = OrderedDict()
+        self._encoding: dict[str, asyncio.Future[Reference]] = {}
         self._queue: list[_Waiting] = []
         self._worker: asyncio.Task[None] | None = None
 
@@ -84,8 +85,7 @@ class Searches:
             ServiceError, ImageError: it is too large, damaged, or no image.
         """
         identifier = hashlib.sha256(data).hexdigest()
-        if identifier not in self._references:
-            self._remember(identifier, await self.work(lambda: self._encoded(data)))
+        await self._reference(identifier, lambda: self._encoded(data))
         return identifier
 
     async def reference(self, identifier: str) -> Reference:
@@ -94,18 +94,28 @@ class Searches:
         Raises:
             ServiceError: it is neither.
         """
+        return await self._reference(identifier, lambda: self._encoded_item(identifier))
+
+    async def _reference(self, identifier: str, encode: Callable[[], Reference]) -> Reference:
+        """Return a reference that is remembered, or encode it, once for all who wait for it."""
         known = self._references.get(identifier)
         if known is None:
-            known = await self.work(lambda: self._encoded_item(identifier))
-        self._remember(identifier, known)
-        return known
-
-    def _remember(self, identifier: str, reference: Reference) -> None:
-        self._references[identifier] = reference
+            if (encoding := self._encoding.get(identifier)) is None:
+                encoding = asyncio.ensure_future(self.work(encode))
+                self._encoding[identifier] = encoding
+                encoding.add_done_callback(lambda done: self._encoded_once(identifier, done))
+            known = await asyncio.shield(encoding)  # one client may leave, the others wait
+        self._references[identifier] = known
         self._references.move_to_end(identifier)
         while len(self._references) > self._settings.references:
             self._references.popitem(last=False)
         self._metrics.references.set(len(self._references))
+        return known
+
+    def _encoded_once(self, identifier: str, done: asyncio.Future[Reference]) -> None:
+        del self._encoding[identifier]
+        if not done.cancelled():
+            done.exception()  # whoever still waits for it gets it too
 
     def _encoded_item(self, identifier: str) -> Reference:
         try:
