@@ -34,7 +34,7 @@ from cli.search_output import (
 )
 from cli.search_trail import search_on
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
-from ztcir_sdk.names import METHODS, TEXT_METHODS
+from ztcir_sdk.names import METHODS
 
 if TYPE_CHECKING:
     from ztcir_sdk.index.hit import Hit
@@ -191,6 +191,7 @@ def search(
       ztcir search ref.jpg "make it red" --where "path LIKE '%.jpg'" --offset 5
     """
     from ztcir_sdk.index.default import default_index_path
+    from ztcir_sdk.query.reading import read_query
 
     if grid is not None:
         check_grid(grid, k)
@@ -239,14 +240,12 @@ def search(
     else:
         hits = retriever.search(query, index=searched, **options)
     further = [text for _, text in changes]
-    read = " ".join([*request.texts, *request.without, *further]) if method in TEXT_METHODS else ""
-    unknown = retriever.unknown_words(read)
-    for sentence in unknown_sentences(unknown):
+    asked_in_all = replace(query, texts=[*request.texts, *further])
+    reading = read_query(retriever.encoder, asked_in_all, method)
+    for sentence in unknown_sentences(reading.unknown_words):
         note(sentence)
-    composed = [*request.texts, *further] if method == "composed" else []
-    refused = list(dict.fromkeys(value for one in composed for value in retriever.refused(one)))
-    if refused:
-        note(f"Read as refused, and taken out of the query: {', '.join(refused)}.")
+    if reading.refused:
+        note(f"Read as refused, and taken out of the query: {', '.join(reading.refused)}.")
     missing = _note_missing([hit.path for hit in hits], searched, retriever)
     if open_page and html is None:
         html = page_to_open()
@@ -277,8 +276,8 @@ def search(
                 "bundle": retriever.bundle.name,
                 "hits": [hit.to_dict() for hit in hits],
                 "missing": missing,
-                "unknown_words": [word.to_dict() for word in unknown],
-                "refused": refused,
+                "unknown_words": [word.to_dict() for word in reading.unknown_words],
+                "refused": list(reading.refused),
             }
         )
     elif show:

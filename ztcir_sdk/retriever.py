@@ -165,7 +165,7 @@ class Retriever:
 
         They are taken out of composed queries; nothing is without `Manifest.refused_weight`.
         """
-        return self.encoder.refused(text if as_typed else self.encoder.as_read(text))
+        return self.encoder.refused(text, as_typed=as_typed)
 
     def encode_queries(
         self,

@@ -231,9 +231,9 @@ class Encoder:
             return text
         return vocabulary.corrected(text, self.tokenizer.is_word)
 
-    def refused(self, text: str) -> tuple[str, ...]:
+    def refused(self, text: str, *, as_typed: bool = False) -> tuple[str, ...]:
         """Return the colours and patterns that a text refuses, and that leave a composed query."""
-        return self._rules.refused(text)
+        return self._rules.refused(text if as_typed else self.as_read(text))
 
     def questions(
         self,

@@ -23,6 +23,7 @@ from ztcir_sdk.index.items import Item
 from ztcir_sdk.names import MAX_STRENGTH
 from ztcir_sdk.query import Query as SearchQuery
 from ztcir_sdk.query import with_weights
+from ztcir_sdk.query.reading import read_query
 from ztcir_sdk.retriever import Reference, Retriever
 from ztcir_sdk.serve import models
 from ztcir_sdk.serve.batch import answer_batch
@@ -127,19 +128,6 @@ class _Service:
             rank=hit.rank,
             duplicates=[name(path) for path in hit.duplicates],
         )
-
-    def reading(
-        self, query: SearchQuery, method: str | None, as_typed: bool
-    ) -> tuple[list[models.UnknownWordModel], list[str]]:
-        """Return the words of a query that the model does not know, and the values it refuses."""
-        text = " ".join([*query.positive_texts, *query.unwanted_texts])
-        known = self.retriever.unknown_words(text, as_typed=as_typed) if text else ()
-        refused: dict[str, None] = {}
-        if query.images and (method or self.retriever.bundle.default_method) == "composed":
-            for one in query.positive_texts:
-                refused |= dict.fromkeys(self.retriever.refused(one, as_typed=as_typed))
-        words = [models.UnknownWordModel(**asdict(word)) for word in known]
-        return words, list(refused)
 
     def item(self, item: Item) -> models.ItemModel:
         """Describe an item."""
@@ -275,14 +263,19 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
             unique=unique_from or unique,
             threshold=threshold,
         )
-        unknown, refused = await searches.work(lambda: service.reading(query, method, as_typed))
+        used = method or service.retriever.bundle.default_method
+        reading = await searches.work(
+            lambda: read_query(service.retriever.encoder, query, used, as_typed=as_typed)
+        )
         return models.SearchAnswer(
             hits=[service.hit(hit) for hit in answer.hits],
             references=uploaded,
             searched=answer.searched,
             milliseconds=round(answer.milliseconds, 2),
-            unknown_words=unknown,
-            refused=refused,
+            unknown_words=[
+                models.UnknownWordModel(**asdict(word)) for word in reading.unknown_words
+            ],
+            refused=list(reading.refused),
         )
 
     @app.post(

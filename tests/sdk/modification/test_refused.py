@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tiny_bundle import write_tiny_bundle
 
-from ztcir_sdk import Bundle, Retriever
+from ztcir_sdk import Bundle, Query, Retriever
 from ztcir_sdk.errors import BundleError
 from ztcir_sdk.modification import refused_values
+from ztcir_sdk.query.reading import Reading, read_query
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,13 @@ def test_a_refused_value_leaves_a_composed_query_if_the_bundle_says_so(tmp_path:
         np.testing.assert_array_equal(query(reads, "not red", method=method), same)
     assert Retriever(reads).refused("not red") == ("red",)
     assert Retriever(plain).refused("not red") == ()
+    encoder = Retriever(reads).encoder
+    pair, alone = Query("x.jpg", ["in blue", "not red"]), Query(texts="not red")
+    assert read_query(encoder, pair, "composed").refused == ("red",)
+    # nothing is taken out where the text is searched as it is, or not at all
+    assert read_query(encoder, alone, "composed").refused == ()
+    assert read_query(encoder, pair, "sum").refused == ()
+    assert read_query(encoder, pair, "image") == Reading((), ())
     assert "refused_weight" not in plain.manifest.to_dict()
 
 
