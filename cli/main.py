@@ -13,8 +13,8 @@ from typing import Any, TextIO
 
 import click
 
-from cli.options import Group
-from cli.output import choose_verbosity, is_quiet, printable, set_verbosity
+from cli.options import VERBOSITY, Group
+from cli.output import is_quiet, printable, set_verbosity
 from ztcir_sdk.command import OWN_PACKAGES, hidden_package
 from ztcir_sdk.errors import EXTRAS, ZtcirError, disk_full_as_error, install_hint
 from ztcir_sdk.version import __version__
@@ -74,6 +74,11 @@ COMMANDS: Mapping[str, LazyCommand] = {
 
 class LazyGroup(Group):
     """A group that knows its commands' names and summaries without importing them."""
+
+    def make_context(self, *args: Any, **settings: Any) -> click.Context:
+        """Start a call, with the messages that it prints by default."""
+        set_verbosity(quiet=False, verbose=False)
+        return super().make_context(*args, **settings)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, in the order in which a user first needs them."""
@@ -153,13 +158,15 @@ def _one_line_warnings() -> Iterator[None]:
         yield
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    params=[*VERBOSITY],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(
     __version__, "-V", "--version", prog_name="ztcir", message="%(prog)s %(version)s"
 )
-@click.option("-q", "--quiet", is_flag=True, help="Print only results and errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Log what is loaded and how long it takes.")
-def main(quiet: bool, verbose: bool) -> None:
+def main() -> None:
     """Composed image retrieval: search images by an image and a text.
 
     \b
@@ -169,10 +176,6 @@ def main(quiet: bool, verbose: bool) -> None:
       ztcir search ref.jpg "make it red"
       ztcir --quiet index photos/
     """
-    set_verbosity(quiet=False, verbose=False)
-    for name, given in (("quiet", quiet), ("verbose", verbose)):
-        if given:
-            choose_verbosity(name)
 
 
 if __name__ == "__main__":

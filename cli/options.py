@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ztcir_sdk.settings import EngineOptions, RetrieverOptions
 
 __all__ = [
+    "VERBOSITY",
     "BundleName",
     "Command",
     "Engine",
@@ -101,7 +102,7 @@ def _choose_verbosity(ctx: click.Context, option: click.Parameter, given: bool) 
         choose_verbosity(str(option.name))
 
 
-_VERBOSITY = [
+VERBOSITY = [
     click.Option(
         [short, f"--{name}"],
         is_flag=True,
@@ -114,6 +115,7 @@ _VERBOSITY = [
         ("-v", "verbose", "Log what is loaded and how long it takes."),
     )
 ]
+"""Options of `ztcir` itself and of every command."""
 
 
 class Command(click.Command):
@@ -122,7 +124,7 @@ class Command(click.Command):
     def __init__(self, *args: Any, **settings: Any) -> None:
         """Take the arguments of `click.Command`."""
         super().__init__(*args, **settings)
-        self.params = [*self.params, *_VERBOSITY]
+        self.params = [*self.params, *VERBOSITY]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section."""
