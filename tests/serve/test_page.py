@@ -110,6 +110,15 @@ def settle(page: Any) -> None:
     page.wait_for_function("document.querySelector('.grid').getAttribute('aria-busy') === 'false'")
 
 
+def opened_elsewhere(page: Any, link: str) -> Any:
+    """Open a link in a browser without history; close its `context` at the end."""
+    other = page.context.browser.new_context(bypass_csp=True).new_page()
+    other.goto(link)
+    other.wait_for_selector(".card")
+    settle(other)
+    return other
+
+
 def use(page: Any, name: str) -> None:
     page.click(f'.card .picture[aria-label="Search from {name}"]')
     page.wait_for_selector(f'#pictures img[alt="Reference: {name}"]')
@@ -164,10 +173,7 @@ def test_steps_lead_back_and_a_link_restores_the_search(page: Any) -> None:
     settle(page)
     assert names(page) == found
     assert page.input_value("#text") == "as a dress"
-    other = page.context.browser.new_context(bypass_csp=True).new_page()
-    other.goto(link)
-    other.wait_for_selector(".card")
-    settle(other)
+    other = opened_elsewhere(page, link)
     assert names(other) == found
     other.context.close()
 
@@ -425,11 +431,7 @@ def test_what_was_asked_before_still_counts_when_more_is_asked(page: Any, photos
     )
     expected = first.refine(picked, asked="as a dress").search("make it blue")
     assert carried[:10] == [Path(one.path).stem.replace("-", " ") for one in expected]
-    other = page.context.browser.new_context(bypass_csp=True).new_page()
-    other.goto(link)
-    other.wait_for_selector("#former .chip")
-    other.wait_for_selector(".card")
-    settle(other)
+    other = opened_elsewhere(page, link)
     assert names(other) == carried
     other.click('#former button[aria-label="Forget as a dress"]')
     settle(other)

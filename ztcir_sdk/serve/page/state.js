@@ -19,7 +19,7 @@ export const emptySearch = () => ({
 
 // What was asked in the steps before, while there is something further to ask.
 export const formerOf = (search) =>
-  search.pictures.length === 1 && textsOf(search).length ? (search.former ?? []) : [];
+  search.pictures.length === 1 && textsOf(search).length ? search.former : [];
 
 // The texts that are asked with, each with its weight among them.
 export const textsOf = (search) =>
@@ -49,11 +49,11 @@ export function toHash(search) {
   for (const one of search.without) part.append("not", one);
   for (const one of search.unlike) part.append("unlike", one.id);
   if (search.strength !== 1) part.set("strength", search.strength);
-  for (const one of search.former ?? []) part.append("after", `${one.id}=${one.text}`);
+  for (const one of search.former) part.append("after", `${one.id}=${one.text}`);
   for (const name of SWITCHES) if (search[name]) part.set(name, "1");
   for (const [field, value] of Object.entries(search.filters)) part.append("only", `${field}=${value}`);
-  for (const [field, value] of Object.entries(search.contains ?? {})) part.append("has", `${field}=${value}`);
-  for (const [field, [least, most]] of Object.entries(search.ranges ?? {})) part.append("range", `${field}=${least}~${most}`);
+  for (const [field, value] of Object.entries(search.contains)) part.append("has", `${field}=${value}`);
+  for (const [field, [least, most]] of Object.entries(search.ranges)) part.append("range", `${field}=${least}~${most}`);
   const text = part.toString();
   return text ? `#${text}` : "";
 }
@@ -96,7 +96,7 @@ export function fromHash(hash) {
 const isBound = (text) => text === "" || (text.trim() !== "" && Number.isFinite(Number(text)));
 
 // The filters as the service's `where`: quotes are doubled, as in SQL.
-export function toWhere({ filters, contains = {}, ranges = {} }) {
+export function toWhere({ filters, contains, ranges }) {
   const quote = (text, mark) => mark + text.replaceAll(mark, mark + mark) + mark;
   const parts = Object.entries(filters).map(([field, value]) => `${quote(field, '"')} = ${quote(value, "'")}`);
   for (const [field, value] of Object.entries(contains)) parts.push(`${quote(field, '"')} LIKE ${quote(`%${value}%`, "'")}`);
@@ -115,8 +115,8 @@ export function describe(search) {
   for (const one of texts) parts.push(`“${one.text}”`);
   for (const one of search.without) parts.push(`not ${one}`);
   const only = Object.entries(search.filters).map(([field, value]) => `${field} ${value}`);
-  for (const [field, value] of Object.entries(search.contains ?? {})) only.push(`${field} with “${value}”`);
-  for (const [field, [least, most]] of Object.entries(search.ranges ?? {})) {
+  for (const [field, value] of Object.entries(search.contains)) only.push(`${field} with “${value}”`);
+  for (const [field, [least, most]] of Object.entries(search.ranges)) {
     only.push(least && most ? `${field} ${least} to ${most}` : least ? `${field} from ${least}` : `${field} up to ${most}`);
   }
   const asked = parts.join(" + ").replaceAll("+ not", "− not") || "Browse";

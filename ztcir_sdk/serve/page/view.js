@@ -148,7 +148,7 @@ function part(field, change) {
   element.oninput = () => change(field.name, element.value);
   element.setAttribute("aria-label", `${field.name} contains`);
   const show = (search) => {
-    const value = search.contains?.[field.name] ?? "";
+    const value = search.contains[field.name] ?? "";
     if (element.value.trim() !== value) element.value = value;
     element.classList.toggle("set", value !== "");
   };
@@ -166,7 +166,7 @@ function range(field, change) {
   const to = bound("at most", field.most);
   const element = make("span", { className: "range" }, field.name, from, "–", to);
   const show = (search) => {
-    const [least, most] = search.ranges?.[field.name] ?? ["", ""];
+    const [least, most] = search.ranges[field.name] ?? ["", ""];
     // a half-typed number, such as "-", has no value yet: it is left as it is
     if (from.value !== least) from.value = least;
     if (to.value !== most) to.value = most;
