@@ -22,9 +22,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.ablation.earlier import take_results
 from benchmarks.ablation.report import summarise
 from benchmarks.ablation.rows import FROZEN, FULL, ROWS, Row, Settings, choose_rows
-from benchmarks.ablation.store import Store
+from benchmarks.ablation.store import Store, origin
 from benchmarks.ablation.training import Workshop
 from benchmarks.ablation.validation import TIDY, read_validation
 from benchmarks.command import RESULTS, command_parser, positive, run_command, write_result
@@ -95,7 +96,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         options.runs,
         catalogue / "val-open-triplets.jsonl",
     )
+    data = {
+        **workshop.fingerprints,
+        "validation": validation.fingerprint,
+        "images": len(images),
+        "development": len(development),
+        "queries": validation.kinds.count(TIDY),
+        "open_requests": len(validation.kinds) - validation.kinds.count(TIDY),
+        "gallery": len(validation.gallery),
+    }
     store = Store(options.runs / "results", validation.fingerprint)
+    for path in options.earlier:
+        take_results(path, {"settings": asdict(settings), "data": data}, workshop, store)
     seeds = tuple(dict.fromkeys(options.seeds))
     measure_rows(workshop, store, rows, seeds, validation)
     found = collect(workshop, store, seeds)
@@ -103,15 +115,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {
         **provenance(started, torch.get_num_threads(), load),
         "settings": {**asdict(settings), "seeds": list(seeds)},
-        "data": {
-            **workshop.fingerprints,
-            "validation": validation.fingerprint,
-            "images": len(images),
-            "development": len(development),
-            "queries": validation.kinds.count(TIDY),
-            "open_requests": len(validation.kinds) - validation.kinds.count(TIDY),
-            "gallery": len(validation.gallery),
-        },
+        "data": data,
         **summarise({row: own for row, own in found.items() if row in kept}),
     }
 
@@ -132,12 +136,14 @@ def measure_rows(
     ]
     note(f"{len(wanted)} results are requested; {len(wanted) - len(missing)} are done already.")
     spent: dict[str, list[float]] = defaultdict(list)
+    here = origin(provenance(now(), torch.get_num_threads(), None))
     for place, (row, seed) in enumerate(missing):
         note(f"{row.name}, seed {seed} ({place + 1} of {len(missing)})")
         begun = time.monotonic()
         scores = workshop.measure(row, seed, validation)
         seconds = time.monotonic() - begun
-        store.write(row, _seed(row, seed), workshop.identity(row, seed), scores, seconds)
+        identity, measured = workshop.identity(row, seed), {**here, "date": now()}
+        store.write(row, _seed(row, seed), identity, scores, seconds, measured)
         spent[row.rival or row.stage].append(seconds)
         note(f"{row.name}, seed {seed}: {seconds:.0f} s{_end(spent, missing[place + 1 :])}")
 
@@ -183,6 +189,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="result file; default: ablation.json in benchmarks/results")
     switches = "measure the switches that are off by default, into ablation-options.json"
     add("--options", action="store_true", help=switches)
+    earlier = "result files of earlier runs: what they have is not measured again"
+    add("--earlier", type=Path, nargs="+", metavar="FILE", default=[], help=earlier)
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of trainings and triplets")
     add("--rows", nargs="+", metavar="ROW", help=f"rows to measure, of {rows}")
     add(

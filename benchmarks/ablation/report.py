@@ -55,6 +55,7 @@ def summarise(found: Mapping[Row, Mapping[int, Values]]) -> dict[str, Any]:
                     for metric, some in values.items()
                 },
                 "seconds": [by_seed[seed]["seconds"] for seed in seeds],
+                "measured": [by_seed[seed]["measured"] for seed in seeds],
             }
     return {"rows": rows}
 
@@ -255,14 +256,18 @@ def _settings(values: Values) -> str:
     seconds = sum(sum(row["seconds"]) for row in _once(values["rows"]))
     versions = values["versions"]
     count = len(settings["seeds"])
+    own = {"cpu": values["machine"]["cpu"], "date": values["date"]}
+    measured = [one for row in values["rows"].values() for one in row.get("measured", ())] or [own]
+    machines = " and ".join(sorted({one["cpu"] for one in measured}))
+    dates = sorted({one["date"][:10] for one in measured})
+    date = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return (
         f"{count} seed{'' if count == 1 else 's'} of trainings and triplets, "
         f"{settings['map_steps']} steps of Stage I, {settings['compose_steps']} of Stage II, "
         f"{settings['map_steps'] + settings['compose_steps']} of each rival (SEARLE's inversion, "
         f"{settings['inverted']} images in {settings['inversion_steps']} steps each, not counted). "
         f"{images} training images, {queries} queries over {gallery} pictures. "
-        f"{values['machine']['cpu']}, "
-        f"{values['threads']} threads, torch {versions['torch']}, {values['date'][:10]}; "
+        f"{machines}, {values['threads']} threads, torch {versions['torch']}, {date}; "
         f"{seconds / 3600:.1f} hours in all."
     )
 

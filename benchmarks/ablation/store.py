@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ablation.rows import Row
-from ztcir_sdk.environment import now
 from ztcir_sdk.files import write_whole
 
-FORMAT = 1
+FORMAT = 2
 """Increased when the meaning of a result changes."""
 
 
@@ -50,8 +49,9 @@ class Store:
         identity: Mapping[str, Any],
         scores: Mapping[str, Mapping[str, float]],
         seconds: float,
+        measured: Mapping[str, Any],
     ) -> None:
-        """Write a result, whole or not at all."""
+        """Write a result, whole or not at all; `measured` is its `origin`."""
         path = self.path(row, seed, identity)
         path.parent.mkdir(parents=True, exist_ok=True)
         values = {
@@ -59,8 +59,18 @@ class Store:
             "seed": seed,
             "scores": scores,
             "seconds": round(seconds, 1),
-            "date": now(),
+            "measured": measured,
             "validation": self.validation,
             "identity": identity,
         }
         write_whole(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
+def origin(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return when, from which commit and on which processor a result file was measured.
+
+    Args:
+        values: entries of `provenance`.
+    """
+    commit = values["git"]["commit"] if values["git"] else None
+    return {"date": values["date"], "commit": commit, "cpu": values["machine"]["cpu"]}

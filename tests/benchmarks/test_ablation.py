@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from tiny_ablation import SETTINGS, tiny_validation, tiny_workshop
 from tiny_training import unflushed, write_validation
 
 from benchmarks.ablation.__main__ import collect, main, measure_rows
-from benchmarks.ablation.report import summarise
+from benchmarks.ablation.earlier import read_results, take_results
+from benchmarks.ablation.report import FROZEN_LABELS, summarise
 from benchmarks.ablation.rows import FROZEN, FULL, ROWS, Row, Settings, choose_rows
 from benchmarks.ablation.store import Store
 from benchmarks.ablation.training import Workshop, caption_triplets, repeated
 from benchmarks.ablation.validation import Scores, read_validation
+from benchmarks.provenance import provenance
 from export.bundle import BundleSettings, export_bundle
 from export.bundled_backbone import bundled_backbone, read_backbone
 from export.storage import round_weights
@@ -256,6 +258,72 @@ class TestRuns:
         other = replace(own, settings=replace(SETTINGS, compose_steps=3))
         assert collect(other, store, (0, 1)).keys() == {BY_NAME["stage1"]}
         assert not collect(own, Store(store.folder, "other queries"), (0, 1))
+
+    def test_earlier_results_are_taken_from_their_file(
+        self, ablation_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        measured: list[tuple[str, int]] = []
+
+        def measure(self: Workshop, row: Row, seed: int, _: object) -> dict[str, Scores]:
+            measured.append((row.name, seed))
+            names = FROZEN_LABELS if row == FROZEN else [row.name]
+            return {name: {"mAP@10": 0.25 + seed, "R@1": 0.5} for name in names}
+
+        monkeypatch.setattr(Workshop, "measure", measure)
+        own = tiny_workshop(ablation_data, tmp_path)
+        rows = choose_rows(["frozen", "stage1", "tokens-3"])
+        first = Store(tmp_path / "first", "queries")
+        measure_rows(own, first, rows, (0,), None)
+        described = {"settings": asdict(own.settings), "data": {"images": 24}}
+        values = {
+            **provenance("2026-01-02T03:04:05+00:00", 2, None),
+            "settings": {**described["settings"], "seeds": [0]},
+            "data": {"images": 24, "sources": 1},
+            **summarise(collect(own, first, (0,))),
+        }
+        path = tmp_path / "first.json"
+        path.write_text(json.dumps(values))
+        second = Store(tmp_path / "second", "queries")
+        take_results(path, described, own, second)
+        measure_rows(own, second, rows, (0, 1), None)
+        assert measured[3:] == [("stage1", 1), ("tokens-3", 1)]
+        found = summarise(collect(own, second, (0, 1)))["rows"]
+        assert found["stage1"]["values"]["mAP@10"] == [0.25, 1.25]
+        for name in ("image", "oracle"):
+            assert found[name] == values["rows"][name]
+        assert found["stage1"]["measured"][0] == values["rows"]["stage1"]["measured"][0]
+        # what a file had no origins for was measured when and where the file was
+        for row in values["rows"].values():
+            del row["measured"]
+        values["rows"]["tokens-3"]["changes"] = {"vsi": False}  # the name stood for something else
+        taken = {row.name: result for row, _, result in read_results(values)}
+        assert taken.keys() == {"frozen", "stage1"}
+        assert taken["stage1"]["measured"]["date"] == "2026-01-02T03:04:05+00:00"
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("{", "is no result file of the ablation"),
+            ('{"rows": {}}', "is no result file of the ablation"),
+            (None, "is no result file of the ablation.*No such file"),
+            ('{"map_steps": 3, "images": 24}', r"other settings or data: \['map_steps'\]"),
+            ('{"map_steps": 2, "images": 25}', r"other settings or data: \['images'\]"),
+        ],
+    )
+    def test_results_of_something_else_are_refused(
+        self, ablation_data: Path, tmp_path: Path, content: str | None, message: str
+    ) -> None:
+        own = tiny_workshop(ablation_data, tmp_path)
+        path = tmp_path / "other.json"
+        if content is not None and "images" in content:
+            both = json.loads(content)
+            values = {"settings": both, "data": both, "rows": {}, **provenance("2026", 2, None)}
+            content = json.dumps(values)
+        if content is not None:
+            path.write_text(content)
+        described = {"settings": {"map_steps": 2}, "data": {"images": 24}}
+        with pytest.raises(UsageError, match=message):
+            take_results(path, described, own, Store(tmp_path / "results", "queries"))
 
     @pytest.mark.usefixtures("export_cache")
     def test_scores_equal_those_of_ztcir_eval_triplets(
