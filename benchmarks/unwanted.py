@@ -2,10 +2,11 @@
 
     python -m benchmarks.unwanted --catalogue catalogue
 
-Queries are made of photos and their attributes, in four kinds: an image or a text or both without a
-colour, and a text without an image. The unwanted value is the one that leads the first ten hits of
-the same query when nothing is unwanted. Shards of training data alone are used: the strength was
-chosen with the first four shards and another bundle, and is measured here with the last two.
+Queries are made of photos and their attributes, in five kinds: an image or a text or both without a
+colour, a text that refuses the colour itself, and a text without an image. The unwanted value is
+the one that leads the first ten hits of the same query when nothing is unwanted. Shards of training
+data alone are used: the strength was chosen with the first four shards and another bundle, and is
+measured here with the last two.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ def measure(retriever: Retriever, gallery: AnyIndex, count: int) -> dict[str, di
         "image, not a colour": _image_not_colour,
         "text, not a colour": _text_not_colour,
         "image and text, not a colour": _both_not_colour,
+        "text that refuses a colour": _refusing_text,
         "text, unlike an image": _text_unlike_image,
     }
     figures = {}
@@ -206,6 +208,15 @@ def _text_not_colour(retriever: Retriever, items: Items) -> Iterator[Asked]:
         for gender in ("men", "women"):
             query = Query(texts=f"{kind.lower()} for {gender}")
             yield from _without_colour(retriever, query, colours, _is("articleType", kind))
+
+
+def _refusing_text(retriever: Retriever, items: Items) -> Iterator[Asked]:
+    """The same texts, which name the colour themselves, in one wording after the other."""
+    wordings = itertools.cycle(("{}, not {}", "{} in anything but {}", "no {1} please, {0}"))
+    for asked, wording in zip(_text_not_colour(retriever, items), wordings, strict=False):
+        [text], [colour] = asked.full.positive_texts, asked.full.unwanted_texts
+        full = Query(texts=wording.format(text, colour))
+        yield Asked(asked.plain, full, asked.unwanted, asked.kept)
 
 
 def _both_not_colour(retriever: Retriever, items: Items) -> Iterator[Asked]:

@@ -22,7 +22,7 @@ def test_at_most_a_third_of_what_is_unwanted_is_left() -> None:
     result = json.loads((RESULTS / "unwanted.json").read_text(encoding="utf-8"))
     assert result["strength"] == {"texts": [*OF_TEXTS], "images": [*OF_IMAGES]}  # measured so
     assert all(name.startswith("train-") for name in result["shards"])
-    assert len(result["kinds"]) == 4
+    assert len(result["kinds"]) == 5
     for kind in result["kinds"].values():
         assert kind["queries"] >= 30
         assert kind["left"] <= 1 / 3
@@ -61,6 +61,7 @@ def test_the_command_measures_every_kind(tmp_path: Path, monkeypatch: pytest.Mon
         "image, not a colour",
         "text, not a colour",
         "image and text, not a colour",
+        "text that refuses a colour",
         "text, unlike an image",
     }
     for kind in result["kinds"].values():

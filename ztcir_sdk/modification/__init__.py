@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ztcir_sdk.modification.refused import refused_values
+from ztcir_sdk.modification.refused import refused_values, split_refused
 from ztcir_sdk.modification.strength import check_strength, move_queries
 from ztcir_sdk.modification.trail import MAX_FORMER, join_texts, mix_queries
 from ztcir_sdk.modification.vocabulary import (
@@ -24,5 +24,6 @@ __all__ = [
     "names_any",
     "names_part",
     "refused_values",
+    "split_refused",
     "words_of",
 ]

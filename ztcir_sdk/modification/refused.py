@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
-__all__ = ["names_value", "refused_values"]
+__all__ = ["names_value", "refused_values", "split_refused"]
 
 _VALUES: Mapping[str, str] = {
     "red": "rot rote roten roter rotes rojo roja rojos rojas rouge rouges",
@@ -39,11 +40,10 @@ _VALUES: Mapping[str, str] = {
 }
 """A value that is seen -> other words for it, in the languages that the default bundle knows."""
 _VALUE_OF = {word: value for value, more in _VALUES.items() for word in (value, *more.split())}
-_NUMBERS = {value: number for number, value in enumerate(_VALUES)}
 _PAIRS = "|".join(word for word in _VALUE_OF if " " in word)
 _WORD = rf"\b(?:{_PAIRS})\b|\w+"
 _MARK = "\N{ROMAN NUMERAL TEN THOUSAND}"
-"""Stands with a number for a value: a short pattern compiles at once, one of all words does not."""
+"""Stands with a number for a word: a short pattern compiles at once, one of all words does not."""
 _VALUE = rf"{_MARK}\d+"
 
 _BEFORE = (
@@ -94,18 +94,60 @@ def refused_values(text: str) -> tuple[str, ...]:
     another value as well ("blue instead of red") says what is wanted: it refuses nothing here, and
     the model alone answers it.
     """
+    read = _read(text)
+    return tuple(read.refused) if set(read.named) == read.refused.keys() else ()
+
+
+def split_refused(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return what a text without an image asks for, and the colours and patterns that it refuses.
+
+    "a dress, not red" -> ("a dress", ("red",)). Other values that it names stay: "a blue dress,
+    not red" -> ("a blue dress", ("red",)). A text that refuses nothing, or asks for nothing else,
+    is returned as it is.
+    """
+    read = _read(text)
+    if not read.refused:
+        return text, ()
+    rest = re.sub(_VALUE, lambda match: read.words[int(match[0][1:])], read.rest)
+    rest = re.sub(r"\s+(?=[,.;!?])", "", " ".join(rest.split())).strip(" ,.;:-")
+    return (rest if re.search(r"\w\w", rest) else text), tuple(read.refused)
+
+
+class _Read(NamedTuple):
+    """What `_read` finds in a text."""
+
+    words: list[str]
+    """Each word for a value, in the order of the text."""
+    named: list[str]
+    """Its value."""
+    refused: dict[str, None]
+    """The values that are refused."""
+    rest: str
+    """The text without what refuses them; a mark and a number stand for each of `words`."""
+
+
+def _read(text: str) -> _Read:
     text = " ".join(text.lower().split())
-    if not names_value(text):
-        return ()
-    text = re.sub(_WORD, _number, text.replace(_MARK, ""))
-    text = re.sub(_WANTED, ",", text)
-    refused = re.finditer(_REFUSED, text)
-    found = dict.fromkeys(match["after"] or match["before"] for match in refused)
-    values = list(_VALUES)
-    marks = set(re.findall(_VALUE, text))
-    return tuple(values[int(mark[1:])] for mark in found) if marks == found.keys() else ()
+    words: list[str] = []
+    if names_value(text):
+        text = re.sub(_WORD, lambda match: _mark(match[0], words), text.replace(_MARK, ""))
+    named = [_VALUE_OF[word] for word in words]
+    if not named:
+        return _Read(words, named, {}, text)
+    # Commas end clauses, so what stands between two of them refuses nothing.
+    masked = re.sub(_WANTED, lambda match: "," * len(match[0]), text)
+    found = list(re.finditer(_REFUSED, masked))
+    refused = [match["after"] or match["before"] for match in found]
+    rest, end = [], 0
+    for match in found:
+        rest.append(text[end : match.start()])
+        end = match.end()
+    rest.append(text[end:])
+    return _Read(words, named, {named[int(mark[1:])]: None for mark in refused}, " ".join(rest))
 
 
-def _number(match: re.Match[str]) -> str:
-    value = _VALUE_OF.get(match[0])
-    return match[0] if value is None else f"{_MARK}{_NUMBERS[value]}"
+def _mark(word: str, words: list[str]) -> str:
+    if word not in _VALUE_OF:
+        return word
+    words.append(word)
+    return f"{_MARK}{len(words) - 1}"

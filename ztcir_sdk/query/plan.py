@@ -12,6 +12,7 @@ from ztcir_sdk.encoder import Encoder, Questions
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.names import IMAGE_ENCODER, METHODS, PROMPTED_METHODS, TEXT_ENCODER
 from ztcir_sdk.query.query import EncodedReference, Picture, Query, Weighted
+from ztcir_sdk.query.reading import read_alone
 from ztcir_sdk.query.unwanted import without_unwanted
 
 __all__ = ["QueryPlan", "as_query", "graphs_for"]
@@ -52,6 +53,7 @@ class QueryPlan:
         encoder.questions(method, [], weight=weight, strength=strength)
         self._rows: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
         texts: dict[str, list[str]] = defaultdict(list)
+        self._without = [dict.fromkeys(query.unwanted_texts) for query in queries]
         for number, query in enumerate(queries):
             used = _method_of(query, method)
             images: list[tuple[int, Weighted | None]] = [*enumerate(query.weighted_images)]
@@ -66,7 +68,11 @@ class QueryPlan:
                 for wording in wordings:
                     weights = [one.weight for one in (image, wording) if one is not None]
                     self._rows[used].append((number, position, float(np.prod(weights))))
-                    texts[used].append("" if wording is None else wording.value)
+                    text = "" if wording is None else wording.value
+                    if not query.images:
+                        text, refused = read_alone(encoder, text, method, as_typed=as_typed)
+                        self._without[number] |= dict.fromkeys(refused)
+                    texts[used].append(text)
         self._questions: dict[str, Questions] = {
             used: encoder.questions(
                 used,
@@ -77,7 +83,7 @@ class QueryPlan:
             )
             for used, asked in texts.items()
         }
-        unwanted = [text for query in queries for text in query.unwanted_texts]
+        unwanted = [text for own in self._without for text in own]
         self._unwanted = (
             encoder.questions("text", unwanted, as_typed=as_typed) if unwanted else None
         )
@@ -115,8 +121,8 @@ class QueryPlan:
         if self._unwanted is not None:
             nowhere = np.zeros(self._unwanted.count, dtype=np.int64)
             encoded = iter(self._encoder.encode_queries(self._unwanted, [], nowhere))
-        for number, query in enumerate(self.queries):
-            words = [next(encoded) for _ in query.unwanted_texts]
+        for number, own in enumerate(self._without):
+            words = [next(encoded) for _ in own]
             pictures = [one.encoded.embedding for one in unlike[number]]
             if words or pictures:
                 vectors[number] = without_unwanted(vectors[number], words, pictures)

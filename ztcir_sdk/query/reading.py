@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ztcir_sdk.encoder import Encoder
-from ztcir_sdk.modification import UnknownWord
+from ztcir_sdk.modification import UnknownWord, split_refused
 from ztcir_sdk.names import TEXT_METHODS
 from ztcir_sdk.query.query import Query
 
-__all__ = ["Reading", "read_query"]
+__all__ = ["Reading", "read_alone", "read_query"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,22 @@ def read_query(encoder: Encoder, query: Query, method: str, *, as_typed: bool = 
         return Reading((), ())
     texts = list(query.positive_texts)
     refused: dict[str, None] = {}
-    if method == "composed" and query.images:  # a text alone is searched as it is
-        for text in texts:
+    for text in texts:
+        if not query.images:
+            refused |= dict.fromkeys(read_alone(encoder, text, method, as_typed=as_typed)[1])
+        elif method == "composed":
             refused |= dict.fromkeys(encoder.refused(text, as_typed=as_typed))
     words = encoder.unknown_words(" ".join([*texts, *query.unwanted_texts]), as_typed=as_typed)
     return Reading(words, tuple(refused))
+
+
+def read_alone(
+    encoder: Encoder, text: str, method: str, *, as_typed: bool = False
+) -> tuple[str, tuple[str, ...]]:
+    """Return what a text without an image asks for, and the colours and patterns that it refuses.
+
+    The text encoder was trained on captions, which do not refuse: it would find what the text
+    names. With the method "text" a text stays as it is.
+    """
+    text = text if as_typed else encoder.as_read(text)
+    return (text, ()) if method == "text" else split_refused(text)

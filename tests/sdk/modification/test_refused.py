@@ -15,8 +15,10 @@ from tiny_bundle import write_tiny_bundle
 
 from ztcir_sdk import Bundle, Query, Retriever
 from ztcir_sdk.errors import BundleError
-from ztcir_sdk.modification import refused_values
+from ztcir_sdk.modification import refused_values, split_refused
+from ztcir_sdk.query.plan import QueryPlan
 from ztcir_sdk.query.reading import Reading, read_query
+from ztcir_sdk.query.unwanted import without_unwanted
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,40 @@ def test_a_wanted_value_is_not_refused(text: str) -> None:
     assert refused_values(text) == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "rest", "values"),
+    [
+        ("A dress, not red", "a dress", ("red",)),
+        ("no red please, a dress", "please, a dress", ("red",)),
+        ("a blue dress, not red", "a blue dress", ("red",)),
+        ("a shirt in blue instead of red", "a shirt in blue", ("red",)),
+        ("shirts without stripes, for men", "shirts, for men", ("striped",)),
+        ("rote Schuhe, kein Blau und kein Grün", "rote schuhe, und", ("blue", "green")),
+        ("why not red? a dress, not blue", "why not red? a dress", ("blue",)),
+        ("anything but navy blue", "anything but navy blue", ("navy blue",)),  # nothing is left
+        ("Not red!", "Not red!", ("red",)),
+        ("A Red Dress", "A Red Dress", ()),
+        ("", "", ()),
+    ],
+)
+def test_what_a_text_asks_for_beside_what_it_refuses(
+    text: str, rest: str, values: tuple[str, ...]
+) -> None:
+    assert split_refused(text) == (rest, values)
+
+
+@given(st.text(alphabet="not red,.'-éß \n", max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_what_is_left_of_a_text_is_a_part_of_it(text: str) -> None:
+    rest, values = split_refused(text)
+    assert set(values) <= {"red"}
+    if not values:
+        assert rest == text
+    assert text == "" or rest != ""
+    left = iter("".join(text.lower().split()))
+    assert all(letter in left for letter in "".join(rest.lower().split()))
+
+
 @given(st.text(alphabet="not red,.'-éß \n", max_size=60))
 @settings(max_examples=200, deadline=None)
 def test_only_values_that_a_text_names_are_refused(text: str) -> None:
@@ -84,6 +120,7 @@ def test_only_values_that_a_text_names_are_refused(text: str) -> None:
 def test_long_texts_are_read_in_a_moment() -> None:
     for part in ("not ", "shame ", "n't", "not red ", "aaaa"):
         refused_values(part * 5000)
+        split_refused(part * 5000)
 
 
 def query(bundle: Bundle, text: str, **options: Any) -> NDArray[np.float32]:
@@ -107,11 +144,37 @@ def test_a_refused_value_leaves_a_composed_query_if_the_bundle_says_so(tmp_path:
     encoder = Retriever(reads).encoder
     pair, alone = Query("x.jpg", ["in blue", "not red"]), Query(texts="not red")
     assert read_query(encoder, pair, "composed").refused == ("red",)
-    # nothing is taken out where the text is searched as it is, or not at all
-    assert read_query(encoder, alone, "composed").refused == ()
+    assert read_query(Retriever(plain).encoder, pair, "composed").refused == ()
+    # out of a text alone it is always taken, unless the text is to be searched as it is
+    for method in ("composed", "sum", "stage1"):
+        assert read_query(Retriever(plain).encoder, alone, method).refused == ("red",)
+    assert read_query(encoder, alone, "text").refused == ()
     assert read_query(encoder, pair, "sum").refused == ()
     assert read_query(encoder, pair, "image") == Reading((), ())
     assert "refused_weight" not in plain.manifest.to_dict()
+
+
+def test_a_refused_value_leaves_a_text_alone(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    retriever = Retriever(bundle, threads=1)
+    for text, wanted, unwanted in (
+        ("A shirt, not red", "a shirt", ["red"]),
+        ("a blue shirt, not rde", "a blue shirt, not rde", []),
+        ("a shirt, not red and not green", "a shirt, and", ["red", "green"]),
+    ):
+        found, expected = (
+            QueryPlan(retriever.encoder, [one], "composed").vectors([[]], [[]])
+            for one in (Query(texts=text), Query(texts=wanted, without=unwanted))
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    both = Query(texts=[("a shirt", 2), ("not red", 1)], without="red")
+    plan = QueryPlan(retriever.encoder, [both], "composed")
+    weighted = 2 * retriever.encode_texts(["a shirt"]) + retriever.encode_texts(["not red"])
+    left = without_unwanted(weighted[0], list(retriever.encode_texts(["red"])), [])
+    left /= np.linalg.norm(left)
+    np.testing.assert_allclose(plan.vectors([[]], [[]])[0], left, atol=1e-6)
+    typed = QueryPlan(retriever.encoder, [Query(texts="not red")], "text").vectors([[]], [[]])
+    np.testing.assert_allclose(typed, retriever.encode_texts(["not red"]), atol=1e-6)
 
 
 def test_a_weight_out_of_its_range_is_refused(tmp_path: Path) -> None:
