@@ -26,6 +26,9 @@ from benchmarks.answers import FILE as ANSWERS
 from benchmarks.answers import describe_answers
 from benchmarks.cold import describe_cold
 from benchmarks.command import RESULTS, command_parser, run_command
+from benchmarks.held_out import COMMAND as HELD_OUT_COMMAND
+from benchmarks.held_out import FILE as HELD_OUT
+from benchmarks.held_out import describe_held_out
 from benchmarks.index import plot as index_plot
 from benchmarks.index.report import FILES as INDEX_FILES
 from benchmarks.index.report import describe_index
@@ -429,6 +432,7 @@ DOCUMENTS: Mapping[str, Mapping[str, Region]] = {
             _requests,
         ),
         "rules": (RULES, RULES_COMMAND, describe_rules),
+        "held-out": (HELD_OUT, HELD_OUT_COMMAND, describe_held_out),
     },
     "docs/collections.md": {"answers": (ANSWERS, "python -m benchmarks.answers", describe_answers)},
     "docs/training.md": {

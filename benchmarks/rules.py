@@ -27,22 +27,20 @@ from ztcir_sdk.evaluation.triplet_evaluation import evaluate_triplets
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = ["FILE", "describe_rules", "main", "without"]
+__all__ = ["FILE", "LABELS", "describe_rules", "main", "measure_rules", "without"]
 
 FILE = "rules.json"
 COMMAND = "python -m benchmarks.rules"
 RULES: Mapping[str, Mapping[str, Any]] = {
-    "refused": {"refused_weight": None},
+    "neutral": {"neutral_text": None, "neutral_strength": 1.0},
     "details": {"detail_words": (), "detail_weight": None},
-    "nothing known": {"unknown_strength": None, "part_strength": None},
     "prototypes": {"prototypes": None},
 }
 """Rule -> the entries of a manifest without it."""
 LABELS: Mapping[str, str] = {
     "all": "with all rules",
-    "refused": "without taking out what a text refuses",
+    "neutral": "without reading refusals and parts",
     "details": "without the vector of the text for details",
-    "nothing known": "without keeping closer where nothing known is asked",
     "prototypes": "without the pull to prototypes",
     "none": "the three graphs alone",
 }
@@ -69,29 +67,39 @@ def without(bundle: Bundle, rules: Sequence[str]) -> Bundle:
 
 def _measure(options: argparse.Namespace) -> None:
     started, load = now(), load_average()
+    values = measure_rules(options.images, options.triplets, options.threads)
+    write_result(options.out, {**provenance(started, options.threads, load), **values})
+
+
+def measure_rules(
+    images: Sequence[str | Path], files: Sequence[Path], threads: int
+) -> dict[str, Any]:
+    """Return mAP@10 of composed queries with all rules, without each, and without any.
+
+    Args:
+        images: gallery, as `evaluate_triplets` takes it.
+        files: files of queries.
+        threads: threads of one graph.
+    """
     bundle = Bundle.embedded()
     left_out = {"all": (), **{rule: (rule,) for rule in RULES}, "none": tuple(RULES)}
     figures: dict[str, dict[str, Any]] = {}
     for name, rules in left_out.items():
-        retriever = Retriever(without(bundle, rules), device="cpu", threads=options.threads)
+        retriever = Retriever(without(bundle, rules), device="cpu", threads=threads)
         figures[name] = {}
-        for file in options.triplets:
-            scores = evaluate_triplets(retriever, options.images, file).methods["composed"]
+        for file in files:
+            scores = evaluate_triplets(retriever, images, file).methods["composed"]
             kinds = {kind: own["mAP@10"] for kind, own in scores.per_kind.items()}
             figures[name][file.stem] = {"all": scores.overall["mAP@10"], **kinds}
-    write_result(
-        options.out,
-        {
-            **provenance(started, options.threads, load),
-            "bundle": {"name": bundle.name, "fingerprint": bundle.fingerprint},
-            "mAP@10": figures,
-        },
-    )
-    sets = [file.stem for file in options.triplets]
+    sets = [file.stem for file in files]
     rows = [
         (LABELS[name], *(f"{own[one]['all']:.3f}" for one in sets)) for name, own in figures.items()
     ]
     table(("composed, mAP@10", *sets), rows)
+    return {
+        "bundle": {"name": bundle.name, "fingerprint": bundle.fingerprint},
+        "mAP@10": figures,
+    }
 
 
 def describe_rules(values: Mapping[str, Any]) -> str:

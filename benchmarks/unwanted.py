@@ -32,8 +32,8 @@ from ztcir_sdk.environment import now
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.gallery import AnyIndex
 from ztcir_sdk.index.hit import Hit
+from ztcir_sdk.modification.unwanted import OF_IMAGES, OF_TEXTS
 from ztcir_sdk.query import Query
-from ztcir_sdk.query.unwanted import OF_IMAGES, OF_TEXTS
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.runtime.cores import available_cores
 

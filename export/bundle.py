@@ -64,7 +64,7 @@ class BundleSettings:
         pad_ratio: ratio of edges above which images are padded first; see `pad_to_ratio`.
         vocabulary: words in lower case that the model was trained on, which a search compares
             texts with; None records none.
-        rules: entries of `Manifest` that say what is done with texts, as `unknown_strength` and
+        rules: entries of `Manifest` that say what is done with texts, as `neutral_text` and
             `attribute_words`, for a model that they were measured on.
         default: how searches answer that name no method; None for "composed".
 

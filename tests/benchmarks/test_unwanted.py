@@ -15,7 +15,7 @@ from tiny_bundle import write_tiny_bundle
 from benchmarks import unwanted
 from benchmarks.command import RESULTS
 from ztcir_sdk import Retriever
-from ztcir_sdk.query.unwanted import OF_IMAGES, OF_TEXTS
+from ztcir_sdk.modification.unwanted import OF_IMAGES, OF_TEXTS
 
 
 def test_at_most_a_third_of_what_is_unwanted_is_left() -> None:

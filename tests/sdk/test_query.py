@@ -16,10 +16,10 @@ from PIL import Image
 from tiny_bundle import TinyModel, unit, write_tiny_bundle
 
 from ztcir_sdk import Hit, ImageError, Query, Retriever, UsageError, ZtcirError
+from ztcir_sdk.modification.unwanted import OF_IMAGES, OF_TEXTS
 from ztcir_sdk.query import QueryPlan
 from ztcir_sdk.query.arguments import split_arguments
 from ztcir_sdk.query.batch import read_batch
-from ztcir_sdk.query.unwanted import OF_IMAGES, OF_TEXTS
 
 Array = NDArray[np.float32]
 

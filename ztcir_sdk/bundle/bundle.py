@@ -151,10 +151,9 @@ class Bundle:
         placeholder: Placeholder | None = None,
         tokenizer: str = TOKENIZER,
         vocabulary: str | None = None,
-        unknown_strength: float | None = None,
-        part_strength: float | None = None,
+        neutral_text: str | None = None,
+        neutral_strength: float = 1.0,
         attribute_words: Sequence[str] = (),
-        refused_weight: float | None = None,
         detail_words: Sequence[str] = (),
         detail_weight: float | None = None,
         prototypes: Prototypes | None = None,
@@ -200,10 +199,9 @@ class Bundle:
                     dimensions=dimensions,
                     tokenizer=tokenizer,
                     vocabulary=vocabulary,
-                    unknown_strength=unknown_strength,
-                    part_strength=part_strength,
+                    neutral_text=neutral_text,
+                    neutral_strength=neutral_strength,
                     attribute_words=tuple(attribute_words),
-                    refused_weight=refused_weight,
                     detail_words=tuple(detail_words),
                     detail_weight=detail_weight,
                     prototypes=prototypes,
@@ -251,7 +249,8 @@ class Bundle:
         if file is None:
             return None
         try:
-            return Vocabulary.from_bytes((self.path / file).read_bytes())
+            content = (self.path / file).read_bytes()
+            return Vocabulary.from_bytes(content, self.manifest.attribute_words)
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(
                 f"{file} of the bundle {self.path} cannot be read ({error}): export or copy the "

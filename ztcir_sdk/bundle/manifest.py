@@ -37,6 +37,8 @@ from ztcir_sdk.tokenizer import CLEANINGS, END_OF_TEXT, START_OF_TEXT
 FORMAT = 1
 MANIFEST = "bundle.json"
 TOKENIZER = "tokenizer.json"
+_RETIRED = frozenset({"unknown_strength", "part_strength", "refused_weight"})
+"""Entries of earlier bundles that are not read any more; `neutral_text` does better."""
 _PROMPT_SLOTS = {
     method: tuple(slot for slot in (PLACEHOLDER_MARK, TEXT_SLOT) if slot in prompt)
     for method, prompt in PROMPTS.items()
@@ -259,18 +261,15 @@ class Manifest(_Entry, frozen=True, kw_only=True):
     """Precision that can be requested -> what then runs; empty for those that all graphs have."""
     vocabulary: str | None = None
     """File of the words that the model was trained on, if they are recorded: UTF-8, one a line."""
-    unknown_strength: Annotated[float, Meta(ge=0, le=1)] | None = None
-    """Strength of a text that has none of `attribute_words` and `detail_words`, and names no colour
-    and no pattern: "for a toddler". Without attribute words: of a text that has half of its words,
-    or fewer, from the vocabulary. None: 1."""
-    part_strength: Annotated[float, Meta(ge=0, le=1)] | None = None
-    """Strength of such a text that names a part by one of `attribute_words`, which a model takes
-    for a kind of product: "with laces". None: `unknown_strength`."""
+    neutral_text: str | None = None
+    """Text that is composed in place of one that asks for nothing known ("for a toddler", "with a
+    belt"). Then a text is composed without the parts that it speaks of, and what it refuses ("not
+    red") is taken out of the query. None: every text is composed as it is."""
+    neutral_strength: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """Strength of the neutral text where nothing is refused either; see
+    `ztcir_sdk.modification.strength`."""
     attribute_words: tuple[str, ...] = ()
     """Words for the attributes that the model was trained to change, in lower case."""
-    refused_weight: Annotated[float, Meta(ge=0, le=1)] | None = None
-    """How much of the vector of a colour or pattern that a text refuses ("not red") is taken out of
-    a composed query; None: nothing, the model alone answers it."""
     detail_words: tuple[str, ...] = ()
     """Words that descriptions have for details, such as a material or a print, in lower case."""
     detail_weight: Annotated[float, Meta(ge=0, le=1)] | None = None
@@ -382,6 +381,7 @@ class Manifest(_Entry, frozen=True, kw_only=True):
         if (problem := why_unusable(values)) is not None:
             raise BundleError(f"{problem}: export the bundle again.")
         if isinstance(values, dict):
+            values = {name: one for name, one in values.items() if name not in _RETIRED}
             found = values.get("format")
             if isinstance(found, int) and found > FORMAT:
                 raise BundleError(
@@ -402,8 +402,8 @@ class Manifest(_Entry, frozen=True, kw_only=True):
         """Return the manifest as JSON values, complete and in a fixed order.
 
         Entries with their default value are left out: `check`, `precisions`, `vocabulary`,
-        `unknown_strength`, `part_strength`, `attribute_words`, `refused_weight`,
-        `detail_words`, `detail_weight`, `prototypes`, `default`, the tokenizer's.
+        `neutral_text`, `neutral_strength`, `attribute_words`, `detail_words`, `detail_weight`,
+        `prototypes`, `default`, the tokenizer's.
         """
         values: dict[str, Any] = to_json(self)
         return {**values, "preprocessing": self.preprocessing.to_dict()}

@@ -19,7 +19,7 @@ from ztcir_sdk.bundle.loaded_graphs import LoadedGraphs
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder.encoded_image import EncodedImage
 from ztcir_sdk.encoder.questions import Questions
-from ztcir_sdk.encoder.rules import TextRules
+from ztcir_sdk.encoder.rules import Reading, TextRules
 from ztcir_sdk.errors import UsageError, ZtcirError, check_choice
 from ztcir_sdk.modification import (
     UnknownWord,
@@ -290,12 +290,13 @@ class Encoder:
         texts = _as_list(texts) if as_typed else [self.as_read(text) for text in _as_list(texts)]
         prompts: list[list[int]] | None = None
         template = prompt or manifest.prompts.get(method, "")
+        reading = self._rules.read(texts) if method == "composed" else None
         if method in ("text", "sum"):
             prompts = [self.tokenizer.encode(text) for text in texts]
+        elif method == "mapped":
+            prompts = self._prompts(template, [None] * len(texts))
         elif method != "image":
-            asked = [None if method == "mapped" else text for text in texts]
-            prompts = self._prompts(template, asked)
-        reading = self._rules.read(texts) if method == "composed" else None
+            prompts = self._prompts(template, texts if reading is None else reading.texts)
         return Questions(method, len(texts), prompts, weight, strength, texts, template, reading)
 
     def _prompts(self, template: str, texts: Sequence[str | None]) -> list[list[int]]:
@@ -335,13 +336,14 @@ class Encoder:
             mixed = (1 - questions.weight) * image + questions.weight * text
             return self._normalised(mixed, TEXT_ENCODER)
         scale = 1.0 if questions.method == "composed" else 0.0
+        reading = questions.reading
         if questions.method in PROMPTED_METHODS and any(references[i].former for i in index):
-            queries = self._run_with_former(questions, references, index, scale)
+            queries, reading = self._run_with_former(questions, references, index, scale)
         else:
             queries = self._run_text_encoder(questions.prompts, references, index, scale)
         images = self._embeddings(references, index)
-        if questions.reading is not None:
-            ruled = self._rules.apply(questions.reading, questions.texts, queries, images)
+        if reading is not None:
+            ruled = self._rules.apply(reading, queries, images)
             queries = queries if ruled is queries else self._normalised(ruled, TEXT_ENCODER)
         return move_queries(images, queries, questions.strength)
 
@@ -351,8 +353,12 @@ class Encoder:
         references: Sequence[EncodedImage],
         index: NDArray[np.int64],
         scale: float,
-    ) -> NDArray[np.float32]:
-        """Compose references, and the images that they were refined from, in one run."""
+    ) -> tuple[NDArray[np.float32], Reading | None]:
+        """Compose references, and the images that they were refined from, in one run.
+
+        Returns:
+            The queries, and their texts' reading: what was refused before is refused still.
+        """
         template, tokens = questions.template, self.bundle.manifest.placeholder.tokens
         former = [
             (row, one, joined)
@@ -361,14 +367,19 @@ class Encoder:
             if self.tokenizer.fits(template, joined := join_texts(one.asked, text), n_tokens=tokens)
         ]
         images = [*references, *(one.image for _, one, _ in former)]
-        prompts = [
-            *(questions.prompts or []),
-            *self._prompts(template, [text for _, _, text in former]),
-        ]
+        texts, reading = [text for _, _, text in former], questions.reading
+        if reading is not None:
+            read = self._rules.read(texts)
+            refused = dict(reading.refused)
+            for place, values in read.refused.items():
+                row = former[place][0]
+                refused[row] = tuple(dict.fromkeys((*refused.get(row, ()), *values)))
+            texts, reading = list(read.texts), replace(reading, refused=refused)
+        prompts = [*(questions.prompts or []), *self._prompts(template, texts)]
         rows = np.concatenate([index, np.arange(len(references), len(images))])
         queries = self._run_text_encoder(prompts, images, rows, scale)
         own = questions.count
-        return mix_queries(queries[:own], queries[own:], [row for row, _, _ in former])
+        return mix_queries(queries[:own], queries[own:], [row for row, _, _ in former]), reading
 
     def _embeddings(
         self, references: Sequence[EncodedImage], index: NDArray[np.int64]

@@ -1,8 +1,10 @@
 """What a bundle does with composed queries beside its graphs, as its manifest says.
 
-In this order: what a text refuses is taken out; the words of a detail count once more, by
-themselves; a text that asks for nothing known keeps closer to the picture; and a query is pulled
-towards the items that were seen to be like it. None of it looks at an image again.
+Before a text is composed, what it refuses and the parts that it speaks of are cut out, and a
+neutral text stands for one of which nothing is left. After that, such a query keeps closer to the
+picture, what is refused is taken out of the query, the words of a detail count once more, by
+themselves, and the query is pulled towards the items that were seen to be like it. None of it looks
+at an image again.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from ztcir_sdk.errors import EXPORT_AGAIN, BundleError
 from ztcir_sdk.files import read_bounded
 from ztcir_sdk.modification import (
     move_queries,
-    names_any,
-    names_part,
+    plain_letters,
+    read_request,
     refused_values,
-    words_of,
+    without_unwanted,
 )
 
 __all__ = ["Reading", "TextRules"]
@@ -34,12 +36,12 @@ __all__ = ["Reading", "TextRules"]
 class Reading:
     """What the texts of composed queries ask for, by their rows."""
 
-    unknown: Sequence[int] = ()
-    """Texts that ask for nothing that is known; see `Manifest.unknown_strength`."""
-    parts: Sequence[int] = ()
-    """Texts that ask for a part alone, by a word that is known; see `Manifest.part_strength`."""
+    texts: Sequence[str]
+    """The texts to compose, in place of those that were asked."""
     refused: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    """Row -> the colours and patterns that its text refuses; see `Manifest.refused_weight`."""
+    """Row -> the colours and patterns that its text refuses; see `Manifest.neutral_text`."""
+    neutral: Sequence[int] = ()
+    """Texts that neither ask for anything known nor refuse it; see `Manifest.neutral_strength`."""
     details: Collection[int] = ()
     """Texts that ask for a detail; see `Manifest.detail_weight`."""
 
@@ -57,7 +59,8 @@ class TextRules:
 
     @cached_property
     def _attribute_words(self) -> frozenset[str]:
-        return frozenset(self._bundle.manifest.attribute_words)
+        words = self._bundle.manifest.attribute_words
+        return frozenset(words).union(map(plain_letters, words))
 
     @cached_property
     def _detail_words(self) -> frozenset[str]:
@@ -98,53 +101,29 @@ class TextRules:
 
     def refused(self, text: str) -> tuple[str, ...]:
         """Return the colours and patterns that a text refuses, if they leave its query."""
-        return refused_values(text) if self._bundle.manifest.refused_weight else ()
+        return refused_values(text) if self._bundle.manifest.neutral_text else ()
 
     def read(self, texts: Sequence[str]) -> Reading:
-        """Read what texts ask for.
-
-        Raises:
-            BundleError: the bundle's vocabulary cannot be read.
-        """
-        manifest = self._bundle.manifest
-        read = {row: values for row, text in enumerate(texts) if (values := self.refused(text))}
-        details: set[int] = set()
-        if manifest.detail_weight is not None:
-            details = {
-                row
-                for row, text in enumerate(texts)
-                if row not in read and not self._detail_words.isdisjoint(words_of(text))
-            }
-        unknown: list[int] = []
-        parts: list[int] = []
-        if manifest.unknown_strength is not None:
-            for row, text in enumerate(texts):
-                if row not in details and self._asks_for_nothing(text):
-                    is_part = manifest.part_strength is not None and names_part(
-                        text, self._attribute_words
-                    )
-                    (parts if is_part else unknown).append(row)
-        return Reading(unknown, parts, read, details)
-
-    def _asks_for_nothing(self, text: str) -> bool:
-        """Return whether a text asks for nothing that the model was trained to change."""
-        if words := self._attribute_words:
-            return not names_any(text, words)
-        vocabulary = self._bundle.vocabulary
-        return vocabulary is not None and vocabulary.mostly_unknown(text)
+        """Read what texts ask for."""
+        neutral, weight = self._bundle.manifest.neutral_text, self._bundle.manifest.detail_weight
+        if neutral is None and weight is None:
+            return Reading(texts)
+        requests = [read_request(text, self._attribute_words, self._detail_words) for text in texts]
+        details = {row for row, one in enumerate(requests) if one.has_detail}
+        if neutral is None:
+            return Reading(texts, details=details)
+        composed = [one.text or neutral for one in requests]
+        refused = {row: one.refused for row, one in enumerate(requests) if one.refused}
+        nothing = [row for row, one in enumerate(requests) if not (one.text or one.refused)]
+        return Reading(composed, refused, nothing, details if weight is not None else ())
 
     def apply(
-        self,
-        reading: Reading,
-        texts: Sequence[str],
-        queries: NDArray[np.float32],
-        images: NDArray[np.float32],
+        self, reading: Reading, queries: NDArray[np.float32], images: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Return composed queries as the rules leave them.
 
         Args:
             reading: what their texts ask for.
-            texts: the B texts.
             queries: (B, D), L2-normalised; not changed.
             images: (B, D), the embeddings of their references.
 
@@ -155,19 +134,15 @@ class TextRules:
             BundleError: the bundle's prototypes cannot be read.
         """
         manifest = self._bundle.manifest
+        if rows := list(reading.neutral):
+            moved = move_queries(images[rows], queries[rows], manifest.neutral_strength)
+            queries = _with_rows(queries, rows, moved)
         if reading.refused:
             queries = self._without_refused(queries, reading.refused)
         if rows := sorted(reading.details):
-            alone = self._encode_texts([texts[row] for row in rows])
+            alone = self._encode_texts([reading.texts[row] for row in rows])
             detailed = _unit(queries[rows] + (manifest.detail_weight or 0.0) * alone)
             queries = _with_rows(queries, rows, detailed)
-        for chosen, strength in (
-            (reading.unknown, manifest.unknown_strength),
-            (reading.parts, manifest.part_strength),
-        ):
-            if (rows := list(chosen)) and strength is not None:
-                moved = move_queries(images[rows], queries[rows], strength)
-                queries = _with_rows(queries, rows, moved)
         # A prototype has no details: they would be lost.
         rows = [row for row in range(len(queries)) if row not in reading.details]
         if rows and (entry := manifest.prototypes) is not None:
@@ -181,11 +156,12 @@ class TextRules:
         new = sorted({value for own in refused.values() for value in own} - self._values.keys())
         if new:
             self._values.update(zip(new, self._encode_texts(new), strict=True))
-        left = queries.astype(np.float64)
-        weight = self._bundle.manifest.refused_weight or 0.0
-        for row, own in refused.items():
-            left[row] -= weight * sum(self._values[value] for value in own)
-        return _unit(left)
+        rows = sorted(refused)
+        left = [
+            without_unwanted(queries[row], [self._values[value] for value in refused[row]], [])
+            for row in rows
+        ]
+        return _with_rows(queries, rows, _unit(np.array(left)))
 
 
 def pull(

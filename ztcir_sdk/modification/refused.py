@@ -3,82 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["names_value", "refused_values", "split_refused"]
+from ztcir_sdk.modification.refused_words import (
+    AFTER,
+    BEFORE,
+    BEFORE_AT_ONCE,
+    FILLERS,
+    SHADES,
+    VALUES,
+    WANTED,
+)
 
-_VALUES: Mapping[str, str] = {
-    "red": "rot rote roten roter rotes rojo roja rojos rojas rouge rouges",
-    "blue": "blau blaue blauen blauer blaues azul azules bleu bleue bleus bleues",
-    "green": "grün grüne grünen grüner grünes verde verdes vert verte verts vertes",
-    "black": "schwarz schwarze schwarzen schwarzer schwarzes negro negra negros negras "
-    "noir noire noirs noires",
-    "white": "weiß weiss weiße weißen weißer weißes blanco blanca blancos blancas "
-    "blanc blanche blancs blanches",
-    "yellow": "gelb gelbe gelben gelber gelbes amarillo amarilla amarillos amarillas jaune jaunes",
-    "grey": "gray grau graue grauen grauer graues gris grises grise",
-    "brown": "braun braune braunen brauner braunes marrón marrones marron marrons",
-    "pink": "rosa rosas rose roses",
-    "purple": "lila violett violet morado morada morados moradas violette violets",
-    "orange": "orangefarben naranja naranjas oranges",
-    "beige": "beigefarben",
-    "gold": "golden goldfarben dorado dorada doré dorée",
-    "silver": "silbern silberne silberfarben plateado plateada argenté argentée",
-    "navy blue": "navy marineblau",
-    "striped": "stripes stripy gestreift gestreifte rayas rayado rayé rayures",
-    "checked": "checks checkered plaid kariert karierte cuadros carreaux",
-    "dotted": "dots polka gepunktet lunares pois",
-    **dict.fromkeys(
-        (
-            *("maroon", "olive", "cream", "khaki", "turquoise", "teal", "magenta", "mauve"),
-            *("lavender", "peach", "tan", "rust", "bronze", "copper", "charcoal", "burgundy"),
-            *("mustard", "floral", "printed", "plain", "multicolor", "multi"),
-        ),
-        "",
-    ),
-}
-"""A value that is seen -> other words for it, in the languages that the default bundle knows."""
-_VALUE_OF = {word: value for value, more in _VALUES.items() for word in (value, *more.split())}
+__all__ = ["is_value", "names_value", "refused_values", "split_refused"]
+
+_VALUE_OF = {word: value for value, more in VALUES.items() for word in (value, *more.split())}
 _PAIRS = "|".join(word for word in _VALUE_OF if " " in word)
 _WORD = rf"\b(?:{_PAIRS})\b|\w+"
 _MARK = "\N{ROMAN NUMERAL TEN THOUSAND}"
-"""Stands with a number for a word: a short pattern compiles at once, one of all words does not."""
-_VALUE = rf"{_MARK}\d+"
-
-_BEFORE = (
-    r"not|\w+n['\u2019]t|(?:do|does|did|is|are|was|ca|wo|would|should|could)nt|cannot|no|never|"
-    r"without|except|apart from|avoid|minus|less|unlike|besides|"
-    r"stop|already have|exclud\w+|zero|(?:free|far) (?:of|from)|"
-    r"(?:any|every|all|all the|any colour|any color)\w* (?:but|bar)|(?:rather|else) than|"
-    r"other (?:\w+ )?than|nothing(?! but\b| else\b)|"
-    r"different (?:from|to|than)|instead of|in place of|hates?|dislikes?|(?:tired|sick|fed up|bored"
-    r"|enough|plenty|out) (?:of|with)|(?:get|got) rid of|away (?:from|with)|clear of|anti|spare me|"
-    r"lose|drop|skip|ditch|"
-    rf"(?:non|too|too much|too many|(?:have|got) enough)(?=[ -]{_VALUE})|"
-    r"nicht|kein|keine|keinen|keiner|keines|ohne|außer|ausser|statt|anstatt|nie|niemals|"
-    r"sin|nada de|menos|excepto|salvo|nunca|en vez de|en lugar de|"
-    r"pas|sans|sauf|jamais|plus de|au lieu de"
-)
-"""What refuses a value that follows within a few words of the same clause."""
-_AFTER = (
-    r"[- ]?less\b|[- ]free\b| (?:excepted|aside|annoys)\b|"
-    r" no more\b| (?:\w+ )?(?:isn['\u2019]?t|won['\u2019]?t|doesn['\u2019]?t|can['\u2019]?t|"
-    r"wouldn['\u2019]?t|(?:is|does|do|will|would|can) not|is out\b|is sold out|is forbidden|"
-    r"(?:is|looks) (?:too|the wrong|awful|ugly|wrong)|"
-    r"(?:bores|bothers) me|"
-    r"has to go|must go|gefällt mir nicht|no me gusta|ne me plaît pas)"
-)
-"""What refuses a value that it follows."""
-_BETWEEN = r"(?:[ -]+(?!but\b|only\b|just\b|sondern\b|sino\b|mais\b|\bif\b)[\w'\u2019]+){0,4}?[ -]+"
+"""Stands with a number for a value: a short pattern compiles at once, one of all words does not."""
 # Patterns are texts, which `re` compiles at their first use and keeps: a start needs none of them.
-_WANTED = (
-    r"\b(?:why not|not only|not just|nicht nur|no solo|pas seulement|if not|live without|"
-    r"(?:shame|pity|too bad|wish|schade|lástima|dommage)\b[^,.;!?]{0,60}?"
-    r"(?:not|n['\u2019]?t|nicht|no|pas))\b"
+_LETTER = r"[\w'\u2019]"
+_VALUE = rf"{_MARK}\d+"
+_VALUES = rf"{_VALUE}(?:(?:,? (?:or|and|nor|oder|und|noch|ni|o|ou|et) |[ -]){_VALUE})*"
+"""Values that are refused together: "red or blue", "red stripes"."""
+_SIGN = rf"(?<!{_LETTER})(?:{BEFORE})(?!{_LETTER})"
+_FOLLOWING = rf"(?P<between>(?:[ -]+(?!{_VALUE}){_LETTER}+){{0,6}})[ -]+(?P<values>{_VALUES})"
+_AT_ONCE = (
+    rf"(?:(?<!{_LETTER})(?:{BEFORE_AT_ONCE})[ -]+|(?:^|(?<= ))[-!])"
+    rf"(?:(?:{'|'.join(SHADES.split())}) )?(?P<values>{_VALUES})"
 )
-"""Refusals in form alone."""
-_REFUSED = rf"\b(?:{_BEFORE}){_BETWEEN}(?P<after>{_VALUE})\b|\b(?P<before>{_VALUE})(?:{_AFTER})"
+_FOLLOWED = rf"(?P<values>{_VALUES})(?:{AFTER})"
+
+
+def is_value(word: str) -> bool:
+    """Return whether a word, in lower case, is a colour or a pattern."""
+    return word in _VALUE_OF
 
 
 def names_value(text: str) -> bool:
@@ -99,18 +60,18 @@ def refused_values(text: str) -> tuple[str, ...]:
 
 
 def split_refused(text: str) -> tuple[str, tuple[str, ...]]:
-    """Return what a text without an image asks for, and the colours and patterns that it refuses.
+    """Return what a text asks for beside the colours and patterns that it refuses, and these.
 
     "a dress, not red" -> ("a dress", ("red",)). Other values that it names stay: "a blue dress,
-    not red" -> ("a blue dress", ("red",)). A text that refuses nothing, or asks for nothing else,
-    is returned as it is.
+    not red" -> ("a blue dress", ("red",)). Where nothing else is asked for, the rest is "". A text
+    that refuses nothing is returned as it is.
     """
     read = _read(text)
     if not read.refused:
         return text, ()
     rest = re.sub(_VALUE, lambda match: read.words[int(match[0][1:])], read.rest)
-    rest = re.sub(r"\s+(?=[,.;!?])", "", " ".join(rest.split())).strip(" ,.;:-")
-    return (rest if re.search(r"\w\w", rest) else text), tuple(read.refused)
+    rest = re.sub(r"\s+(?=[,.;!?])", "", " ".join(rest.split())).strip(" ,.;:!?-")
+    return (rest if re.search(r"\w\w", rest) else ""), tuple(read.refused)
 
 
 class _Read(NamedTuple):
@@ -130,20 +91,34 @@ def _read(text: str) -> _Read:
     text = " ".join(text.lower().split())
     words: list[str] = []
     if names_value(text):
+        text = re.sub(r"\bno tan (?=\w)", "no muy ", text)  # Spanish: no colour
         text = re.sub(_WORD, lambda match: _mark(match[0], words), text.replace(_MARK, ""))
     named = [_VALUE_OF[word] for word in words]
-    if not named:
-        return _Read(words, named, {}, text)
     # Commas end clauses, so what stands between two of them refuses nothing.
-    masked = re.sub(_WANTED, lambda match: "," * len(match[0]), text)
-    found = list(re.finditer(_REFUSED, masked))
-    refused = [match["after"] or match["before"] for match in found]
+    masked = re.sub(WANTED, lambda match: "," * len(match[0]), text) if words else text
+    refused: dict[str, int] = {}
     rest, end = [], 0
-    for match in found:
-        rest.append(text[end : match.start()])
-        end = match.end()
+    for start, stop, values in sorted(_refusals(masked)) if words else ():
+        places = [int(mark[1:]) for mark in re.findall(_VALUE, values)]
+        refused |= {named[place]: place for place in places}
+        rest.append(text[end : max(end, start)])
+        end = max(end, stop)
     rest.append(text[end:])
-    return _Read(words, named, {named[int(mark[1:])]: None for mark in refused}, " ".join(rest))
+    last = {value: place for place, value in enumerate(named)}  # "not red, oh well, in red"
+    kept = {value: None for value, place in refused.items() if last[value] == place}
+    return _Read(words, named, kept, " ".join(rest))
+
+
+def _refusals(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield start, end and values of each refusal in a text of marked values."""
+    following = re.compile(_FOLLOWING)
+    for sign in re.finditer(_SIGN, text):
+        found = following.match(text, sign.end())
+        if found and FILLERS.issuperset(re.findall(rf"{_LETTER}+", found["between"])):
+            yield sign.start(), found.end(), found["values"]
+    for pattern in (_AT_ONCE, _FOLLOWED):
+        for found in re.finditer(pattern, text):
+            yield found.start(), found.end(), found["values"]
 
 
 def _mark(word: str, words: list[str]) -> str:

@@ -11,20 +11,18 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 from ztcir_sdk.errors import UsageError
-from ztcir_sdk.modification.refused import names_value
+from ztcir_sdk.modification.slips import is_common, is_foreign, nearest
 from ztcir_sdk.tokenizer import clean
 
-__all__ = ["UnknownWord", "Vocabulary", "names_any", "words_of"]
+__all__ = ["UnknownWord", "Vocabulary", "words_of"]
 
 APOSTROPHES = "'\u2019\u02bc`"
 MIN_LETTERS = 2
 """A word of fewer letters is always known."""
-MOSTLY = 0.5
-"""Share of unknown words."""
 
 
 @dataclass(frozen=True)
@@ -48,33 +46,6 @@ def words_of(text: str) -> list[str]:
     return [part for word in _written_words(text) for part in _parts(word)]
 
 
-_PART = (
-    r"\b(?:with|has|having|mit|con|avec) "
-    r"(?:(?:an?|some|the|ein(?:e|en|em|er)?|un[ae]?|une) )?(?:\w+ )?\w+"
-)
-_EXCHANGE = r"\b(?:replace|swap|exchange|trade|change|switch|substitute)"
-
-
-def names_any(text: str, words: Collection[str]) -> bool:
-    """Return whether a text asks for one of some words, or names a colour or a pattern.
-
-    What stands after "with" is a part, in four languages: a shirt "with a belt" stays a shirt,
-    unless one is to be replaced with the other.
-    """
-    text = " ".join(text.lower().split())
-    if names_value(text):
-        return True
-    if not re.search(_EXCHANGE, text):
-        text = re.sub(_PART, " ", text)
-    return any(word in words for word in words_of(text))
-
-
-def names_part(text: str, words: Collection[str]) -> bool:
-    """Return whether a text names one of some words as a part: "laces" in "with laces"."""
-    parts = re.findall(_PART, " ".join(text.lower().split()))
-    return any(word in words for part in parts for word in words_of(part))
-
-
 class Vocabulary:
     """The words that a model was trained on. Threads may share one.
 
@@ -82,22 +53,31 @@ class Vocabulary:
         words: the words, each once, in the order given.
     """
 
-    def __init__(self, words: Iterable[str]) -> None:
+    def __init__(self, words: Iterable[str], attribute_words: Iterable[str] = ()) -> None:
         """Take words as `words_of` returns them, the commonest first where that is known.
 
-        Of two words that are equally near to a mistyped one, the earlier is suggested.
+        Args:
+            words: the words. Of two that are equally near to a mistyped one, the earlier is meant.
+            attribute_words: words for what the model was trained to change, which are known as
+                well. With them, a mistyped word is only taken for one of these.
         """
         self.words = tuple(dict.fromkeys(words))
-        self._known = frozenset(self.words)
+        attributes = frozenset(attribute_words)
+        self._known = attributes.union(self.words)
+        self._meant = {
+            word: rank
+            for rank, word in enumerate(self.words)
+            if not attributes or word in attributes
+        }
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Vocabulary:
-        """Read what `to_bytes` wrote.
+    def from_bytes(cls, content: bytes, attribute_words: Iterable[str] = ()) -> Vocabulary:
+        """Read what `to_bytes` wrote; for the other words see the class.
 
         Raises:
             UnicodeDecodeError: it is not UTF-8.
         """
-        return cls(content.decode("utf-8").split())
+        return cls(content.decode("utf-8").split(), attribute_words)
 
     def to_bytes(self) -> bytes:
         """Return the file of a bundle: UTF-8, one word in each line.
@@ -123,6 +103,9 @@ class Vocabulary:
         """Return whether the model was trained on a word."""
         return word in self._known
 
+    def _is_known(self, word: str) -> bool:
+        return word in self._known or is_common(word)
+
     def unknown_words(
         self, text: str, is_word: Callable[[str], bool] | None = None
     ) -> tuple[UnknownWord, ...]:
@@ -130,21 +113,17 @@ class Vocabulary:
 
         Args:
             text: a modification text.
-            is_word: whether a word, in lower case, is one of a language, which is not corrected;
-                None corrects none.
+            is_word: whether a word, in lower case, exists, so that it is rarely a slip; with None
+                slips are found, and not corrected.
         """
-        found = {}
+        found: dict[str, UnknownWord] = {}
         for word in _written_words(text):
-            if word not in found and any(part not in self._known for part in _parts(word)):
-                suggestion = self._suggestion(word)
-                corrected = suggestion is not None and is_word is not None and not is_word(word)
-                found[word] = UnknownWord(word, suggestion, corrected)
+            if word not in found and not all(map(self._is_known, _parts(word))):
+                suggestion = None
+                if not is_foreign(words_of(text)):  # only English words are likely slips of these
+                    suggestion = self._suggestion(word, is_word)
+                found[word] = UnknownWord(word, suggestion, bool(suggestion and is_word))
         return tuple(found.values())
-
-    def mostly_unknown(self, text: str) -> bool:
-        """Return whether the model was trained on less than half of a text's words, or on half."""
-        words = words_of(text)
-        return sum(word not in self._known for word in words) >= MOSTLY * max(1, len(words))
 
     def corrected(self, text: str, is_word: Callable[[str], bool]) -> str:
         """Return a text with its likely slips corrected; one without any is returned as it is.
@@ -158,53 +137,17 @@ class Vocabulary:
             text = re.sub(rf"(?<!\w){re.escape(one.word)}(?!\w)", one.suggestion or "", text)
         return text
 
-    def _suggestion(self, word: str) -> str | None:
-        """Return a word with each unknown part replaced by its nearest known one."""
+    def _suggestion(self, word: str, is_word: Callable[[str], bool] | None) -> str | None:
+        """Return a word with each unknown part replaced by the known one that it stands for."""
         corrected = word
         for part in _parts(word):
-            if part not in self._known:
-                nearest = self._nearest(part)
-                if nearest is None:
+            if not self._is_known(part):
+                exists = is_word is not None and is_word(part)
+                meant = nearest(part, self._meant, is_word=exists)
+                if meant is None:
                     return None
-                corrected = corrected.replace(part, nearest, 1)
+                corrected = corrected.replace(part, meant, 1)
         return corrected
-
-    def _nearest(self, word: str) -> str | None:
-        """Return the known word that a word is likely a slip of."""
-        from rapidfuzz import process  # only where a word is unknown
-        from rapidfuzz.distance import OSA
-
-        near = process.extract(
-            word, self.words, scorer=OSA.distance, score_cutoff=_slips(word), limit=None
-        )
-        likely = [
-            (distance, _letters_differ(word, other), other[0] != word[0], rank, other)
-            for other, distance, rank in near
-            if _is_likely(word, other, int(distance))
-        ]
-        return min(likely)[-1] if likely else None
-
-
-def _slips(word: str) -> int:
-    """Return how many slips a word of this length may have."""
-    return 1 if len(word) < 6 else 2
-
-
-def _letters_differ(word: str, other: str) -> bool:
-    return sorted(word) != sorted(other)
-
-
-def _is_likely(word: str, other: str, slips: int) -> bool:
-    """Return whether a word is rather a mistyped `other` than a word of its own.
-
-    Two swapped letters are a slip in a word of any length. Short words are near to many others, and
-    a first letter is rarely wrong.
-    """
-    if slips == 1 and not _letters_differ(word, other):
-        return True
-    if word[0] != other[0]:
-        return slips == 1 and len(word) >= 6
-    return len(word) >= 4
 
 
 def _plain(text: str) -> str:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from ztcir_sdk.encoder import Encoder, Questions
 from ztcir_sdk.errors import UsageError
+from ztcir_sdk.modification.unwanted import without_unwanted
 from ztcir_sdk.names import IMAGE_ENCODER, METHODS, PROMPTED_METHODS, TEXT_ENCODER
 from ztcir_sdk.query.query import EncodedReference, Picture, Query, Weighted
 from ztcir_sdk.query.reading import read_alone
-from ztcir_sdk.query.unwanted import without_unwanted
 
 __all__ = ["QueryPlan", "as_query", "graphs_for"]
 

@@ -56,4 +56,7 @@ def read_alone(
     names. With the method "text" a text stays as it is.
     """
     text = text if as_typed else encoder.as_read(text)
-    return (text, ()) if method == "text" else split_refused(text)
+    if method == "text":
+        return text, ()
+    rest, refused = split_refused(text)
+    return rest or text, refused

@@ -18,10 +18,10 @@ from PIL import Image
 from tiny_bundle import D, unit, write_tiny_bundle
 
 from ztcir_sdk import Bundle, Retriever
-from ztcir_sdk.bundle import Prototypes
+from ztcir_sdk.bundle import Manifest, Prototypes
 from ztcir_sdk.encoder.rules import pull
 from ztcir_sdk.errors import BundleError
-from ztcir_sdk.modification import move_queries
+from ztcir_sdk.modification import move_queries, without_unwanted
 
 Array = NDArray[np.float32]
 
@@ -110,64 +110,81 @@ def test_the_text_alone_counts_where_it_has_a_word_for_a_detail(tmp_path: Path) 
     np.testing.assert_allclose(query(bundle, "in silk"), expected, atol=1e-6)  # and is not pulled
     assert not np.allclose(query(bundle, "in wool"), query(plain, "in wool"), atol=1e-3)
     # What a text refuses must not come back by the vector of its words.
-    refusing = write_tiny_bundle(tmp_path / "refusing", refused_weight=0.4, **entries)
-    refused = write_tiny_bundle(tmp_path / "refused", refused_weight=0.4)
-    np.testing.assert_array_equal(query(refusing, "silk, not red"), query(refused, "silk, not red"))
+    refusing = write_tiny_bundle(tmp_path / "refusing", neutral_text="the same", **entries)
+    alone = Retriever(plain).encode_texts(["silk", "red"])
+    left = without_unwanted(query(plain, "silk")[0], [alone[1]], [])
+    left = left / np.linalg.norm(left) + 0.4 * alone[0]
+    expected = (left / np.linalg.norm(left))[None]
+    np.testing.assert_allclose(query(refusing, "silk, not red"), expected, atol=1e-6)
+
+
+WORDS: dict[str, Any] = {
+    "neutral_text": "the same",
+    "attribute_words": ("café", "dress", "women"),
+    "detail_words": ("silk",),
+    "detail_weight": 0.0,
+}
 
 
 @pytest.mark.parametrize(
-    ("text", "closer"),
+    ("text", "composed"),
     [
-        ("for a toddler", True),
-        ("make a dress for a toddler", False),
-        ("make it rot for a toddler", False),  # a colour, in German
-        ("in silk", False),
-        ("with a dress", True),  # a part
-        ("con un dress", True),
-        ("in rot, with a dress", False),
-        ("swap it with a dress", False),
-        ("the same", True),
+        ("for a toddler", ""),
+        ("with a dress", ""),  # a part
+        ("with a silk dress", ""),
+        ("con un dress", ""),
+        ("add a dress", ""),
+        ("no dress please", "please"),
+        ("the same", ""),
+        ("make a dress for a toddler", None),
+        ("en cafe", None),  # without its accent
+        ("make it rot for a toddler", None),  # a colour, in German
+        ("in silk", None),
+        ("in silk without sleeves", "in silk"),
+        ("in rot, with a dress", "in rot"),
+        ("with pockets in rot", "in rot"),
+        ("with pockets rot", "rot"),
+        ("red with a red dress", "red"),
+        ("with red stripes", None),
+        ("with dark red stripes", None),
+        ("no longer red, now blue", None),
+        ("swap it with a dress", None),
+        ("für women mit Gürtel", "für women"),
+        ("sans capuche en rouge", "en rouge"),
     ],
 )
-def test_a_text_that_asks_for_nothing_known_keeps_closer_to_the_picture(
-    tmp_path: Path, text: str, closer: bool
+def test_a_text_is_composed_without_its_parts_and_a_neutral_one_if_nothing_is_left(
+    tmp_path: Path, text: str, composed: str | None
 ) -> None:
     plain = write_tiny_bundle(tmp_path / "plain")
-    bundle = write_tiny_bundle(
-        tmp_path / "b",
-        unknown_strength=0.6,
-        attribute_words=("dress",),
-        detail_words=("silk",),
-        detail_weight=0.0,
+    bundle = write_tiny_bundle(tmp_path / "b", **WORDS)
+    left = text if composed is None else composed
+    if left in ("", "please"):
+        left = "the same"
+    np.testing.assert_allclose(query(bundle, text), query(plain, left), atol=1e-6)
+    assert "neutral_text" not in plain.manifest.to_dict()
+
+
+def test_a_neutral_text_keeps_closer_to_the_picture_by_its_strength(tmp_path: Path) -> None:
+    plain = write_tiny_bundle(tmp_path / "plain")
+    bundle = write_tiny_bundle(tmp_path / "b", neutral_strength=0.6, **WORDS)
+    expected = query(plain, "the same", strength=0.6)
+    np.testing.assert_allclose(query(bundle, "for a toddler"), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        query(bundle, "for a toddler", strength=0.5),
+        query(plain, "the same", strength=0.3),
+        atol=1e-6,
     )
-    expected = query(plain, text, strength=0.6 if closer else 1.0)
-    np.testing.assert_allclose(query(bundle, text), expected, atol=1e-6)
+    red = Retriever(plain).encode_texts(["red"])
+    left = without_unwanted(query(plain, "the same")[0], list(red), [])  # refusing is asking
+    expected = (left / np.linalg.norm(left))[None]
+    np.testing.assert_allclose(query(bundle, "not red"), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("text", "strength"),
-    [
-        ("with a dress", 0.3),
-        ("mit einem new dress", 0.3),
-        ("with a zorp", 0.6),
-        ("for a toddler", 0.6),
-        ("a dress with a dress", 1.0),
-        ("swap it with a dress", 1.0),
-        ("with a red dress", 1.0),  # a colour is a change of the whole
-    ],
-)
-def test_a_part_that_is_a_product_elsewhere_keeps_closest(
-    tmp_path: Path, text: str, strength: float
-) -> None:
-    plain = write_tiny_bundle(tmp_path / "plain")
-    words: dict[str, Any] = {"attribute_words": ("dress",), "unknown_strength": 0.6}
-    bundle = write_tiny_bundle(tmp_path / "b", part_strength=0.3, **words)
-    expected = query(plain, text, strength=strength)
-    np.testing.assert_allclose(query(bundle, text), expected, atol=1e-6)
-    without = write_tiny_bundle(tmp_path / "without", **words)
-    assert "part_strength" not in without.manifest.to_dict()
-    as_unknown = query(plain, text, strength=max(strength, 0.6))
-    np.testing.assert_allclose(query(without, text), as_unknown, atol=1e-6)
+def test_entries_of_earlier_bundles_are_read_over(tmp_path: Path) -> None:
+    values = write_tiny_bundle(tmp_path / "b", **WORDS).manifest.to_dict()
+    former = {"unknown_strength": 0.6, "part_strength": 0.35, "refused_weight": 0.4}
+    assert Manifest.from_dict({**values, **former}).to_dict() == values
 
 
 @pytest.mark.parametrize(

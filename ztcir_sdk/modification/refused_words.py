@@ -1,0 +1,127 @@
+"""The words by which `ztcir_sdk.modification.refused` reads what a text refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["AFTER", "BEFORE", "BEFORE_AT_ONCE", "FILLERS", "SHADES", "VALUES", "WANTED"]
+
+VALUES: Mapping[str, str] = {
+    "red": "reddish crimson scarlet ruby cherry "
+    "rot rote roten roter rotes rotem rojo roja rojos rojas rouge rouges",
+    "blue": "bluish blueish azure cobalt "
+    "blau blaue blauen blauer blaues blauem azul azules bleu bleue bleus bleues",
+    "green": "greenish emerald "
+    "grün grüne grünen grüner grünes grünem gruen verde verdes vert verte verts vertes",
+    "black": "blackish ebony schwarz schwarze schwarzen schwarzer schwarzes schwarzem "
+    "negro negra negros negras noir noire noirs noires",
+    "white": "whitish ivory weiß weiss weiße weißen weißer weißes weißem weisse weissen "
+    "blanco blanca blancos blancas blanc blanche blancs blanches",
+    "yellow": "yellowish lemon gelb gelbe gelben gelber gelbes gelbem "
+    "amarillo amarilla amarillos amarillas jaune jaunes",
+    "grey": "gray greyish grayish grau graue grauen grauer graues grauem gris grises grise",
+    "brown": "brownish chocolate braun braune braunen brauner braunes braunem "
+    "marrón marrones marron marrons",
+    "pink": "pinkish rosa rosas rose roses",
+    "purple": "purplish plum lila violett violet morado morada morados moradas violette violets",
+    "orange": "orangish orangefarben naranja naranjas oranges",
+    "beige": "beigefarben",
+    "gold": "golden goldfarben dorado dorada doré dorée",
+    "silver": "silbern silberne silberfarben plateado plateada argenté argentée",
+    "navy blue": "navy marineblau",
+    "striped": "stripes stripe stripy gestreift gestreifte streifen rayas rayado rayé rayures",
+    "checked": "checks checkered plaid kariert karierte karos cuadros carreaux",
+    "dotted": "dots polka gepunktet gepunktete punkte lunares pois",
+    "floral": "flowery geblümt geblümte blumen floreado flores fleuri fleurs",
+    **dict.fromkeys(
+        (
+            *("maroon", "olive", "cream", "khaki", "turquoise", "teal", "magenta", "mauve"),
+            *("lavender", "peach", "tan", "rust", "bronze", "copper", "charcoal", "burgundy"),
+            *("mustard", "printed", "plain", "multicolor", "multi"),
+        ),
+        "",
+    ),
+}
+"""A value that is seen -> other words for it, in the languages that the default bundle knows."""
+
+BEFORE = (
+    r"(?:can['\u2019]?t|cannot) (?:stand|bear|see)|not (?:a|the biggest) fan of|not|"
+    r"(?:do|does|did|is|are|was|were|ca|wo|would|should|could|must|need|have|has|ai)n['\u2019]?t|"
+    r"cannot|no thanks to|no|never|"
+    r"(?:look|looks) (?:awful|pale|ill|terrible|bad|old|tired|washed out)|"
+    r"(?:change it|away) from|swap|"
+    r"neither|nor|hardly|without|w/o|except(?:ing)?|(?:apart|aside) from|avoid(?:ing)?|minus|less|"
+    r"unlike|besides?|stop|already (?:have|has|own|got)|exclud\w+|zero|(?:free|far) (?:of|from)|"
+    r"(?:any|every|all)\w*(?: \w+)? (?:but|bar)|(?:rather|else) than|(?:an)?other (?:\w+ )?than|"
+    r"nothing(?! but\b| else\b)|different (?:from|to|than)|instead of|in place of|"
+    r"(?:hate|loathe|despise|detest|dislike)s?|(?:tired|sick|fed up|bored|enough|plenty|out) "
+    r"(?:of|with)|rid of|away (?:from|with)|clear of|anti|spare me|"
+    r"lose|drop|skip|ditch|ban|hide|omit|remove|(?:filter|leave|take) out|"
+    r"nicht|kein|keine|keinen|keiner|keines|keinem|ohne|außer|ausser|statt|anstatt|nie|niemals|"
+    r"weder|noch|"
+    r"sin|nada de|menos|excepto|salvo|nunca|en vez de|en lugar de|ni|ningún|ninguna|"
+    r"pas|sans|sauf|jamais|plus de|au lieu de|aucun|aucune"
+)
+"""What refuses a value that follows, with nothing but `FILLERS` between."""
+BEFORE_AT_ONCE = r"non|too|too much|too many|have enough|got enough|had enough"
+"""What refuses a value that follows at once, or after one of `SHADES`."""
+AFTER = (
+    r"[- ]?less\b|[- ]free\b|\? no\b(?: thanks| thank you)?|"
+    r" (?:(?:ones?|colou?r|really|just|simply|so) )?(?:"
+    r"excepted|excluded|aside|away|annoys|already|no more|no thanks|no$|"
+    r"not (?:included|allowed|wanted|needed|for me|my|this time|again|please)|not$|"
+    r"(?:isn|won|doesn|can|wouldn|don|aren)['\u2019]?t|(?:is|does|do|will|would|can|are) not|"
+    r"(?:is|are|looks?) (?:out|sold out|taken|forbidden|too|the wrong|not|what i don|"
+    r"(?:awful|ugly|wrong|horrible|terrible|hideous|bad|boring|dull|disgusting)(?! that\b))|"
+    r"makes me look|bores|bothers me|has to go|must go|"
+    r"(?:is )?what bothers me|for (?:whatever|something else)|to something else|"
+    r"gefällt mir nicht|steht mir nicht|no me gusta|no me gustan|ne me plaît pas|ne me va pas"
+    r")(?!\w)"
+)
+"""What refuses a value that it follows."""
+WANTED = (
+    r"\b(?:why (?:not|don['\u2019]?t|doesn['\u2019]?t)|not only|not just|nicht nur|no solo|"
+    r"pas seulement|if not|live without|no show|\w+n['\u2019]?t (?:you|there|we|they)|"
+    r"(?:could|can|did)n['\u2019]?t find|(?:can['\u2019]?t|cannot) (?:\w+ )?without|"
+    r"(?:n['\u2019]?t|not|never|cannot) (?:\w+ ){0,3}any(?:thing)? "
+    r"(?:but|besides|except|other than)|"
+    r"nothing except|(?:any|every)thing (?:but|besides|except)(?=[^,.;]{1,40} (?:can|must) go)|"
+    r"nothing (?:else )?(?:but|than)|none (?:other )?(?:but|than)|"
+    r"no (?:\w+ )?other (?:\w+ )?(?:than|but)|no (?:one|colou?r) but|nothing (?:\w+ )?to wear|"
+    r"(?:gibt es|gibts|gibt['\u2019]s|habt ihr|haben sie|hast du)\b[^,.;!?]{0,30}?\bnicht|"
+    r"no (?:l[oa]s? )?(?:hay|tienes?|tienen|tenéis|está)|"
+    r"(?:(?:n['\u2019]|ne l['\u2019]|vous l['\u2019])avez(?:[ -]vous)?|"
+    r"n['\u2019]existe[- ]t[- ]il) pas|"
+    r"(?:shame|pity|too bad|wish|schade|lástima|dommage)\b[^,.;!?]{0,60}?"
+    r"(?:not|n['\u2019]?t|nicht|no|pas))\b"
+)
+"""Refusals in form alone."""
+
+SHADES = (
+    "dark light bright pale deep pure plain solid strong soft neon pastel sky baby royal inky "
+    "jet medium slate coal pitch ash ink blood snow grass lime mint forest hot off dirty "
+    "dunkel dunkle dunklem dunklen dunkles hell helle hellem hellen helles oscuro oscura "
+    "claro clara foncé clair "
+)
+FILLERS: frozenset[str] = frozenset(
+    (
+        SHADES
+        + "a an any all the this that these those it its it's of in with to be been being is "
+        "are was were at on as for from so too very really quite much many more most again "
+        "anymore ever another other one ones thing things stuff something anything everything "
+        "someone colour color colours colors coloured colored shade shades tone tones version "
+        "please want wanted like need see show showing get give have has had having wear "
+        "wearing take pick choose use bring offer suggest find buy look looks looking make do "
+        "love prefer fancy care think me us you he she they we i my your both kind sort bit "
+        "hint trace touch sign same piece pieces item items pair print pattern totally "
+        "completely entirely believe under no circumstances es das die der den dem des ein "
+        "eine einen einem einer im mit von zu sehr mehr wieder farbe farben ton bitte mir "
+        "mich ich wir will wollen möchte mag mögen haben zeigen zeig etwas auch schon "
+        "unbedingt gerade sein ist sind soll sollte sollen darf als el la los las lo un una "
+        "unos unas en de del con que sea sean quiero gusta gustan más mas tono está muy otra "
+        "otro le les une du soit je veux plus trop couleur qui est c'est ce cette aime d l "
+        "avec "
+    ).split()
+)
+"""Words that may stand between what refuses and a value. Any other names what is refused instead:
+"without sleeves in red" refuses no red."""

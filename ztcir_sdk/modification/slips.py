@@ -1,0 +1,96 @@
+"""Which word a mistyped one stands for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib import resources
+
+from ztcir_sdk.modification.refused import is_value
+from ztcir_sdk.modification.refused_words import VALUES
+
+__all__ = ["is_common", "is_foreign", "nearest"]
+
+LONG = 8
+"""Letters of a word that may have two slips; a shorter one may have one."""
+
+
+@cache
+def _known_words() -> dict[str, frozenset[str]]:
+    """Read the words of everyday texts, section -> words; only once a text has an unknown word.
+
+    "common": English. "foreign": of German, Spanish and French texts, and of no English one.
+    "near_colours": words that a slip of a colour would look like.
+    """
+    text = resources.files(__package__).joinpath("known_words.txt").read_text(encoding="utf-8")
+    sections: dict[str, frozenset[str]] = {}
+    for section in text.split("[")[1:]:
+        name, _, words = section.partition("]")
+        sections[name] = frozenset(words.split())
+    return sections
+
+
+def is_common(word: str) -> bool:
+    """Return whether a word, in lower case, is one that every text may have: "and", "das"."""
+    known = _known_words()
+    return word in known["common"] or word in known["foreign"] or is_value(word)
+
+
+def is_foreign(words: Iterable[str]) -> bool:
+    """Return whether some words are of a German, Spanish or French text: one is enough."""
+    return not _known_words()["foreign"].isdisjoint(words)
+
+
+def nearest(word: str, ranks: Mapping[str, int], *, is_word: bool = False) -> str | None:
+    """Return the word that another is likely a slip of, or None.
+
+    Words differ by one slip, a letter that is added, lost, another, or swapped with its neighbour
+    (long ones by two). The first letter is right, unless it was swapped or the word is long.
+
+    Args:
+        word: a word that is not among `ranks`.
+        ranks: the words that it may stand for, and how common they are: of two that are equally
+            near, the one with the lower number is meant.
+        is_word: whether the word exists. Then it stands for nothing, unless it is near a colour and
+            not known to be another word, since short slips are often words somewhere.
+    """
+    from rapidfuzz import process  # only where a word is unknown
+    from rapidfuzz.distance import OSA
+
+    if len(word) < 3 or word in _known_words()["near_colours"]:
+        return None
+    words: Sequence[str] = [one for one in ranks if one in VALUES] if is_word else list(ranks)
+    near = process.extract(
+        word, words, scorer=OSA.distance, score_cutoff=1 + (len(word) >= LONG), limit=None
+    )
+    likely = [
+        (
+            distance,
+            not _same_letters(word, other),
+            other[0] != word[0],
+            _single(word) != _single(other),
+            ranks[other],
+            other,
+        )
+        for other, distance, _ in near
+        if _is_likely(word, other, int(distance))
+    ]
+    return min(likely)[-1] if likely else None
+
+
+def _same_letters(word: str, other: str) -> bool:
+    return sorted(word) == sorted(other)
+
+
+def _single(word: str) -> str:
+    """Return a word with one letter for each run of it: doubling one is the likeliest slip."""
+    return "".join(letter for letter, _ in itertools.groupby(word))
+
+
+def _is_likely(word: str, other: str, slips: int) -> bool:
+    if slips == 1 and _same_letters(word, other):
+        return True
+    if word[0] != other[0]:
+        return slips == 1 and len(word) >= 6
+    return len(word) >= 4 or other in VALUES
