@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.answers import IndexSource, SearchOptions, SearchSettings, check_k, find_hits
-from ztcir_sdk.answers.hits import find_same
+from ztcir_sdk.answers.same_image import SameImage
 from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder import BulkImages, EncodedImage, Encoder, bulk_images
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.gallery.opened import OpenIndexes
-from ztcir_sdk.index import GalleryIndex, Index, IndexView
+from ztcir_sdk.index import GalleryIndex, Index
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.modification import UnknownWord, join_texts
 from ztcir_sdk.names import TEXT_METHODS
@@ -353,8 +353,7 @@ class Retriever:
         """Return the hits of each of B vectors (B, D), without some references."""
         exact = settings.exact
         labels = [
-            [label for one in own for label in one._same_embedding(gallery, exact).tolist()]
-            for own in left_out
+            [label for one in own for label in one._same_labels(gallery, exact)] for own in left_out
         ]
         hashes = [[file for one in own for file in one._content_hashes()] for own in left_out]
         return find_hits(
@@ -394,7 +393,7 @@ class Reference:
         self.content_hash = content_hash
         self.wish = wish
         self.former = former
-        self._same: tuple[GalleryIndex, NDArray[np.int64]] | None = None
+        self._same = SameImage(encoded.embedding)
 
     @property
     def embedding(self) -> NDArray[np.float32]:
@@ -488,13 +487,7 @@ class Reference:
         """Return the hashes of its file and of those of the former references."""
         return [one.content_hash for one in (*self.former, self) if one.content_hash is not None]
 
-    def _same_embedding(self, gallery: GalleryIndex, exact: bool | None) -> NDArray[np.int64]:
+    def _same_labels(self, gallery: GalleryIndex, exact: bool | None) -> list[int]:
         """Return the labels of images that have its embedding, or that of a former reference."""
-        known = self._same
-        if known is not None and known[0] is gallery:
-            return known[1]
-        earlier = [one._same_embedding(gallery, exact) for one in self.former[-1:]]
-        same = np.concatenate([find_same(gallery, self.embedding, exact), *earlier])
-        if isinstance(gallery, IndexView):  # which never changes
-            self._same = (gallery, same)
-        return same
+        trail = (*self.former, self)
+        return [label for one in trail for label in one._same.labels(gallery, exact).tolist()]

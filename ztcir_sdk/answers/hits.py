@@ -17,10 +17,7 @@ from ztcir_sdk.index import GalleryIndex, Index, IndexView, Item, Neighbours
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.names import AUTOMATIC
 
-__all__ = ["find_hits", "find_same"]
-
-SAME_IMAGE = 1 - 1e-6
-"""Cosine from which two embeddings belong to the same image: 1, but for rounding."""
+__all__ = ["find_hits"]
 
 MORE_FOR_UNIQUE = 2
 """Times as many neighbours as hits are looked at first where near-duplicates are left out."""
@@ -136,16 +133,3 @@ def _items(gallery: GalleryIndex, labels: list[int]) -> dict[int, Item]:
     if isinstance(gallery, (Index, IndexView)):
         return dict(zip(labels, gallery.items_at(labels), strict=True))
     return {label: gallery.item(label) for label in labels}
-
-
-def find_same(
-    gallery: GalleryIndex, embedding: NDArray[np.float32], exact: bool | None
-) -> NDArray[np.int64]:
-    """Return the labels (n,) of the images that have an embedding (D,), but for rounding."""
-    k = 8
-    while True:
-        [(labels, scores)] = gallery.search(embedding[None], k, exact=exact)
-        same = labels[scores >= SAME_IMAGE]
-        if len(same) < k:
-            return same
-        k *= 8
