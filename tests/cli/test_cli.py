@@ -409,6 +409,10 @@ def test_search_goes_on_from_hits_with_further_changes(indexed: Path, bundle: Pa
     weaker = json.loads(run(*command[:-1], 0.8, *then, "--json").stdout)
     assert len(weaker["hits"]) == len(expected) == 3
     assert json.loads(run(*command, "--json").stdout)["then"] == []
+    paged = json.loads(run(*command[:-2], *then, "--offset", 2, "--json").stdout)
+    assert [one["hit"] for one in paged["then"]] == [str(then[1]), second.path]
+    page = refined.refine(second, "long").search(k=3, offset=2)
+    assert paged["hits"] == [hit.to_dict() for hit in page]
 
 
 def test_search_corrects_likely_slips_and_notes_words_that_the_model_was_not_trained_on(
