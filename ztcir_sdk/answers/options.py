@@ -47,7 +47,8 @@ class SearchOptions(TypedDict, total=False):
         offset: number of hits to skip, for pages: the second page of ten is ``k=10, offset=10``.
         min_score: the least cosine similarity of a hit.
         unique: show copies and near-duplicates of an image once; a number sets the cosine of two
-            images from which they count as the same. `Hit.duplicates` has the others.
+            images from which they count as the same. `Hit.duplicates` has the others, on whatever
+            page; looking for them takes a search for each hit, all at once.
         threshold: "auto" leaves out images that do not answer: their scores do not stand out from
             the scores of the index's images in general.
     """

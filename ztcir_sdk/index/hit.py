@@ -26,7 +26,9 @@ class Hit:
     metadata: dict[str, Any] | None = None
     """The image's JSON object in the index, if it has one."""
     duplicates: tuple[str, ...] = ()
-    """Paths of the copies and near-duplicates that it stands for, in a search with `unique`."""
+    """Paths of the copies and near-duplicates that it stands for, in a search with `unique`: all
+    that satisfy the filter, the nearest first, at most 1000. A reference of the query is none, and
+    what is the same as several hits belongs to the first."""
     asked: str | None = field(default=None, repr=False, compare=False)
     """Modification text that it was found with; `Reference.refine` keeps it. Not in `to_dict`."""
     root: str = field(default="", repr=False, compare=False)

@@ -16,6 +16,7 @@ from tiny_bundle import write_tiny_bundle
 
 from ztcir_sdk import Hit, Index, Retriever
 from ztcir_sdk.answers import SearchSettings, find_hits
+from ztcir_sdk.answers.hits import MAX_DUPLICATES
 from ztcir_sdk.answers.threshold import least_scores
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.filters import FilterError
@@ -150,6 +151,71 @@ def test_near_duplicates_stand_behind_the_first(index: Index) -> None:
     assert "duplicates" not in search(index, vector, 1)[0].to_dict()
     assert SearchSettings(unique=True).same_from == NEAR_DUPLICATE
     assert len(search(index, vector, COUNT, unique=True)) <= 3 * COUNT / 5
+    assert search(index, vector, 1, unique=True) == hits[:1]
+
+
+def copies_by_hand(index: Index, query: NDArray[np.float32], **options: Any) -> dict[str, set[str]]:
+    """Each hit without a bound -> the images that count as the same, and as no earlier hit."""
+    asked = SearchSettings(**options)
+    rows = dict(zip((item.path for item in index.items()), index.vectors(), strict=True))
+    hits = [path for path, _ in by_hand(index, query, **options)]
+    found: dict[str, set[str]] = {path: set() for path in hits}
+    for item in index.items():
+        if asked.filter is None or asked.filter.matches(item.path, item.metadata):
+            same = [hit for hit in hits if rows[item.path] @ rows[hit] >= asked.same_from - 1e-6]
+            if item.path not in hits and same:
+                found[same[0]].add(item.path)
+    return found
+
+
+@settings(max_examples=20)
+@given(
+    queries,
+    st.integers(1, 12),
+    st.integers(0, 12),
+    st.sampled_from((None, *FILTERS)),
+    st.sampled_from((True, 0.8)),
+)
+def test_a_hit_has_all_its_duplicates_on_any_page(
+    index: Index,
+    query: NDArray[np.float32],
+    k: int,
+    offset: int,
+    where: str | None,
+    unique: bool | float,
+) -> None:
+    expected = copies_by_hand(index, query, where=where, unique=unique)
+    for hit in search(index, query, k, offset=offset, where=where, unique=unique):
+        names = [Path(path).name for path in hit.duplicates]
+        assert set(names) == expected[Path(hit.path).name]
+        assert len(set(names)) == len(names)
+
+
+def test_duplicates_are_complete_up_to_a_bound_and_nearest_first(tmp_path: Path) -> None:
+    index = Index.create(
+        tmp_path / "x.ztcir", dim=DIM, image_tower="ab", precision="", root=tmp_path
+    )
+    one, other = unit(np.ones(DIM)), unit(np.arange(DIM) + 1.0)
+    with index.edit() as writer:
+        for i in range(MAX_DUPLICATES + 20):
+            near = one if i != 7 else unit(one + 0.01 * np.eye(DIM)[0])
+            writer.put(f"{i:04}.jpg", near, content_hash=str(i), size=1, mtime_ns=1)
+        writer.put("other.jpg", other, content_hash="other", size=1, mtime_ns=1)
+    for k in (1, 2):
+        hit = search(index, one, k, unique=True)[0]
+        assert Path(hit.path).name == "0000.jpg"
+        assert len(hit.duplicates) == MAX_DUPLICATES
+        assert Path(hit.duplicates[0]).name == "0001.jpg"
+    [[hit]] = find_hits(
+        index.view,
+        one[None],
+        1,
+        SearchSettings(unique=True, where="path LIKE '000%'"),
+        exclude_labels=[[2]],
+        exclude_hashes=[["3"]],
+    )
+    names = [Path(path).name for path in hit.duplicates]
+    assert names == ["0001.jpg", *(f"000{i}.jpg" for i in (4, 5, 6, 8, 9)), "0007.jpg"]
 
 
 def test_hits_know_their_content_and_are_looked_up_at_once(
@@ -164,7 +230,7 @@ def test_hits_know_their_content_and_are_looked_up_at_once(
         return fetch(query, values)
 
     monkeypatch.setattr(index.view._items, "sql", sql)
-    hits = search(index, query, 20, unique=True)
+    hits = search(index, query, 20)
     assert len(hits) == 20
     assert len(asked) == 2  # one orders copies, whose scores are equal
     for hit in hits:
