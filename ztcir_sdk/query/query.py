@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder import EncodedImage
-from ztcir_sdk.errors import UsageError
+from ztcir_sdk.errors import UsageError, is_number
 from ztcir_sdk.modification.strength import check_strength
 
 __all__ = ["EncodedReference", "Picture", "Query", "Weighted", "with_weights"]
@@ -184,12 +184,7 @@ def _listed(values: Any, *, texts: bool) -> tuple[Any, ...]:
 
 def _is_pair(value: Any) -> bool:
     """Return whether a value is one with its weight."""
-    return (
-        isinstance(value, tuple)
-        and len(value) == 2
-        and isinstance(value[1], (int, float))
-        and not isinstance(value[1], bool)
-    )
+    return isinstance(value, tuple) and len(value) == 2 and is_number(value[1])
 
 
 def _weighted(value: Any, name: str) -> Weighted:
