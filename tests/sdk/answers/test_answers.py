@@ -149,7 +149,10 @@ def test_near_duplicates_stand_behind_the_first(index: Index) -> None:
     assert sorted(names) == ["010.jpg", "013.jpg", "014.jpg"]
     assert hits[0].to_dict()["duplicates"] == list(hits[0].duplicates)
     assert "duplicates" not in search(index, vector, 1)[0].to_dict()
-    assert SearchSettings(unique=True).same_from == NEAR_DUPLICATE
+    of_numpy: list[Any] = [np.bool_(True), np.float32(0.5)]
+    assert [SearchSettings(unique=one).same_from for one in (True, *of_numpy)] == [
+        *(NEAR_DUPLICATE, NEAR_DUPLICATE, 0.5)
+    ]
     assert len(search(index, vector, COUNT, unique=True)) <= 3 * COUNT / 5
     assert search(index, vector, 1, unique=True) == hits[:1]
 
@@ -249,6 +252,13 @@ def test_hits_know_their_content_and_are_looked_up_at_once(
         ({"min_score": 7}, "min_score must be a cosine"),
         ({"unique": 0}, "unique must be"),
         ({"unique": 1.2}, "unique must be"),
+        ({"min_score": "0.3"}, "min_score must be a cosine from -1 to 1, not '0.3'"),
+        ({"min_score": True}, "min_score must be a cosine"),
+        ({"unique": "yes"}, "unique must be True, False, or a cosine above 0 and up to 1, not 'ye"),
+        ({"unique": None}, "unique must be"),
+        ({"weight": "x"}, "weight must be a number from 0 to 1, not 'x'"),
+        ({"method": ["composed"]}, "no method ['composed']: choose from"),
+        ({"where": ["x"]}, "A filter is a text such as"),
         ({"threshold": "none"}, "min_score for a score of your own"),
         ({"where": "price <"}, "cannot be read"),
         ({"where": "prise < 5"}, "did you mean price?"),
