@@ -26,7 +26,7 @@ from ztcir_sdk.index import GalleryIndex, Index
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.modification import UnknownWord, join_texts
 from ztcir_sdk.names import TEXT_METHODS
-from ztcir_sdk.query import Picture, Query, QueryPlan, as_query, graphs_for, in_groups
+from ztcir_sdk.query import Picture, Query, QueryPlan, as_queries, as_query, graphs_for, in_groups
 from ztcir_sdk.reference_cache import ReferenceCache, encode_references, reference_bytes
 from ztcir_sdk.settings import RetrieverOptions, RetrieverSettings
 from ztcir_sdk.sources import Source, image_exists
@@ -260,7 +260,7 @@ class Retriever:
 
     def search(
         self,
-        image: ImageSource | Query,
+        image: Picture | Query,
         text: str = "",
         k: int = 10,
         **options: Unpack[SearchOptions],
@@ -275,7 +275,8 @@ class Retriever:
         array or a PIL image are unknown, so only its embedding counts.
 
         Args:
-            image: the reference image (see `reference`), or a `Query`.
+            image: the reference image (see `reference`), which may be encoded already, or a
+                `Query`.
             text: the modification text; "mapped" and "image" ignore it.
             k: number of hits; a smaller gallery gives all its images.
             **options: which index, method, strength and filter, which page, what counts as the
@@ -294,7 +295,7 @@ class Retriever:
 
     def search_many(
         self,
-        queries: Sequence[Query | tuple[ImageSource, str]],
+        queries: Sequence[Query | tuple[Picture, str]],
         k: int = 10,
         **options: Unpack[SearchOptions],
     ) -> list[list[Hit]]:
@@ -305,7 +306,7 @@ class Retriever:
         """
         settings = SearchSettings(**options)
         method = settings.method or self.bundle.default_method
-        asked = [one if isinstance(one, Query) else as_query(*one, method) for one in queries]
+        asked = as_queries(queries, method)
         if any(query.has_options for query in asked):
             return in_groups(asked, options, lambda some, own: self.search_many(some, k, **own))
         self.encoder.preload(graphs_for(asked, method))  # while texts and images are read
@@ -325,7 +326,7 @@ class Retriever:
             left_out = [[*one, *other] for one, other in zip(images, unlike, strict=True)]
         found = self._find(vectors, left_out, k, gallery, settings)
         used = method in TEXT_METHODS
-        texts = [join_texts(*query.positive_texts) if used else "" for query in asked]
+        texts = [query.asked if used else "" for query in asked]
         return [
             [replace(hit, asked=text) for hit in hits]
             for hits, text in zip(found, texts, strict=True)
@@ -374,7 +375,7 @@ class Reference:
         retriever: the retriever that encoded it, and searches.
         encoded: its encoding.
         content_hash: SHA-256 (hex) of its file; None for an array or a PIL image.
-        wish: what `refine` asked of it; every search asks it, too.
+        wish: what `refine` asked of it; every search and every `Query` with it asks that, too.
         former: the references that it was refined from, oldest first.
     """
 
@@ -459,8 +460,7 @@ class Reference:
         """Search with several texts at once; see `Retriever.search`."""
         if isinstance(texts, str):
             raise UsageError("texts must be a list, even for a single text.")
-        queries = [as_query(self, self._with_wish(text), options.get("method")) for text in texts]
-        return self.retriever.search_many(queries, k, **options)
+        return self.retriever.search_many([(self, text) for text in texts], k, **options)
 
     def encode(
         self,

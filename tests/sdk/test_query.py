@@ -110,6 +110,12 @@ def test_several_images_and_texts_count_by_their_weights(
     np.testing.assert_allclose(vector_of(retriever, images), expected, atol=1e-5)
 
 
+def test_numbers_of_numpy_are_weights(folder: Path) -> None:
+    for half in (np.float32(0.5), np.float64(0.5)):
+        assert Query([(folder, half)], ("red", half)) == Query([(folder, 0.5)], ("red", 0.5))
+    assert Query(texts=("red", np.int64(2))) == Query(texts=("red", 2))
+
+
 def test_a_weight_moves_the_answer_to_what_it_belongs_to(
     retriever: Retriever, folder: Path
 ) -> None:
@@ -188,6 +194,18 @@ WRONG: dict[str, tuple[Callable[[Retriever, Path], Any], str]] = {
         lambda r, p: r.search(Query(texts="red"), method="image"),
         "method 'image' needs an image",
     ),
+    "a list of paths": (
+        lambda r, p: r.search_many(cast("Any", [str(p)])),
+        "a Query or a pair .*, not str",
+    ),
+    "paths": (
+        lambda r, p: r.search_many(cast("Any", [p])),
+        "pair of an image and a text, not .*Path",
+    ),
+    "three": (lambda r, p: r.search_many(cast("Any", [(p, "red", "sum")])), "pair .* not tuple"),
+    "one query": (lambda r, p: r.search_many(cast("Any", Query(p))), "queries must be a list"),
+    "a path": (lambda r, p: r.search_many(cast("Any", p)), "queries must be a list"),
+    "filter of a list": (lambda r, p: Query(p, where=cast("Any", ["x"])), "A filter is a text"),
     "text twice": (lambda r, p: r.search(Query(p), "red"), "text belongs into the Query"),
 }
 
