@@ -194,6 +194,13 @@ WRONG: dict[str, tuple[Callable[[Retriever, Path], Any], str]] = {
         lambda r, p: r.search(Query(texts="red"), method="image"),
         "method 'image' needs an image",
     ),
+    "strength of words": (
+        lambda r, p: r.search(Query(texts="red"), strength=1),
+        "A strength weighs a text against an image: give both, or leave the strength out",
+    ),
+    "strength of an image": (lambda r, p: r.search(p, strength=0.5), "strength weighs a text"),
+    "own strength of words": (lambda r, p: r.search(Query(texts="red", strength=1)), "strength"),
+    "weight of an image": (lambda r, p: r.search(p, method="sum", weight=0.5), "weight weighs"),
     "a list of paths": (
         lambda r, p: r.search_many(cast("Any", [str(p)])),
         "a Query or a pair .*, not str",

@@ -55,6 +55,8 @@ class QueryPlan:
         texts: dict[str, list[str]] = defaultdict(list)
         self._without = [dict.fromkeys(query.unwanted_texts) for query in queries]
         for number, query in enumerate(queries):
+            if not (query.images and query.asked):
+                _refuse_alone(strength=strength, weight=weight)
             images: list[tuple[int, Weighted | None]] = [*enumerate(query.weighted_images)]
             images = images or [(-1, None)]
             for position, image in images:
@@ -132,6 +134,15 @@ class QueryPlan:
             )
         unit: NDArray[np.float32] = (vectors / norms).astype(np.float32)
         return unit
+
+
+def _refuse_alone(**options: float | None) -> None:
+    """Refuse what weighs a text against an image, for a query that has only one of them."""
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(
+                f"A {name} weighs a text against an image: give both, or leave the {name} out."
+            )
 
 
 def _method_of(query: Query, method: str, *, has_text: bool) -> str:
