@@ -111,9 +111,10 @@ def test_several_images_and_texts_count_by_their_weights(
 
 
 def test_numbers_of_numpy_are_weights(folder: Path) -> None:
-    for half in (np.float32(0.5), np.float64(0.5)):
+    halves: list[Any] = [np.float32(0.5), np.float64(0.5)]
+    for half in halves:
         assert Query([(folder, half)], ("red", half)) == Query([(folder, 0.5)], ("red", 0.5))
-    assert Query(texts=("red", np.int64(2))) == Query(texts=("red", 2))
+    assert Query(texts=("red", cast("Any", np.int64(2)))) == Query(texts=("red", 2))
 
 
 def test_a_weight_moves_the_answer_to_what_it_belongs_to(
