@@ -228,6 +228,9 @@ class Retriever:
     def open_index(self, path: str | os.PathLike[str]) -> AnyIndex:
         """Open an index by its folder or its address in Milvus, and search it from now on.
 
+        It stays at this state when another process updates it: open it again, or name its path in
+        a search, for the newest one.
+
         Raises:
             IndexMismatchError: it was made by another image tower.
             ZtcirError: there is no index, or it is corrupt.
