@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import hashlib
 import io
 import json
 import os
@@ -198,7 +199,8 @@ def test_k_larger_than_the_gallery_returns_all_but_the_reference(
 def test_a_hit_converts_to_json_values(retriever: Retriever, folder: Path) -> None:
     [hit] = retriever.search(folder / "01.png", "red", k=1)
     assert json.loads(json.dumps(hit.to_dict())) == {
-        **{"path": hit.path, "score": hit.score, "rank": 1, "metadata": None}
+        **{"path": hit.path, "score": hit.score, "rank": 1, "metadata": None},
+        "content_hash": hashlib.sha256(Path(hit.path).read_bytes()).hexdigest(),
     }
     Image.open(hit.path).load()
     assert Path(hit.path).is_absolute()
@@ -620,6 +622,7 @@ def test_an_index_given_by_path_is_searched_in_its_newest_state(
     assert len(reader.search(picture(9), "red", index=index)) == 1
     (photos / "1.png").write_bytes(png(picture(1)))
     assert writer.index(photos, to=index).added == 1
+    assert len(reader.search(picture(9), "red")) == 1  # the default one, until it is opened again
     assert len(reader.search(picture(9), "red", index=str(index))) == 2
     assert len(writer.search(picture(9), "red")) == 2
     shutil.rmtree(index)

@@ -35,7 +35,7 @@ class Hit:
     """The collection's folder; pages show no image outside of it. Not in `to_dict`."""
 
     content_hash: str = field(default="", repr=False, compare=False)
-    """SHA-256 (hex) of the image's bytes. Not in `to_dict`."""
+    """SHA-256 (hex) of the image's bytes; the service calls it `id`."""
 
     @classmethod
     def from_item(
@@ -61,7 +61,7 @@ class Hit:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; "duplicates" only where there are some."""
         values = asdict(self)
-        del values["asked"], values["root"], values["content_hash"]
+        del values["asked"], values["root"]
         if self.duplicates:
             return {**values, "duplicates": list(self.duplicates)}
         del values["duplicates"]
