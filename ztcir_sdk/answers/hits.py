@@ -138,14 +138,19 @@ def _near_duplicates(
     gallery: GalleryIndex, labels: Sequence[int], same_from: float, options: Mapping[str, Any]
 ) -> dict[int, list[int]]:
     """Return label -> labels of the images that count as the same, itself too, nearest first."""
+    vectors = gallery.vectors(labels)
+    norms = np.linalg.norm(vectors, axis=1)
+    usable = np.isfinite(norms) & (norms > 0)  # a damaged row is like no other
+    left = np.flatnonzero(usable).tolist()
     found: dict[int, list[int]] = {}
     count = FIRST_DUPLICATES
-    while left := [label for label in labels if label not in found]:
-        neighbours = gallery.search(gallery.vectors(left), count, **options)
-        for label, (near, cosines) in zip(left, neighbours, strict=True):
+    while left:
+        neighbours = gallery.search(vectors[left], count, **options)
+        for row, (near, cosines) in zip(left, neighbours, strict=True):
             same = near[_is_same(cosines, same_from)].tolist()
             if len(same) < count or count > MAX_DUPLICATES:
-                found[label] = same
+                found[labels[row]] = same
+        left = [row for row in left if labels[row] not in found]
         count = min(8 * count, MAX_DUPLICATES + 1)  # one more for the hit itself
     return found
 
@@ -162,19 +167,16 @@ def _own_duplicates(
     lists = [
         [one for one in near.get(label, ()) if one not in hits] for label in answer.labels[page]
     ]
-    several = list(dict.fromkeys(itertools.chain.from_iterable(lists)))
-    if not several:
-        return lists
-    vectors = gallery.vectors(several)
+    every = list(dict.fromkeys(itertools.chain.from_iterable(lists)))
     first: dict[int, int] = {}
-    for start in range(0, len(several), MAX_DUPLICATES):  # a bounded matrix of cosines
-        part = slice(start, start + MAX_DUPLICATES)
-        same = _is_same(vectors[part] @ answer.vectors.T, same_from)
-        first.update(zip(several[part], same.argmax(axis=1).tolist(), strict=True))
-    places = range(page.start, page.stop)
+    for start in range(0, len(every), MAX_DUPLICATES):  # few vectors in memory at once
+        part = every[start : start + MAX_DUPLICATES]
+        same = _is_same(gallery.vectors(part) @ answer.vectors.T, same_from)
+        places = np.where(same.any(axis=1), same.argmax(axis=1), len(hits))
+        first.update(zip(part, places.tolist(), strict=True))
     return [
-        [one for one in own if first[one] == place]
-        for place, own in zip(places, lists, strict=False)
+        [one for one in own if first[one] >= place]
+        for place, own in enumerate(lists, start=page.start)
     ]
 
 

@@ -20,7 +20,7 @@ from ztcir_sdk.answers.hits import MAX_DUPLICATES
 from ztcir_sdk.answers.threshold import least_scores
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.filters import FilterError
-from ztcir_sdk.names import NEAR_DUPLICATE
+from ztcir_sdk.names import NEAR_DUPLICATE, STORAGES
 
 DIM = 6
 COUNT = 200
@@ -219,6 +219,26 @@ def test_duplicates_are_complete_up_to_a_bound_and_nearest_first(tmp_path: Path)
     )
     names = [Path(path).name for path in hit.duplicates]
     assert names == ["0001.jpg", *(f"000{i}.jpg" for i in (4, 5, 6, 8, 9)), "0007.jpg"]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_duplicates_are_found_in_vectors_that_are_stored_rounded(
+    tmp_path: Path, storage: str
+) -> None:
+    index = Index.create(
+        tmp_path / "x.ztcir", dim=64, image_tower="ab", precision="", root=tmp_path, storage=storage
+    )
+    rng = np.random.default_rng(3)
+    things = rng.standard_normal((20, 64))
+    with index.edit() as writer:
+        for i, thing in enumerate(np.repeat(things, 9, axis=0)):
+            near = unit(thing + 0.01 * rng.standard_normal(64))
+            writer.put(f"{i // 9:02}-{i % 9}.jpg", near, content_hash=str(i), size=1, mtime_ns=1)
+    for k in (1, 5, 20):
+        for hit in search(index, unit(things[0]), k, unique=True):
+            paths = [Path(path).name for path in (hit.path, *hit.duplicates)]
+            assert len(paths) == 9
+            assert len({path[:2] for path in paths}) == 1
 
 
 def test_hits_know_their_content_and_are_looked_up_at_once(
