@@ -224,8 +224,8 @@ strength_option = click.option(
     "--strength",
     type=float,
     metavar="S",
-    help="How much TEXT counts with --method composed and stage1 (0: image only, 1: as "
-    f"trained, up to {MAX_STRENGTH:g}: further away from the image); default: 1.",
+    help="How much TEXT counts beside IMAGE with --method composed and stage1 (0: image only, "
+    f"1: as the model gives it, up to {MAX_STRENGTH:g}: further away from the image); default: 1.",
 )
 seed_option = click.option(
     "--seed",

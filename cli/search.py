@@ -95,7 +95,8 @@ BATCH = 64
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Answer the queries of a CSV or JSONL file, with columns or keys of id, image, text, not, "
-    "unlike, weights, strength and where; print a line of JSON for each.",
+    "unlike, weights, strength and where; print a line of JSON for each. Paths of images start "
+    "from the current folder.",
 )
 @click.option(
     "--method",
@@ -366,17 +367,35 @@ def _answer_batch(
 ) -> None:
     """Print a line of JSON for each query of a file, in order."""
     from ztcir_sdk.query.batch import read_batch
+    from ztcir_sdk.query.reading import read_query
 
+    method = options["method"] or retriever.bundle.default_method
     rows = (_with_images(row, allow_url) for row in read_batch(file))
-    count = failed = 0
+    count = failed = changed = 0
     while chunk := list(itertools.islice(rows, BATCH)):
         answers = _answers([row.query for row in chunk], index, retriever, options)
         for row, answer in zip(chunk, answers, strict=True):
-            hits = [hit.to_dict() for hit in answer] if isinstance(answer, list) else None
-            error = row.error or (None if hits is not None else str(answer))
-            emit_json({"id": row.id, **({"error": error} if error else {"hits": hits})})
-            failed += error is not None
+            if row.query is None or not isinstance(answer, list):
+                emit_json({"id": row.id, "error": row.error or str(answer)})
+                failed += 1
+                continue
+            reading = read_query(retriever.encoder, row.query, method)
+            hits = [hit.to_dict() for hit in answer]
+            emit_json(
+                {
+                    "id": row.id,
+                    "hits": hits,
+                    "unknown_words": [word.to_dict() for word in reading.unknown_words],
+                    "refused": list(reading.refused),
+                }
+            )
+            changed += bool(reading.unknown_words or reading.refused)
         count += len(chunk)
+    if changed:
+        note(
+            f"The words of {changed} of {count} queries are not known or were read otherwise: see "
+            "unknown_words and refused in their lines."
+        )
     if failed:
         raise ZtcirError(f"{failed} of {count} queries failed: see the lines with an error.")
 

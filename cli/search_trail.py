@@ -35,7 +35,7 @@ def search_on(
         text: the first text.
         k: number of hits.
         changes: the rank or path of a hit, and what is asked of it.
-        options: of every search.
+        options: of every search; an offset is that of the last one.
 
     Returns:
         The hits of the last change, and the path of each image that was picked.
@@ -53,22 +53,24 @@ def search_on(
             "The text is empty: describe what should change.", param_hint="--then"
         )
     ranks = [_rank(hit) for hit, _ in changes]
-    wanted = [rank or 1 for rank in ranks]
+    step: SearchOptions = {**options, "offset": 0}  # ranks count from the first hit
     reference = retriever.reference(source)
     asked, picked = text, []
-    hits = reference.search(text, max(k, wanted[0]), **options)
-    for number, ((hit, change), rank) in enumerate(zip(changes, ranks, strict=True), start=1):
-        if rank is not None and rank > len(hits):
-            raise click.BadParameter(
-                f"There is no hit {rank}, only {len(hits)}: name one of these by its rank or path.",
-                param_hint="--then",
-            )
-        picked.append(hit if rank is None else hits[rank - 1].path)
+    for (hit, change), rank in zip(changes, ranks, strict=True):
+        if rank is None:
+            picked.append(hit)
+        else:
+            hits = reference.search(asked, max(k, rank), **step)
+            if rank > len(hits):
+                raise click.BadParameter(
+                    f"There is no hit {rank}, only {len(hits)}: name one of these by its rank or "
+                    "path.",
+                    param_hint="--then",
+                )
+            picked.append(hits[rank - 1].path)
         reference = reference.refine(picked[-1], change, asked=asked)
         asked = ""  # the reference keeps it
-        following = [k, *wanted[number : number + 1]]
-        hits = reference.search(k=max(following), **options)
-    return hits[:k], picked
+    return reference.search(k=k, **options), picked
 
 
 def _rank(hit: str) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import numbers
 import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ __all__ = [
     "first_line",
     "image_tower_error",
     "install_hint",
+    "is_number",
     "reason_of",
     "recreated_error",
     "whole_number",
@@ -150,6 +152,11 @@ def whole_number(name: str, value: object, *, least: int) -> int:
     if number < least or isinstance(value, bool):
         raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}.")
     return number
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a number, also one of NumPy; True and False are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def image_tower_error(index: object, made_by: str, wanted: str) -> IndexMismatchError:

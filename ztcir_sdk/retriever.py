@@ -16,17 +16,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ztcir_sdk.answers import IndexSource, SearchOptions, SearchSettings, check_k, find_hits
-from ztcir_sdk.answers.hits import find_same
+from ztcir_sdk.answers.same_image import SameImage
 from ztcir_sdk.bundle import DEFAULT_BUNDLE, Bundle
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder import BulkImages, EncodedImage, Encoder, bulk_images
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.gallery.opened import OpenIndexes
-from ztcir_sdk.index import GalleryIndex, Index, IndexView
+from ztcir_sdk.index import GalleryIndex, Index
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.modification import UnknownWord, join_texts
 from ztcir_sdk.names import TEXT_METHODS
-from ztcir_sdk.query import Picture, Query, QueryPlan, as_query, graphs_for, in_groups
+from ztcir_sdk.query import Picture, Query, QueryPlan, as_queries, as_query, graphs_for, in_groups
 from ztcir_sdk.reference_cache import ReferenceCache, encode_references, reference_bytes
 from ztcir_sdk.settings import RetrieverOptions, RetrieverSettings
 from ztcir_sdk.sources import Source, image_exists
@@ -228,6 +228,9 @@ class Retriever:
     def open_index(self, path: str | os.PathLike[str]) -> AnyIndex:
         """Open an index by its folder or its address in Milvus, and search it from now on.
 
+        It stays at this state when another process updates it: open it again, or name its path in
+        a search, for the newest one.
+
         Raises:
             IndexMismatchError: it was made by another image tower.
             ZtcirError: there is no index, or it is corrupt.
@@ -260,7 +263,7 @@ class Retriever:
 
     def search(
         self,
-        image: ImageSource | Query,
+        image: Picture | Query,
         text: str = "",
         k: int = 10,
         **options: Unpack[SearchOptions],
@@ -275,7 +278,8 @@ class Retriever:
         array or a PIL image are unknown, so only its embedding counts.
 
         Args:
-            image: the reference image (see `reference`), or a `Query`.
+            image: the reference image (see `reference`), which may be encoded already, or a
+                `Query`.
             text: the modification text; "mapped" and "image" ignore it.
             k: number of hits; a smaller gallery gives all its images.
             **options: which index, method, strength and filter, which page, what counts as the
@@ -294,7 +298,7 @@ class Retriever:
 
     def search_many(
         self,
-        queries: Sequence[Query | tuple[ImageSource, str]],
+        queries: Sequence[Query | tuple[Picture, str]],
         k: int = 10,
         **options: Unpack[SearchOptions],
     ) -> list[list[Hit]]:
@@ -305,7 +309,7 @@ class Retriever:
         """
         settings = SearchSettings(**options)
         method = settings.method or self.bundle.default_method
-        asked = [one if isinstance(one, Query) else as_query(*one, method) for one in queries]
+        asked = as_queries(queries, method)
         if any(query.has_options for query in asked):
             return in_groups(asked, options, lambda some, own: self.search_many(some, k, **own))
         self.encoder.preload(graphs_for(asked, method))  # while texts and images are read
@@ -325,7 +329,7 @@ class Retriever:
             left_out = [[*one, *other] for one, other in zip(images, unlike, strict=True)]
         found = self._find(vectors, left_out, k, gallery, settings)
         used = method in TEXT_METHODS
-        texts = [join_texts(*query.positive_texts) if used else "" for query in asked]
+        texts = [query.asked if used else "" for query in asked]
         return [
             [replace(hit, asked=text) for hit in hits]
             for hits, text in zip(found, texts, strict=True)
@@ -353,8 +357,7 @@ class Retriever:
         """Return the hits of each of B vectors (B, D), without some references."""
         exact = settings.exact
         labels = [
-            [label for one in own for label in one._same_embedding(gallery, exact).tolist()]
-            for own in left_out
+            [label for one in own for label in one._same_labels(gallery, exact)] for own in left_out
         ]
         hashes = [[file for one in own for file in one._content_hashes()] for own in left_out]
         return find_hits(
@@ -375,7 +378,7 @@ class Reference:
         retriever: the retriever that encoded it, and searches.
         encoded: its encoding.
         content_hash: SHA-256 (hex) of its file; None for an array or a PIL image.
-        wish: what `refine` asked of it; every search asks it, too.
+        wish: what `refine` asked of it; every search and every `Query` with it asks that, too.
         former: the references that it was refined from, oldest first.
     """
 
@@ -394,7 +397,7 @@ class Reference:
         self.content_hash = content_hash
         self.wish = wish
         self.former = former
-        self._same: tuple[GalleryIndex, NDArray[np.int64]] | None = None
+        self._same = SameImage(encoded.embedding)
 
     @property
     def embedding(self) -> NDArray[np.float32]:
@@ -460,8 +463,7 @@ class Reference:
         """Search with several texts at once; see `Retriever.search`."""
         if isinstance(texts, str):
             raise UsageError("texts must be a list, even for a single text.")
-        queries = [as_query(self, self._with_wish(text), options.get("method")) for text in texts]
-        return self.retriever.search_many(queries, k, **options)
+        return self.retriever.search_many([(self, text) for text in texts], k, **options)
 
     def encode(
         self,
@@ -488,13 +490,7 @@ class Reference:
         """Return the hashes of its file and of those of the former references."""
         return [one.content_hash for one in (*self.former, self) if one.content_hash is not None]
 
-    def _same_embedding(self, gallery: GalleryIndex, exact: bool | None) -> NDArray[np.int64]:
+    def _same_labels(self, gallery: GalleryIndex, exact: bool | None) -> list[int]:
         """Return the labels of images that have its embedding, or that of a former reference."""
-        known = self._same
-        if known is not None and known[0] is gallery:
-            return known[1]
-        earlier = [one._same_embedding(gallery, exact) for one in self.former[-1:]]
-        same = np.concatenate([find_same(gallery, self.embedding, exact), *earlier])
-        if isinstance(gallery, IndexView):  # which never changes
-            self._same = (gallery, same)
-        return same
+        trail = (*self.former, self)
+        return [label for one in trail for label in one._same.labels(gallery, exact).tolist()]

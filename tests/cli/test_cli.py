@@ -409,6 +409,10 @@ def test_search_goes_on_from_hits_with_further_changes(indexed: Path, bundle: Pa
     weaker = json.loads(run(*command[:-1], 0.8, *then, "--json").stdout)
     assert len(weaker["hits"]) == len(expected) == 3
     assert json.loads(run(*command, "--json").stdout)["then"] == []
+    paged = json.loads(run(*command[:-2], *then, "--offset", 2, "--json").stdout)
+    assert [one["hit"] for one in paged["then"]] == [str(then[1]), second.path]
+    page = refined.refine(second, "long").search(k=3, offset=2)
+    assert paged["hits"] == [hit.to_dict() for hit in page]
 
 
 def test_search_corrects_likely_slips_and_notes_words_that_the_model_was_not_trained_on(
@@ -446,6 +450,34 @@ def test_search_corrects_likely_slips_and_notes_words_that_the_model_was_not_tra
     ):
         result = run(*silent, "--json")
         assert (result.stderr, json.loads(result.stdout)["unknown_words"]) == ("", [])
+
+
+def test_a_batch_says_in_each_line_how_its_texts_were_read(
+    indexed: Path, bundle: Path, tmp_path: Path
+) -> None:
+    files: dict[str, Any] = {"vocabulary.txt": b"it\nmake\nred\nnot\nshirt\n"}
+    files |= {file: bundle / file for file in Bundle.load(bundle).manifest.files}
+    knowing = write_tiny_bundle(tmp_path / "b", files=files, vocabulary="vocabulary.txt").path
+    rows = ("image,text", "photos/03.png,Mkae it zorp", ",shirt not red", "photos/03.png,make it")
+    table = tmp_path / "queries.csv"
+    table.write_text("\n".join([*rows, "gone.png,"]))
+    result = run("search", "--batch", table, "--bundle", knowing)
+    *answers, failed = map(json.loads, result.stdout.splitlines())
+    image = "photos/03.png"
+    queries = ((image, "Mkae it zorp"), ("shirt not red",), (image, "make it"))
+    for answer, query in zip(answers, queries, strict=True):
+        alone = json.loads(run("search", *query, "--bundle", knowing, "--json").stdout)
+        for key in ("hits", "unknown_words", "refused"):
+            assert answer[key] == alone[key]
+    assert [word["word"] for word in answers[0]["unknown_words"]] == ["mkae", "zorp"]
+    assert answers[1]["refused"] == ["red"]
+    assert (answers[2]["unknown_words"], answers[2]["refused"]) == ([], [])
+    assert set(failed) == {"id", "error"}
+    assert "The words of 2 of 4 queries" in result.stderr
+    strong = run("search", "--batch", table, "--bundle", knowing, "--strength", 1)
+    errors = [json.loads(line).get("error") for line in strong.stdout.splitlines()]
+    assert [bool(error) for error in errors] == [False, True, False, True]
+    assert "weighs a text against an image" in errors[1]
 
 
 def test_methods_that_use_the_image_alone_need_no_text(indexed: Path, bundle: Path) -> None:

@@ -17,6 +17,7 @@ import export.default
 from export.default import Recipe, main
 from train.model import read_checkpoint
 from train.settings import BackboneTraining, ComposeTraining, MapTraining
+from train.triplets.open_requests import REQUEST_KINDS
 from ztcir_sdk import Retriever
 from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.evaluation.triplet_evaluation import ALL_METHODS, evaluate_triplets
@@ -95,6 +96,9 @@ def test_one_command_makes_the_bundle_and_resumes(
         methods=ALL_METHODS,
         best_sum=True,
     )
+    known = bundle.manifest.model_card["knows"]["requests"]
+    assert len(set(known)) == 1 + len(REQUEST_KINDS)
+    assert any("similar pictures come back" in request for request in known)
     cost = bundle.manifest.model_card["cost"]
     for stage in ("map", "compose"):
         run = json.loads((runs / stage / "run.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -109,6 +110,13 @@ def test_several_images_and_texts_count_by_their_weights(
     np.testing.assert_allclose(vector_of(retriever, images), expected, atol=1e-5)
 
 
+def test_numbers_of_numpy_are_weights(folder: Path) -> None:
+    halves: list[Any] = [np.float32(0.5), np.float64(0.5)]
+    for half in halves:
+        assert Query([(folder, half)], ("red", half)) == Query([(folder, 0.5)], ("red", 0.5))
+    assert Query(texts=("red", cast("Any", np.int64(2)))) == Query(texts=("red", 2))
+
+
 def test_a_weight_moves_the_answer_to_what_it_belongs_to(
     retriever: Retriever, folder: Path
 ) -> None:
@@ -187,6 +195,25 @@ WRONG: dict[str, tuple[Callable[[Retriever, Path], Any], str]] = {
         lambda r, p: r.search(Query(texts="red"), method="image"),
         "method 'image' needs an image",
     ),
+    "strength of words": (
+        lambda r, p: r.search(Query(texts="red"), strength=1),
+        "A strength weighs a text against an image: give both, or leave the strength out",
+    ),
+    "strength of an image": (lambda r, p: r.search(p, strength=0.5), "strength weighs a text"),
+    "own strength of words": (lambda r, p: r.search(Query(texts="red", strength=1)), "strength"),
+    "weight of an image": (lambda r, p: r.search(p, method="sum", weight=0.5), "weight weighs"),
+    "a list of paths": (
+        lambda r, p: r.search_many(cast("Any", [str(p)])),
+        "a Query or a pair .*, not str",
+    ),
+    "paths": (
+        lambda r, p: r.search_many(cast("Any", [p])),
+        "pair of an image and a text, not .*Path",
+    ),
+    "three": (lambda r, p: r.search_many(cast("Any", [(p, "red", "sum")])), "pair .* not tuple"),
+    "one query": (lambda r, p: r.search_many(cast("Any", Query(p))), "queries must be a list"),
+    "a path": (lambda r, p: r.search_many(cast("Any", p)), "queries must be a list"),
+    "filter of a list": (lambda r, p: Query(p, where=cast("Any", ["x"])), "A filter is a text"),
     "text twice": (lambda r, p: r.search(Query(p), "red"), "text belongs into the Query"),
 }
 
@@ -335,6 +362,60 @@ def test_a_row_may_have_weights_a_strength_and_a_filter(tmp_path: Path) -> None:
         for row, part in zip(others, faults, strict=True):
             assert row.query is None
             assert part in str(row.error)
+
+
+def test_json_lines_end_only_where_lines_do(tmp_path: Path) -> None:
+    file = tmp_path / "queries.jsonl"
+    texts = ["a\u2028b", "c\x85d", "e\x0bf\x1c"]
+    rows = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    file.write_bytes("\r\n".join(rows).encode())
+    assert [row.query for row in read_batch(file)] == [Query(texts=text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("[" * 200_000, "nested too deeply"),
+        ('{"text":' * 200_000, "nested too deeply"),
+        ('{"image": [["a", true]]}', r"pairs \[text, weight\]"),
+        ('{"text": "a", "strength": true}', "strength must be a number"),
+        ('{"text": "a", "strength": 1%s}' % ("0" * 400), "too large"),
+        ('{"text": [["a", 1%s]]}' % ("0" * 400), "too large"),
+    ],
+    ids=str.__len__,
+)
+def test_a_line_that_cannot_be_used_spoils_no_other(
+    tmp_path: Path, line: str, sentence: str
+) -> None:
+    file = tmp_path / "queries.jsonl"
+    file.write_text(f'{line}\n{{"text": "red"}}')
+    wrong, right = read_batch(file)
+    assert wrong.query is None
+    assert re.search(sentence, str(wrong.error))
+    assert right.query == Query(texts="red")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.csv", "image;text\nx.jpg;red\n", "semicolons between its columns: save it with commas"),
+        ("a.csv", "image\ttext\nx.jpg\tred\n", "tabs between its columns: save it with commas"),
+        ("a.csv", "image,image,text\nx.jpg,y.jpg,red\n", "the column 'image' twice"),
+        (
+            "a.jsonl",
+            '[{"text": "red"}]',
+            "is a JSON array: write each query as an object on a line",
+        ),
+        ("a.json", '[\n  {"text": "red"}\n]', "is a JSON array"),
+    ],
+)
+def test_a_file_of_another_form_is_refused_with_its_name(
+    tmp_path: Path, name: str, content: str, sentence: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=sentence) as caught:
+        list(read_batch(tmp_path / name))
+    assert name in str(caught.value)
 
 
 @pytest.mark.parametrize("header", ["", "id,not\n", "image,colour\n"])

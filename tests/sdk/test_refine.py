@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tiny_bundle import write_tiny_bundle
 
-from ztcir_sdk import Hit, ImageError, Retriever, UsageError
+from ztcir_sdk import Hit, ImageError, Query, Retriever, UsageError
 from ztcir_sdk.encoder import Encoder
 from ztcir_sdk.modification import MAX_FORMER, join_texts, mix_queries
 from ztcir_sdk.modification.trail import FORMER_SHARE
@@ -99,6 +99,31 @@ def test_the_text_can_be_given_to_refine_or_to_search(retriever: Retriever, phot
     ][:10]
     with pytest.raises(UsageError, match="texts must be a list"):
         early.search_many("red")
+
+
+def test_every_search_with_a_refined_reference_asks_its_change(
+    retriever: Retriever, photos: Path
+) -> None:
+    reference, other = retriever.references([photos / "01.png", photos / "04.png"])
+    refined = reference.refine(reference.search("make it red")[0], "for women")
+    expected, longer = refined.search(), refined.search("long")
+    assert expected != reference.refine(reference.search("make it red")[0]).search()
+    assert retriever.search(refined) == retriever.search(Query(refined)) == expected
+    assert retriever.search(refined, "long") == retriever.search(Query(refined, "long")) == longer
+    many = retriever.search_many([(refined, ""), Query(refined, "long", strength=1)])
+    assert many == [expected, longer]
+    assert {hit.asked for hit in many[0]} == {"for women"}
+    assert {hit.asked for hit in many[1]} == {"for women, long"}
+    beside = Query([refined, (other, 2)], "long")
+    [found] = retriever.search_many([beside], 1)
+    total = refined.encode("long") + 2 * other.encode("long")
+    assert found[0].score == pytest.approx(
+        float(retriever.encode_images([found[0].path])[0] @ unit(total)), abs=1e-5
+    )
+    assert beside.asked == "for women, long"
+    image = retriever.search(Query(refined), method="image")
+    assert image == retriever.search(refined, "long", method="image")
+    assert {hit.asked for hit in image} == {""}
 
 
 def test_without_what_was_asked_only_the_hits_image_is_used(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import hashlib
 import io
 import json
 import os
@@ -10,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -196,7 +199,8 @@ def test_k_larger_than_the_gallery_returns_all_but_the_reference(
 def test_a_hit_converts_to_json_values(retriever: Retriever, folder: Path) -> None:
     [hit] = retriever.search(folder / "01.png", "red", k=1)
     assert json.loads(json.dumps(hit.to_dict())) == {
-        **{"path": hit.path, "score": hit.score, "rank": 1, "metadata": None}
+        **{"path": hit.path, "score": hit.score, "rank": 1, "metadata": None},
+        "content_hash": hashlib.sha256(Path(hit.path).read_bytes()).hexdigest(),
     }
     Image.open(hit.path).load()
     assert Path(hit.path).is_absolute()
@@ -618,6 +622,7 @@ def test_an_index_given_by_path_is_searched_in_its_newest_state(
     assert len(reader.search(picture(9), "red", index=index)) == 1
     (photos / "1.png").write_bytes(png(picture(1)))
     assert writer.index(photos, to=index).added == 1
+    assert len(reader.search(picture(9), "red")) == 1  # the default one, until it is opened again
     assert len(reader.search(picture(9), "red", index=str(index))) == 2
     assert len(writer.search(picture(9), "red")) == 2
     shutil.rmtree(index)
@@ -631,6 +636,30 @@ def test_an_index_given_by_path_is_searched_in_its_newest_state(
     Retriever(write_tiny_bundle(tmp_path / "b", TinyModel(seed=1)), threads=1).index(photos, index)
     with pytest.raises(IndexMismatchError):
         reader.search(picture(9), "red", index=index)
+
+
+def test_a_remembered_reference_keeps_no_old_state_of_the_index(
+    retriever: Retriever, folder: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(folder, photos)
+    own = Retriever(retriever.bundle, threads=1)
+    references, states = [], []
+    gc.disable()  # a state closes its files at once, not when cycles are looked for
+    try:
+        for name in ("01", "02", "04"):
+            (photos / f"new{name}.png").write_bytes(png(picture(50 + int(name))))
+            own.index(photos, to=tmp_path / "some.ztcir")
+            reference = own.reference(photos / f"{name}.png")
+            assert len(reference.search("red", 3, where="path LIKE '%1%'")) == 3
+            references.append(reference)
+            assert isinstance(own.current_index, Index)
+            states.append(weakref.ref(own.current_index.view))
+        assert [state() is None for state in states] == [True, True, False]
+    finally:
+        gc.enable()
+    found = [reference.search("red", 99) for reference in references]
+    assert [len(hits) for hits in found] == [22] * 3  # without itself, in the newest state
 
 
 def test_indexing_reports_progress(retriever: Retriever, folder: Path, tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
-from ztcir_sdk.errors import UsageError, whole_number
+import numpy as np
+
+from ztcir_sdk.errors import UsageError, check_choice, is_number, whole_number
 from ztcir_sdk.index.protocol import IndexSource
-from ztcir_sdk.names import AUTOMATIC, NEAR_DUPLICATE
+from ztcir_sdk.names import AUTOMATIC, METHODS, NEAR_DUPLICATE
 
 if TYPE_CHECKING:
     from ztcir_sdk.filters import Filter
@@ -47,7 +49,8 @@ class SearchOptions(TypedDict, total=False):
         offset: number of hits to skip, for pages: the second page of ten is ``k=10, offset=10``.
         min_score: the least cosine similarity of a hit.
         unique: show copies and near-duplicates of an image once; a number sets the cosine of two
-            images from which they count as the same. `Hit.duplicates` has the others.
+            images from which they count as the same. `Hit.duplicates` has the others, on whatever
+            page; looking for them takes a search for each hit, all at once.
         threshold: "auto" leaves out images that do not answer: their scores do not stand out from
             the scores of the index's images in general.
     """
@@ -87,12 +90,18 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         whole_number("offset", self.offset, least=0)
-        if self.min_score is not None and not -1 <= self.min_score <= 1:  # NaN too
-            raise UsageError(f"min_score must be a cosine from -1 to 1, not {self.min_score}.")
-        if not isinstance(self.unique, bool) and not 0 < self.unique <= 1:
+        if self.min_score is not None and not _is_within(self.min_score, -1):
+            raise UsageError(f"min_score must be a cosine from -1 to 1, not {self.min_score!r}.")
+        if self.weight is not None and not is_number(self.weight):
+            raise UsageError(f"The weight must be a number from 0 to 1, not {self.weight!r}.")
+        if not isinstance(self.unique, (bool, np.bool_)) and not (
+            _is_within(self.unique, 0) and self.unique > 0
+        ):
             raise UsageError(
-                f"unique must be True, False, or a cosine above 0 and up to 1, not {self.unique}."
+                f"unique must be True, False, or a cosine above 0 and up to 1, not {self.unique!r}."
             )
+        if self.method is not None:
+            check_choice("method", self.method, tuple(METHODS))
         if self.threshold not in (None, AUTOMATIC):
             raise UsageError(
                 f'threshold must be "auto" or None, not {self.threshold!r}; use min_score for a '
@@ -118,9 +127,14 @@ class SearchSettings:
     @property
     def same_from(self) -> float:
         """The cosine from which two images count as the same; infinite if none do."""
-        if isinstance(self.unique, bool):
+        if isinstance(self.unique, (bool, np.bool_)):
             return NEAR_DUPLICATE if self.unique else math.inf
         return float(self.unique)
+
+
+def _is_within(value: object, least: float) -> bool:
+    """Return whether a value is a number from `least` to 1; NaN is not."""
+    return is_number(value) and least <= cast("float", value) <= 1
 
 
 def check_k(k: int) -> None:

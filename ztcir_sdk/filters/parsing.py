@@ -41,7 +41,6 @@ class FilterError(UsageError):
     """A filter that cannot be parsed, or does not fit the fields of an index."""
 
 
-@functools.lru_cache(maxsize=256)
 def parse_filter(where: str) -> Filter:
     """Parse a filter such as ``articleType = 'Shirts' AND price < 50``.
 
@@ -50,10 +49,15 @@ def parse_filter(where: str) -> Filter:
     Raises:
         FilterError: it is no such expression; the sentence says what is allowed.
     """
-    from sqlglot.errors import SqlglotError
-
     if not isinstance(where, str):
         raise FilterError(f"A filter is a text such as {EXAMPLE}, not {where!r}.")
+    return _parsed(where)
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(where: str) -> Filter:
+    from sqlglot.errors import SqlglotError
+
     if not where.strip():
         raise FilterError(f"The filter is empty: write one such as {EXAMPLE}.")
     if len(where) > MAX_CHARACTERS:

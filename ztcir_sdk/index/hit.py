@@ -26,14 +26,16 @@ class Hit:
     metadata: dict[str, Any] | None = None
     """The image's JSON object in the index, if it has one."""
     duplicates: tuple[str, ...] = ()
-    """Paths of the copies and near-duplicates that it stands for, in a search with `unique`."""
+    """Paths of the copies and near-duplicates that it stands for, in a search with `unique`: all
+    that satisfy the filter, the nearest first, at most 1000. A reference of the query is none, and
+    what is the same as several hits belongs to the first."""
     asked: str | None = field(default=None, repr=False, compare=False)
     """Modification text that it was found with; `Reference.refine` keeps it. Not in `to_dict`."""
     root: str = field(default="", repr=False, compare=False)
     """The collection's folder; pages show no image outside of it. Not in `to_dict`."""
 
     content_hash: str = field(default="", repr=False, compare=False)
-    """SHA-256 (hex) of the image's bytes. Not in `to_dict`."""
+    """SHA-256 (hex) of the image's bytes; the service calls it `id`."""
 
     @classmethod
     def from_item(
@@ -59,7 +61,7 @@ class Hit:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; "duplicates" only where there are some."""
         values = asdict(self)
-        del values["asked"], values["root"], values["content_hash"]
+        del values["asked"], values["root"]
         if self.duplicates:
             return {**values, "duplicates": list(self.duplicates)}
         del values["duplicates"]

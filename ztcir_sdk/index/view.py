@@ -139,7 +139,7 @@ class IndexView:
 
     @cached_property
     def _filters(self) -> RowFilters:
-        return RowFilters(self.sql, self.manifest.first_label, self.manifest.rows)
+        return RowFilters(self._items.sql, self.manifest.first_label, self.manifest.rows)
 
     def blocks(self) -> list[tuple[int, int, str]]:
         """Return first row, number of rows and SHA-256 (hex) of each run of rows."""
@@ -284,7 +284,8 @@ class IndexView:
         inside = len(dead) == 0 or (dead[0] >= 0 and dead[-1] < self.manifest.rows)
         if not inside or self.manifest.rows - len(dead) != len(self):
             raise corrupt(self._folder, MANIFEST, "it does not match its files")
-        return nearest.Gallery(self._rows, dead, lambda rows: self._items.order(rows + first))
+        items = self._items  # not self: a cycle would keep an old state's files open for long
+        return nearest.Gallery(self._rows, dead, lambda rows: items.order(rows + first))
 
     def _graph_for(self, queries: int, exact: bool | None) -> Graph | None:
         """Return the graph if a search of so many queries uses it."""

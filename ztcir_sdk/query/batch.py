@@ -6,12 +6,14 @@ import csv
 import io
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.errors import UsageError, ZtcirError, is_number
 from ztcir_sdk.query.query import Query, with_weights
 
 __all__ = ["BatchQuery", "parse_batch", "read_batch"]
@@ -31,6 +33,11 @@ FIELDS: Mapping[str, str] = {
 SINGLE = ("weights", "strength", "where")
 """Columns or keys of a whole query."""
 KNOWN = "id, image, text, not, unlike, weights, strength and where"
+OTHER_SEPARATORS: Mapping[str, str] = {";": "semicolons", "\t": "tabs"}
+"""What other programs put between columns -> its name."""
+
+_LINE_ENDS = re.compile(r"\r\n|\n|\r")  # JSON texts may have U+2028 and others of `splitlines`
+_ARRAY_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,19 @@ def read_batch(path: str | os.PathLike[str]) -> Iterator[BatchQuery]:
     ``weights``, ``strength``, ``where``; a cell of the first five holds several values separated
     by ``|``, one of ``weights`` a number for each image, then for each text, separated by commas.
     JSON lines (``.jsonl``) have the same keys; the values of the first five are a text, or a list
-    of texts and of pairs of a text and its weight.
+    of texts and of pairs of a text and its weight. Paths of images start from the current folder,
+    not from the file's.
+
+    A row that is no query has its `BatchQuery.error`, and ends nothing. Only the others can be
+    answered by `Retriever.search_many`::
+
+        rows = list(read_batch("queries.csv"))
+        queries = [row.query for row in rows if row.query is not None]
 
     Raises:
         ZtcirError: the file cannot be read.
-        UsageError: it is not UTF-8, or a CSV has no column of a query, or one that is unknown.
+        UsageError: it is not UTF-8; it is a JSON array; or a CSV has no column of a query, one that
+            is unknown, one twice, or other separators than commas.
     """
     try:
         data = Path(path).read_bytes()
@@ -71,7 +86,7 @@ def parse_batch(data: bytes, file: Path) -> Iterator[BatchQuery]:
     except UnicodeDecodeError as error:
         raise UsageError(f"{file} is not UTF-8 ({error.reason}): save it as UTF-8.") from error
     lines = file.suffix.lower() in (".jsonl", ".ndjson", ".json")
-    rows = _json_rows(text) if lines else _csv_rows(text, file)
+    rows = _json_rows(text, file) if lines else _csv_rows(text, file)
     try:
         for number, row in enumerate(rows, start=1):
             name = str(number) if row.id is None else row.id
@@ -79,6 +94,8 @@ def parse_batch(data: bytes, file: Path) -> Iterator[BatchQuery]:
                 query = _query(row)
             except UsageError as error:
                 yield BatchQuery(name, None, str(error))
+            except OverflowError:  # JSON may have whole numbers of any length
+                yield BatchQuery(name, None, "The row has a number that is too large: correct it.")
             else:
                 yield BatchQuery(name, query)
     except csv.Error as error:
@@ -97,6 +114,14 @@ class _Row:
 def _csv_rows(text: str, file: Path) -> Iterator[_Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     columns = [name.strip().lower() for name in reader.fieldnames or ()]
+    for mark, name in OTHER_SEPARATORS.items():
+        if any(mark in column for column in columns):
+            raise UsageError(f"{file} has {name} between its columns: save it with commas.")
+    if twice := [name for name, count in Counter(columns).items() if count > 1]:
+        raise UsageError(
+            f"{file} has the column {twice[0]!r} twice: keep one, and put {SEPARATOR} between "
+            "several values of a cell."
+        )
     unknown = [name for name in columns if name not in (*FIELDS, *SINGLE, "id")]
     if unknown or not {FIELDS.get(name) for name in columns} & {"images", "texts"}:
         found = f"the column {unknown[0]!r} is unknown" if unknown else "it has none of them"
@@ -117,12 +142,20 @@ def _csv_rows(text: str, file: Path) -> Iterator[_Row]:
         yield _Row(cells.get("id"), parts, fault)
 
 
-def _json_rows(text: str) -> Iterator[_Row]:
-    for line in filter(str.strip, text.splitlines()):
+def _json_rows(text: str, file: Path) -> Iterator[_Row]:
+    if _ARRAY_OF_OBJECTS.match(text):
+        raise UsageError(
+            f"{file} is a JSON array: write each query as an object on a line of its own, without "
+            "brackets and commas around them."
+        )
+    for line in filter(str.strip, _LINE_ENDS.split(text)):
         try:
             row = json.loads(line)
         except ValueError as error:
             yield _Row(fault=f"it is not JSON ({error})")
+            continue
+        except RecursionError:
+            yield _Row(fault="its JSON is nested too deeply")
             continue
         if not isinstance(row, dict):
             yield _Row(fault="it is no JSON object")
@@ -151,13 +184,15 @@ def _query(row: _Row) -> Query:
         fields["images"], fields["texts"] = with_weights(images, texts, str(weights))
     if where is not None and not isinstance(where, str):
         _refuse("where must be a text")
+    if isinstance(strength, bool):
+        _refuse("strength must be a number")
     return Query(**fields, strength=None if strength == "" else strength, where=where or None)
 
 
 def _value(value: Any, key: str) -> Any:
     """Return a text, or a pair of a text and a weight."""
     pair = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
-    if pair and isinstance(value[1], (int, float)) and FIELDS[key] in ("images", "texts"):
+    if pair and is_number(value[1]) and FIELDS[key] in ("images", "texts"):
         return (value[0], value[1])
     if not isinstance(value, str):
         _refuse(f"{key} must be a text, or a list of texts and of pairs [text, weight]")

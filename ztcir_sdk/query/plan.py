@@ -55,16 +55,17 @@ class QueryPlan:
         texts: dict[str, list[str]] = defaultdict(list)
         self._without = [dict.fromkeys(query.unwanted_texts) for query in queries]
         for number, query in enumerate(queries):
-            used = _method_of(query, method)
+            if not (query.images and query.asked):
+                _refuse_alone(strength=strength, weight=weight)
             images: list[tuple[int, Weighted | None]] = [*enumerate(query.weighted_images)]
             images = images or [(-1, None)]
-            wordings: Sequence[Weighted | None] = query.weighted_texts
-            wordings = wordings or [None]
-            if used in IMAGE_METHODS:
-                wordings = [None]
-            elif used == "text":
-                images = images[:1]
             for position, image in images:
+                wordings: Sequence[Weighted | None] = query.texts_for(image)
+                used = _method_of(query, method, has_text=bool(wordings))
+                if used == "text" and position > 0:
+                    continue
+                if used in IMAGE_METHODS:
+                    wordings = [None]
                 for wording in wordings:
                     weights = [one.weight for one in (image, wording) if one is not None]
                     self._rows[used].append((number, position, float(np.prod(weights))))
@@ -135,9 +136,18 @@ class QueryPlan:
         return unit
 
 
-def _method_of(query: Query, method: str) -> str:
+def _refuse_alone(**options: float | None) -> None:
+    """Refuse what weighs a text against an image, for a query that has only one of them."""
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(
+                f"A {name} weighs a text against an image: give both, or leave the {name} out."
+            )
+
+
+def _method_of(query: Query, method: str, *, has_text: bool) -> str:
     """Return the method for what a query has: with an image or a text alone it needs no other."""
-    if query.images and query.texts:
+    if query.images and has_text:
         return method
     if query.images:
         if method == "text":
@@ -163,6 +173,6 @@ def graphs_for(queries: Sequence[Query], method: str) -> list[str]:
     graphs = list(METHODS.get(method, ()))
     if not any(query.images or query.unlike for query in queries):
         return [name for name in graphs if name == TEXT_ENCODER]
-    if method != "mapped" and not any(query.texts or query.without for query in queries):
+    if method != "mapped" and not any(query.asked or query.without for query in queries):
         return [name for name in graphs if name == IMAGE_ENCODER]
     return graphs

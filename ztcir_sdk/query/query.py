@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 from ztcir_sdk.decoding import ImageSource
 from ztcir_sdk.encoder import EncodedImage
-from ztcir_sdk.errors import UsageError
+from ztcir_sdk.errors import UsageError, is_number
+from ztcir_sdk.modification import join_texts
 from ztcir_sdk.modification.strength import check_strength
 
 __all__ = ["EncodedReference", "Picture", "Query", "Weighted", "with_weights"]
@@ -21,6 +22,7 @@ class EncodedReference(Protocol):
 
     encoded: EncodedImage
     content_hash: str | None
+    wish: str
 
 
 Picture: TypeAlias = "ImageSource | EncodedReference"
@@ -51,6 +53,7 @@ class Query:
     - Pictures alone: similar pictures. Words alone: pictures that show it.
     - Several of a kind count by their weights. With pictures and words, every picture is changed by
       every text, and each pair counts by the product of its weights.
+    - A picture that is a `Reference` from `refine` is also changed by what was asked there.
 
     One picture or text may stand by itself, and a pair ``(value, weight)`` gives it a weight::
 
@@ -122,6 +125,22 @@ class Query:
         return [text for text, _ in self.weighted_texts]
 
     @property
+    def asked(self) -> str:
+        """What `Reference.refine` asked of its images, and its texts, as one text."""
+        wishes = dict.fromkeys(_wish_of(image) for image in self.positive_images)
+        return join_texts(*wishes, *self.positive_texts)
+
+    def texts_for(self, image: Weighted | None) -> list[Weighted]:
+        """Return what is asked of one of its images: its texts, each after the image's wish."""
+        wish = "" if image is None else _wish_of(image.value)
+        if wish and not self.texts:
+            return [Weighted(wish)]
+        return [
+            Weighted(join_texts(wish, text) if wish else text, weight)
+            for text, weight in self.weighted_texts
+        ]
+
+    @property
     def unwanted_texts(self) -> Sequence[str]:
         """What the hits must not show."""
         return cast("Sequence[str]", self.without)
@@ -159,6 +178,11 @@ def with_weights(
     return pairs[: len(images)], pairs[len(images) :]
 
 
+def _wish_of(image: Any) -> str:
+    """Return what `Reference.refine` asked of an image; "" if it is no such reference."""
+    return str(getattr(image, "wish", "")).strip()
+
+
 def _check_text(text: object, name: str) -> None:
     if not isinstance(text, str):
         raise UsageError(f"A {name} must be a str, not {type(text).__name__}.")
@@ -184,12 +208,7 @@ def _listed(values: Any, *, texts: bool) -> tuple[Any, ...]:
 
 def _is_pair(value: Any) -> bool:
     """Return whether a value is one with its weight."""
-    return (
-        isinstance(value, tuple)
-        and len(value) == 2
-        and isinstance(value[1], (int, float))
-        and not isinstance(value[1], bool)
-    )
+    return isinstance(value, tuple) and len(value) == 2 and is_number(value[1])
 
 
 def _weighted(value: Any, name: str) -> Weighted:

@@ -16,10 +16,11 @@ from tiny_bundle import write_tiny_bundle
 
 from ztcir_sdk import Hit, Index, Retriever
 from ztcir_sdk.answers import SearchSettings, find_hits
+from ztcir_sdk.answers.hits import MAX_DUPLICATES
 from ztcir_sdk.answers.threshold import least_scores
 from ztcir_sdk.errors import UsageError
 from ztcir_sdk.filters import FilterError
-from ztcir_sdk.names import NEAR_DUPLICATE
+from ztcir_sdk.names import NEAR_DUPLICATE, STORAGES
 
 DIM = 6
 COUNT = 200
@@ -148,8 +149,96 @@ def test_near_duplicates_stand_behind_the_first(index: Index) -> None:
     assert sorted(names) == ["010.jpg", "013.jpg", "014.jpg"]
     assert hits[0].to_dict()["duplicates"] == list(hits[0].duplicates)
     assert "duplicates" not in search(index, vector, 1)[0].to_dict()
-    assert SearchSettings(unique=True).same_from == NEAR_DUPLICATE
+    of_numpy: list[Any] = [np.bool_(True), np.float32(0.5)]
+    assert [SearchSettings(unique=one).same_from for one in (True, *of_numpy)] == [
+        *(NEAR_DUPLICATE, NEAR_DUPLICATE, 0.5)
+    ]
     assert len(search(index, vector, COUNT, unique=True)) <= 3 * COUNT / 5
+    assert search(index, vector, 1, unique=True) == hits[:1]
+
+
+def copies_by_hand(index: Index, query: NDArray[np.float32], **options: Any) -> dict[str, set[str]]:
+    """Each hit without a bound -> the images that count as the same, and as no earlier hit."""
+    asked = SearchSettings(**options)
+    rows = dict(zip((item.path for item in index.items()), index.vectors(), strict=True))
+    hits = [path for path, _ in by_hand(index, query, **options)]
+    found: dict[str, set[str]] = {path: set() for path in hits}
+    for item in index.items():
+        if asked.filter is None or asked.filter.matches(item.path, item.metadata):
+            same = [hit for hit in hits if rows[item.path] @ rows[hit] >= asked.same_from - 1e-6]
+            if item.path not in hits and same:
+                found[same[0]].add(item.path)
+    return found
+
+
+@settings(max_examples=20)
+@given(
+    queries,
+    st.integers(1, 12),
+    st.integers(0, 12),
+    st.sampled_from((None, *FILTERS)),
+    st.sampled_from((True, 0.8)),
+)
+def test_a_hit_has_all_its_duplicates_on_any_page(
+    index: Index,
+    query: NDArray[np.float32],
+    k: int,
+    offset: int,
+    where: str | None,
+    unique: bool | float,
+) -> None:
+    expected = copies_by_hand(index, query, where=where, unique=unique)
+    for hit in search(index, query, k, offset=offset, where=where, unique=unique):
+        names = [Path(path).name for path in hit.duplicates]
+        assert set(names) == expected[Path(hit.path).name]
+        assert len(set(names)) == len(names)
+
+
+def test_duplicates_are_complete_up_to_a_bound_and_nearest_first(tmp_path: Path) -> None:
+    index = Index.create(
+        tmp_path / "x.ztcir", dim=DIM, image_tower="ab", precision="", root=tmp_path
+    )
+    one, other = unit(np.ones(DIM)), unit(np.arange(DIM) + 1.0)
+    with index.edit() as writer:
+        for i in range(MAX_DUPLICATES + 20):
+            near = one if i != 7 else unit(one + 0.01 * np.eye(DIM)[0])
+            writer.put(f"{i:04}.jpg", near, content_hash=str(i), size=1, mtime_ns=1)
+        writer.put("other.jpg", other, content_hash="other", size=1, mtime_ns=1)
+    for k in (1, 2):
+        hit = search(index, one, k, unique=True)[0]
+        assert Path(hit.path).name == "0000.jpg"
+        assert len(hit.duplicates) == MAX_DUPLICATES
+        assert Path(hit.duplicates[0]).name == "0001.jpg"
+    [[hit]] = find_hits(
+        index.view,
+        one[None],
+        1,
+        SearchSettings(unique=True, where="path LIKE '000%'"),
+        exclude_labels=[[2]],
+        exclude_hashes=[["3"]],
+    )
+    names = [Path(path).name for path in hit.duplicates]
+    assert names == ["0001.jpg", *(f"000{i}.jpg" for i in (4, 5, 6, 8, 9)), "0007.jpg"]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_duplicates_are_found_in_vectors_that_are_stored_rounded(
+    tmp_path: Path, storage: str
+) -> None:
+    index = Index.create(
+        tmp_path / "x.ztcir", dim=64, image_tower="ab", precision="", root=tmp_path, storage=storage
+    )
+    rng = np.random.default_rng(3)
+    things = rng.standard_normal((20, 64))
+    with index.edit() as writer:
+        for i, thing in enumerate(np.repeat(things, 9, axis=0)):
+            near = unit(thing + 0.01 * rng.standard_normal(64))
+            writer.put(f"{i // 9:02}-{i % 9}.jpg", near, content_hash=str(i), size=1, mtime_ns=1)
+    for k in (1, 5, 20):
+        for hit in search(index, unit(things[0]), k, unique=True):
+            paths = [Path(path).name for path in (hit.path, *hit.duplicates)]
+            assert len(paths) == 9
+            assert len({path[:2] for path in paths}) == 1
 
 
 def test_hits_know_their_content_and_are_looked_up_at_once(
@@ -164,14 +253,14 @@ def test_hits_know_their_content_and_are_looked_up_at_once(
         return fetch(query, values)
 
     monkeypatch.setattr(index.view._items, "sql", sql)
-    hits = search(index, query, 20, unique=True)
+    hits = search(index, query, 20)
     assert len(hits) == 20
     assert len(asked) == 2  # one orders copies, whose scores are equal
     for hit in hits:
         item = index.by_path(Path(hit.path).name)
         assert item is not None
         assert hit.content_hash == item.content_hash
-        assert "content_hash" not in hit.to_dict()
+        assert hit.to_dict()["content_hash"] == item.content_hash
 
 
 @pytest.mark.parametrize(
@@ -183,6 +272,13 @@ def test_hits_know_their_content_and_are_looked_up_at_once(
         ({"min_score": 7}, "min_score must be a cosine"),
         ({"unique": 0}, "unique must be"),
         ({"unique": 1.2}, "unique must be"),
+        ({"min_score": "0.3"}, "min_score must be a cosine from -1 to 1, not '0.3'"),
+        ({"min_score": True}, "min_score must be a cosine"),
+        ({"unique": "yes"}, "unique must be True, False, or a cosine above 0 and up to 1, not 'ye"),
+        ({"unique": None}, "unique must be"),
+        ({"weight": "x"}, "weight must be a number from 0 to 1, not 'x'"),
+        ({"method": ["composed"]}, "no method ['composed']: choose from"),
+        ({"where": ["x"]}, "A filter is a text such as"),
         ({"threshold": "none"}, "min_score for a score of your own"),
         ({"where": "price <"}, "cannot be read"),
         ({"where": "prise < 5"}, "did you mean price?"),
