@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from tiny_bundle import TinyModel, write_tiny_bundle
 
 from ztcir_sdk import Query, Retriever, UsageError
+from ztcir_sdk.query.batch import BatchQuery
 from ztcir_sdk.serve.app import create_app
 from ztcir_sdk.serve.settings import ServeSettings
 
@@ -257,6 +258,48 @@ def test_a_file_of_queries_is_answered_line_by_line(
         status, _, message = error_of(refused)
         assert status == 422
         assert part in message
+
+
+def test_a_file_of_queries_is_read_beside_other_requests_and_not_for_ever(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(timeout=0.6)
+    read: list[BatchQuery] = []
+
+    def slow(*_: object, **__: object) -> Iterator[BatchQuery]:
+        while len(read) < 200:
+            time.sleep(0.02)
+            read.append(BatchQuery("a", None, "slow"))
+            yield read[-1]
+
+    monkeypatch.setattr("ztcir_sdk.serve.batch.parse_batch", slow)
+    statuses: list[int] = []
+
+    def ask() -> None:
+        files = {"queries": ("queries.csv", "text\nred\n")}
+        statuses.append(client.post(f"{API}/batch", files=files).status_code)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while not read:
+        time.sleep(0.01)
+    assert client.get("/healthz").status_code == 200
+    assert asking.is_alive()
+    asking.join()
+    assert statuses == [504]
+    time.sleep(0.1)
+    many = len(read)
+    time.sleep(0.2)
+    assert len(read) == many < 200  # nobody waits for the rest
+
+
+def test_a_filter_of_a_row_is_bounded_like_that_of_a_search(client: TestClient) -> None:
+    where = "price > 0" + " AND price > 0" * 143  # 2011 characters
+    file = f"id,text,where\na,red,{where}\nb,red,{where[:-14]}\n"
+    answer = client.post(f"{API}/batch", files={"queries": ("queries.csv", file)})
+    first, second = (json.loads(line) for line in answer.text.splitlines())
+    assert "A filter may have 2000 characters, not 2011" in first["error"]["message"]
+    assert len(second["hits"]) == 10
 
 
 def test_an_image_that_many_queries_name_is_encoded_once(

@@ -64,8 +64,12 @@ def read_batch(path: str | os.PathLike[str]) -> Iterator[BatchQuery]:
     return parse_batch(data, Path(path))
 
 
-def parse_batch(data: bytes, file: Path) -> Iterator[BatchQuery]:
-    """Yield the queries of a file that was read; see `read_batch`."""
+def parse_batch(data: bytes, file: Path, *, max_where: int | None = None) -> Iterator[BatchQuery]:
+    """Yield the queries of a file that was read; see `read_batch`.
+
+    Each row is parsed when it is asked for. With `max_where`, a row whose filter has more
+    characters has an error instead of a query.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -76,7 +80,7 @@ def parse_batch(data: bytes, file: Path) -> Iterator[BatchQuery]:
         for number, row in enumerate(rows, start=1):
             name = str(number) if row.id is None else row.id
             try:
-                query = _query(row)
+                query = _query(row, max_where)
             except UsageError as error:
                 yield BatchQuery(name, None, str(error))
             else:
@@ -118,7 +122,9 @@ def _csv_rows(text: str, file: Path) -> Iterator[_Row]:
 
 
 def _json_rows(text: str) -> Iterator[_Row]:
-    for line in filter(str.strip, text.splitlines()):
+    for line in io.StringIO(text, newline=None):  # one by one: a file may have millions
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except ValueError as error:
@@ -131,7 +137,7 @@ def _json_rows(text: str) -> Iterator[_Row]:
         yield _Row(None if own is None else str(own), row)
 
 
-def _query(row: _Row) -> Query:
+def _query(row: _Row, max_where: int | None) -> Query:
     if row.fault:
         _refuse(row.fault)
     fields: dict[str, list[Any]] = {}
@@ -151,6 +157,8 @@ def _query(row: _Row) -> Query:
         fields["images"], fields["texts"] = with_weights(images, texts, str(weights))
     if where is not None and not isinstance(where, str):
         _refuse("where must be a text")
+    if where and max_where is not None and len(where) > max_where:
+        raise UsageError(f"A filter may have {max_where} characters, not {len(where)}: shorten it.")
     return Query(**fields, strength=None if strength == "" else strength, where=where or None)
 
 

@@ -33,7 +33,7 @@ from ztcir_sdk.serve.guard import API, COOKIE, Guard, equal_tokens
 from ztcir_sdk.serve.logs import log
 from ztcir_sdk.serve.metrics import Metrics
 from ztcir_sdk.serve.searching import Searches
-from ztcir_sdk.serve.settings import ServeSettings
+from ztcir_sdk.serve.settings import MAX_WHERE, ServeSettings
 from ztcir_sdk.version import __version__
 
 __all__ = ["create_app"]
@@ -231,7 +231,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         ] = None,
         as_typed: Annotated[bool, Form(description="Leave likely typing errors.")] = False,
         where: Annotated[
-            str | None, Form(max_length=2000, description="A condition on the metadata.")
+            str | None, Form(max_length=MAX_WHERE, description="A condition on the metadata.")
         ] = None,
         min_score: Annotated[
             float | None, Form(ge=-1, le=1, description="The least score of a hit.")
@@ -313,7 +313,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         limit: Annotated[int, Query(ge=1, le=settings.max_hits)] = 60,
         order: Annotated[Literal["path", "mixed"], Query()] = "path",
         where: Annotated[
-            str | None, Query(max_length=2000, description="A condition on the metadata.")
+            str | None, Query(max_length=MAX_WHERE, description="A condition on the metadata.")
         ] = None,
     ) -> models.ItemsAnswer:
         """List items of the index, by path or mixed."""

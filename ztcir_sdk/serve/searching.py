@@ -62,6 +62,9 @@ class Searches:
         self._metrics = metrics
         self._searching = ThreadPoolExecutor(1, "search")
         self._working = ThreadPoolExecutor(2, "work")  # decoding and encoding of pictures
+        self._reading = ThreadPoolExecutor(
+            1, "read"
+        )  # files of queries, which no picture waits for
         self._references: OrderedDict[str, Reference] = OrderedDict()
         self._encoding: dict[str, asyncio.Future[Reference]] = {}
         self._queue: list[_Waiting] = []
@@ -71,10 +74,15 @@ class Searches:
         """Finish what is running."""
         self._searching.shutdown(cancel_futures=True)
         self._working.shutdown(cancel_futures=True)
+        self._reading.shutdown(cancel_futures=True)
 
     async def work(self, call: Callable[[], T]) -> T:
         """Run something slow beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._working, call)
+
+    async def read(self, call: Callable[[], T]) -> T:
+        """Read a file of queries beside the event loop, one file at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._reading, call)
 
     # --- references --------------------------------------------------------------------------
 
