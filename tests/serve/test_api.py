@@ -414,6 +414,30 @@ def test_simultaneous_texts_are_answered_in_batches(serve: Serve, retriever: Ret
         assert [hit["id"] for hit in alone] == found
 
 
+def test_simultaneous_searches_keep_their_own_unique(serve: Serve) -> None:
+    client = serve()
+    asked: list[object] = []
+    real = Retriever.search_many
+
+    def slow(self: Retriever, queries: list[Query], *args: object, **options: object) -> object:
+        asked.extend([options["unique"]] * len(queries))
+        time.sleep(0.2)
+        return real(self, queries, *args, **options)  # type: ignore[arg-type]
+
+    def ask(data: dict[str, str]) -> None:
+        assert client.post(f"{API}/search", data={"text": "red", **data}).status_code == 200
+
+    sent = [{}, {"unique": "true"}, {"unique_from": "1"}, {"unique": "true"}, {"unique_from": "1"}]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Retriever, "search_many", slow)
+        threads = [threading.Thread(target=ask, args=(data,)) for data in sent]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(map(repr, asked)) == ["1.0", "1.0", "False", "True", "True"]
+
+
 def test_one_clients_mistake_is_no_others(serve: Serve) -> None:
     client = serve()
     kinds: list[int] = []

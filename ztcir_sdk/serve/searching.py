@@ -41,10 +41,11 @@ class Answer:
     """From the query's turn to its hits; waiting for other clients counts."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting:
     query: Query
-    options: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, type, Any], ...]
+    """Name, type and value: True and 1.0 are equal, and ask for different things."""
     answer: asyncio.Future[Answer]
     since: float
 
@@ -169,9 +170,8 @@ class Searches:
             ZtcirError: as `Retriever.search`.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._queue.append(
-            _Waiting(query, tuple(sorted(options.items())), answer, time.perf_counter())
-        )
+        named = tuple((name, type(value), value) for name, value in sorted(options.items()))
+        self._queue.append(_Waiting(query, named, answer, time.perf_counter()))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._answer_all())
         return await answer
@@ -183,7 +183,7 @@ class Searches:
             self._queue = [one for one in self._queue if one not in batch]
             batch = [one for one in batch if not one.answer.cancelled()]
             if batch:
-                await self._answer(batch, dict(options))
+                await self._answer(batch, {name: value for name, _, value in options})
 
     async def _answer(self, batch: list[_Waiting], options: dict[str, Any]) -> None:
         loop = asyncio.get_running_loop()
