@@ -622,6 +622,42 @@ def test_other_hosts_and_origins_are_not_served(serve: Serve) -> None:
     assert public.get(f"{API}/info", headers={"host": "any.example"}).status_code == 200
 
 
+def test_a_page_of_a_named_origin_may_ask_with_a_token_and_read_refusals(serve: Serve) -> None:
+    shop = "https://shop.example"
+    client = serve(cors_origins=(shop,), token="a secret token")
+    asked = {"origin": shop, "access-control-request-method": "POST"}
+    asked["access-control-request-headers"] = "authorization"
+    allowed = client.options(f"{API}/search", headers=asked)  # a browser sends no token here
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == shop
+    assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
+    assert client.options(f"{API}/search", headers={**asked, "origin": "null"}).status_code == 400
+    for path, status in ((f"{API}/info", 401), ("/nothing", 404)):
+        refused = client.get(path, headers={"origin": shop})
+        assert error_of(refused)[0] == status
+        assert refused.headers["access-control-allow-origin"] == shop
+    token = {"authorization": "Bearer a secret token"}
+    large = client.post(
+        f"{API}/search", content=b"a" * 1_100_000, headers={**token, "origin": shop}
+    )
+    assert error_of(large)[0] == 413
+    assert large.headers["access-control-allow-origin"] == shop
+
+
+@pytest.mark.parametrize(
+    ("origins", "policy"), [((), "same-origin"), (("https://shop.example",), "cross-origin")]
+)
+def test_other_sites_show_thumbnails_only_where_origins_are_named(
+    serve: Serve, origins: tuple[str, ...], policy: str
+) -> None:
+    client = serve(cors_origins=origins)
+    [identifier, *_] = ids(client).values()
+    drawn = client.get(f"{API}/items/{identifier}/thumbnail")
+    assert drawn.headers["cross-origin-resource-policy"] == policy
+    page = client.get("/")
+    assert page.headers["cross-origin-resource-policy"] == "same-origin"
+
+
 def test_requests_are_bounded_in_number_and_time(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

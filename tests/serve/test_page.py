@@ -590,3 +590,30 @@ def test_a_token_is_asked_for(page: Any, address: Callable[..., str]) -> None:
     other.click("#login .primary")
     other.wait_for_selector(".card")
     other.context.close()
+
+
+def test_a_page_of_a_named_origin_asks_with_a_token_and_shows_pictures(
+    page: Any, address: Callable[..., str]
+) -> None:
+    origin = page.home.rstrip("/")
+    guarded = address(token=TOKEN, cors_origins=(origin,))
+    ask = """async ([home, token]) => {
+      const form = new FormData();
+      form.append("text", "a red dress");
+      const headers = { authorization: `Bearer ${token}` };
+      const answer = await fetch(`${home}api/v1/search`, { method: "POST", body: form, headers });
+      const body = await answer.json();
+      return [answer.status, body.error?.kind ?? body.hits[0].id];
+    }"""
+    status, identifier = page.evaluate(ask, [guarded, TOKEN])
+    assert status == 200
+    assert page.evaluate(ask, [guarded, "wrong"]) == [401, "token"]
+    show = """(url) => new Promise((done) => {
+      const image = new Image();
+      image.onload = () => done(true);
+      image.onerror = () => done(false);
+      image.src = url;
+    })"""
+    thumbnail = f"api/v1/items/{identifier}/thumbnail"
+    assert page.evaluate(show, address(cors_origins=(origin,)) + thumbnail)
+    assert not page.evaluate(show, address() + thumbnail)

@@ -29,7 +29,7 @@ from ztcir_sdk.serve import models
 from ztcir_sdk.serve.batch import answer_batch
 from ztcir_sdk.serve.failures import ServiceError, as_service_error, error_body
 from ztcir_sdk.serve.gallery import ServedIndex, picture_of
-from ztcir_sdk.serve.guard import API, COOKIE, Guard, equal_tokens
+from ztcir_sdk.serve.guard import API, COOKIE, App, Guard, equal_tokens
 from ztcir_sdk.serve.logs import log
 from ztcir_sdk.serve.metrics import Metrics
 from ztcir_sdk.serve.searching import Searches
@@ -59,7 +59,7 @@ def create_app(
     retriever: Retriever,
     index: str | os.PathLike[str],
     settings: ServeSettings | None = None,
-) -> Guard:
+) -> App:
     """Return the service as an ASGI application.
 
     Args:
@@ -93,15 +93,18 @@ def create_app(
     _add_error_handlers(app)
     _add_routes(app, service)
     app.mount("/", StaticFiles(packages=[("ztcir_sdk.serve", "page")], html=True))
-    inner: Any = app
-    if settings.cors_origins:
-        inner = CORSMiddleware(
-            app,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization"],
-        )
-    return Guard(inner, settings, service.metrics)
+    guarded = Guard(app, settings, service.metrics)
+    if not settings.cors_origins:
+        return guarded
+    # Around the guard: a browser asks without the token whether it may send it, and shows a page
+    # the guard's refusals only if they name its origin.
+    return CORSMiddleware(
+        guarded,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["authorization"],
+        expose_headers=["x-request-id", "retry-after"],
+    )
 
 
 class _Service:
@@ -341,7 +344,10 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         # few sizes, so that few are made and kept
         size = min(one for one in (160, 320, 512, 1024, 2048) if one >= side)
         data = await searches.work(lambda: picture_of(service.index, found, size))
-        return Response(data, media_type="image/jpeg", headers={"cache-control": FOREVER})
+        headers = {"cache-control": FOREVER}
+        if settings.cors_origins:  # a page of another origin shows it as <img>
+            headers["cross-origin-resource-policy"] = "cross-origin"
+        return Response(data, media_type="image/jpeg", headers=headers)
 
     @app.get(f"{API}/info", operation_id="info")
     async def info() -> models.InfoAnswer:

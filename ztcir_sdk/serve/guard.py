@@ -17,7 +17,7 @@ from ztcir_sdk.serve.logs import log
 from ztcir_sdk.serve.metrics import Metrics
 from ztcir_sdk.serve.settings import ServeSettings
 
-__all__ = ["API", "COOKIE", "Guard", "equal_tokens", "host_of"]
+__all__ = ["API", "COOKIE", "App", "Guard", "equal_tokens", "host_of"]
 
 API = "/api/v1"
 COOKIE = "ztcir_token"
