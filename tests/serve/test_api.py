@@ -382,6 +382,16 @@ def test_health_and_metrics_count(client: TestClient) -> None:
     assert 'ztcir_requests_total{method="POST",route="/api/v1/search",status="200"}' in text
 
 
+def test_methods_that_nobody_knows_are_counted_as_one(serve: Serve) -> None:
+    client = serve(token="a secret token")
+    for number in range(5):
+        client.request(f"ODD{number}", f"{API}/search")
+    headers = {"authorization": "Bearer a secret token"}
+    text = client.get("/metrics", headers=headers).text
+    assert 'ztcir_requests_total{method="other",route="other",status="401"} 5.0' in text
+    assert "ODD" not in text
+
+
 def test_simultaneous_texts_are_answered_in_batches(serve: Serve, retriever: Retriever) -> None:
     client = serve()
     reference = client.post(f"{API}/references", files={"image": png(5)}).json()["id"]

@@ -28,6 +28,8 @@ MAX_TEXT_BYTES = 1_000_000
 """Largest body without files."""
 BYTES_A_SECOND = 50_000
 """How fast a body must come once `read_timeout` has passed."""
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""Methods that are counted by name; a client may send any word."""
 CLOSING = (408, 413, 504)
 """Statuses after which the connection is closed."""
 LINGER = 2.0
@@ -140,7 +142,8 @@ class Guard:
     def _count(self, scope: Scope, request: _Request) -> None:
         spent = time.perf_counter() - request.start
         route = getattr(scope.get("route"), "path", None) or "other"
-        self._metrics.requests.labels(route, scope["method"][:10], str(request.status)).inc()
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._metrics.requests.labels(route, method, str(request.status)).inc()
         self._metrics.seconds.labels(route).observe(spent)
         if scope["path"] not in ("/healthz", "/metrics"):
             log(
