@@ -356,6 +356,36 @@ def test_items_are_listed_described_and_drawn(client: TestClient) -> None:
         assert image.format == "JPEG"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", f"{API}/search", "POST"),
+        ("HEAD", f"{API}/batch", "POST"),
+        ("DELETE", f"{API}/search", "POST"),
+        ("POST", f"{API}/info", "GET, HEAD"),
+        ("PUT", "/healthz", "GET, HEAD"),
+        ("POST", "/main.js", "GET, HEAD"),
+    ],
+)
+def test_a_method_that_an_address_does_not_take_is_answered_with_those_that_it_takes(
+    client: TestClient, method: str, path: str, allowed: str
+) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == allowed
+    if method != "HEAD":
+        assert error_of(answer)[1] == "method"
+
+
+@pytest.mark.parametrize("path", ["/healthz", f"{API}/info", f"{API}/items", "/", "/main.js"])
+def test_head_is_answered_like_get_without_a_body(client: TestClient, path: str) -> None:
+    head, whole = client.head(path), client.get(path)
+    assert head.status_code == 200
+    assert head.content == b""
+    for name in ("content-length", "content-type"):
+        assert head.headers[name] == whole.headers[name]
+
+
 def test_info_says_what_can_be_asked(client: TestClient) -> None:
     about = client.get(f"{API}/info").json()
     fields = {field["name"]: field for field in about["fields"]}

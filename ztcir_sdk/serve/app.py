@@ -15,7 +15,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.index.hit import Hit
@@ -52,6 +54,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         504: "The request took too long.",
     }.items()
 }
+SERVICE_PATHS = ("/healthz", "/metrics", "/openapi.json")
+"""Addresses of the service outside the API; all others are the page's."""
 FOREVER = "private, max-age=604800, immutable"
 
 
@@ -87,12 +91,15 @@ def create_app(
         summary="Search images with images and words.",
         docs_url=None,  # they load scripts from another server
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
         responses=ERRORS,
     )
     _add_error_handlers(app)
     _add_routes(app, service)
-    app.mount("/", StaticFiles(packages=[("ztcir_sdk.serve", "page")], html=True))
+    app.router.routes.append(
+        _Page("/", StaticFiles(packages=[("ztcir_sdk.serve", "page")], html=True))
+    )
     guarded = Guard(app, settings, service.metrics)
     if not settings.cors_origins:
         return guarded
@@ -105,6 +112,17 @@ def create_app(
         allow_headers=["authorization"],
         expose_headers=["x-request-id", "retry-after"],
     )
+
+
+class _Page(Mount):
+    """The page's files, at all addresses but those of the API, which answer wrong methods."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Return whether an address is the page's."""
+        path: str = scope["path"]
+        if path.startswith(f"{API}/") or path in SERVICE_PATHS:
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
 class _Service:
@@ -428,6 +446,9 @@ def _add_error_handlers(app: FastAPI) -> None:
         }.get(error.status_code, "The body of the request cannot be read: send a form.")
         shown = answer(ServiceError(error.status_code, kind, sentence))
         shown.headers.update(error.headers or {})
+        if error.status_code == 405:
+            allowed = shown.headers.get("allow", "GET")  # the page's files name none
+            shown.headers["allow"] = "GET, HEAD" if allowed == "GET" else allowed
         return shown
 
     @app.exception_handler(Exception)

@@ -69,6 +69,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request = _Request(scope, receive, send)
+        if request.method == "HEAD":  # the answer to GET, of which `request` sends no body
+            scope = {**scope, "method": "GET"}
         self._active += 1
         self._metrics.active.set(self._active)
         try:
@@ -142,13 +144,13 @@ class Guard:
     def _count(self, scope: Scope, request: _Request) -> None:
         spent = time.perf_counter() - request.start
         route = getattr(scope.get("route"), "path", None) or "other"
-        method = scope["method"] if scope["method"] in METHODS else "other"
+        method = request.method if request.method in METHODS else "other"
         self._metrics.requests.labels(route, method, str(request.status)).inc()
         self._metrics.seconds.labels(route).observe(spent)
         if scope["path"] not in ("/healthz", "/metrics"):
             log(
                 "request",
-                method=scope["method"],
+                method=request.method,
                 path=scope["path"],
                 status=request.status,
                 milliseconds=round(spent * 1000, 1),
@@ -158,10 +160,11 @@ class Guard:
 
 
 class _Request:
-    """One request: its identifier, when it began, and what was answered."""
+    """One request: its identifier and method, when it began, and what was answered."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.id = uuid.uuid4().hex[:16]
+        self.method: str = scope["method"]
         self.start = time.perf_counter()
         self.status = 0
         self._receive = receive
@@ -187,6 +190,8 @@ class _Request:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._drop_body(), LINGER)
             message = {"type": "http.response.body"}
+        if self.method == "HEAD" and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
         await self._send(message)
 
     async def _drop_body(self) -> None:
