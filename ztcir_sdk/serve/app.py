@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, File, Form, Query, Request, Response, UploadFile
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.errors import UsageError
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.index.items import Item
 from ztcir_sdk.names import MAX_STRENGTH
@@ -29,9 +26,10 @@ from ztcir_sdk.query.reading import read_query
 from ztcir_sdk.retriever import Reference, Retriever
 from ztcir_sdk.serve import models
 from ztcir_sdk.serve.batch import answer_batch
-from ztcir_sdk.serve.failures import ServiceError, as_service_error, error_body
+from ztcir_sdk.serve.failures import ServiceError
 from ztcir_sdk.serve.gallery import ServedIndex, picture_of
 from ztcir_sdk.serve.guard import API, COOKIE, App, Guard, equal_tokens
+from ztcir_sdk.serve.handlers import add_error_handlers
 from ztcir_sdk.serve.logs import log
 from ztcir_sdk.serve.metrics import Metrics
 from ztcir_sdk.serve.searching import Searches
@@ -95,7 +93,7 @@ def create_app(
         lifespan=lifespan,
         responses=ERRORS,
     )
-    _add_error_handlers(app)
+    add_error_handlers(app)
     _add_routes(app, service)
     app.router.routes.append(
         _Page("/", StaticFiles(packages=[("ztcir_sdk.serve", "page")], html=True))
@@ -416,41 +414,3 @@ def _refined(trail: Sequence[Reference], asked: Sequence[str]) -> Reference:
 def printable(text: str) -> str:
     """Replace lone surrogates, from file names that are not UTF-8, which JSON cannot hold."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    def answer(error: ServiceError) -> JSONResponse:
-        return JSONResponse(error_body(error), error.status)
-
-    @app.exception_handler(ZtcirError)
-    async def known(request: Request, error: ZtcirError) -> JSONResponse:
-        shown = as_service_error(error)
-        if shown.kind == "unavailable":
-            log("search failed", level=40, reason=str(error))
-        return answer(shown)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:]) or "body"
-        return answer(ServiceError(422, "usage", f"{where}: {first['msg']}."))
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
-        if isinstance(error.__cause__, ServiceError):  # raised while the body was read
-            return answer(error.__cause__)
-        kind = {404: "not-found", 405: "method"}.get(error.status_code, "request")
-        sentence = {
-            404: "There is nothing at this address: /openapi.json lists what there is.",
-            405: "This address does not take that method: /openapi.json lists what it takes.",
-        }.get(error.status_code, "The body of the request cannot be read: send a form.")
-        shown = answer(ServiceError(error.status_code, kind, sentence))
-        shown.headers.update(error.headers or {})
-        if error.status_code == 405:
-            allowed = shown.headers.get("allow", "GET")  # the page's files name none
-            shown.headers["allow"] = "GET, HEAD" if allowed == "GET" else allowed
-        return shown
-
-    @app.exception_handler(Exception)
-    async def defect(request: Request, error: Exception) -> JSONResponse:
-        return answer(ServiceError(500, "defect", "The service failed: its log says why."))
