@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -539,6 +540,60 @@ def test_a_wrong_search_is_a_sentence(
     assert (found, sentence in message) == (status, True), message
 
 
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "sentence"),
+    [
+        ("search", {"json": {"text": "red"}}, "must be a form, not application/json"),
+        ("search", {"content": b"red"}, "must be a form: send it as in curl -F text=TEXT"),
+        (
+            "references",
+            {"content": b"\xff\xd8\xff", "headers": {"content-type": "image/jpeg"}},
+            "must be a form, not image/jpeg: send it as in curl -F image=@FILE",
+        ),
+        (
+            "references",
+            {"content": b"\xff\xd8&=", "headers": {"content-type": FORM}},
+            "image=@FILE",
+        ),
+        ("references", {"files": {"text": (None, "red")}}, "no field 'text'"),
+        ("references", {"files": {"image": (None, "ref.jpg")}}, "upload it with @"),
+        ("references", {}, "The form lacks image"),
+        ("search", {"files": {"image": (None, "ref.jpg")}}, "as in -F image=@FILE"),
+        ("search", {"files": {"text": ("a.txt", b"red")}}, "text is a file, and must be a text"),
+        ("search", {"data": {"text": "red", "wher": "price = 3"}}, "did you mean 'where'?"),
+        ("search", {"data": {"text": "red", "limit": "1"}}, "no field 'limit': this address takes"),
+        ("search?k=3", {"data": {"text": "red"}}, "'k' stands in the address"),
+        ("search", {"files": {"text": (None, "a" * 1_100_000)}}, "field of the form has over 1 MB"),
+        (
+            "batch",
+            {"files": {"queries": ("a.csv", b"text\nred"), "methd": (None, "sum")}},
+            "'method'?",
+        ),
+        ("batch", {"data": {"k": "3"}}, "curl -F queries=@FILE"),
+        ("session", {"data": {"tokem": "x"}}, "did you mean 'token'?"),
+    ],
+)
+def test_a_form_that_would_be_misread_is_a_sentence(
+    client: TestClient, path: str, sent: dict[str, Any], sentence: str
+) -> None:
+    status, kind, message = error_of(client.post(f"{API}/{path}", **sent))
+    assert (status, kind) == ((413, "too-large") if "1 MB" in sentence else (422, "usage"))
+    assert sentence in message
+
+
+def test_an_unknown_part_of_an_address_is_a_sentence(client: TestClient) -> None:
+    for path, sentence in (
+        ("items?limt=3", "There is no field 'limt': did you mean 'limit'?"),
+        ("info?x=3", "There is no field 'x': this address takes none."),
+    ):
+        status, kind, message = error_of(client.get(f"{API}/{path}"))
+        assert (status, kind, message) == (422, "usage", sentence)
+    assert client.get("/healthz?probe=1").status_code == 200
+
+
 def bomb() -> bytes:
     stream = io.BytesIO()
     Image.new("1", (9000, 9000)).save(stream, "PNG")
@@ -738,11 +793,11 @@ def test_each_request_is_one_line_of_json(serve: Serve, caplog: pytest.LogCaptur
 
     client = serve()
     with caplog.at_level(logging.INFO, logger="ztcir.serve"):
-        answer = client.get(f"{API}/info?secret=1")
+        answer = client.get(f"{API}/items?where=secret=1")
     [record] = [one for one in caplog.records if one.getMessage() == "request"]
     line = json.loads(JsonLines().format(record))
-    assert line["path"] == f"{API}/info"
-    assert line["status"] == 200
+    assert line["path"] == f"{API}/items"
+    assert line["status"] == 422
     assert line["request"] == answer.headers["x-request-id"]
     assert "secret" not in JsonLines().format(record)
 

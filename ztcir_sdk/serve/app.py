@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, File, Form, Query, Request, Response, UploadFile
+from fastapi import Depends, FastAPI, File, Form, Query, Request, Response, UploadFile
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
@@ -27,6 +27,7 @@ from ztcir_sdk.retriever import Reference, Retriever
 from ztcir_sdk.serve import models
 from ztcir_sdk.serve.batch import answer_batch
 from ztcir_sdk.serve.failures import ServiceError
+from ztcir_sdk.serve.forms import check_request
 from ztcir_sdk.serve.gallery import ServedIndex, picture_of
 from ztcir_sdk.serve.guard import API, COOKIE, App, Guard, equal_tokens
 from ztcir_sdk.serve.handlers import add_error_handlers
@@ -90,6 +91,7 @@ def create_app(
         docs_url=None,  # they load scripts from another server
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(check_request)],
         lifespan=lifespan,
         responses=ERRORS,
     )

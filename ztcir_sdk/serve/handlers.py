@@ -13,6 +13,14 @@ from ztcir_sdk.serve.logs import log
 
 __all__ = ["add_error_handlers"]
 
+LIMITS = {
+    "Too many fields": "The form has over 1000 fields: send fewer.",
+    "Too many files": "The form has over 1000 files: send fewer.",
+    "Part exceeded": "A field of the form has over 1 MB: upload a file as a file, with @.",
+    "Field exceeded": "A field of the form has over 1 MB: upload a file as a file, with @.",
+}
+"""How Starlette begins to say which limit a form exceeds -> the service's sentence."""
+
 
 def add_error_handlers(app: FastAPI) -> None:
     """Give every error of an application the service's own shape."""
@@ -37,6 +45,9 @@ def add_error_handlers(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error.__cause__, ServiceError):  # raised while the body was read
             return answer(error.__cause__)
+        for start, limit in LIMITS.items():
+            if error.detail.startswith(start):
+                return answer(ServiceError(413, "too-large", limit))
         kind = {404: "not-found", 405: "method"}.get(error.status_code, "request")
         sentence = {
             404: "There is nothing at this address: /openapi.json lists what there is.",
