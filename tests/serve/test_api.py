@@ -527,7 +527,7 @@ def test_an_index_that_another_process_updates_is_taken_up(
         ({"text": "red", "weights": "1,2"}, 422, "1 in all"),
         ({"text": "red", "weights": "nan"}, 422, "must be above 0"),
         ({"text": ["red"] * 17}, 422, "16 images and texts, not 17"),
-        ({"reference": "0" * 64}, 404, "upload it again"),
+        ({"reference": "0" * 64}, 404, "neither an image of the index nor an upload that is still"),
         ({"reference": "../../etc/passwd"}, 404, "upload it again"),
         ({"text": "red", "unlike": "' OR 1=1"}, 404, "upload it again"),
     ],
@@ -680,6 +680,49 @@ def test_an_item_that_leads_out_of_the_collection_is_not_read(
     (tmp_path / "photos" / "a.png").symlink_to(tmp_path / "private.png")
     answer = client.get(f"{API}/items/{identifier}/thumbnail?side=1024")
     assert error_of(answer)[0] == 404
+
+
+def test_a_replaced_file_is_not_served_under_the_identifier_of_the_old_one(
+    serve: Serve, place: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png(201))
+    (folder / "b.png").write_bytes(png(202))
+    Retriever(place / "tiny", threads=1).index(folder, to=tmp_path / "x.ztcir")
+    client = serve(tmp_path / "x.ztcir")
+    identifier = ids(client)["a.png"]
+    (folder / "a.png").write_bytes(png(203))
+    for answer in (
+        client.get(f"{API}/items/{identifier}/thumbnail"),
+        client.post(f"{API}/search", data={"reference": identifier}),
+    ):
+        status, kind, message = error_of(answer)
+        assert (status, kind) == (404, "not-found")
+        assert "was replaced since it was indexed: update the index" in message
+    (folder / "a.png").write_bytes(png(201))  # touched, but the same: only the content counts
+    assert client.get(f"{API}/items/{identifier}/thumbnail").status_code == 200
+
+
+def test_an_item_is_drawn_and_searched_from_whichever_of_its_copies_is_left(
+    serve: Serve, place: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        (folder / name).write_bytes(png(210))
+    (folder / "d.png").write_bytes(png(211))
+    Retriever(place / "tiny", threads=1).index(folder, to=tmp_path / "x.ztcir")
+    client = serve(tmp_path / "x.ztcir")
+    identifier = ids(client)["a.png"]
+    assert ids(client)["c.png"] == identifier
+    (folder / "a.png").unlink()
+    (folder / "b.png").write_bytes(png(212))
+    for side in (320, 1024):
+        drawn = client.get(f"{API}/items/{identifier}/thumbnail", params={"side": side})
+        assert drawn.status_code == 200, drawn.text
+    answer = client.post(f"{API}/search", data={"reference": identifier})
+    assert [hit["name"] for hit in answer.json()["hits"]] == ["d.png"]
 
 
 def test_a_token_is_asked_for_where_there_is_one(serve: Serve) -> None:

@@ -345,8 +345,8 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
 
     @app.get(f"{API}/items/{{identifier}}", operation_id="item")
     async def item(identifier: str) -> models.ItemModel:
-        """Describe an item."""
-        return service.item(service.index.item(identifier))
+        """Describe an item; of several that have this picture, the first by path."""
+        return service.item(service.index.copies(identifier)[0])
 
     @app.get(
         f"{API}/items/{{identifier}}/thumbnail",
@@ -358,10 +358,9 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         identifier: str, side: Annotated[int, Query(ge=16, le=2048)] = 320
     ) -> Response:
         """Return a small copy of an item's picture, as JPEG."""
-        found = service.index.item(identifier)
         # few sizes, so that few are made and kept
         size = min(one for one in (160, 320, 512, 1024, 2048) if one >= side)
-        data = await searches.work(lambda: picture_of(service.index, found, size))
+        data = await searches.work(lambda: picture_of(service.index, identifier, size))
         headers = {"cache-control": FOREVER}
         if settings.cors_origins:  # a page of another origin shows it as <img>
             headers["cross-origin-resource-policy"] = "cross-origin"

@@ -19,7 +19,10 @@ __all__ = [
     "UnknownWordModel",
 ]
 
-IDENTIFIER = "SHA-256 (hex) of the image's file."
+IDENTIFIER = (
+    "SHA-256 (hex) of the image's file. It names the content of a picture: items that are copies "
+    "of one file share it, and differ in `name`."
+)
 
 
 class ErrorDetail(BaseModel):
@@ -82,7 +85,7 @@ class SearchAnswer(BaseModel):
 class ReferenceAnswer(BaseModel):
     """An uploaded image, encoded and remembered for a while."""
 
-    id: str = Field(description=IDENTIFIER)
+    id: str = Field(description="SHA-256 (hex) of the image's file.")
 
 
 class ItemsAnswer(BaseModel):

@@ -128,14 +128,15 @@ class Searches:
 
     def _encoded_item(self, identifier: str) -> Reference:
         try:
-            item = self._index.item(identifier)
+            self._index.copies(identifier)
         except ServiceError as error:
             raise ServiceError(
                 404,
                 "unknown-reference",
-                f"The reference {identifier[:12]!r} is not known any more: upload it again.",
+                f"The reference {identifier[:12]!r} is neither an image of the index nor an upload "
+                "that is still remembered: upload it again.",
             ) from error
-        return self._retriever.reference(NamedBytes(self._index.read(item), "The picture"))
+        return self._retriever.reference(NamedBytes(self._index.read(identifier), "The picture"))
 
     def _encoded(self, data: bytes) -> Reference:
         self._check_pixels(data)
