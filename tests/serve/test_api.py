@@ -396,6 +396,48 @@ def test_info_says_what_can_be_asked(client: TestClient) -> None:
     assert about["default_method"] == "composed"
 
 
+def test_each_choice_of_a_field_can_be_asked_for(serve: Serve, place: Path, tmp_path: Path) -> None:
+    """What /info offers, written as it says, finds the items that have it."""
+    metadata: list[dict[str, Any]] = [
+        {"stock": True, "size": 5, "seller": {"city": "Rome", "no": 1}, "path": "x", 'a"b': "y"},
+        {"stock": False, "size": 7, "seller": {"city": "Oslo", "no": 2}, "and": "O'Hara"},
+        {"stock": True, "size": "abc", "seller": {"city": "Rome", "no": 3}, "tags": ["new"]},
+        {"stock": True, "size": "5", "note": "n" * 300, "a.b": "dotted"},
+    ]
+    (tmp_path / "photos").mkdir()
+    for number, values in enumerate(metadata):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(png(300 + number))
+        (tmp_path / "photos" / f"{number}.json").write_text(json.dumps(values))
+    Retriever(place / "tiny", threads=1).index(tmp_path / "photos", to=tmp_path / "x.ztcir")
+    client = serve(tmp_path / "x.ztcir")
+    fields = {field["name"]: field for field in client.get(f"{API}/info").json()["fields"]}
+    assert fields.keys() == {"stock", "size", "seller.city", "seller.no", "and", "a.b", "note"}
+    assert fields["stock"]["values"] == [True, False]
+    assert fields["size"]["values"] == [5, 7, "abc"]
+    assert fields["note"]["values"] == []  # too long to be chosen
+    assert fields["seller.no"]["kind"] == "number"
+    found: dict[tuple[str, str], int] = {}
+    for name, field in fields.items():
+        for value in field["values"]:
+            text = value.replace("'", "''") if isinstance(value, str) else ""
+            literal = f"'{text}'" if isinstance(value, str) else json.dumps(value)
+            params = {"where": f"{field['where']} = {literal}"}
+            answer = client.get(f"{API}/items", params=params)
+            assert answer.status_code == 200, answer.text
+            found[name, str(value)] = answer.json()["total"]
+    assert found == {
+        ("stock", "True"): 3,
+        ("stock", "False"): 1,
+        ("size", "5"): 2,  # the text "5" too
+        ("size", "7"): 1,
+        ("size", "abc"): 1,
+        ("seller.city", "Rome"): 2,
+        ("seller.city", "Oslo"): 1,
+        ("and", "O'Hara"): 1,
+        ("a.b", "dotted"): 1,
+    }
+
+
 def test_items_are_listed_by_a_filter(client: TestClient) -> None:
     listed = client.get(f"{API}/items", params={"where": "colour = 'blue'", "limit": 2}).json()
     assert {one["metadata"]["colour"] for one in listed["items"]} == {"blue"}

@@ -6,12 +6,9 @@ import contextlib
 import hashlib
 import io
 import logging
-import math
 import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -21,13 +18,13 @@ from ztcir_sdk.decoding import load_small
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
 from ztcir_sdk.files import is_inside
 from ztcir_sdk.filters import parse_filter
-from ztcir_sdk.filters.expression import number_of
 from ztcir_sdk.filters.sql import check_fields, where_clause
 from ztcir_sdk.index import Index, IndexView
 from ztcir_sdk.index.items import Item
 from ztcir_sdk.names import is_milvus_address, is_tar
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.serve.failures import ServiceError
+from ztcir_sdk.serve.fields import offered_fields
 from ztcir_sdk.serve.logs import log
 from ztcir_sdk.sources import container_of, read_image
 
@@ -39,8 +36,6 @@ REFRESH_SECONDS = 1.0
 """How old the served state may be while another process updates the index."""
 FIELD_ITEMS = 5000
 """Items whose metadata is looked at for the fields that can be filtered by."""
-MAX_FIELDS = 20
-MAX_VALUES = 50
 THUMBNAILS = 2000
 """Small pictures that are kept in memory, each of about 15 kB."""
 
@@ -164,29 +159,12 @@ class ServedIndex:
         raise _ReplacedError(item.path)
 
     def fields(self) -> list[dict[str, Any]]:
-        """Return the fields of the items' metadata: name, kind, and the most frequent values."""
+        """Return the fields of the first items' metadata; see `offered_fields`."""
         view = self.view
         if self._fields is None or self._fields[0] is not view:
-            self._fields = (view, list(_fields(islice(view.items(), FIELD_ITEMS))))
+            items = islice(view.items(), FIELD_ITEMS)
+            self._fields = (view, offered_fields(item.metadata for item in items))
         return self._fields[1]
-
-
-def _fields(items: Iterator[Item]) -> Iterator[dict[str, Any]]:
-    values: dict[str, Counter[Any]] = {}
-    for item in items:
-        for name, value in (item.metadata or {}).items():
-            if isinstance(value, (str, int, float)) and value != "":
-                values.setdefault(name, Counter())[value] += 1
-    for name, counts in list(values.items())[:MAX_FIELDS]:
-        # as in a filter: a text that holds a number, as cells of a CSV file do, is one
-        numbers = [n for v in counts if not isinstance(v, bool) and (n := number_of(v)) is not None]
-        if len(numbers) == len(counts) and all(map(math.isfinite, numbers)):
-            yield {"name": name, "kind": "number", "least": min(numbers), "most": max(numbers)}
-        elif len(counts) <= MAX_VALUES or sum(counts.values()) >= 4 * len(counts):
-            common = [str(value) for value, _ in counts.most_common(MAX_VALUES)]
-            yield {"name": name, "kind": "choice", "values": common}
-        else:
-            yield {"name": name, "kind": "text"}
 
 
 class _ReplacedError(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -98,9 +98,14 @@ class ItemsAnswer(BaseModel):
 class FieldModel(BaseModel):
     """A field of the items' metadata."""
 
-    name: str
-    kind: str = Field(description="`choice`, `number` or `text`.")
-    values: list[str] = Field(default_factory=list, description="Frequent values of a choice.")
+    name: str = Field(description="The keys that lead to it, with dots between them.")
+    where: str = Field(description="The field as it is written in a filter `where`.")
+    kind: Literal["choice", "number", "text"]
+    values: list[bool | int | float | str] = Field(
+        default_factory=list,
+        description="Frequent values of a choice. A filter compares a text in single quotes, a "
+        "number, true and false without.",
+    )
     least: float | None = None
     most: float | None = None
 
