@@ -393,6 +393,8 @@ def test_info_says_what_can_be_asked(client: TestClient) -> None:
     assert sorted(fields["colour"]["values"]) == ["blue", "red"]
     assert about["items"] == COUNT
     assert about["limits"]["max_upload_mb"] == 20
+    assert about["limits"]["max_queries"] == 1000
+    assert about["limits"]["max_where"] == 2000
     assert about["default_method"] == "composed"
 
 

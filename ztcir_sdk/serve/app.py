@@ -25,7 +25,7 @@ from ztcir_sdk.query import with_weights
 from ztcir_sdk.query.reading import read_query
 from ztcir_sdk.retriever import Reference, Retriever
 from ztcir_sdk.serve import models
-from ztcir_sdk.serve.batch import answer_batch
+from ztcir_sdk.serve.batch import MAX_QUERIES, answer_batch
 from ztcir_sdk.serve.failures import ServiceError
 from ztcir_sdk.serve.forms import check_request
 from ztcir_sdk.serve.gallery import ServedIndex, picture_of
@@ -379,7 +379,11 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
             methods=list(service.retriever.bundle.manifest.methods),
             default_method=service.retriever.bundle.default_method,
             fields=[models.FieldModel(**field) for field in fields],
-            limits={name: values[name] for name in limits},
+            limits={
+                **{name: values[name] for name in limits},
+                "max_where": MAX_WHERE,
+                "max_queries": MAX_QUERIES,
+            },
         )
 
     @app.post(f"{API}/session", operation_id="session", status_code=204)

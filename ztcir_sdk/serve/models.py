@@ -72,7 +72,10 @@ class SearchAnswer(BaseModel):
     references: list[str] = Field(
         description="Identifiers of the uploaded images: send these next time, in `reference`."
     )
-    searched: int = Field(description="Number of images that were searched.")
+    searched: int = Field(
+        description="Number of images in the index, those that a filter `where` leaves out "
+        "included: `GET /api/v1/items` with the filter counts the others as `total`."
+    )
     milliseconds: float
     unknown_words: list[UnknownWordModel] = Field(
         description="Words of the texts that the model was not trained on."
@@ -118,8 +121,15 @@ class InfoAnswer(BaseModel):
     items: int
     methods: list[str]
     default_method: str = Field(description="How an image and a text are searched together.")
-    fields: list[FieldModel]
-    limits: dict[str, float]
+    fields: list[FieldModel] = Field(
+        description="Fields of the metadata that a filter can ask for, nested ones too: the first "
+        "20 of the first 5000 items. Every filter can ask for `path`, the name of an item."
+    )
+    limits: dict[str, float] = Field(
+        description="Of a request: MB of an upload, megapixels of an image, characters of a text "
+        "and of a filter `where`, images and texts of a search, hits of an answer, queries of a "
+        "batch."
+    )
 
 
 class HealthAnswer(BaseModel):

@@ -36,7 +36,7 @@ class Answer:
 
     hits: list[Hit]
     searched: int
-    """Number of images that were searched."""
+    """Number of images in the index, those that a filter leaves out included."""
     milliseconds: float
     """From the query's turn to its hits; waiting for other clients counts."""
 
