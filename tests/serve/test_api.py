@@ -21,6 +21,7 @@ from tiny_bundle import TinyModel, write_tiny_bundle
 from ztcir_sdk import Query, Retriever, UsageError
 from ztcir_sdk.query.batch import BatchQuery
 from ztcir_sdk.serve.app import create_app
+from ztcir_sdk.serve.models import BatchLine
 from ztcir_sdk.serve.settings import ServeSettings
 
 API = "/api/v1"
@@ -438,6 +439,33 @@ def test_each_choice_of_a_field_can_be_asked_for(serve: Serve, place: Path, tmp_
         ("and", "O'Hara"): 1,
         ("a.b", "dotted"): 1,
     }
+
+
+def test_openapi_says_what_a_program_needs_to_know(
+    client: TestClient, retriever: Retriever
+) -> None:
+    described = client.get("/openapi.json").json()
+    schemas, paths = described["components"]["schemas"], described["paths"]
+    schemes = described["components"]["securitySchemes"]
+    assert {one["type"] for one in schemes.values()} == {"http", "apiKey"}
+    for path, operations in paths.items():
+        for operation in operations.values():
+            assert {"405", "500"} <= operation["responses"].keys()
+            open_to_all = path in ("/healthz", f"{API}/session")
+            assert ("security" in operation) != open_to_all
+    for name in ("Body_search", "Body_batch"):
+        methods = schemas[name]["properties"]["method"]["enum"]
+        assert methods == list(retriever.bundle.manifest.methods)
+    assert {"usage", "method", "request", "defect"} <= {
+        *schemas["ErrorDetail"]["properties"]["kind"]["enum"]
+    }
+    [kind] = paths["/metrics"]["get"]["responses"]["200"]["content"]
+    assert kind == client.get("/metrics").headers["content-type"]
+    assert schemas["BatchLine"]["required"] == ["id"]
+    answer = client.post(f"{API}/batch", files={"queries": ("a.csv", "text\nred\n&nbsp;\n")})
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert [BatchLine.model_validate(line).error is None for line in lines] == [True, False]
+    assert all(line.keys() <= schemas["BatchLine"]["properties"].keys() for line in lines)
 
 
 def test_items_are_listed_by_a_filter(client: TestClient) -> None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Depends, FastAPI, File, Form, Query, Request, Response, UploadFile
 from starlette.middleware.cors import CORSMiddleware
@@ -33,26 +33,13 @@ from ztcir_sdk.serve.guard import API, COOKIE, App, Guard, equal_tokens
 from ztcir_sdk.serve.handlers import add_error_handlers
 from ztcir_sdk.serve.logs import log
 from ztcir_sdk.serve.metrics import Metrics
+from ztcir_sdk.serve.openapi import ERRORS, LINES, METRICS, DescribedApp
 from ztcir_sdk.serve.searching import Searches
 from ztcir_sdk.serve.settings import MAX_WHERE, ServeSettings
 from ztcir_sdk.version import __version__
 
 __all__ = ["create_app"]
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": models.ErrorAnswer, "description": description}
-    for status, description in {
-        400: "The body cannot be read.",
-        401: "A token is needed.",
-        404: "There is no such item or reference.",
-        408: "The request came too slowly.",
-        413: "The request or the image is too large.",
-        421: "The service does not answer for this host.",
-        422: "The request is wrong; the message says what to change.",
-        503: "The service is busy, or its index cannot be searched.",
-        504: "The request took too long.",
-    }.items()
-}
 SERVICE_PATHS = ("/healthz", "/metrics", "/openapi.json")
 """Addresses of the service outside the API; all others are the page's."""
 FOREVER = "private, max-age=604800, immutable"
@@ -84,7 +71,7 @@ def create_app(
         service.searches.close()
         log("stopped")
 
-    app = FastAPI(
+    app = DescribedApp(
         title="ztcir",
         version=__version__,
         summary="Search images with images and words.",
@@ -212,6 +199,7 @@ class _Service:
 
 def _add_routes(app: FastAPI, service: _Service) -> None:
     settings, searches = service.settings, service.searches
+    methods = {"enum": list(service.retriever.bundle.manifest.methods)}
 
     @app.post(f"{API}/search", operation_id="search")
     async def search(
@@ -241,7 +229,11 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         k: Annotated[int, Form(ge=1, le=settings.max_hits)] = 24,
         offset: Annotated[int, Form(ge=0, le=10_000)] = 0,
         method: Annotated[
-            str | None, Form(description="A search method; default: the bundle's own.")
+            str | None,
+            Form(
+                description="A search method; default: the bundle's own.",
+                json_schema_extra=methods,
+            ),
         ] = None,
         strength: Annotated[
             float | None, Form(ge=0, le=MAX_STRENGTH, description="How much the texts count.")
@@ -303,7 +295,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         f"{API}/batch",
         operation_id="batch",
         response_class=Response,
-        responses={200: {"content": {"application/x-ndjson": {}}}},
+        responses=LINES,
     )
     async def batch(
         queries: Annotated[
@@ -311,7 +303,11 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         ],
         k: Annotated[int, Form(ge=1, le=settings.max_hits)] = 10,
         method: Annotated[
-            str | None, Form(description="A search method; default: the bundle's own.")
+            str | None,
+            Form(
+                description="A search method; default: the bundle's own.",
+                json_schema_extra=methods,
+            ),
         ] = None,
     ) -> Response:
         """Answer a file of queries with a line of JSON for each: its hits, or its error."""
@@ -401,7 +397,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         """Say that the service works."""
         return models.HealthAnswer(status="ok", items=len(service.index.view))
 
-    @app.get("/metrics", operation_id="metrics", response_class=Response)
+    @app.get("/metrics", operation_id="metrics", response_class=Response, responses=METRICS)
     async def metrics() -> Response:
         """Return counts and times for Prometheus."""
         service.metrics.items.set(len(service.index.view))

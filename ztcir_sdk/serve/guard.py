@@ -17,7 +17,7 @@ from ztcir_sdk.serve.logs import log
 from ztcir_sdk.serve.metrics import Metrics
 from ztcir_sdk.serve.settings import ServeSettings
 
-__all__ = ["API", "COOKIE", "App", "Guard", "equal_tokens", "host_of"]
+__all__ = ["API", "COOKIE", "App", "Guard", "equal_tokens", "host_of", "needs_token"]
 
 API = "/api/v1"
 COOKIE = "ztcir_token"
@@ -120,8 +120,7 @@ class Guard:
                 f"This service does not answer for {host!r}: start it with --allow-host {host}.",
             )
         path: str = scope["path"]
-        guarded = (path.startswith(API) or path == "/metrics") and path not in OPEN_PATHS
-        if guarded and not self._has_token(headers):
+        if needs_token(path) and not self._has_token(headers):
             raise ServiceError(
                 401, "token", "This service needs a token: send Authorization: Bearer TOKEN."
             )
@@ -267,6 +266,11 @@ class _Bounded:
         return ServiceError(
             413, "too-large", f"The request has over {self._most // 1_000_000} MB: {advice}."
         )
+
+
+def needs_token(path: str) -> bool:
+    """Return whether an address is answered only with the token, where there is one."""
+    return (path.startswith(API) or path == "/metrics") and path not in OPEN_PATHS
 
 
 def host_of(header: str) -> str:

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ztcir_sdk.errors import ZtcirError
-from ztcir_sdk.serve.failures import ServiceError, as_service_error, error_body
+from ztcir_sdk.serve.failures import Kind, ServiceError, as_service_error, error_body
 from ztcir_sdk.serve.logs import log
 
 __all__ = ["add_error_handlers"]
@@ -48,7 +48,8 @@ def add_error_handlers(app: FastAPI) -> None:
         for start, limit in LIMITS.items():
             if error.detail.startswith(start):
                 return answer(ServiceError(413, "too-large", limit))
-        kind = {404: "not-found", 405: "method"}.get(error.status_code, "request")
+        kinds: dict[int, Kind] = {404: "not-found", 405: "method"}
+        kind = kinds.get(error.status_code, "request")
         sentence = {
             404: "There is nothing at this address: /openapi.json lists what there is.",
             405: "This address does not take that method: /openapi.json lists what it takes.",

@@ -6,7 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from ztcir_sdk.serve.failures import Kind
+
 __all__ = [
+    "BatchLine",
     "ErrorAnswer",
     "FieldModel",
     "HealthAnswer",
@@ -28,7 +31,7 @@ IDENTIFIER = (
 class ErrorDetail(BaseModel):
     """What went wrong."""
 
-    kind: str = Field(description="A word for programs, such as `usage`.")
+    kind: Kind = Field(description="A word for programs.")
     message: str = Field(description="A sentence for people: the problem and the way out.")
 
 
@@ -83,6 +86,14 @@ class SearchAnswer(BaseModel):
     refused: list[str] = Field(
         description="Colours and patterns that a text refuses; they were taken out of the query."
     )
+
+
+class BatchLine(BaseModel):
+    """A line of the answer to a batch: the hits of a query, or its error."""
+
+    id: str = Field(description="The query's own `id`, or its number from 1.")
+    hits: list[HitModel] | None = None
+    error: ErrorDetail | None = None
 
 
 class ReferenceAnswer(BaseModel):
