@@ -380,6 +380,7 @@ def test_filters_of_the_metadata_narrow_the_gallery_and_the_search(page: Any, ph
     settle(page)
     found = names(page)
     assert sorted(found) == sorted(one.stem.replace("-", " ") for one in blue)
+    assert page.inner_text("#status").startswith("40 filtered and searched in ")
     page.reload()  # the address restores filters too, and shows them
     page.wait_for_selector(".card")
     settle(page)

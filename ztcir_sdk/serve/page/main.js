@@ -150,10 +150,11 @@ function show(found, offset) {
   busy(false);
   if (hits.length) view.drawHits(fresh, { append: offset > 0, actions });
   else view.drawNothing(browsing && !toWhere(search, about.fields) ? "The index is empty: run ztcir index." : "Nothing fits: take a filter away, or ask with other words.");
-  const total = browsing ? found.total : found.searched;
+  const total = browsing ? found.total : found.searched; // all of the index, whatever is filtered
+  const done = toWhere(search, about.fields) ? "filtered and searched" : "searched";
   $("status").textContent = browsing
     ? `${total.toLocaleString()} pictures`
-    : `${total.toLocaleString()} searched in ${found.milliseconds < 10 ? found.milliseconds.toFixed(1) : Math.round(found.milliseconds)} ms`;
+    : `${total.toLocaleString()} ${done} in ${found.milliseconds < 10 ? found.milliseconds.toFixed(1) : Math.round(found.milliseconds)} ms`;
   $("more").hidden = fresh.length < PAGE || hits.length >= total;
   clearTimeout(noteTimer);
   if (browsing || offset) view.drawReading({}, search);
