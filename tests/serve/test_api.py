@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from starlette.testclient import TestClient
 from tiny_bundle import TinyModel, write_tiny_bundle
 
 from ztcir_sdk import Query, Retriever, UsageError
+from ztcir_sdk.query.batch import BatchQuery
 from ztcir_sdk.serve.app import create_app
+from ztcir_sdk.serve.models import BatchLine
 from ztcir_sdk.serve.settings import ServeSettings
 
 API = "/api/v1"
@@ -259,6 +262,48 @@ def test_a_file_of_queries_is_answered_line_by_line(
         assert part in message
 
 
+def test_a_file_of_queries_is_read_beside_other_requests_and_not_for_ever(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(timeout=0.6)
+    read: list[BatchQuery] = []
+
+    def slow(*_: object, **__: object) -> Iterator[BatchQuery]:
+        while len(read) < 200:
+            time.sleep(0.02)
+            read.append(BatchQuery("a", None, "slow"))
+            yield read[-1]
+
+    monkeypatch.setattr("ztcir_sdk.serve.batch.parse_batch", slow)
+    statuses: list[int] = []
+
+    def ask() -> None:
+        files = {"queries": ("queries.csv", "text\nred\n")}
+        statuses.append(client.post(f"{API}/batch", files=files).status_code)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while not read:
+        time.sleep(0.01)
+    assert client.get("/healthz").status_code == 200
+    assert asking.is_alive()
+    asking.join()
+    assert statuses == [504]
+    time.sleep(0.1)
+    many = len(read)
+    time.sleep(0.2)
+    assert len(read) == many < 200  # nobody waits for the rest
+
+
+def test_a_filter_of_a_row_is_bounded_like_that_of_a_search(client: TestClient) -> None:
+    where = "price > 0" + " AND price > 0" * 143  # 2011 characters
+    file = f"id,text,where\na,red,{where}\nb,red,{where[:-14]}\n"
+    answer = client.post(f"{API}/batch", files={"queries": ("queries.csv", file)})
+    first, second = (json.loads(line) for line in answer.text.splitlines())
+    assert "A filter may have 2000 characters, not 2011" in first["error"]["message"]
+    assert len(second["hits"]) == 10
+
+
 def test_an_image_that_many_queries_name_is_encoded_once(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,13 +358,114 @@ def test_items_are_listed_described_and_drawn(client: TestClient) -> None:
         assert image.format == "JPEG"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", f"{API}/search", "POST"),
+        ("HEAD", f"{API}/batch", "POST"),
+        ("DELETE", f"{API}/search", "POST"),
+        ("POST", f"{API}/info", "GET, HEAD"),
+        ("PUT", "/healthz", "GET, HEAD"),
+        ("POST", "/main.js", "GET, HEAD"),
+    ],
+)
+def test_a_method_that_an_address_does_not_take_is_answered_with_those_that_it_takes(
+    client: TestClient, method: str, path: str, allowed: str
+) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == allowed
+    if method != "HEAD":
+        assert error_of(answer)[1] == "method"
+
+
+@pytest.mark.parametrize("path", ["/healthz", f"{API}/info", f"{API}/items", "/", "/main.js"])
+def test_head_is_answered_like_get_without_a_body(client: TestClient, path: str) -> None:
+    head, whole = client.head(path), client.get(path)
+    assert head.status_code == 200
+    assert head.content == b""
+    for name in ("content-length", "content-type"):
+        assert head.headers[name] == whole.headers[name]
+
+
 def test_info_says_what_can_be_asked(client: TestClient) -> None:
     about = client.get(f"{API}/info").json()
     fields = {field["name"]: field for field in about["fields"]}
     assert sorted(fields["colour"]["values"]) == ["blue", "red"]
     assert about["items"] == COUNT
     assert about["limits"]["max_upload_mb"] == 20
+    assert about["limits"]["max_queries"] == 1000
+    assert about["limits"]["max_where"] == 2000
     assert about["default_method"] == "composed"
+
+
+def test_each_choice_of_a_field_can_be_asked_for(serve: Serve, place: Path, tmp_path: Path) -> None:
+    """What /info offers, written as it says, finds the items that have it."""
+    metadata: list[dict[str, Any]] = [
+        {"stock": True, "size": 5, "seller": {"city": "Rome", "no": 1}, "path": "x", 'a"b': "y"},
+        {"stock": False, "size": 7, "seller": {"city": "Oslo", "no": 2}, "and": "O'Hara"},
+        {"stock": True, "size": "abc", "seller": {"city": "Rome", "no": 3}, "tags": ["new"]},
+        {"stock": True, "size": "5", "note": "n" * 300, "a.b": "dotted"},
+    ]
+    (tmp_path / "photos").mkdir()
+    for number, values in enumerate(metadata):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(png(300 + number))
+        (tmp_path / "photos" / f"{number}.json").write_text(json.dumps(values))
+    Retriever(place / "tiny", threads=1).index(tmp_path / "photos", to=tmp_path / "x.ztcir")
+    client = serve(tmp_path / "x.ztcir")
+    fields = {field["name"]: field for field in client.get(f"{API}/info").json()["fields"]}
+    assert fields.keys() == {"stock", "size", "seller.city", "seller.no", "and", "a.b", "note"}
+    assert fields["stock"]["values"] == [True, False]
+    assert fields["size"]["values"] == [5, 7, "abc"]
+    assert fields["note"]["values"] == []  # too long to be chosen
+    assert fields["seller.no"]["kind"] == "number"
+    found: dict[tuple[str, str], int] = {}
+    for name, field in fields.items():
+        for value in field["values"]:
+            text = value.replace("'", "''") if isinstance(value, str) else ""
+            literal = f"'{text}'" if isinstance(value, str) else json.dumps(value)
+            params = {"where": f"{field['where']} = {literal}"}
+            answer = client.get(f"{API}/items", params=params)
+            assert answer.status_code == 200, answer.text
+            found[name, str(value)] = answer.json()["total"]
+    assert found == {
+        ("stock", "True"): 3,
+        ("stock", "False"): 1,
+        ("size", "5"): 2,  # the text "5" too
+        ("size", "7"): 1,
+        ("size", "abc"): 1,
+        ("seller.city", "Rome"): 2,
+        ("seller.city", "Oslo"): 1,
+        ("and", "O'Hara"): 1,
+        ("a.b", "dotted"): 1,
+    }
+
+
+def test_openapi_says_what_a_program_needs_to_know(
+    client: TestClient, retriever: Retriever
+) -> None:
+    described = client.get("/openapi.json").json()
+    schemas, paths = described["components"]["schemas"], described["paths"]
+    schemes = described["components"]["securitySchemes"]
+    assert {one["type"] for one in schemes.values()} == {"http", "apiKey"}
+    for path, operations in paths.items():
+        for operation in operations.values():
+            assert {"405", "500"} <= operation["responses"].keys()
+            open_to_all = path in ("/healthz", f"{API}/session")
+            assert ("security" in operation) != open_to_all
+    for name in ("Body_search", "Body_batch"):
+        methods = schemas[name]["properties"]["method"]["enum"]
+        assert methods == list(retriever.bundle.manifest.methods)
+    assert {"usage", "method", "request", "defect"} <= {
+        *schemas["ErrorDetail"]["properties"]["kind"]["enum"]
+    }
+    [kind] = paths["/metrics"]["get"]["responses"]["200"]["content"]
+    assert kind == client.get("/metrics").headers["content-type"]
+    assert schemas["BatchLine"]["required"] == ["id"]
+    answer = client.post(f"{API}/batch", files={"queries": ("a.csv", "text\nred\n&nbsp;\n")})
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert [BatchLine.model_validate(line).error is None for line in lines] == [True, False]
+    assert all(line.keys() <= schemas["BatchLine"]["properties"].keys() for line in lines)
 
 
 def test_items_are_listed_by_a_filter(client: TestClient) -> None:
@@ -337,6 +483,16 @@ def test_health_and_metrics_count(client: TestClient) -> None:
     text = client.get("/metrics").text
     assert f"ztcir_index_items {COUNT}.0" in text
     assert 'ztcir_requests_total{method="POST",route="/api/v1/search",status="200"}' in text
+
+
+def test_methods_that_nobody_knows_are_counted_as_one(serve: Serve) -> None:
+    client = serve(token="a secret token")
+    for number in range(5):
+        client.request(f"ODD{number}", f"{API}/search")
+    headers = {"authorization": "Bearer a secret token"}
+    text = client.get("/metrics", headers=headers).text
+    assert 'ztcir_requests_total{method="other",route="other",status="401"} 5.0' in text
+    assert "ODD" not in text
 
 
 def test_simultaneous_texts_are_answered_in_batches(serve: Serve, retriever: Retriever) -> None:
@@ -369,6 +525,30 @@ def test_simultaneous_texts_are_answered_in_batches(serve: Serve, retriever: Ret
         data = {"reference": reference, "text": f"number {number}"}
         alone = client.post(f"{API}/search", data=data).json()["hits"]
         assert [hit["id"] for hit in alone] == found
+
+
+def test_simultaneous_searches_keep_their_own_unique(serve: Serve) -> None:
+    client = serve()
+    asked: list[object] = []
+    real = Retriever.search_many
+
+    def slow(self: Retriever, queries: list[Query], *args: object, **options: object) -> object:
+        asked.extend([options["unique"]] * len(queries))
+        time.sleep(0.2)
+        return real(self, queries, *args, **options)  # type: ignore[arg-type]
+
+    def ask(data: dict[str, str]) -> None:
+        assert client.post(f"{API}/search", data={"text": "red", **data}).status_code == 200
+
+    sent = [{}, {"unique": "true"}, {"unique_from": "1"}, {"unique": "true"}, {"unique_from": "1"}]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Retriever, "search_many", slow)
+        threads = [threading.Thread(target=ask, args=(data,)) for data in sent]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(map(repr, asked)) == ["1.0", "1.0", "False", "True", "True"]
 
 
 def test_one_clients_mistake_is_no_others(serve: Serve) -> None:
@@ -419,7 +599,7 @@ def test_an_index_that_another_process_updates_is_taken_up(
         ({"text": "red", "weights": "1,2"}, 422, "1 in all"),
         ({"text": "red", "weights": "nan"}, 422, "must be above 0"),
         ({"text": ["red"] * 17}, 422, "16 images and texts, not 17"),
-        ({"reference": "0" * 64}, 404, "upload it again"),
+        ({"reference": "0" * 64}, 404, "neither an image of the index nor an upload that is still"),
         ({"reference": "../../etc/passwd"}, 404, "upload it again"),
         ({"text": "red", "unlike": "' OR 1=1"}, 404, "upload it again"),
     ],
@@ -430,6 +610,60 @@ def test_a_wrong_search_is_a_sentence(
     answer = client.post(f"{API}/search", data=data)
     found, _, message = error_of(answer)
     assert (found, sentence in message) == (status, True), message
+
+
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "sentence"),
+    [
+        ("search", {"json": {"text": "red"}}, "must be a form, not application/json"),
+        ("search", {"content": b"red"}, "must be a form: send it as in curl -F text=TEXT"),
+        (
+            "references",
+            {"content": b"\xff\xd8\xff", "headers": {"content-type": "image/jpeg"}},
+            "must be a form, not image/jpeg: send it as in curl -F image=@FILE",
+        ),
+        (
+            "references",
+            {"content": b"\xff\xd8&=", "headers": {"content-type": FORM}},
+            "image=@FILE",
+        ),
+        ("references", {"files": {"text": (None, "red")}}, "no field 'text'"),
+        ("references", {"files": {"image": (None, "ref.jpg")}}, "upload it with @"),
+        ("references", {}, "The form lacks image"),
+        ("search", {"files": {"image": (None, "ref.jpg")}}, "as in -F image=@FILE"),
+        ("search", {"files": {"text": ("a.txt", b"red")}}, "text is a file, and must be a text"),
+        ("search", {"data": {"text": "red", "wher": "price = 3"}}, "did you mean 'where'?"),
+        ("search", {"data": {"text": "red", "limit": "1"}}, "no field 'limit': this address takes"),
+        ("search?k=3", {"data": {"text": "red"}}, "'k' stands in the address"),
+        ("search", {"files": {"text": (None, "a" * 1_100_000)}}, "field of the form has over 1 MB"),
+        (
+            "batch",
+            {"files": {"queries": ("a.csv", b"text\nred"), "methd": (None, "sum")}},
+            "'method'?",
+        ),
+        ("batch", {"data": {"k": "3"}}, "curl -F queries=@FILE"),
+        ("session", {"data": {"tokem": "x"}}, "did you mean 'token'?"),
+    ],
+)
+def test_a_form_that_would_be_misread_is_a_sentence(
+    client: TestClient, path: str, sent: dict[str, Any], sentence: str
+) -> None:
+    status, kind, message = error_of(client.post(f"{API}/{path}", **sent))
+    assert (status, kind) == ((413, "too-large") if "1 MB" in sentence else (422, "usage"))
+    assert sentence in message
+
+
+def test_an_unknown_part_of_an_address_is_a_sentence(client: TestClient) -> None:
+    for path, sentence in (
+        ("items?limt=3", "There is no field 'limt': did you mean 'limit'?"),
+        ("info?x=3", "There is no field 'x': this address takes none."),
+    ):
+        status, kind, message = error_of(client.get(f"{API}/{path}"))
+        assert (status, kind, message) == (422, "usage", sentence)
+    assert client.get("/healthz?probe=1").status_code == 200
 
 
 def bomb() -> bytes:
@@ -520,6 +754,49 @@ def test_an_item_that_leads_out_of_the_collection_is_not_read(
     assert error_of(answer)[0] == 404
 
 
+def test_a_replaced_file_is_not_served_under_the_identifier_of_the_old_one(
+    serve: Serve, place: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png(201))
+    (folder / "b.png").write_bytes(png(202))
+    Retriever(place / "tiny", threads=1).index(folder, to=tmp_path / "x.ztcir")
+    client = serve(tmp_path / "x.ztcir")
+    identifier = ids(client)["a.png"]
+    (folder / "a.png").write_bytes(png(203))
+    for answer in (
+        client.get(f"{API}/items/{identifier}/thumbnail"),
+        client.post(f"{API}/search", data={"reference": identifier}),
+    ):
+        status, kind, message = error_of(answer)
+        assert (status, kind) == (404, "not-found")
+        assert "was replaced since it was indexed: update the index" in message
+    (folder / "a.png").write_bytes(png(201))  # touched, but the same: only the content counts
+    assert client.get(f"{API}/items/{identifier}/thumbnail").status_code == 200
+
+
+def test_an_item_is_drawn_and_searched_from_whichever_of_its_copies_is_left(
+    serve: Serve, place: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        (folder / name).write_bytes(png(210))
+    (folder / "d.png").write_bytes(png(211))
+    Retriever(place / "tiny", threads=1).index(folder, to=tmp_path / "x.ztcir")
+    client = serve(tmp_path / "x.ztcir")
+    identifier = ids(client)["a.png"]
+    assert ids(client)["c.png"] == identifier
+    (folder / "a.png").unlink()
+    (folder / "b.png").write_bytes(png(212))
+    for side in (320, 1024):
+        drawn = client.get(f"{API}/items/{identifier}/thumbnail", params={"side": side})
+        assert drawn.status_code == 200, drawn.text
+    answer = client.post(f"{API}/search", data={"reference": identifier})
+    assert [hit["name"] for hit in answer.json()["hits"]] == ["d.png"]
+
+
 def test_a_token_is_asked_for_where_there_is_one(serve: Serve) -> None:
     client = serve(token="a secret token")
     for path in (f"{API}/info", f"{API}/items", "/metrics"):
@@ -553,6 +830,42 @@ def test_other_hosts_and_origins_are_not_served(serve: Serve) -> None:
     assert allowed["access-control-allow-origin"] == "https://shop.example"
     public = serve(host="0.0.0.0")
     assert public.get(f"{API}/info", headers={"host": "any.example"}).status_code == 200
+
+
+def test_a_page_of_a_named_origin_may_ask_with_a_token_and_read_refusals(serve: Serve) -> None:
+    shop = "https://shop.example"
+    client = serve(cors_origins=(shop,), token="a secret token")
+    asked = {"origin": shop, "access-control-request-method": "POST"}
+    asked["access-control-request-headers"] = "authorization"
+    allowed = client.options(f"{API}/search", headers=asked)  # a browser sends no token here
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == shop
+    assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
+    assert client.options(f"{API}/search", headers={**asked, "origin": "null"}).status_code == 400
+    for path, status in ((f"{API}/info", 401), ("/nothing", 404)):
+        refused = client.get(path, headers={"origin": shop})
+        assert error_of(refused)[0] == status
+        assert refused.headers["access-control-allow-origin"] == shop
+    token = {"authorization": "Bearer a secret token"}
+    large = client.post(
+        f"{API}/search", content=b"a" * 1_100_000, headers={**token, "origin": shop}
+    )
+    assert error_of(large)[0] == 413
+    assert large.headers["access-control-allow-origin"] == shop
+
+
+@pytest.mark.parametrize(
+    ("origins", "policy"), [((), "same-origin"), (("https://shop.example",), "cross-origin")]
+)
+def test_other_sites_show_thumbnails_only_where_origins_are_named(
+    serve: Serve, origins: tuple[str, ...], policy: str
+) -> None:
+    client = serve(cors_origins=origins)
+    [identifier, *_] = ids(client).values()
+    drawn = client.get(f"{API}/items/{identifier}/thumbnail")
+    assert drawn.headers["cross-origin-resource-policy"] == policy
+    page = client.get("/")
+    assert page.headers["cross-origin-resource-policy"] == "same-origin"
 
 
 def test_requests_are_bounded_in_number_and_time(
@@ -595,11 +908,11 @@ def test_each_request_is_one_line_of_json(serve: Serve, caplog: pytest.LogCaptur
 
     client = serve()
     with caplog.at_level(logging.INFO, logger="ztcir.serve"):
-        answer = client.get(f"{API}/info?secret=1")
+        answer = client.get(f"{API}/items?where=secret=1")
     [record] = [one for one in caplog.records if one.getMessage() == "request"]
     line = json.loads(JsonLines().format(record))
-    assert line["path"] == f"{API}/info"
-    assert line["status"] == 200
+    assert line["path"] == f"{API}/items"
+    assert line["status"] == 422
     assert line["request"] == answer.headers["x-request-id"]
     assert "secret" not in JsonLines().format(record)
 

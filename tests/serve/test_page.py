@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import socket
@@ -41,12 +42,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(photos: Path) -> Iterator[Callable[..., str]]:
     """Serve the drawings; return the address."""
     retriever = Retriever.from_pretrained(threads=1)
-    table = photos.parent / "items.csv"
-    rows = [
-        f"{one.name},{one.name.split('-')[0]},{price}" for price, one in enumerate(files(photos))
-    ]
-    table.write_text("\n".join(["path,colour,price", *rows]))
-    retriever.index(photos, to=photos.parent / "photos.ztcir", metadata=table)
+    for price, one in enumerate(files(photos)):
+        metadata = {
+            "colour": one.name.split("-")[0],
+            "price": price,
+            "stock": price % 4 == 0,
+            "seller": {"city": ("Rome", "Oslo")[price % 2]},
+            "size": ("S", 5)[price % 2],
+        }
+        one.with_suffix(".json").write_text(json.dumps(metadata))
+    retriever.index(photos, to=photos.parent / "photos.ztcir")
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def start(**settings: Any) -> str:
@@ -98,7 +103,7 @@ def fresh(page: Any) -> None:
 
 
 def files(photos: Path) -> list[Path]:
-    return sorted(photos.iterdir())
+    return sorted(path for path in photos.iterdir() if path.suffix != ".json")
 
 
 def names(page: Any) -> list[str]:
@@ -375,6 +380,7 @@ def test_filters_of_the_metadata_narrow_the_gallery_and_the_search(page: Any, ph
     settle(page)
     found = names(page)
     assert sorted(found) == sorted(one.stem.replace("-", " ") for one in blue)
+    assert page.inner_text("#status").startswith("40 filtered and searched in ")
     page.reload()  # the address restores filters too, and shows them
     page.wait_for_selector(".card")
     settle(page)
@@ -394,6 +400,25 @@ def test_filters_of_the_metadata_narrow_the_gallery_and_the_search(page: Any, ph
     page.fill('#filters [aria-label="price, at least"]', "100")
     page.wait_for_selector("#results .empty")
     assert "Nothing fits" in page.inner_text("#results")
+
+
+@pytest.mark.parametrize(
+    ("field", "choice", "count"),
+    [("stock", "true", 10), ("stock", "false", 30), ("seller.city", "Oslo", 20), ("size", "5", 20)],
+)
+def test_a_choice_that_is_no_text_and_one_of_a_nested_field_narrow_too(
+    page: Any, field: str, choice: str, count: int
+) -> None:
+    page.click("#tune")
+    page.select_option(f'#filters select[aria-label="{field}"]', choice)
+    page.wait_for_function(
+        "n => document.querySelector('#status').textContent === `${n} pictures`", arg=count
+    )
+    page.reload()
+    page.wait_for_selector(".card")
+    settle(page)
+    assert page.inner_text("#status") == f"{count} pictures"
+    assert page.input_value(f'#filters select[aria-label="{field}"]') == choice
 
 
 def test_a_part_of_a_name_narrows_the_gallery_and_the_link_keeps_it(page: Any) -> None:
@@ -590,3 +615,30 @@ def test_a_token_is_asked_for(page: Any, address: Callable[..., str]) -> None:
     other.click("#login .primary")
     other.wait_for_selector(".card")
     other.context.close()
+
+
+def test_a_page_of_a_named_origin_asks_with_a_token_and_shows_pictures(
+    page: Any, address: Callable[..., str]
+) -> None:
+    origin = page.home.rstrip("/")
+    guarded = address(token=TOKEN, cors_origins=(origin,))
+    ask = """async ([home, token]) => {
+      const form = new FormData();
+      form.append("text", "a red dress");
+      const headers = { authorization: `Bearer ${token}` };
+      const answer = await fetch(`${home}api/v1/search`, { method: "POST", body: form, headers });
+      const body = await answer.json();
+      return [answer.status, body.error?.kind ?? body.hits[0].id];
+    }"""
+    status, identifier = page.evaluate(ask, [guarded, TOKEN])
+    assert status == 200
+    assert page.evaluate(ask, [guarded, "wrong"]) == [401, "token"]
+    show = """(url) => new Promise((done) => {
+      const image = new Image();
+      image.onload = () => done(true);
+      image.onerror = () => done(false);
+      image.src = url;
+    })"""
+    thumbnail = f"api/v1/items/{identifier}/thumbnail"
+    assert page.evaluate(show, address(cors_origins=(origin,)) + thumbnail)
+    assert not page.evaluate(show, address() + thumbnail)

@@ -120,7 +120,7 @@ def test_slow_clients_keep_no_one_out(port: int) -> None:
 
 def test_a_body_that_comes_steadily_may_take_longer(port: int) -> None:
     part = b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\nred\r\n'
-    filler = b'--x\r\nContent-Disposition: form-data; name="no"\r\n\r\n' + b"0" * 40_000 + b"\r\n"
+    filler = b'--x\r\nContent-Disposition: form-data; name="not"\r\n\r\n' + b" " * 40_000 + b"\r\n"
     parts = [part, *[filler] * 10, b"--x--\r\n"]
     start = FORM + b"Connection: close\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     with socket.create_connection(("127.0.0.1", port)) as client:

@@ -36,7 +36,6 @@ KNOWN = "id, image, text, not, unlike, weights, strength and where"
 OTHER_SEPARATORS: Mapping[str, str] = {";": "semicolons", "\t": "tabs"}
 """What other programs put between columns -> its name."""
 
-_LINE_ENDS = re.compile(r"\r\n|\n|\r")  # JSON texts may have U+2028 and others of `splitlines`
 _ARRAY_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 
 
@@ -79,8 +78,12 @@ def read_batch(path: str | os.PathLike[str]) -> Iterator[BatchQuery]:
     return parse_batch(data, Path(path))
 
 
-def parse_batch(data: bytes, file: Path) -> Iterator[BatchQuery]:
-    """Yield the queries of a file that was read; see `read_batch`."""
+def parse_batch(data: bytes, file: Path, *, max_where: int | None = None) -> Iterator[BatchQuery]:
+    """Yield the queries of a file that was read; see `read_batch`.
+
+    Each row is parsed when it is asked for. With `max_where`, a row whose filter has more
+    characters has an error instead of a query.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -91,7 +94,7 @@ def parse_batch(data: bytes, file: Path) -> Iterator[BatchQuery]:
         for number, row in enumerate(rows, start=1):
             name = str(number) if row.id is None else row.id
             try:
-                query = _query(row)
+                query = _query(row, max_where)
             except UsageError as error:
                 yield BatchQuery(name, None, str(error))
             except OverflowError:  # JSON may have whole numbers of any length
@@ -148,7 +151,9 @@ def _json_rows(text: str, file: Path) -> Iterator[_Row]:
             f"{file} is a JSON array: write each query as an object on a line of its own, without "
             "brackets and commas around them."
         )
-    for line in filter(str.strip, _LINE_ENDS.split(text)):
+    for line in io.StringIO(text, newline=None):  # not U+2028 or others of `splitlines`
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except ValueError as error:
@@ -164,7 +169,7 @@ def _json_rows(text: str, file: Path) -> Iterator[_Row]:
         yield _Row(None if own is None else str(own), row)
 
 
-def _query(row: _Row) -> Query:
+def _query(row: _Row, max_where: int | None) -> Query:
     if row.fault:
         _refuse(row.fault)
     fields: dict[str, list[Any]] = {}
@@ -186,6 +191,8 @@ def _query(row: _Row) -> Query:
         _refuse("where must be a text")
     if isinstance(strength, bool):
         _refuse("strength must be a number")
+    if where and max_where is not None and len(where) > max_where:
+        raise UsageError(f"A filter may have {max_where} characters, not {len(where)}: shorten it.")
     return Query(**fields, strength=None if strength == "" else strength, where=where or None)
 
 

@@ -8,16 +8,15 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from fastapi import FastAPI, File, Form, Query, Request, Response, UploadFile
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from fastapi import Depends, FastAPI, File, Form, Query, Request, Response, UploadFile
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
-from ztcir_sdk.errors import UsageError, ZtcirError
+from ztcir_sdk.errors import UsageError
 from ztcir_sdk.index.hit import Hit
 from ztcir_sdk.index.items import Item
 from ztcir_sdk.names import MAX_STRENGTH
@@ -26,32 +25,23 @@ from ztcir_sdk.query import with_weights
 from ztcir_sdk.query.reading import read_query
 from ztcir_sdk.retriever import Reference, Retriever
 from ztcir_sdk.serve import models
-from ztcir_sdk.serve.batch import answer_batch
-from ztcir_sdk.serve.failures import ServiceError, as_service_error, error_body
+from ztcir_sdk.serve.batch import MAX_QUERIES, answer_batch
+from ztcir_sdk.serve.failures import ServiceError
+from ztcir_sdk.serve.forms import check_request
 from ztcir_sdk.serve.gallery import ServedIndex, picture_of
-from ztcir_sdk.serve.guard import API, COOKIE, Guard, equal_tokens
+from ztcir_sdk.serve.guard import API, COOKIE, App, Guard, equal_tokens
+from ztcir_sdk.serve.handlers import add_error_handlers
 from ztcir_sdk.serve.logs import log
 from ztcir_sdk.serve.metrics import Metrics
+from ztcir_sdk.serve.openapi import ERRORS, LINES, METRICS, DescribedApp
 from ztcir_sdk.serve.searching import Searches
-from ztcir_sdk.serve.settings import ServeSettings
+from ztcir_sdk.serve.settings import MAX_WHERE, ServeSettings
 from ztcir_sdk.version import __version__
 
 __all__ = ["create_app"]
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": models.ErrorAnswer, "description": description}
-    for status, description in {
-        400: "The body cannot be read.",
-        401: "A token is needed.",
-        404: "There is no such item or reference.",
-        408: "The request came too slowly.",
-        413: "The request or the image is too large.",
-        421: "The service does not answer for this host.",
-        422: "The request is wrong; the message says what to change.",
-        503: "The service is busy, or its index cannot be searched.",
-        504: "The request took too long.",
-    }.items()
-}
+SERVICE_PATHS = ("/healthz", "/metrics", "/openapi.json")
+"""Addresses of the service outside the API; all others are the page's."""
 FOREVER = "private, max-age=604800, immutable"
 
 
@@ -59,7 +49,7 @@ def create_app(
     retriever: Retriever,
     index: str | os.PathLike[str],
     settings: ServeSettings | None = None,
-) -> Guard:
+) -> App:
     """Return the service as an ASGI application.
 
     Args:
@@ -81,27 +71,45 @@ def create_app(
         service.searches.close()
         log("stopped")
 
-    app = FastAPI(
+    app = DescribedApp(
         title="ztcir",
         version=__version__,
         summary="Search images with images and words.",
         docs_url=None,  # they load scripts from another server
         redoc_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(check_request)],
         lifespan=lifespan,
         responses=ERRORS,
     )
-    _add_error_handlers(app)
+    add_error_handlers(app)
     _add_routes(app, service)
-    app.mount("/", StaticFiles(packages=[("ztcir_sdk.serve", "page")], html=True))
-    inner: Any = app
-    if settings.cors_origins:
-        inner = CORSMiddleware(
-            app,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization"],
-        )
-    return Guard(inner, settings, service.metrics)
+    app.router.routes.append(
+        _Page("/", StaticFiles(packages=[("ztcir_sdk.serve", "page")], html=True))
+    )
+    guarded = Guard(app, settings, service.metrics)
+    if not settings.cors_origins:
+        return guarded
+    # Around the guard: a browser asks without the token whether it may send it, and shows a page
+    # the guard's refusals only if they name its origin.
+    return CORSMiddleware(
+        guarded,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["authorization"],
+        expose_headers=["x-request-id", "retry-after"],
+    )
+
+
+class _Page(Mount):
+    """The page's files, at all addresses but those of the API, which answer wrong methods."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Return whether an address is the page's."""
+        path: str = scope["path"]
+        if path.startswith(f"{API}/") or path in SERVICE_PATHS:
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
 class _Service:
@@ -191,6 +199,7 @@ class _Service:
 
 def _add_routes(app: FastAPI, service: _Service) -> None:
     settings, searches = service.settings, service.searches
+    methods = {"enum": list(service.retriever.bundle.manifest.methods)}
 
     @app.post(f"{API}/search", operation_id="search")
     async def search(
@@ -220,7 +229,11 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         k: Annotated[int, Form(ge=1, le=settings.max_hits)] = 24,
         offset: Annotated[int, Form(ge=0, le=10_000)] = 0,
         method: Annotated[
-            str | None, Form(description="A search method; default: the bundle's own.")
+            str | None,
+            Form(
+                description="A search method; default: the bundle's own.",
+                json_schema_extra=methods,
+            ),
         ] = None,
         strength: Annotated[
             float | None, Form(ge=0, le=MAX_STRENGTH, description="How much the texts count.")
@@ -231,7 +244,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         ] = None,
         as_typed: Annotated[bool, Form(description="Leave likely typing errors.")] = False,
         where: Annotated[
-            str | None, Form(max_length=2000, description="A condition on the metadata.")
+            str | None, Form(max_length=MAX_WHERE, description="A condition on the metadata.")
         ] = None,
         min_score: Annotated[
             float | None, Form(ge=-1, le=1, description="The least score of a hit.")
@@ -282,7 +295,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         f"{API}/batch",
         operation_id="batch",
         response_class=Response,
-        responses={200: {"content": {"application/x-ndjson": {}}}},
+        responses=LINES,
     )
     async def batch(
         queries: Annotated[
@@ -290,7 +303,11 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         ],
         k: Annotated[int, Form(ge=1, le=settings.max_hits)] = 10,
         method: Annotated[
-            str | None, Form(description="A search method; default: the bundle's own.")
+            str | None,
+            Form(
+                description="A search method; default: the bundle's own.",
+                json_schema_extra=methods,
+            ),
         ] = None,
     ) -> Response:
         """Answer a file of queries with a line of JSON for each: its hits, or its error."""
@@ -313,7 +330,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         limit: Annotated[int, Query(ge=1, le=settings.max_hits)] = 60,
         order: Annotated[Literal["path", "mixed"], Query()] = "path",
         where: Annotated[
-            str | None, Query(max_length=2000, description="A condition on the metadata.")
+            str | None, Query(max_length=MAX_WHERE, description="A condition on the metadata.")
         ] = None,
     ) -> models.ItemsAnswer:
         """List items of the index, by path or mixed."""
@@ -324,8 +341,8 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
 
     @app.get(f"{API}/items/{{identifier}}", operation_id="item")
     async def item(identifier: str) -> models.ItemModel:
-        """Describe an item."""
-        return service.item(service.index.item(identifier))
+        """Describe an item; of several that have this picture, the first by path."""
+        return service.item(service.index.copies(identifier)[0])
 
     @app.get(
         f"{API}/items/{{identifier}}/thumbnail",
@@ -337,11 +354,13 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         identifier: str, side: Annotated[int, Query(ge=16, le=2048)] = 320
     ) -> Response:
         """Return a small copy of an item's picture, as JPEG."""
-        found = service.index.item(identifier)
         # few sizes, so that few are made and kept
         size = min(one for one in (160, 320, 512, 1024, 2048) if one >= side)
-        data = await searches.work(lambda: picture_of(service.index, found, size))
-        return Response(data, media_type="image/jpeg", headers={"cache-control": FOREVER})
+        data = await searches.work(lambda: picture_of(service.index, identifier, size))
+        headers = {"cache-control": FOREVER}
+        if settings.cors_origins:  # a page of another origin shows it as <img>
+            headers["cross-origin-resource-policy"] = "cross-origin"
+        return Response(data, media_type="image/jpeg", headers=headers)
 
     @app.get(f"{API}/info", operation_id="info")
     async def info() -> models.InfoAnswer:
@@ -356,7 +375,11 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
             methods=list(service.retriever.bundle.manifest.methods),
             default_method=service.retriever.bundle.default_method,
             fields=[models.FieldModel(**field) for field in fields],
-            limits={name: values[name] for name in limits},
+            limits={
+                **{name: values[name] for name in limits},
+                "max_where": MAX_WHERE,
+                "max_queries": MAX_QUERIES,
+            },
         )
 
     @app.post(f"{API}/session", operation_id="session", status_code=204)
@@ -374,7 +397,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         """Say that the service works."""
         return models.HealthAnswer(status="ok", items=len(service.index.view))
 
-    @app.get("/metrics", operation_id="metrics", response_class=Response)
+    @app.get("/metrics", operation_id="metrics", response_class=Response, responses=METRICS)
     async def metrics() -> Response:
         """Return counts and times for Prometheus."""
         service.metrics.items.set(len(service.index.view))
@@ -392,38 +415,3 @@ def _refined(trail: Sequence[Reference], asked: Sequence[str]) -> Reference:
 def printable(text: str) -> str:
     """Replace lone surrogates, from file names that are not UTF-8, which JSON cannot hold."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    def answer(error: ServiceError) -> JSONResponse:
-        return JSONResponse(error_body(error), error.status)
-
-    @app.exception_handler(ZtcirError)
-    async def known(request: Request, error: ZtcirError) -> JSONResponse:
-        shown = as_service_error(error)
-        if shown.kind == "unavailable":
-            log("search failed", level=40, reason=str(error))
-        return answer(shown)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:]) or "body"
-        return answer(ServiceError(422, "usage", f"{where}: {first['msg']}."))
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
-        if isinstance(error.__cause__, ServiceError):  # raised while the body was read
-            return answer(error.__cause__)
-        kind = {404: "not-found", 405: "method"}.get(error.status_code, "request")
-        sentence = {
-            404: "There is nothing at this address: /openapi.json lists what there is.",
-            405: "This address does not take that method: /openapi.json lists what it takes.",
-        }.get(error.status_code, "The body of the request cannot be read: send a form.")
-        shown = answer(ServiceError(error.status_code, kind, sentence))
-        shown.headers.update(error.headers or {})
-        return shown
-
-    @app.exception_handler(Exception)
-    async def defect(request: Request, error: Exception) -> JSONResponse:
-        return answer(ServiceError(500, "defect", "The service failed: its log says why."))

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
 
-__all__ = ["ServiceError", "as_service_error", "error_body"]
+__all__ = ["Kind", "ServiceError", "as_service_error", "error_body"]
+
+Kind: TypeAlias = Literal[
+    "usage",
+    "image",
+    "not-found",
+    "unknown-reference",
+    "method",
+    "request",
+    "too-large",
+    "slow",
+    "token",
+    "host",
+    "busy",
+    "timeout",
+    "unavailable",
+    "defect",
+]
+"""What went wrong, for programs."""
 
 
 class ServiceError(ZtcirError):
@@ -17,7 +35,7 @@ class ServiceError(ZtcirError):
         kind: word for programs, such as "usage".
     """
 
-    def __init__(self, status: int, kind: str, sentence: str) -> None:
+    def __init__(self, status: int, kind: Kind, sentence: str) -> None:
         """Describe it with a sentence for people."""
         super().__init__(sentence)
         self.status = status

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import logging
-import math
 import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -19,15 +18,15 @@ from ztcir_sdk.decoding import load_small
 from ztcir_sdk.errors import ImageError, UsageError, ZtcirError
 from ztcir_sdk.files import is_inside
 from ztcir_sdk.filters import parse_filter
-from ztcir_sdk.filters.expression import number_of
 from ztcir_sdk.filters.sql import check_fields, where_clause
 from ztcir_sdk.index import Index, IndexView
 from ztcir_sdk.index.items import Item
-from ztcir_sdk.names import is_milvus_address
+from ztcir_sdk.names import is_milvus_address, is_tar
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.serve.failures import ServiceError
+from ztcir_sdk.serve.fields import offered_fields
 from ztcir_sdk.serve.logs import log
-from ztcir_sdk.sources import read_image
+from ztcir_sdk.sources import container_of, read_image
 
 __all__ = ["ORDERS", "ServedIndex", "picture_of"]
 
@@ -37,8 +36,6 @@ REFRESH_SECONDS = 1.0
 """How old the served state may be while another process updates the index."""
 FIELD_ITEMS = 5000
 """Items whose metadata is looked at for the fields that can be filtered by."""
-MAX_FIELDS = 20
-MAX_VALUES = 50
 THUMBNAILS = 2000
 """Small pictures that are kept in memory, each of about 15 kB."""
 
@@ -84,8 +81,8 @@ class ServedIndex:
                     self._view = newest
             return self._view
 
-    def item(self, identifier: str) -> Item:
-        """Return the item of an identifier, the SHA-256 (hex) of its file.
+    def copies(self, identifier: str) -> list[Item]:
+        """Return the items whose file has an identifier, its SHA-256 (hex), ordered by path.
 
         Raises:
             ServiceError: there is none.
@@ -95,7 +92,7 @@ class ServedIndex:
             raise ServiceError(
                 404, "not-found", f"There is no item {identifier[:12]!r}: search or list again."
             )
-        return found[0]
+        return found
 
     def listed(
         self, offset: int, limit: int, order: str, where: str | None = None
@@ -121,82 +118,89 @@ class ServedIndex:
             [(total,)] = view.sql(f"SELECT count(*) FROM items WHERE {clause}", values)
         return view.items_at([label for (label,) in rows]), total
 
-    def read(self, item: Item) -> bytes:
-        """Return the file of an item.
+    def read(self, identifier: str) -> bytes:
+        """Return the bytes that an identifier names, from the first of its copies that has them.
 
         Raises:
-            ServiceError: it is gone, or leads out of the collection.
+            ServiceError: there is no such item, or each of its files is gone, leads out of the
+                collection, or was replaced since it was indexed.
         """
-        root = self.view.root
-        path = PurePosixPath(item.path)
-        inside = not path.is_absolute() and ".." not in path.parts and "\\" not in item.path
-        if inside and is_inside(root / path, root):
+        replaced = False
+        for item in self.copies(identifier):
             try:
-                return read_image(root, item.path)
+                return self._read(item)
+            except _ReplacedError:
+                replaced = True
             except ImageError as error:
                 log("item not readable", level=logging.WARNING, reason=str(error))
         raise ServiceError(
-            404, "not-found", "The picture of this item cannot be read: update the index."
+            404,
+            "not-found",
+            "The picture of this item was replaced since it was indexed: update the index."
+            if replaced
+            else "The picture of this item cannot be read: update the index.",
         )
 
+    def _read(self, item: Item) -> bytes:
+        root = self.view.root
+        path = PurePosixPath(item.path)
+        inside = not path.is_absolute() and ".." not in path.parts and "\\" not in item.path
+        if not inside or not is_inside(root / path, root):
+            raise ImageError(f"{item.path} leads out of the collection.")
+        data = read_image(root, item.path)
+        if hashlib.sha256(data).hexdigest() == item.content_hash:
+            return data
+        container = container_of(root / path)
+        # another version of the video library may decode a frame to other bytes
+        if container is not None and not is_tar(container.name):
+            with contextlib.suppress(OSError):
+                if container.stat().st_mtime_ns == item.mtime_ns:
+                    return data
+        raise _ReplacedError(item.path)
+
     def fields(self) -> list[dict[str, Any]]:
-        """Return the fields of the items' metadata: name, kind, and the most frequent values."""
+        """Return the fields of the first items' metadata; see `offered_fields`."""
         view = self.view
         if self._fields is None or self._fields[0] is not view:
-            self._fields = (view, list(_fields(islice(view.items(), FIELD_ITEMS))))
+            items = islice(view.items(), FIELD_ITEMS)
+            self._fields = (view, offered_fields(item.metadata for item in items))
         return self._fields[1]
 
 
-def _fields(items: Iterator[Item]) -> Iterator[dict[str, Any]]:
-    values: dict[str, Counter[Any]] = {}
-    for item in items:
-        for name, value in (item.metadata or {}).items():
-            if isinstance(value, (str, int, float)) and value != "":
-                values.setdefault(name, Counter())[value] += 1
-    for name, counts in list(values.items())[:MAX_FIELDS]:
-        # as in a filter: a text that holds a number, as cells of a CSV file do, is one
-        numbers = [n for v in counts if not isinstance(v, bool) and (n := number_of(v)) is not None]
-        if len(numbers) == len(counts) and all(map(math.isfinite, numbers)):
-            yield {"name": name, "kind": "number", "least": min(numbers), "most": max(numbers)}
-        elif len(counts) <= MAX_VALUES or sum(counts.values()) >= 4 * len(counts):
-            common = [str(value) for value, _ in counts.most_common(MAX_VALUES)]
-            yield {"name": name, "kind": "choice", "values": common}
-        else:
-            yield {"name": name, "kind": "text"}
+class _ReplacedError(Exception):
+    """A file that has another content than was indexed."""
 
 
 @lru_cache(maxsize=THUMBNAILS)
-def _small(content_hash: str, side: int, read: _Reader) -> bytes:
-    return _encoded(read(), side)
+def _small(identifier: str, side: int, index: _AnyIndex) -> bytes:
+    return _encoded(index.index.read(identifier), side)
 
 
-class _Reader:
-    """Reads one item, and equals every other reader, so that a cache ignores it."""
+class _AnyIndex:
+    """An index that equals every other, so that a cache ignores it: an identifier names bytes."""
 
-    def __init__(self, index: ServedIndex, item: Item) -> None:
-        self._index, self._item = index, item
-
-    def __call__(self) -> bytes:
-        return self._index.read(self._item)
+    def __init__(self, index: ServedIndex) -> None:
+        self.index = index
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Reader)
+        return isinstance(other, _AnyIndex)
 
     def __hash__(self) -> int:
         return 0
 
 
-def picture_of(index: ServedIndex, item: Item, side: int) -> bytes:
-    """Return an item as a JPEG whose longest side has at most `side` pixels.
+def picture_of(index: ServedIndex, identifier: str, side: int) -> bytes:
+    """Return an item's picture as a JPEG whose longest side has at most `side` pixels.
 
     It is made anew from the pixels: neither the file nor what it hides leaves the machine.
 
     Raises:
-        ServiceError: the picture is gone or damaged.
+        ServiceError: there is no such item, or its picture is gone, replaced or damaged.
     """
+    index.copies(identifier)  # what was removed from the index is shown no more, though remembered
     if side <= 512:
-        return _small(item.content_hash, side, _Reader(index, item))
-    return _encoded(index.read(item), side)
+        return _small(identifier, side, _AnyIndex(index))
+    return _encoded(index.read(identifier), side)
 
 
 def _encoded(data: bytes, side: int) -> bytes:

@@ -17,7 +17,7 @@ from ztcir_sdk.serve.logs import log
 from ztcir_sdk.serve.metrics import Metrics
 from ztcir_sdk.serve.settings import ServeSettings
 
-__all__ = ["API", "COOKIE", "Guard", "equal_tokens", "host_of"]
+__all__ = ["API", "COOKIE", "App", "Guard", "equal_tokens", "host_of", "needs_token"]
 
 API = "/api/v1"
 COOKIE = "ztcir_token"
@@ -28,6 +28,8 @@ MAX_TEXT_BYTES = 1_000_000
 """Largest body without files."""
 BYTES_A_SECOND = 50_000
 """How fast a body must come once `read_timeout` has passed."""
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""Methods that are counted by name; a client may send any word."""
 CLOSING = (408, 413, 504)
 """Statuses after which the connection is closed."""
 LINGER = 2.0
@@ -67,6 +69,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request = _Request(scope, receive, send)
+        if request.method == "HEAD":  # the answer to GET, of which `request` sends no body
+            scope = {**scope, "method": "GET"}
         self._active += 1
         self._metrics.active.set(self._active)
         try:
@@ -116,8 +120,7 @@ class Guard:
                 f"This service does not answer for {host!r}: start it with --allow-host {host}.",
             )
         path: str = scope["path"]
-        guarded = (path.startswith(API) or path == "/metrics") and path not in OPEN_PATHS
-        if guarded and not self._has_token(headers):
+        if needs_token(path) and not self._has_token(headers):
             raise ServiceError(
                 401, "token", "This service needs a token: send Authorization: Bearer TOKEN."
             )
@@ -140,12 +143,13 @@ class Guard:
     def _count(self, scope: Scope, request: _Request) -> None:
         spent = time.perf_counter() - request.start
         route = getattr(scope.get("route"), "path", None) or "other"
-        self._metrics.requests.labels(route, scope["method"][:10], str(request.status)).inc()
+        method = request.method if request.method in METHODS else "other"
+        self._metrics.requests.labels(route, method, str(request.status)).inc()
         self._metrics.seconds.labels(route).observe(spent)
         if scope["path"] not in ("/healthz", "/metrics"):
             log(
                 "request",
-                method=scope["method"],
+                method=request.method,
                 path=scope["path"],
                 status=request.status,
                 milliseconds=round(spent * 1000, 1),
@@ -155,10 +159,11 @@ class Guard:
 
 
 class _Request:
-    """One request: its identifier, when it began, and what was answered."""
+    """One request: its identifier and method, when it began, and what was answered."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.id = uuid.uuid4().hex[:16]
+        self.method: str = scope["method"]
         self.start = time.perf_counter()
         self.status = 0
         self._receive = receive
@@ -184,6 +189,8 @@ class _Request:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._drop_body(), LINGER)
             message = {"type": "http.response.body"}
+        if self.method == "HEAD" and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
         await self._send(message)
 
     async def _drop_body(self) -> None:
@@ -259,6 +266,11 @@ class _Bounded:
         return ServiceError(
             413, "too-large", f"The request has over {self._most // 1_000_000} MB: {advice}."
         )
+
+
+def needs_token(path: str) -> bool:
+    """Return whether an address is answered only with the token, where there is one."""
+    return (path.startswith(API) or path == "/metrics") and path not in OPEN_PATHS
 
 
 def host_of(header: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from ztcir_sdk.serve.failures import Kind
+
 __all__ = [
+    "BatchLine",
     "ErrorAnswer",
     "FieldModel",
     "HealthAnswer",
@@ -19,13 +22,16 @@ __all__ = [
     "UnknownWordModel",
 ]
 
-IDENTIFIER = "SHA-256 (hex) of the image's file."
+IDENTIFIER = (
+    "SHA-256 (hex) of the image's file. It names the content of a picture: items that are copies "
+    "of one file share it, and differ in `name`."
+)
 
 
 class ErrorDetail(BaseModel):
     """What went wrong."""
 
-    kind: str = Field(description="A word for programs, such as `usage`.")
+    kind: Kind = Field(description="A word for programs.")
     message: str = Field(description="A sentence for people: the problem and the way out.")
 
 
@@ -69,7 +75,10 @@ class SearchAnswer(BaseModel):
     references: list[str] = Field(
         description="Identifiers of the uploaded images: send these next time, in `reference`."
     )
-    searched: int = Field(description="Number of images that were searched.")
+    searched: int = Field(
+        description="Number of images in the index, those that a filter `where` leaves out "
+        "included: `GET /api/v1/items` with the filter counts the others as `total`."
+    )
     milliseconds: float
     unknown_words: list[UnknownWordModel] = Field(
         description="Words of the texts that the model was not trained on."
@@ -79,10 +88,18 @@ class SearchAnswer(BaseModel):
     )
 
 
+class BatchLine(BaseModel):
+    """A line of the answer to a batch: the hits of a query, or its error."""
+
+    id: str = Field(description="The query's own `id`, or its number from 1.")
+    hits: list[HitModel] | None = None
+    error: ErrorDetail | None = None
+
+
 class ReferenceAnswer(BaseModel):
     """An uploaded image, encoded and remembered for a while."""
 
-    id: str = Field(description=IDENTIFIER)
+    id: str = Field(description="SHA-256 (hex) of the image's file.")
 
 
 class ItemsAnswer(BaseModel):
@@ -95,9 +112,14 @@ class ItemsAnswer(BaseModel):
 class FieldModel(BaseModel):
     """A field of the items' metadata."""
 
-    name: str
-    kind: str = Field(description="`choice`, `number` or `text`.")
-    values: list[str] = Field(default_factory=list, description="Frequent values of a choice.")
+    name: str = Field(description="The keys that lead to it, with dots between them.")
+    where: str = Field(description="The field as it is written in a filter `where`.")
+    kind: Literal["choice", "number", "text"]
+    values: list[bool | int | float | str] = Field(
+        default_factory=list,
+        description="Frequent values of a choice. A filter compares a text in single quotes, a "
+        "number, true and false without.",
+    )
     least: float | None = None
     most: float | None = None
 
@@ -110,8 +132,15 @@ class InfoAnswer(BaseModel):
     items: int
     methods: list[str]
     default_method: str = Field(description="How an image and a text are searched together.")
-    fields: list[FieldModel]
-    limits: dict[str, float]
+    fields: list[FieldModel] = Field(
+        description="Fields of the metadata that a filter can ask for, nested ones too: the first "
+        "20 of the first 5000 items. Every filter can ask for `path`, the name of an item."
+    )
+    limits: dict[str, float] = Field(
+        description="Of a request: MB of an upload, megapixels of an image, characters of a text "
+        "and of a filter `where`, images and texts of a search, hits of an answer, queries of a "
+        "batch."
+    )
 
 
 class HealthAnswer(BaseModel):

@@ -13,7 +13,7 @@ from ztcir_sdk.errors import UsageError, ZtcirError
 from ztcir_sdk.retriever import Retriever
 from ztcir_sdk.serve.app import create_app
 from ztcir_sdk.serve.connections import connection_class
-from ztcir_sdk.serve.guard import Guard
+from ztcir_sdk.serve.guard import App
 from ztcir_sdk.serve.logs import set_up
 from ztcir_sdk.serve.settings import ServeSettings, is_loopback
 
@@ -57,7 +57,7 @@ def run_service(
         listening.close()
 
 
-def configuration(app: Guard, settings: ServeSettings) -> uvicorn.Config:
+def configuration(app: App, settings: ServeSettings) -> uvicorn.Config:
     """Return how uvicorn serves the application: its logs, and what a connection may take."""
     return uvicorn.Config(
         app,

@@ -36,15 +36,16 @@ class Answer:
 
     hits: list[Hit]
     searched: int
-    """Number of images that were searched."""
+    """Number of images in the index, those that a filter leaves out included."""
     milliseconds: float
     """From the query's turn to its hits; waiting for other clients counts."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting:
     query: Query
-    options: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, type, Any], ...]
+    """Name, type and value: True and 1.0 are equal, and ask for different things."""
     answer: asyncio.Future[Answer]
     since: float
 
@@ -62,6 +63,9 @@ class Searches:
         self._metrics = metrics
         self._searching = ThreadPoolExecutor(1, "search")
         self._working = ThreadPoolExecutor(2, "work")  # decoding and encoding of pictures
+        self._reading = ThreadPoolExecutor(
+            1, "read"
+        )  # files of queries, which no picture waits for
         self._references: OrderedDict[str, Reference] = OrderedDict()
         self._encoding: dict[str, asyncio.Future[Reference]] = {}
         self._queue: list[_Waiting] = []
@@ -71,10 +75,15 @@ class Searches:
         """Finish what is running."""
         self._searching.shutdown(cancel_futures=True)
         self._working.shutdown(cancel_futures=True)
+        self._reading.shutdown(cancel_futures=True)
 
     async def work(self, call: Callable[[], T]) -> T:
         """Run something slow beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._working, call)
+
+    async def read(self, call: Callable[[], T]) -> T:
+        """Read a file of queries beside the event loop, one file at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._reading, call)
 
     # --- references --------------------------------------------------------------------------
 
@@ -119,14 +128,15 @@ class Searches:
 
     def _encoded_item(self, identifier: str) -> Reference:
         try:
-            item = self._index.item(identifier)
+            self._index.copies(identifier)
         except ServiceError as error:
             raise ServiceError(
                 404,
                 "unknown-reference",
-                f"The reference {identifier[:12]!r} is not known any more: upload it again.",
+                f"The reference {identifier[:12]!r} is neither an image of the index nor an upload "
+                "that is still remembered: upload it again.",
             ) from error
-        return self._retriever.reference(NamedBytes(self._index.read(item), "The picture"))
+        return self._retriever.reference(NamedBytes(self._index.read(identifier), "The picture"))
 
     def _encoded(self, data: bytes) -> Reference:
         self._check_pixels(data)
@@ -161,9 +171,8 @@ class Searches:
             ZtcirError: as `Retriever.search`.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._queue.append(
-            _Waiting(query, tuple(sorted(options.items())), answer, time.perf_counter())
-        )
+        named = tuple((name, type(value), value) for name, value in sorted(options.items()))
+        self._queue.append(_Waiting(query, named, answer, time.perf_counter()))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._answer_all())
         return await answer
@@ -175,7 +184,7 @@ class Searches:
             self._queue = [one for one in self._queue if one not in batch]
             batch = [one for one in batch if not one.answer.cancelled()]
             if batch:
-                await self._answer(batch, dict(options))
+                await self._answer(batch, {name: value for name, _, value in options})
 
     async def _answer(self, batch: list[_Waiting], options: dict[str, Any]) -> None:
         loop = asyncio.get_running_loop()

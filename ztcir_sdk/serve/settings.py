@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from ztcir_sdk.errors import UsageError
 
-__all__ = ["ServeSettings", "is_loopback"]
+__all__ = ["MAX_WHERE", "ServeSettings", "is_loopback"]
+
+MAX_WHERE = 2000
+"""Characters of a filter."""
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 

@@ -80,7 +80,7 @@ async function run({ offset = 0, again = false } = {}) {
   busy(true);
   try {
     const found = isEmpty(search)
-      ? await api.items(offset, PAGE, toWhere(search), mine.signal)
+      ? await api.items(offset, PAGE, toWhere(search, about.fields), mine.signal)
       : await api.search(fieldsOf(search, offset), mine.signal);
     if (mine !== asking) return;
     show(found, offset);
@@ -133,7 +133,7 @@ function fieldsOf(asked, offset) {
     as_typed: asked.asTyped || "",
     threshold: asked.fits ? "auto" : "",
     unique: asked.once || "",
-    where: toWhere(asked),
+    where: toWhere(asked, about.fields),
     k: PAGE,
     offset,
   };
@@ -149,11 +149,12 @@ function show(found, offset) {
   $("problem").hidden = true;
   busy(false);
   if (hits.length) view.drawHits(fresh, { append: offset > 0, actions });
-  else view.drawNothing(browsing && !toWhere(search) ? "The index is empty: run ztcir index." : "Nothing fits: take a filter away, or ask with other words.");
-  const total = browsing ? found.total : found.searched;
+  else view.drawNothing(browsing && !toWhere(search, about.fields) ? "The index is empty: run ztcir index." : "Nothing fits: take a filter away, or ask with other words.");
+  const total = browsing ? found.total : found.searched; // all of the index, whatever is filtered
+  const done = toWhere(search, about.fields) ? "filtered and searched" : "searched";
   $("status").textContent = browsing
     ? `${total.toLocaleString()} pictures`
-    : `${total.toLocaleString()} searched in ${found.milliseconds < 10 ? found.milliseconds.toFixed(1) : Math.round(found.milliseconds)} ms`;
+    : `${total.toLocaleString()} ${done} in ${found.milliseconds < 10 ? found.milliseconds.toFixed(1) : Math.round(found.milliseconds)} ms`;
   $("more").hidden = fresh.length < PAGE || hits.length >= total;
   clearTimeout(noteTimer);
   if (browsing || offset) view.drawReading({}, search);
@@ -195,7 +196,7 @@ function draw() {
   $("fits").checked = search.fits;
   $("once").checked = search.once;
   $("title").textContent = describe(search);
-  $("share").hidden = isEmpty(search) && !toWhere(search);
+  $("share").hidden = isEmpty(search) && !toWhere(search, about.fields);
   document.title = isEmpty(search) ? "ztcir: search images with images and words" : `${describe(search)} · ztcir`;
 }
 
@@ -438,7 +439,7 @@ async function start() {
     return;
   }
   const { without, unlike, further, fits, once } = search;
-  if (without.length || unlike.length || further.length || weightsOf(search) || toWhere(search) || fits || once) openOptions(true);
+  if (without.length || unlike.length || further.length || weightsOf(search) || toWhere(search, about.fields) || fits || once) openOptions(true);
   draw();
   run();
   recallPictures();

@@ -95,14 +95,21 @@ export function fromHash(hash) {
 
 const isBound = (text) => text === "" || (text.trim() !== "" && Number.isFinite(Number(text)));
 
-// The filters as the service's `where`: quotes are doubled, as in SQL.
-export function toWhere({ filters, contains, ranges }) {
+// The filters as the service's `where`, with the fields that it offers: a choice is compared as what
+// it is, a text or not. Quotes are doubled, as in SQL.
+export function toWhere({ filters, contains, ranges }, fields) {
   const quote = (text, mark) => mark + text.replaceAll(mark, mark + mark) + mark;
-  const parts = Object.entries(filters).map(([field, value]) => `${quote(field, '"')} = ${quote(value, "'")}`);
-  for (const [field, value] of Object.entries(contains)) parts.push(`${quote(field, '"')} LIKE ${quote(`%${value}%`, "'")}`);
-  for (const [field, [least, most]] of Object.entries(ranges)) {
-    if (least !== "") parts.push(`${quote(field, '"')} >= ${Number(least)}`);
-    if (most !== "") parts.push(`${quote(field, '"')} <= ${Number(most)}`);
+  const known = (name) => fields.find((field) => field.name === name);
+  const written = (name) => known(name)?.where ?? quote(name, '"');
+  const literal = (name, text) => {
+    const value = known(name)?.values.find((one) => String(one) === text) ?? text;
+    return typeof value === "string" ? quote(value, "'") : String(value);
+  };
+  const parts = Object.entries(filters).map(([name, value]) => `${written(name)} = ${literal(name, value)}`);
+  for (const [name, value] of Object.entries(contains)) parts.push(`${written(name)} LIKE ${quote(`%${value}%`, "'")}`);
+  for (const [name, [least, most]] of Object.entries(ranges)) {
+    if (least !== "") parts.push(`${written(name)} >= ${Number(least)}`);
+    if (most !== "") parts.push(`${written(name)} <= ${Number(most)}`);
   }
   return parts.join(" AND ");
 }
