@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from train.settings import StageSettings
+from train.settings import MadeTriplets, StageSettings
 from ztcir_sdk.errors import check_choice
 
 _UNCHANGING = {"name", "label", "option"}
@@ -28,6 +28,7 @@ class Row:
             are hidden, and there are no drawings.
         triplets: largest number of triplets; None for all.
         noisy: whether a share of the triplets (`Settings.noise`) has one wrong target.
+        requests: share of the triplets that are open requests, as the default bundle is trained.
         mined: whether hard negatives are mined beside the batch's own targets and references.
         rival: name in `benchmarks.ablation.rivals.RIVALS`.
         map_changes, compose_changes, part_changes: fields of `MapTraining`, `ComposeTraining` and
@@ -45,6 +46,7 @@ class Row:
     source: str = "attributes"
     triplets: int | None = None
     noisy: bool = False
+    requests: float = 0.0
     mined: bool = True
     rival: str = ""
     map_changes: tuple[tuple[str, Any], ...] = ()
@@ -90,6 +92,12 @@ ROWS: tuple[Row, ...] = (
     Row("pic2word", "Pic2Word-like", stage="rival", rival="pic2word"),
     Row("searle", "SEARLE-like", stage="rival", rival="searle"),
     Row("lincir", "LinCIR-like", stage="rival", rival="lincir"),
+    Row(
+        "requests",
+        f"{MadeTriplets.requests:.0%} of the triplets open requests",
+        requests=MadeTriplets.requests,
+        option=True,
+    ),
     Row(
         "patches-2x2",
         "patches pooled to 2x2 of 5x4",

@@ -138,6 +138,8 @@ class Workshop:
             return values
         noise = settings["noise"] if row.noisy else 0.0
         data = {"source": row.source, "triplets": self._count(row), "noise": noise}
+        if row.requests:
+            data["requests"] = row.requests
         steps = {"compose_steps": settings["compose_steps"]}
         return {**values, "composing": described(self.composing(row, seed)), **steps, **data}
 
@@ -224,7 +226,7 @@ class Workshop:
         if row.source == "tags":
             return self._tag_triplets(count, seed)
         made = 2 if row.source == "captions" else count
-        data = self._stage_two_data(count=made, seed=seed, noise=noise)
+        data = self._stage_two_data(count=made, seed=seed, noise=noise, requests=row.requests)
         if row.source == "attributes":
             return data
         name = f"captions-{self.fingerprints['training']}-{count}-{noise:g}-{seed}.jsonl"

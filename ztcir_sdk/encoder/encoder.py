@@ -290,7 +290,12 @@ class Encoder:
         texts = _as_list(texts) if as_typed else [self.as_read(text) for text in _as_list(texts)]
         prompts: list[list[int]] | None = None
         template = prompt or manifest.prompts.get(method, "")
-        reading = self._rules.read(texts) if method == "composed" else None
+        reading: Reading | None = None
+        if method == "composed":
+            tokens = manifest.placeholder.tokens
+            reading = self._rules.read(
+                texts, lambda text: self.tokenizer.fits(template, text, n_tokens=tokens)
+            )
         if method in ("text", "sum"):
             prompts = [self.tokenizer.encode(text) for text in texts]
         elif method == "mapped":
@@ -369,7 +374,7 @@ class Encoder:
         images = [*references, *(one.image for _, one, _ in former)]
         texts, reading = [text for _, _, text in former], questions.reading
         if reading is not None:
-            read = self._rules.read(texts)
+            read = self._rules.read(texts, lambda _: True)
             refused = dict(reading.refused)
             for place, values in read.refused.items():
                 row = former[place][0]

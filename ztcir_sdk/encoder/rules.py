@@ -22,6 +22,7 @@ from ztcir_sdk.bundle import Bundle
 from ztcir_sdk.errors import EXPORT_AGAIN, BundleError
 from ztcir_sdk.files import read_bounded
 from ztcir_sdk.modification import (
+    main_clauses,
     move_queries,
     plain_letters,
     read_request,
@@ -103,11 +104,13 @@ class TextRules:
         """Return the colours and patterns that a text refuses, if they leave its query."""
         return refused_values(text) if self._bundle.manifest.neutral_text else ()
 
-    def read(self, texts: Sequence[str]) -> Reading:
-        """Read what texts ask for."""
+    def read(self, texts: Sequence[str], fits: Callable[[str], bool]) -> Reading:
+        """Read what texts ask for; of one that does not fit, only clauses that name what is known."""
         neutral, weight = self._bundle.manifest.neutral_text, self._bundle.manifest.detail_weight
         if neutral is None and weight is None:
             return Reading(texts)
+        known = self._attribute_words | self._detail_words
+        texts = [text if fits(text) else main_clauses(text, known) for text in texts]
         requests = [read_request(text, self._attribute_words, self._detail_words) for text in texts]
         details = {row for row, one in enumerate(requests) if one.has_detail}
         if neutral is None:

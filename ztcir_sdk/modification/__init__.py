@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ztcir_sdk.modification.refused import refused_values, split_refused
-from ztcir_sdk.modification.request import Request, plain_letters, read_request
+from ztcir_sdk.modification.request import Request, main_clauses, plain_letters, read_request
 from ztcir_sdk.modification.strength import check_strength, move_queries
 from ztcir_sdk.modification.trail import MAX_FORMER, join_texts, mix_queries
 from ztcir_sdk.modification.unwanted import without_unwanted
@@ -16,6 +16,7 @@ __all__ = [
     "Vocabulary",
     "check_strength",
     "join_texts",
+    "main_clauses",
     "mix_queries",
     "move_queries",
     "plain_letters",

@@ -11,7 +11,7 @@ from ztcir_sdk.modification.parts import without_parts
 from ztcir_sdk.modification.refused import names_value, refused_values, split_refused
 from ztcir_sdk.modification.vocabulary import words_of
 
-__all__ = ["Request", "plain_letters", "read_request"]
+__all__ = ["Request", "main_clauses", "plain_letters", "read_request"]
 
 _INSTEAD = re.compile(r"\b(?:sondern|sino|mais) \w")
 
@@ -55,6 +55,20 @@ def read_request(
     if refused and _INSTEAD.search(text):  # what is wanted has a word that is not known here
         return Request(whole)
     return Request("", refused)
+
+
+def main_clauses(text: str, words: Collection[str]) -> str:
+    """Return the parts of a text, between marks, that name one of some words, or all if none does.
+
+    For texts that are too long for a model, which would not see their end.
+    """
+    clauses = re.split(r"(?<=[.,;:!?\n])\s", text)
+    kept = [
+        clause
+        for clause in clauses
+        if names_value(clause) or any(word in words for word in words_of(clause))
+    ]
+    return " ".join(kept) if kept else text
 
 
 def plain_letters(word: str) -> str:

@@ -165,6 +165,16 @@ def test_a_text_is_composed_without_its_parts_and_a_neutral_one_if_nothing_is_le
     assert "neutral_text" not in plain.manifest.to_dict()
 
 
+def test_of_a_text_that_is_too_long_the_clauses_are_read_that_ask(tmp_path: Path) -> None:
+    plain = write_tiny_bundle(tmp_path / "plain")
+    bundle = write_tiny_bundle(tmp_path / "b", **WORDS)
+    story = "it was a long day and we went home again. " * 12
+    expected = query(plain, "we need one in rot, for women please.")
+    found = query(bundle, f"Hello, {story}we need one in rot, for women please. {story}Bye!")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(query(bundle, story), query(plain, "the same"), atol=1e-6)
+
+
 def test_a_neutral_text_keeps_closer_to_the_picture_by_its_strength(tmp_path: Path) -> None:
     plain = write_tiny_bundle(tmp_path / "plain")
     bundle = write_tiny_bundle(tmp_path / "b", neutral_strength=0.6, **WORDS)
