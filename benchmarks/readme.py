@@ -26,9 +26,6 @@ from benchmarks.answers import FILE as ANSWERS
 from benchmarks.answers import describe_answers
 from benchmarks.cold import describe_cold
 from benchmarks.command import RESULTS, command_parser, run_command
-from benchmarks.held_out import COMMAND as HELD_OUT_COMMAND
-from benchmarks.held_out import FILE as HELD_OUT
-from benchmarks.held_out import describe_held_out
 from benchmarks.index import plot as index_plot
 from benchmarks.index.report import FILES as INDEX_FILES
 from benchmarks.index.report import describe_index
@@ -40,9 +37,12 @@ from benchmarks.page import describe_keys
 from benchmarks.profile.report import FILE as PROFILE
 from benchmarks.profile.report import OPENVINO_FILE, describe_devices, describe_profile
 from benchmarks.provenance import ROOT
-from benchmarks.rules import COMMAND as RULES_COMMAND
-from benchmarks.rules import FILE as RULES
-from benchmarks.rules import describe_rules
+from benchmarks.rules.held_out import COMMAND as HELD_OUT_COMMAND
+from benchmarks.rules.held_out import FILE as HELD_OUT
+from benchmarks.rules.held_out import describe_held_out
+from benchmarks.rules.measure import COMMAND as RULES_COMMAND
+from benchmarks.rules.measure import FILE as RULES
+from benchmarks.rules.measure import describe_rules
 from benchmarks.scale import FILE as SCALE
 from benchmarks.scale import describe_scale
 from benchmarks.serve import FILE as SERVE

@@ -66,7 +66,7 @@ __all__ = ["Recipe", "build_default"]
 NEUTRAL_TEXT = "the same type in the same colour"
 """A backbone trained on catalogue captions alone reads other words as products, so that a text that
 asks for nothing it knows loses the picture. This one keeps it. Chosen on requests about held-out
-photos, as is its strength; `python -m benchmarks.held_out` measures what they add there."""
+photos, as is its strength; `python -m benchmarks.rules.held_out` measures what they add there."""
 NEUTRAL_STRENGTH = 0.7
 PROTOTYPE_WEIGHT, PROTOTYPE_TEMPERATURE = 0.3, 0.02
 """A composed query names an item, and its nearest images are those of many like it: pulled towards
@@ -132,7 +132,8 @@ LIMITS = [
     "Trained on catalogue photos of garments, bags, shoes and accessories on plain backgrounds, "
     "and on drawings of such; other pictures are out of its reach.",
     "Trained for changes of colour, type, gender and pattern, refused colours and details of "
-    "captions, in four languages (German, Spanish and French from a small hand-written lexicon); "
+    "captions, in four languages (German, Spanish and French from a small hand-written lexicon, "
+    "of which colours are understood better than types); "
     "a request for anything else is to bring similar pictures back.",
     "Photos enter at 160x120 pixels, so that small prints and logos are not seen.",
     "Colour names, product types and genders are the catalogue's, with its biases and its errors.",

@@ -152,7 +152,7 @@ class Bundle:
         tokenizer: str = TOKENIZER,
         vocabulary: str | None = None,
         neutral_text: str | None = None,
-        neutral_strength: float = 1.0,
+        neutral_strength: float | None = None,
         attribute_words: Sequence[str] = (),
         detail_words: Sequence[str] = (),
         detail_weight: float | None = None,

@@ -265,9 +265,9 @@ class Manifest(_Entry, frozen=True, kw_only=True):
     """Text that is composed in place of one that asks for nothing known ("for a toddler", "with a
     belt"). Then a text is composed without the parts that it speaks of, and what it refuses ("not
     red") is taken out of the query. None: every text is composed as it is."""
-    neutral_strength: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    neutral_strength: Annotated[float, Meta(ge=0, le=1)] | None = None
     """Strength of the neutral text where nothing is refused either; see
-    `ztcir_sdk.modification.strength`."""
+    `ztcir_sdk.modification.strength`. None: 1."""
     attribute_words: tuple[str, ...] = ()
     """Words for the attributes that the model was trained to change, in lower case."""
     detail_words: tuple[str, ...] = ()

@@ -105,7 +105,7 @@ class TextRules:
         return refused_values(text) if self._bundle.manifest.neutral_text else ()
 
     def read(self, texts: Sequence[str], fits: Callable[[str], bool]) -> Reading:
-        """Read what texts ask for; of one that does not fit, only clauses that name what is known."""
+        """Read what texts ask for; of one that does not fit, the clauses with known words."""
         neutral, weight = self._bundle.manifest.neutral_text, self._bundle.manifest.detail_weight
         if neutral is None and weight is None:
             return Reading(texts)
@@ -137,8 +137,8 @@ class TextRules:
             BundleError: the bundle's prototypes cannot be read.
         """
         manifest = self._bundle.manifest
-        if rows := list(reading.neutral):
-            moved = move_queries(images[rows], queries[rows], manifest.neutral_strength)
+        if (rows := list(reading.neutral)) and (strength := manifest.neutral_strength) is not None:
+            moved = move_queries(images[rows], queries[rows], strength)
             queries = _with_rows(queries, rows, moved)
         if reading.refused:
             queries = self._without_refused(queries, reading.refused)

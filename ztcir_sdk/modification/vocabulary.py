@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 from ztcir_sdk.errors import UsageError
+from ztcir_sdk.modification.refused import is_value
 from ztcir_sdk.modification.slips import is_common, is_foreign, nearest
 from ztcir_sdk.tokenizer import clean
 
@@ -59,7 +60,7 @@ class Vocabulary:
         Args:
             words: the words. Of two that are equally near to a mistyped one, the earlier is meant.
             attribute_words: words for what the model was trained to change, which are known as
-                well. With them, a mistyped word is only taken for one of these.
+                well. With them, a mistyped word is only taken for one of these, or for a pattern.
         """
         self.words = tuple(dict.fromkeys(words))
         attributes = frozenset(attribute_words)
@@ -67,7 +68,7 @@ class Vocabulary:
         self._meant = {
             word: rank
             for rank, word in enumerate(self.words)
-            if not attributes or word in attributes
+            if not attributes or word in attributes or is_value(word)
         }
 
     @classmethod

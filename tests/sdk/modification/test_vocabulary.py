@@ -125,7 +125,7 @@ def test_one_slip_inside_a_long_word_is_corrected(data: st.DataObject, word: str
     typed = slips[data.draw(st.sampled_from(sorted(slips)))]
     found = KNOWN.unknown_words(typed)
     if typed not in KNOWN:
-        nearest = {word, "shirt"} if word == "shirts" else {word}
+        nearest = {word, "shirt", "short"} if word == "shirts" else {word}
         assert found[0].suggestion in nearest
 
 
@@ -159,8 +159,8 @@ def test_correcting_twice_is_correcting_once(text: str) -> None:
 
 
 ATTRIBUTES = Vocabulary(
-    ["green", "grey", "gray", "red", "shirt", "pockets", "dress", "white", "checked"],
-    ["green", "grey", "gray", "red", "shirt", "dress", "white", "kleid", "checked"],
+    ["green", "grey", "gray", "red", "shirt", "pockets", "dress", "white", "striped"],
+    ["green", "grey", "gray", "red", "shirt", "dress", "white", "kleid"],
 )
 
 
@@ -172,6 +172,7 @@ ATTRIBUTES = Vocabulary(
         ("rde", "red"),
         ("whit", "white"),
         ("dres", "dress"),
+        ("stripd", "striped"),  # a pattern
     ],
 )
 def test_a_slip_of_an_attribute_is_corrected(typed: str, read: str) -> None:
@@ -184,7 +185,6 @@ def test_a_slip_of_an_attribute_is_corrected(typed: str, read: str) -> None:
         "pokets",  # no attribute: reading it otherwise helps nobody
         "reed",
         "than write",  # near colours, and words
-        "chewed",
         "coat",
         "aren't, didn't, they're",
         "ruffles, pleated, frills, seams, velcro, unlined",

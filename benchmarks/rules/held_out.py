@@ -1,6 +1,6 @@
 """Measure what each rule for texts adds on training photos that were held out.
 
-    python -m benchmarks.held_out --catalogue catalogue
+    python -m benchmarks.rules.held_out --catalogue catalogue
 
 These requests chose the rules and their strengths (`export.default`), and the validation queries
 did not. They are made from the photos' attributes, in the wordings of Stage II and, for parts, in a
@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.command import RESULTS, command_parser, positive, run_command, write_result
 from benchmarks.markdown import describe_source, format_count, format_table
 from benchmarks.provenance import load_average, provenance
-from benchmarks.rules import LABELS, measure_rules
+from benchmarks.rules.measure import LABELS, measure_rules
 from train.data.collection import read_collection
 from train.data.image import TrainingImage
 from train.data.item import Item
@@ -36,7 +36,7 @@ from ztcir_sdk.runtime.cores import available_cores
 __all__ = ["COMMAND", "FILE", "describe_held_out", "main"]
 
 FILE = "held-out.json"
-COMMAND = "python -m benchmarks.held_out"
+COMMAND = "python -m benchmarks.rules.held_out"
 COLOURS = ("Red", "Blue", "Black", "White", "Green", "Yellow", "Grey", "Brown", "Pink", "Purple")
 GENDERS = {"Men": "Women", "Women": "Men"}
 PARTS = (
@@ -61,7 +61,9 @@ Maker = Callable[[Item, np.random.Generator], Asked]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write the result file; return the exit code."""
-    parser = command_parser("held_out", "Measure what each rule adds on held-out training photos.")
+    parser = command_parser(
+        "rules.held_out", "Measure what each rule adds on held-out training photos."
+    )
     add = parser.add_argument
     add("--catalogue", type=Path, required=True, help="folder of train-0000.tar and so on")
     add("--queries", type=positive, default=300, help="queries of each kind")

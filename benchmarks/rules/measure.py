@@ -1,33 +1,20 @@
-r"""Measure what each rule for texts adds to the default bundle, on both sets of validation queries.
-
-    python -m benchmarks.rules --images val-*.tar --triplets val-triplets.jsonl \
-        val-open-triplets.jsonl
-
-The rules are what a bundle does with a composed query beside its graphs: see docs/method.md. The
-validation queries only measure; the rules were chosen on held-out training images.
-"""
+"""mAP@10 of composed queries without each rule for texts, and the tables of it."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
-from benchmarks.command import RESULTS, command_parser, positive, run_command, write_result
 from benchmarks.markdown import describe_source, format_table
-from benchmarks.provenance import load_average, provenance
 from cli.output import table
 from ztcir_sdk.bundle import Bundle, Manifest
-from ztcir_sdk.environment import now
 from ztcir_sdk.evaluation.triplet_evaluation import evaluate_triplets
 from ztcir_sdk.retriever import Retriever
-from ztcir_sdk.runtime.cores import available_cores
 
-__all__ = ["FILE", "LABELS", "describe_rules", "main", "measure_rules", "without"]
+__all__ = ["COMMAND", "FILE", "LABELS", "describe_rules", "measure_rules", "without"]
 
 FILE = "rules.json"
 COMMAND = "python -m benchmarks.rules"
@@ -46,29 +33,11 @@ LABELS: Mapping[str, str] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write the result file; return the exit code."""
-    parser = command_parser("rules", "Measure what each rule for texts adds.")
-    add = parser.add_argument
-    add("--images", type=Path, nargs="+", required=True, help="shards of the gallery")
-    add("--triplets", type=Path, nargs="+", required=True, help="files of queries")
-    add("--threads", type=positive, default=available_cores(), help="threads of one graph")
-    add("--out", type=Path, default=RESULTS / FILE, help="result file")
-    options = parser.parse_args(arguments)
-    return run_command(lambda: _measure(options))
-
-
 def without(bundle: Bundle, rules: Sequence[str]) -> Bundle:
     """Return a bundle as it is without some of `RULES`."""
     entries = {entry: value for rule in rules for entry, value in RULES[rule].items()}
     manifest: Manifest = replace(bundle.manifest, **entries)
     return Bundle(bundle.path, manifest)
-
-
-def _measure(options: argparse.Namespace) -> None:
-    started, load = now(), load_average()
-    values = measure_rules(options.images, options.triplets, options.threads)
-    write_result(options.out, {**provenance(started, options.threads, load), **values})
 
 
 def measure_rules(
@@ -118,7 +87,3 @@ def describe_rules(values: Mapping[str, Any]) -> str:
     columns = ("`composed`", "one change", "all requests", *kinds[1:])
     source = describe_source(values, "onnxruntime")
     return f"{format_table(columns, rows)}\n\nBundle `{values['bundle']['name']}`, {source}."
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What each rule for texts adds: on the validation queries, and on held-out training photos."""
