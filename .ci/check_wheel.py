@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cli", "export", "train", "ztcir_sdk")
 FONTS = "ztcir_sdk/pages/fonts/"
 PAGE = "ztcir_sdk/serve/page/"
+DATA = r"ztcir_sdk/modification/known_words\.txt|train/(configs/.+\.json|tags/[a-z]+\.txt)"
 BUNDLES = "ztcir_sdk/bundles/"
 DEFAULT = f"{BUNDLES}fashion-lite/"
 MAX_BYTES = 48_000_000
@@ -54,7 +55,7 @@ def _strangers(files: Mapping[str, bytes], info: str) -> list[str]:
         known = name.startswith((f"{info}/", BUNDLES, FONTS, PAGE)) or name.endswith(
             (".py", "/py.typed")
         )
-        if not known and not re.fullmatch(r"ztcir_sdk/modification/known_words.txt|train/(configs/.+\.json|tags/[a-z]+\.txt)", name):
+        if not known and not re.fullmatch(DATA, name):
             wrong.append(f"{name} is no module and no data that a package needs")
     return wrong
 
