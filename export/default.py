@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -388,8 +388,15 @@ def attribute_words(images: Sequence[TrainingImage]) -> tuple[str, ...]:
         for own in lexicon.values():
             forms = [words_of(form) for names in own for form in names.split("|")]
             words |= {form[0] for form in forms if len(form) == 1}
-    words |= {word[:-1] for word in words if word.endswith("s") and len(word) > 2}
+    words |= {singular for word in words if (singular := _singular(word, words))}
     return tuple(sorted(words - set(GRAMMAR.split())))
+
+
+def _singular(word: str, words: Collection[str]) -> str:
+    """Return the singular of a plural in "s", or "": "dress" and "watches" have none here."""
+    if len(word) < 3 or not word.endswith("s") or word.endswith("ss"):
+        return ""
+    return "" if word.endswith("es") and word[:-2] in words else word[:-1]
 
 
 def detail_words(images: Sequence[TrainingImage]) -> tuple[str, ...]:

@@ -163,7 +163,7 @@ class Retriever:
     def refused(self, text: str, *, as_typed: bool = False) -> tuple[str, ...]:
         """Return the colours and patterns that a text refuses, in English: "not red" -> ("red",).
 
-        They leave composed queries if `Manifest.refused_weight` is set, and words alone always.
+        They leave composed queries if `Manifest.neutral_text` is set, and words alone always.
         """
         return self.encoder.refused(text, as_typed=as_typed)
 

@@ -55,6 +55,11 @@ _ARTICLES = frozenset(
         "more",
         "extra",
         "its",
+        "my",
+        "his",
+        "her",
+        "your",
+        "our",
         "ein",
         "eine",
         "einen",
@@ -83,6 +88,15 @@ _ARTICLES = frozenset(
 )
 _ENDS = frozenset(
     (
+        "this",
+        "these",
+        "those",
+        "me",
+        "him",
+        "her",
+        "them",
+        "us",
+        "you",
         "in",
         "for",
         "and",
@@ -134,7 +148,13 @@ _ENDS = frozenset(
 """Words before which a part ends."""
 _EXCHANGE = re.compile(r"\b(?:replac|swap|exchang|trad|chang|switch|substitut|instead|rather)\w*")
 _TOKEN = re.compile(r"w/o?|[\w'\u2019]+|[^\w\s]")
-_NO_PART = re.compile(r"\b(?:no (?:longer|more|thanks)|away with|up with|down with)\b")
+_NO_PART = re.compile(
+    r"\b(?:no (?:longer|more|thanks)|away with|up with|down with|plus[ -]sized?|"
+    r"no[ -](?:show|iron|name|brand|frills?|wire|sleeve|collar|heel)"
+    r"(?= (?:shirt|dress|shoe|bra|sock|top|tee|bag)))\b"
+)
+"""Words that name no part."""
+_SIZES = frozenset(("big", "small", "long", "short", "wide", "thin", "large", "matching"))
 MOST = 3
 """Words of a part, without its article."""
 
@@ -187,6 +207,9 @@ def _end_of_part(tokens: list[str], start: int, attribute_words: Collection[str]
         token = tokens[place]
         if token in _ENDS or not token[0].isalpha():
             break
+        bare = place > first == start and not values
+        if bare and is_value(token) and tokens[first] not in _SIZES:
+            break  # "no logo black": without an article, what follows is another thing's
         if is_value(token) or (token in _SHADES and is_value((tokens[place + 1 :] or [""])[0])):
             values += 1
         elif values and token not in attribute_words:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from ztcir_sdk.modification.refused_words import (
     BEFORE,
     BEFORE_AT_ONCE,
     FILLERS,
+    PATTERNS,
     SHADES,
     VALUES,
     WANTED,
@@ -19,6 +21,11 @@ from ztcir_sdk.modification.refused_words import (
 __all__ = ["is_value", "names_value", "refused_values", "split_refused"]
 
 _VALUE_OF = {word: value for value, more in VALUES.items() for word in (value, *more.split())}
+_VALUE_OF |= {
+    f"{shade}{word}": value
+    for word, value in _VALUE_OF.items()
+    for shade in ("dark", "light", "hell", "dunkel", "mittel")
+}
 _PAIRS = "|".join(word for word in _VALUE_OF if " " in word)
 _WORD = rf"\b(?:{_PAIRS})\b|\w+"
 _MARK = "\N{ROMAN NUMERAL TEN THOUSAND}"
@@ -26,7 +33,9 @@ _MARK = "\N{ROMAN NUMERAL TEN THOUSAND}"
 # Patterns are texts, which `re` compiles at their first use and keeps: a start needs none of them.
 _LETTER = r"[\w'\u2019]"
 _VALUE = rf"{_MARK}\d+"
-_VALUES = rf"{_VALUE}(?:(?:,? (?:or|and|nor|oder|und|noch|ni|o|ou|et) |[ -]){_VALUE})*"
+_OR = r"(?:or|and|nor|oder|und|noch|ni|o|ou|et|&)"
+_LISTED = rf", (?={_VALUE}(?:, {_VALUE}){{0,4}},? {_OR} {_VALUE})"
+_VALUES = rf"{_VALUE}(?:(?:,? {_OR} |[ /-]|{_LISTED}){_VALUE}){{0,7}}"
 """Values that are refused together: "red or blue", "red stripes"."""
 _SIGN = rf"(?<!{_LETTER})(?:{BEFORE})(?!{_LETTER})"
 _FOLLOWING = rf"(?P<between>(?:[ -]+(?!{_VALUE}){_LETTER}+){{0,6}})[ -]+(?P<values>{_VALUES})"
@@ -34,6 +43,15 @@ _AT_ONCE = (
     rf"(?:(?<!{_LETTER})(?:{BEFORE_AT_ONCE})[ -]+|(?:^|(?<= ))[-!])"
     rf"(?:(?:{'|'.join(SHADES.split())}) )?(?P<values>{_VALUES})"
 )
+_NEW_SENTENCE = (
+    r"\b(?:this|that|these|those|it|ones?) (?:i|we|you|she|he|show|give|get|make|want|need|do)\b"
+)
+"""Where a sentence starts without a mark: "i don't like this show me a red one"."""
+_AFTER_NO = (
+    r"\b(?:an?|the|i|we|it|this|that|in|with|for|please|really|want|need|give|make|prefer|love|"
+    r"like)\b"
+)
+"""Words after which "no" refuses all that was said before: "no, make it red", without the comma."""
 _FOLLOWED = rf"(?P<values>{_VALUES})(?:{AFTER})"
 
 
@@ -52,8 +70,8 @@ def refused_values(text: str) -> tuple[str, ...]:
 
     It reads signs that refuse ("not", "without", "anything but"; also in German, Spanish and
     French) before a value in the same clause, or after it ("red won't do"). A text that names
-    another value as well ("blue instead of red") says what is wanted: it refuses nothing here, and
-    the model alone answers it.
+    another value as well ("blue instead of red") says what is wanted, and refuses nothing here:
+    subtracting red would also subtract what the two have in common.
     """
     read = _read(text)
     return tuple(read.refused) if set(read.named) == read.refused.keys() else ()
@@ -98,8 +116,9 @@ def _read(text: str) -> _Read:
     masked = re.sub(WANTED, lambda match: "," * len(match[0]), text) if words else text
     refused: dict[str, int] = {}
     rest, end = [], 0
-    for start, stop, values in sorted(_refusals(masked)) if words else ():
-        places = [int(mark[1:]) for mark in re.findall(_VALUE, values)]
+    for start, found, after in sorted(_refusals(masked), key=lambda one: one[0]) if words else ():
+        places, stop = _refused_together(found, named)
+        stop = after if stop == found.end("values") else stop
         refused |= {named[place]: place for place in places}
         rest.append(text[end : max(end, start)])
         end = max(end, stop)
@@ -109,16 +128,42 @@ def _read(text: str) -> _Read:
     return _Read(words, named, kept, " ".join(rest))
 
 
-def _refusals(text: str) -> Iterator[tuple[int, int, str]]:
-    """Yield start, end and values of each refusal in a text of marked values."""
+def _refusals(text: str) -> Iterator[tuple[int, re.Match[str], int]]:
+    """Yield start, match of the values, and end of each refusal in a text of marked values."""
     following = re.compile(_FOLLOWING)
     for sign in re.finditer(_SIGN, text):
         found = following.match(text, sign.end())
-        if found and FILLERS.issuperset(re.findall(rf"{_LETTER}+", found["between"])):
-            yield sign.start(), found.end(), found["values"]
+        if found is None:
+            continue
+        between = re.findall(rf"{_LETTER}+", found["between"])
+        if (
+            FILLERS.issuperset(between)
+            and not re.search(_NEW_SENTENCE, found["between"])
+            and not (sign[0] == "no" and re.search(_AFTER_NO, found["between"]))
+        ):
+            yield sign.start(), found, found.end()
     for pattern in (_AT_ONCE, _FOLLOWED):
         for found in re.finditer(pattern, text):
-            yield found.start(), found.end(), found["values"]
+            yield found.start(), found, found.end()
+
+
+def _refused_together(found: re.Match[str], named: list[str]) -> tuple[list[int], int]:
+    """Return the places of the values that are refused, and where the last one ends.
+
+    Of two colours with a space between, the second is wanted: "instead of black white".
+    """
+    marks = list(re.compile(_VALUE).finditer(found.string, *found.span("values")))
+    places = [int(mark[0][1:]) for mark in marks]
+    for number, (one, two) in enumerate(itertools.pairwise(marks)):
+        colours = named[places[number]], named[places[number + 1]]
+        if (
+            found.string[one.end() : two.start()] == " "
+            and PATTERNS.isdisjoint(colours)
+            and colours[0] not in colours[1]
+            and colours[1] not in colours[0]
+        ):
+            return places[: number + 1], one.end()
+    return places, found.end("values")
 
 
 def _mark(word: str, words: list[str]) -> str:

@@ -40,8 +40,7 @@ def read_request(
         detail_words: words for details, such as a material.
     """
     whole, refused = text, refused_values(text)
-    if refused:
-        text, _ = split_refused(text)
+    text, _ = split_refused(text)  # of "blue instead of red", "blue"
     if attribute_words:
         text = without_parts(text, attribute_words, only_products=True)
     has_detail = any(word in detail_words for word in words_of(text))

@@ -61,9 +61,8 @@ def nearest(word: str, ranks: Mapping[str, int], *, is_word: bool = False) -> st
     if len(word) < 3 or word in _known_words()["near_colours"]:
         return None
     words: Sequence[str] = [one for one in ranks if one in VALUES] if is_word else list(ranks)
-    near = process.extract(
-        word, words, scorer=OSA.distance, score_cutoff=1 + (len(word) >= LONG), limit=None
-    )
+    most = 2 if len(word) >= LONG and not is_word else 1
+    near = process.extract(word, words, scorer=OSA.distance, score_cutoff=most, limit=None)
     likely = [
         (
             distance,

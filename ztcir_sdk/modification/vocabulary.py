@@ -118,11 +118,13 @@ class Vocabulary:
                 slips are found, and not corrected.
         """
         found: dict[str, UnknownWord] = {}
-        for word in _written_words(text):
-            if word not in found and not all(map(self._is_known, _parts(word))):
-                suggestion = None
-                if not is_foreign(words_of(text)):  # only English words are likely slips of these
-                    suggestion = self._suggestion(word, is_word)
+        words = [
+            word for word in _written_words(text) if not all(map(self._is_known, _parts(word)))
+        ]
+        foreign = bool(words) and is_foreign(words_of(text))  # only English is corrected
+        for word in words:
+            if word not in found:
+                suggestion = None if foreign else self._suggestion(word, is_word)
                 found[word] = UnknownWord(word, suggestion, bool(suggestion and is_word))
         return tuple(found.values())
 

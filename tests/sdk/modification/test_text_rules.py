@@ -74,7 +74,7 @@ def test_a_pulled_query_is_between_itself_and_the_prototypes(
     along = (pulled * mixture).sum(axis=1)
     assert (along >= (q * mixture).sum(axis=1) - 1e-5).all()
     rows = pull(q[1:2], c, weight, temperature)
-    np.testing.assert_allclose(rows, pulled[1:2], atol=1e-6)
+    np.testing.assert_allclose(rows, pulled[1:2], atol=1e-5)
 
 
 def test_a_composed_query_is_pulled_and_no_other_method(tmp_path: Path) -> None:
@@ -147,7 +147,10 @@ WORDS: dict[str, Any] = {
         ("red with a red dress", "red"),
         ("with red stripes", None),
         ("with dark red stripes", None),
-        ("no longer red, now blue", None),
+        ("no longer red, now blue", "now blue"),
+        ("plus size dress", None),
+        ("no logo rot dress", "rot dress"),
+        ("a dress that goes with this", None),
         ("swap it with a dress", None),
         ("für women mit Gürtel", "für women"),
         ("sans capuche en rouge", "en rouge"),
