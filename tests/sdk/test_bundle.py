@@ -613,7 +613,7 @@ def test_the_embedded_bundle_keeps_its_manifest_and_fingerprint() -> None:
     bundle = Bundle.embedded(verify=False)
     written = json.dumps(bundle.manifest.to_dict(), indent=1, ensure_ascii=False) + "\n"
     assert (bundle.path / MANIFEST).read_text(encoding="utf-8") == written
-    assert bundle.fingerprint == "378c06ad88f761953d07c04824f00d3523bfe3892587e3bb2fec07d5c2bddbd8"
+    assert bundle.fingerprint == "de974c36a333e50425951a144f1e2fb871a6fa19a71baed8ac61f0063d575e4b"
 
 
 def test_embedded_bundles_are_found_by_name(package: Path, parts: dict[str, Any]) -> None:
