@@ -12,6 +12,19 @@ from ztcir_sdk.filters.parsing import FilterError
 
 __all__ = ["FieldSummary", "require_kinds", "summarise_fields"]
 
+RESERVED = frozenset(
+    (
+        *("alter", "and", "any", "as", "between", "case", "create", "cross", "current_date"),
+        *("current_time", "current_timestamp", "current_user", "distinct", "drop", "else"),
+        *("except", "false", "fetch", "for", "from", "glob", "grant", "having", "ilike", "inner"),
+        *("insert", "intersect", "into", "join", "lateral", "like", "localtime", "not", "null"),
+        *("on", "or", "outer", "qualify", "regexp", "returning", "revoke", "rlike", "rollback"),
+        *("select", "tablesample", "then", "true", "union", "using", "when", "where", "with"),
+        "xor",
+    )
+)
+"""Names that a filter only takes in quotes."""
+
 MAX_VALUES = 1000
 """Distinct values of a field that are counted; a field with more shows the first ones."""
 EXAMPLES = 5
@@ -113,7 +126,10 @@ def _other_kind(field: Field, kind: type, example: Any) -> str:
 
 
 def _written(keys: tuple[str, ...]) -> str:
-    return ".".join(key if key.isidentifier() else f'"{key}"' for key in keys)
+    """Write a field as a filter takes it: in quotes if SQL would read something else."""
+    return ".".join(
+        key if key.isidentifier() and key.lower() not in RESERVED else f'"{key}"' for key in keys
+    )
 
 
 def _walk(

@@ -304,6 +304,14 @@ def test_any_text_is_a_filter_or_an_error_with_a_sentence(text: str) -> None:
 # --- what can be asked for -----------------------------------------------------------------------
 
 
+def test_every_field_is_listed_as_a_filter_takes_it() -> None:
+    names = ["price", "and", "From", "null", "order", "two words", "date", "current_user", "xor"]
+    listed = [one.name for one in summarise_fields([dict.fromkeys(names, 1)])]
+    assert {"price", '"and"', '"From"', '"two words"', "date"} <= set(listed)
+    for name in listed:
+        parse_filter(f"{name} = 1")
+
+
 def test_fields_are_listed_with_kinds_and_values() -> None:
     by_name = {one.name: one for one in summarise_fields(metadata for _, metadata in ITEMS)}
     assert list(by_name) == [
