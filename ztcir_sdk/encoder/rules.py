@@ -68,6 +68,10 @@ class TextRules:
         return frozenset(self._bundle.manifest.detail_words)
 
     @cached_property
+    def _known_words(self) -> frozenset[str]:
+        return self._attribute_words | self._detail_words
+
+    @cached_property
     def _prototypes(self) -> NDArray[np.float32]:
         """The bundle's prototypes, (N, D), L2-normalised."""
         bundle, entry = self._bundle, self._bundle.manifest.prototypes
@@ -109,8 +113,7 @@ class TextRules:
         neutral, weight = self._bundle.manifest.neutral_text, self._bundle.manifest.detail_weight
         if neutral is None and weight is None:
             return Reading(texts)
-        known = self._attribute_words | self._detail_words
-        texts = [text if fits(text) else main_clauses(text, known) for text in texts]
+        texts = [text if fits(text) else main_clauses(text, self._known_words) for text in texts]
         requests = [read_request(text, self._attribute_words, self._detail_words) for text in texts]
         details = {row for row, one in enumerate(requests) if one.has_detail}
         if neutral is None:

@@ -43,6 +43,7 @@ _WITHOUT = frozenset(
         "sans",
     )
 )
+_SIGNS = _WITH | _WITHOUT
 _SHADES = frozenset(SHADES.split())
 _NEEDS = re.compile(r"\bit(?:'s| is)? (?:needs?|wants|missing|lacks)\b")
 _ARTICLES = frozenset(
@@ -184,7 +185,7 @@ def without_parts(
     place = 0
     while place < len(tokens):
         end = place
-        if tokens[place] in _WITH | _WITHOUT:
+        if tokens[place] in _SIGNS:
             end = _end_of_part(tokens, place + 1, attribute_words)
         is_product = tokens[end - 1] in attribute_words and not is_value(tokens[end - 1])
         if end > place + 1 and (tokens[place] in _WITHOUT or is_product or not only_products):
@@ -213,7 +214,7 @@ def _end_of_part(tokens: list[str], start: int, attribute_words: Collection[str]
         if is_value(token) or (token in _SHADES and is_value((tokens[place + 1 :] or [""])[0])):
             values += 1
         elif values and token not in attribute_words:
-            return start if first + values == place else first + (place - first - values)
+            return start if first + values == place else place - values
         place += 1
     found = tokens[first:place]
     if not found:

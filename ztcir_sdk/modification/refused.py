@@ -18,7 +18,14 @@ from ztcir_sdk.modification.refused_words import (
     WANTED,
 )
 
-__all__ = ["is_value", "names_value", "refused_values", "split_refused"]
+__all__ = [
+    "Refusals",
+    "is_value",
+    "names_value",
+    "read_refusals",
+    "refused_values",
+    "split_refused",
+]
 
 _VALUE_OF = {word: value for value, more in VALUES.items() for word in (value, *more.split())}
 _VALUE_OF |= {
@@ -73,8 +80,8 @@ def refused_values(text: str) -> tuple[str, ...]:
     another value as well ("blue instead of red") says what is wanted, and refuses nothing here:
     subtracting red would also subtract what the two have in common.
     """
-    read = _read(text)
-    return tuple(read.refused) if set(read.named) == read.refused.keys() else ()
+    read = read_refusals(text)
+    return () if read.wants_others else read.values
 
 
 def split_refused(text: str) -> tuple[str, tuple[str, ...]]:
@@ -84,48 +91,49 @@ def split_refused(text: str) -> tuple[str, tuple[str, ...]]:
     not red" -> ("a blue dress", ("red",)). Where nothing else is asked for, the rest is "". A text
     that refuses nothing is returned as it is.
     """
-    read = _read(text)
-    if not read.refused:
-        return text, ()
-    rest = re.sub(_VALUE, lambda match: read.words[int(match[0][1:])], read.rest)
-    rest = re.sub(r"\s+(?=[,.;!?])", "", " ".join(rest.split())).strip(" ,.;:!?-")
-    return (rest if re.search(r"\w\w", rest) else ""), tuple(read.refused)
+    read = read_refusals(text)
+    return read.rest, read.values
 
 
-class _Read(NamedTuple):
-    """What `_read` finds in a text."""
+class Refusals(NamedTuple):
+    """What a text refuses, and what is left of it."""
 
-    words: list[str]
-    """Each word for a value, in the order of the text."""
-    named: list[str]
-    """Its value."""
-    refused: dict[str, None]
-    """The values that are refused."""
     rest: str
-    """The text without what refuses them; a mark and a number stand for each of `words`."""
+    """The text without its refusals; "" where nothing else is asked for."""
+    values: tuple[str, ...] = ()
+    """The colours and patterns that it refuses, in English, each once, in order."""
+    wants_others: bool = False
+    """Whether it names other ones as well."""
 
 
-def _read(text: str) -> _Read:
-    text = " ".join(text.lower().split())
+def read_refusals(text: str) -> Refusals:
+    """Read both at once; see `refused_values` and `split_refused`."""
+    if not names_value(text):
+        return Refusals(text)
+    whole, text = text, " ".join(text.lower().split())
     words: list[str] = []
-    if names_value(text):
-        text = re.sub(r"\bno tan (?=\w)", "no muy ", text)  # Spanish: no colour
-        text = re.sub(_WORD, lambda match: _mark(match[0], words), text.replace(_MARK, ""))
+    text = re.sub(r"\bno tan (?=\w)", "no muy ", text)  # Spanish: no colour
+    text = re.sub(_WORD, lambda match: _mark(match[0], words), text.replace(_MARK, ""))
     named = [_VALUE_OF[word] for word in words]
     # Commas end clauses, so what stands between two of them refuses nothing.
-    masked = re.sub(WANTED, lambda match: "," * len(match[0]), text) if words else text
+    masked = re.sub(WANTED, lambda match: "," * len(match[0]), text)
     refused: dict[str, int] = {}
-    rest, end = [], 0
-    for start, found, after in sorted(_refusals(masked), key=lambda one: one[0]) if words else ():
+    parts, end = [], 0
+    for start, found, after in sorted(_refusals(masked), key=lambda one: one[0]):
         places, stop = _refused_together(found, named)
         stop = after if stop == found.end("values") else stop
         refused |= {named[place]: place for place in places}
-        rest.append(text[end : max(end, start)])
+        parts.append(text[end : max(end, start)])
         end = max(end, stop)
-    rest.append(text[end:])
+    parts.append(text[end:])
     last = {value: place for place, value in enumerate(named)}  # "not red, oh well, in red"
-    kept = {value: None for value, place in refused.items() if last[value] == place}
-    return _Read(words, named, kept, " ".join(rest))
+    values = tuple(value for value, place in refused.items() if last[value] == place)
+    if not values:
+        return Refusals(whole)
+    rest = re.sub(_VALUE, lambda match: words[int(match[0][1:])], " ".join(parts))
+    rest = re.sub(r"\s+(?=[,.;!?])", "", " ".join(rest.split())).strip(" ,.;:!?-")
+    rest = rest if re.search(r"\w\w", rest) else ""
+    return Refusals(rest, values, wants_others=set(named) != set(values))
 
 
 def _refusals(text: str) -> Iterator[tuple[int, re.Match[str], int]]:

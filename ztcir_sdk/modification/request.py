@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ztcir_sdk.modification.parts import without_parts
-from ztcir_sdk.modification.refused import names_value, refused_values, split_refused
+from ztcir_sdk.modification.refused import names_value, read_refusals
 from ztcir_sdk.modification.vocabulary import words_of
 
 __all__ = ["Request", "main_clauses", "plain_letters", "read_request"]
@@ -39,8 +39,8 @@ def read_request(
             `plain_letters`. Without any, all texts ask for something, but those that only refuse.
         detail_words: words for details, such as a material.
     """
-    whole, refused = text, refused_values(text)
-    text, _ = split_refused(text)  # of "blue instead of red", "blue"
+    whole, read = text, read_refusals(text)
+    text, refused = read.rest, () if read.wants_others else read.values
     if attribute_words:
         text = without_parts(text, attribute_words, only_products=True)
     has_detail = any(word in detail_words for word in words_of(text))

@@ -63,9 +63,7 @@ class Searches:
         self._metrics = metrics
         self._searching = ThreadPoolExecutor(1, "search")
         self._working = ThreadPoolExecutor(2, "work")  # decoding and encoding of pictures
-        self._reading = ThreadPoolExecutor(
-            1, "read"
-        )  # files of queries, which no picture waits for
+        self._reading = ThreadPoolExecutor(1, "read")  # files of queries: no picture waits for them
         self._references: OrderedDict[str, Reference] = OrderedDict()
         self._encoding: dict[str, asyncio.Future[Reference]] = {}
         self._queue: list[_Waiting] = []
