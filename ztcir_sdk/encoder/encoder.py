@@ -235,6 +235,10 @@ class Encoder:
         """Return the colours and patterns that a text refuses, and that leave a composed query."""
         return self._rules.refused(text if as_typed else self.as_read(text))
 
+    def shortened(self, text: str) -> str:
+        """Return a long text, or one in another language, in short English; others as they are."""
+        return self._rules.shortened(text)
+
     def questions(
         self,
         method: str,

@@ -27,6 +27,7 @@ from ztcir_sdk.modification import (
     plain_letters,
     read_request,
     refused_values,
+    shortened,
     without_unwanted,
 )
 
@@ -107,6 +108,13 @@ class TextRules:
     def refused(self, text: str) -> tuple[str, ...]:
         """Return the colours and patterns that a text refuses, if they leave its query."""
         return refused_values(text) if self._bundle.manifest.neutral_text else ()
+
+    def shortened(self, text: str) -> str:
+        """Return a long text, or one in another language, in short English; others as they are."""
+        if self._bundle.manifest.neutral_text is None:
+            return text
+        short = shortened(text, self._attribute_words, self._detail_words)
+        return text if short is None or not short.text else short.text
 
     def read(self, texts: Sequence[str], fits: Callable[[str], bool]) -> Reading:
         """Read what texts ask for; of one that does not fit, the clauses with known words."""

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from ztcir_sdk.modification.refused import refused_values, split_refused
-from ztcir_sdk.modification.request import Request, main_clauses, plain_letters, read_request
+from ztcir_sdk.modification.request import (
+    Request,
+    main_clauses,
+    plain_letters,
+    read_request,
+    shortened,
+)
 from ztcir_sdk.modification.strength import check_strength, move_queries
 from ztcir_sdk.modification.trail import MAX_FORMER, join_texts, mix_queries
 from ztcir_sdk.modification.unwanted import without_unwanted
@@ -22,6 +28,7 @@ __all__ = [
     "plain_letters",
     "read_request",
     "refused_values",
+    "shortened",
     "split_refused",
     "without_unwanted",
     "words_of",

@@ -65,6 +65,7 @@ BEFORE = (
     r"(?:but|bar)(?! in\b)|"
     r"(?:rather|else) than|(?:an)?other (?:\w+ )?than|different (?:colou?r|shade) than|"
     r"nothing(?! but\b| else\b)|different (?:from|to|than)|instead of|in place of|"
+    r"hold the|rule out|ruling out|bar(?:ring)?|(?:i am|i['\u2019]m) over|allergic to|"
     r"(?:hate|loathe|despise|detest|dislike)s?|(?:tired|sick|fed up|bored|enough) "
     r"(?:of|with)|rid of|away (?:from|with)|clear of|anti|spare me|"
     r"lose|drop|skip|ditch|ban|hide|omit|remove|delete|erase|eliminate|forget(?: about)?|"
@@ -89,7 +90,8 @@ AFTER = (
     r"(?:(?:isn|won|doesn|can|wouldn|don|aren)['\u2019]?t|(?:is|does|do|will|would|can|are) not)"
     r"(?! (?:(?:be |so )*(?:bad|wrong|an? (?:problem|issue))|matter|care|change|find|mind|hurt|"
     r"bother|forget|want|need|show|have to)\b)|"
-    r"(?:is|are|looks?) (?:out|sold out|taken|forbidden|too(?! (?:good|nice))|the wrong|what i don|"
+    r"(?:is|are|looks?) (?:an? no[ -]?(?:go|no)|out|sold out|taken|forbidden|"
+    r"too(?! (?:good|nice))|the wrong|what i don|"
     r"(?:awful|ugly|wrong|horrible|terrible|hideous|bad|boring|dull|disgusting)(?! that\b))|"
     r"makes me look|bores|bothers me|has to go|must go|"
     r"(?:is )?what bothers me|for (?:whatever|something else)|to something else|"
@@ -149,7 +151,7 @@ SHADES = (
 FILLERS: frozenset[str] = frozenset(
     (
         SHADES
-        + "a an any all the this that these those it its it's of in with to be been being is "
+        + "a an any all the this that these those it its it's of in into with to be been being is "
         "are was were at on as for from so too very really quite much many more most again "
         "anymore ever another other one ones thing things stuff something anything everything "
         "someone colour color colours colors coloured colored shade shades tone tones version "

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ztcir_sdk.modification.exchange import without_exchanged
+from ztcir_sdk.modification.foreign import Named, foreign_names, is_foreign, is_named
+from ztcir_sdk.modification.gist import LONG, english_text, long_gist, without_idle_words
 from ztcir_sdk.modification.parts import without_parts
-from ztcir_sdk.modification.refused import names_value, read_refusals
+from ztcir_sdk.modification.refused import is_value, names_value, read_refusals
 from ztcir_sdk.modification.vocabulary import words_of
 
-__all__ = ["Request", "main_clauses", "plain_letters", "read_request"]
+__all__ = ["Request", "main_clauses", "plain_letters", "read_request", "shortened"]
 
 _INSTEAD = re.compile(r"\b(?:sondern|sino|mais) \w")
 
@@ -41,19 +44,69 @@ def read_request(
     """
     whole, read = text, read_refusals(text)
     text, refused = read.rest, () if read.wants_others else read.values
-    if attribute_words:
-        text = without_parts(text, attribute_words, only_products=True)
-    has_detail = any(word in detail_words for word in words_of(text))
-    if has_detail or not attribute_words:
-        return Request(text, refused, has_detail)
+    if not attribute_words:
+        return Request(text, refused, any(word in detail_words for word in words_of(text)))
+
+    def names_something(part: str) -> bool:
+        known = any(_is_known(word, attribute_words) for word in words_of(part))
+        return known or bool(foreign_names(part))
+
+    text = without_exchanged(without_idle_words(text), names_something)
+    short = shortened(text, attribute_words, detail_words)
+    if short is not None:
+        return Request(short.text, refused, short.has_detail)
+    text = without_parts(text, attribute_words, only_products=True)
+    if any(word in detail_words for word in words_of(text)):
+        return Request(text, refused, has_detail=True)
     text = without_parts(text, attribute_words)
-    if names_value(text) or any(
-        word in attribute_words or plain_letters(word) in attribute_words for word in words_of(text)
-    ):
+    if names_value(text) or any(_is_known(word, attribute_words) for word in words_of(text)):
         return Request(text, refused)
     if refused and _INSTEAD.search(text):  # what is wanted has a word that is not known here
         return Request(whole)
     return Request("", refused)
+
+
+def shortened(
+    text: str, attribute_words: Collection[str], detail_words: Collection[str]
+) -> Request | None:
+    """Return what a long text, or one in another language, asks for, in short English.
+
+    Args:
+        text: a modification text, without what it refuses.
+        attribute_words: words for what a model was trained to change. A text that names anything
+            whose English word is not among them is left as it is.
+        detail_words: words for details.
+
+    Returns:
+        What it asks for, "" for nothing that is known; None for a text that is best as it is.
+    """
+    named = foreign_names(text)
+    if named is not None:
+        known = (word for word in words_of(text) if _is_known(word, attribute_words))
+        if not all(is_foreign(word) or is_named(word) for word in known):
+            return None
+        return _in_english(named, attribute_words, detail_words)
+    if len(words_of(text)) <= LONG:
+        return None
+    short = without_parts(text, attribute_words)
+    gist, has_detail = long_gist(short, attribute_words, detail_words)
+    return None if gist == short else Request(gist, has_detail=has_detail)
+
+
+def _in_english(
+    named: Sequence[Named], attribute_words: Collection[str], detail_words: Collection[str]
+) -> Request | None:
+    known = {*attribute_words, *detail_words}
+    for one in named:
+        if not any(word in known or is_value(word) for word in words_of(one.english)):
+            return None
+    return Request(
+        english_text(named) if named else "", has_detail=any(one.kind == "details" for one in named)
+    )
+
+
+def _is_known(word: str, attribute_words: Collection[str]) -> bool:
+    return word in attribute_words or plain_letters(word) in attribute_words or is_value(word)
 
 
 def main_clauses(text: str, words: Collection[str]) -> str:

@@ -10,7 +10,7 @@ from importlib import resources
 from ztcir_sdk.modification.refused import is_value
 from ztcir_sdk.modification.refused_words import VALUES
 
-__all__ = ["is_common", "is_foreign", "nearest"]
+__all__ = ["is_common", "is_english_word", "is_foreign", "is_foreign_word", "nearest"]
 
 LONG = 8
 """Letters of a word that may have two slips; a shorter one may have one."""
@@ -35,6 +35,18 @@ def is_common(word: str) -> bool:
     """Return whether a word, in lower case, is one that every text may have: "and", "das"."""
     known = _known_words()
     return word in known["common"] or word in known["foreign"] or is_value(word)
+
+
+def is_foreign_word(word: str) -> bool:
+    """Return whether a word, in lower case, is common in German, Spanish or French texts alone."""
+    known = _known_words()
+    return word in known["foreign"] and word not in known["common"]
+
+
+def is_english_word(word: str) -> bool:
+    """Return whether a word, in lower case, is common in English, and in none of these."""
+    known = _known_words()
+    return word in known["common"] and word not in known["foreign"]
 
 
 def is_foreign(words: Iterable[str]) -> bool:

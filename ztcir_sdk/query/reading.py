@@ -53,10 +53,10 @@ def read_alone(
     """Return what a text without an image asks for, and the colours and patterns that it refuses.
 
     The text encoder was trained on captions, which do not refuse: it would find what the text
-    names. With the method "text" a text stays as it is.
+    names. They are short, and English. With the method "text" a text stays as it is.
     """
     text = text if as_typed else encoder.as_read(text)
     if method == "text":
         return text, ()
     rest, refused = split_refused(text)
-    return rest or text, refused
+    return encoder.shortened(rest or text), refused
