@@ -109,7 +109,8 @@ BATCH = 64
 @click.option(
     "--as-typed",
     is_flag=True,
-    help="Leave words as they are; by default, likely typing errors are corrected, with a note.",
+    help="Leave texts as they are; by default, likely typing errors are corrected, and long texts "
+    "and other languages read as short English, with a note.",
 )
 @click.option(
     "--then",
@@ -247,6 +248,8 @@ def search(
         note(sentence)
     if reading.refused:
         note(f"Read as refused, and taken out of the query: {', '.join(reading.refused)}.")
+    for text in reading.read_as:
+        note(f"Read as '{text}': --as-typed searches the text as it is.")
     missing = _note_missing([hit.path for hit in hits], searched, retriever)
     if open_page and html is None:
         html = page_to_open()
@@ -279,6 +282,7 @@ def search(
                 "missing": missing,
                 "unknown_words": [word.to_dict() for word in reading.unknown_words],
                 "refused": list(reading.refused),
+                "read_as": list(reading.read_as),
             }
         )
     elif show:
@@ -387,9 +391,10 @@ def _answer_batch(
                     "hits": hits,
                     "unknown_words": [word.to_dict() for word in reading.unknown_words],
                     "refused": list(reading.refused),
+                    "read_as": list(reading.read_as),
                 }
             )
-            changed += bool(reading.unknown_words or reading.refused)
+            changed += bool(reading.unknown_words or reading.refused or reading.read_as)
         count += len(chunk)
     if changed:
         note(

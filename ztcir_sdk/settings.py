@@ -46,8 +46,9 @@ class RetrieverOptions(EngineOptions, total=False):
         run_timeout: most seconds of one run of a graph with ONNX Runtime.
         reference_cache_mb: memory for encoded reference images, in MiB, by default 64. A
             second query about the same file runs only the text graph. 0 keeps none.
-        correct_slips: correct likely typing errors in texts, where the bundle says which
-            words it knows; True by default. See `unknown_words`.
+        correct_slips: correct likely typing errors in texts, and read long messages and other
+            languages as short English, where the bundle says which words it knows; True by
+            default. See `unknown_words`.
     """
 
     reference_cache_mb: int

@@ -3,8 +3,9 @@
     python -m benchmarks.rules.held_out --catalogue catalogue
 
 These requests chose the rules and their strengths (`export.default`), and the validation queries
-did not. They are made from the photos' attributes, in the wordings of Stage II and, for parts, in a
-few of this file. The photos are the development images, which select checkpoints and train nothing.
+did not. They are made from the photos' attributes, in the wordings of Stage II, for parts in a few
+of this file, and for messages and languages in those of `benchmarks.rules.wordings` too. The photos
+are the development images, which select checkpoints and train nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from benchmarks.command import RESULTS, command_parser, positive, run_command, w
 from benchmarks.markdown import describe_source, format_count, format_table
 from benchmarks.provenance import load_average, provenance
 from benchmarks.rules.measure import LABELS, measure_rules
+from benchmarks.rules.wordings import COLOURS as FOREIGN_COLOURS
+from benchmarks.rules.wordings import FOREIGN, MESSAGES
 from train.data.collection import read_collection
 from train.data.image import TrainingImage
 from train.data.item import Item
@@ -157,6 +160,22 @@ def _foreign(item: Item, rng: np.random.Generator) -> Asked:
     return text, _alike(item, colour=colour)
 
 
+def _message(item: Item, rng: np.random.Generator) -> Asked:
+    colour = _draw_other(item, rng)
+    frame = MESSAGES[int(rng.integers(len(MESSAGES)))]
+    text = frame.format(new=colour.lower(), old=str(item.colour).lower())
+    return text, _alike(item, colour=colour)
+
+
+def _foreign_anew(item: Item, rng: np.random.Generator) -> Asked:
+    colour = _draw_other(item, rng)
+    language = str(rng.choice(list(FOREIGN)))
+    names, frames = FOREIGN_COLOURS[language], FOREIGN[language]
+    frame = frames[int(rng.integers(len(frames)))]
+    text = frame.format(new=names[colour.lower()], old=names[str(item.colour).lower()])
+    return text, _alike(item, colour=colour)
+
+
 def _draw_other(item: Item, rng: np.random.Generator) -> str:
     return str(rng.choice([colour for colour in COLOURS if colour != item.colour]))
 
@@ -169,6 +188,8 @@ MAKERS: Mapping[str, Maker] = {
     "nothing known": _nothing_known,
     "mistyped": _mistyped,
     "another language": _foreign,
+    "another language, in other wordings": _foreign_anew,
+    "a long message": _message,
 }
 
 

@@ -27,6 +27,7 @@ RULES: Mapping[str, Mapping[str, Any]] = {
 LABELS: Mapping[str, str] = {
     "all": "with all rules",
     "neutral": "without reading refusals and parts",
+    "typed": "without correcting slips, and shortening messages and other languages",
     "details": "without the vector of the text for details",
     "prototypes": "without the pull to prototypes",
     "none": "the three graphs alone",
@@ -51,10 +52,13 @@ def measure_rules(
         threads: threads of one graph.
     """
     bundle = Bundle.embedded()
-    left_out = {"all": (), **{rule: (rule,) for rule in RULES}, "none": tuple(RULES)}
+    left_out = {"all": (), "typed": (), **{rule: (rule,) for rule in RULES}, "none": tuple(RULES)}
     figures: dict[str, dict[str, Any]] = {}
     for name, rules in left_out.items():
-        retriever = Retriever(without(bundle, rules), device="cpu", threads=threads)
+        as_typed = name in ("typed", "none")
+        retriever = Retriever(
+            without(bundle, rules), device="cpu", threads=threads, correct_slips=not as_typed
+        )
         figures[name] = {}
         for file in files:
             scores = evaluate_triplets(retriever, images, file).methods["composed"]

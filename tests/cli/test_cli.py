@@ -452,6 +452,27 @@ def test_search_corrects_likely_slips_and_notes_words_that_the_model_was_not_tra
         assert (result.stderr, json.loads(result.stdout)["unknown_words"]) == ("", [])
 
 
+@pytest.mark.parametrize("image", [("photos/03.png",), ()])
+def test_another_language_is_read_as_short_english_with_a_note(
+    indexed: Path, bundle: Path, tmp_path: Path, image: tuple[str, ...]
+) -> None:
+    files: dict[str, Any] = {file: bundle / file for file in Bundle.load(bundle).manifest.files}
+    entries: Any = {"neutral_text": "the same", "attribute_words": ("red", "shirt", "rot")}
+    reading = write_tiny_bundle(tmp_path / "b", files=files, **entries).path
+
+    def searched(text: str, *options: str) -> tuple[Any, str]:
+        done = run("search", *image, text, "--bundle", reading, "--json", *options)
+        return json.loads(done.stdout), done.stderr
+
+    foreign, note = searched("ein rotes Hemd bitte")
+    assert foreign["read_as"] == ["red shirt"]
+    assert note == "Read as 'red shirt': --as-typed searches the text as it is.\n"
+    assert foreign["hits"] == searched("red shirt")[0]["hits"]
+    typed, silence = searched("ein rotes Hemd bitte", "--as-typed")
+    assert (typed["read_as"], silence) == ([], "")
+    assert typed["hits"] != foreign["hits"]
+
+
 def test_a_batch_says_in_each_line_how_its_texts_were_read(
     indexed: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -467,7 +488,7 @@ def test_a_batch_says_in_each_line_how_its_texts_were_read(
     queries = ((image, "Mkae it zorp"), ("shirt not red",), (image, "make it"))
     for answer, query in zip(answers, queries, strict=True):
         alone = json.loads(run("search", *query, "--bundle", knowing, "--json").stdout)
-        for key in ("hits", "unknown_words", "refused"):
+        for key in ("hits", "unknown_words", "refused", "read_as"):
             assert answer[key] == alone[key]
     assert [word["word"] for word in answers[0]["unknown_words"]] == ["mkae", "zorp"]
     assert answers[1]["refused"] == ["red"]

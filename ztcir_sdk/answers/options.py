@@ -40,7 +40,8 @@ class SearchOptions(TypedDict, total=False):
         strength: how much the text counts in "composed" and "stage1", from 0 to 2: 0 finds what is
             similar to the image, 1 is the query as it was trained, and above 1 the query goes on
             in the same direction, further away from the image.
-        as_typed: leave likely typing errors in the texts as they are.
+        as_typed: leave the texts as they are: likely typing errors stay, and long texts and other
+            languages are not read as short English.
         exact: True compares the query with every image, False uses the index's graph if it has
             one; None chooses by the size of the index.
         where: a filter on the images' metadata and path, such as

@@ -235,9 +235,17 @@ class Encoder:
         """Return the colours and patterns that a text refuses, and that leave a composed query."""
         return self._rules.refused(text if as_typed else self.as_read(text))
 
-    def shortened(self, text: str) -> str:
-        """Return a long text, or one in another language, in short English; others as they are."""
-        return self._rules.shortened(text)
+    def shortened(self, text: str, *, alone: bool, as_typed: bool = False) -> str | None:
+        """Return the short English that is read in place of a text; None if it is left as it is.
+
+        Args:
+            text: a long text, or one in another language.
+            alone: whether it is without an image, and without what it refuses.
+            as_typed: whether texts stay as they are.
+        """
+        if as_typed or not self._correct_slips:
+            return None
+        return self._rules.shortened(text) if alone else self._rules.composed_as(self.as_read(text))
 
     def questions(
         self,
@@ -260,7 +268,7 @@ class Encoder:
                 default, the query as trained, and above 1 the query goes on away from the image.
             prompt: template for "composed" and "stage1", with a ``$`` and a ``{text}``; by default
                 the bundle's own.
-            as_typed: whether likely slips stay.
+            as_typed: whether texts stay as they are: no slip is corrected, and none shortened.
 
         Raises:
             UsageError: the method is unknown or takes no weight, strength or prompt, a number is
@@ -298,7 +306,9 @@ class Encoder:
         if method == "composed":
             tokens = manifest.placeholder.tokens
             reading = self._rules.read(
-                texts, lambda text: self.tokenizer.fits(template, text, n_tokens=tokens)
+                texts,
+                lambda text: self.tokenizer.fits(template, text, n_tokens=tokens),
+                as_typed=as_typed or not self._correct_slips,
             )
         if method in ("text", "sum"):
             prompts = [self.tokenizer.encode(text) for text in texts]
@@ -378,7 +388,7 @@ class Encoder:
         images = [*references, *(one.image for _, one, _ in former)]
         texts, reading = [text for _, _, text in former], questions.reading
         if reading is not None:
-            read = self._rules.read(texts, lambda _: True)
+            read = self._rules.read(texts, lambda _: True, as_typed=reading.as_typed)
             refused = dict(reading.refused)
             for place, values in read.refused.items():
                 row = former[place][0]

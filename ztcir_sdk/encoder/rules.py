@@ -46,6 +46,8 @@ class Reading:
     """Texts that neither ask for anything known nor refuse it; see `Manifest.neutral_strength`."""
     details: Collection[int] = ()
     """Texts that ask for a detail; see `Manifest.detail_weight`."""
+    as_typed: bool = False
+    """Whether no text was shortened."""
 
 
 class TextRules:
@@ -109,27 +111,40 @@ class TextRules:
         """Return the colours and patterns that a text refuses, if they leave its query."""
         return refused_values(text) if self._bundle.manifest.neutral_text else ()
 
-    def shortened(self, text: str) -> str:
-        """Return a long text, or one in another language, in short English; others as they are."""
+    def shortened(self, text: str) -> str | None:
+        """Return what a text without an image says in short English, if that is done."""
         if self._bundle.manifest.neutral_text is None:
-            return text
+            return None
         short = shortened(text, self._attribute_words, self._detail_words)
-        return text if short is None or not short.text else short.text
+        return short.text or None if short is not None else None
 
-    def read(self, texts: Sequence[str], fits: Callable[[str], bool]) -> Reading:
+    def composed_as(self, text: str) -> str | None:
+        """Return the short English text that is composed in place of another, if that is done."""
+        if self._bundle.manifest.neutral_text is None:
+            return None
+        request = read_request(text, self._attribute_words, self._detail_words)
+        return request.text if request.is_shortened else None
+
+    def read(
+        self, texts: Sequence[str], fits: Callable[[str], bool], *, as_typed: bool = False
+    ) -> Reading:
         """Read what texts ask for; of one that does not fit, the clauses with known words."""
         neutral, weight = self._bundle.manifest.neutral_text, self._bundle.manifest.detail_weight
         if neutral is None and weight is None:
             return Reading(texts)
         texts = [text if fits(text) else main_clauses(text, self._known_words) for text in texts]
-        requests = [read_request(text, self._attribute_words, self._detail_words) for text in texts]
+        requests = [
+            read_request(text, self._attribute_words, self._detail_words, as_typed=as_typed)
+            for text in texts
+        ]
         details = {row for row, one in enumerate(requests) if one.has_detail}
         if neutral is None:
-            return Reading(texts, details=details)
+            return Reading(texts, details=details, as_typed=as_typed)
         composed = [one.text or neutral for one in requests]
         refused = {row: one.refused for row, one in enumerate(requests) if one.refused}
         nothing = [row for row, one in enumerate(requests) if not (one.text or one.refused)]
-        return Reading(composed, refused, nothing, details if weight is not None else ())
+        details = details if weight is not None else set()
+        return Reading(composed, refused, nothing, details, as_typed)
 
     def apply(
         self, reading: Reading, queries: NDArray[np.float32], images: NDArray[np.float32]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ztcir_sdk.modification.exchange import without_exchanged
 from ztcir_sdk.modification.foreign import Named, foreign_names, is_foreign, is_named
@@ -29,10 +29,16 @@ class Request:
     """The colours and patterns that it refuses, if it names no other ones."""
     has_detail: bool = False
     """Whether a word for a detail is left."""
+    is_shortened: bool = False
+    """Whether the text is in other words: short English ones of a long or a foreign text."""
 
 
 def read_request(
-    text: str, attribute_words: Collection[str], detail_words: Collection[str]
+    text: str,
+    attribute_words: Collection[str],
+    detail_words: Collection[str],
+    *,
+    as_typed: bool = False,
 ) -> Request:
     """Read what a text asks for.
 
@@ -41,6 +47,7 @@ def read_request(
         attribute_words: words for what a model was trained to change, also by their
             `plain_letters`. Without any, all texts ask for something, but those that only refuse.
         detail_words: words for details, such as a material.
+        as_typed: whether all is left in the words of the text, but for what is cut out.
     """
     whole, read = text, read_refusals(text)
     text, refused = read.rest, () if read.wants_others else read.values
@@ -51,10 +58,11 @@ def read_request(
         known = any(_is_known(word, attribute_words) for word in words_of(part))
         return known or bool(foreign_names(part))
 
-    text = without_exchanged(without_idle_words(text), names_something)
-    short = shortened(text, attribute_words, detail_words)
-    if short is not None:
-        return Request(short.text, refused, short.has_detail)
+    if not as_typed:
+        text = without_exchanged(without_idle_words(text), names_something)
+        short = shortened(text, attribute_words, detail_words)
+        if short is not None:
+            return replace(short, refused=refused, is_shortened=bool(short.text))
     text = without_parts(text, attribute_words, only_products=True)
     if any(word in detail_words for word in words_of(text)):
         return Request(text, refused, has_detail=True)

@@ -71,8 +71,9 @@ class QueryPlan:
                     self._rows[used].append((number, position, float(np.prod(weights))))
                     text = "" if wording is None else wording.value
                     if not query.images:
-                        text, refused = read_alone(encoder, text, method, as_typed=as_typed)
-                        self._without[number] |= dict.fromkeys(refused)
+                        alone = read_alone(encoder, text, method, as_typed=as_typed)
+                        self._without[number] |= dict.fromkeys(alone.refused)
+                        text = alone.text
                     texts[used].append(text)
         self._questions: dict[str, Questions] = {
             used: encoder.questions(

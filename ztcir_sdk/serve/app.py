@@ -242,7 +242,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
             float | None,
             Form(ge=0, le=1, description="Weight of the text in the method `sum`."),
         ] = None,
-        as_typed: Annotated[bool, Form(description="Leave likely typing errors.")] = False,
+        as_typed: Annotated[bool, Form(description="Search texts as they are.")] = False,
         where: Annotated[
             str | None, Form(max_length=MAX_WHERE, description="A condition on the metadata.")
         ] = None,
@@ -289,6 +289,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
                 models.UnknownWordModel(**asdict(word)) for word in reading.unknown_words
             ],
             refused=list(reading.refused),
+            read_as=list(reading.read_as),
         )
 
     @app.post(

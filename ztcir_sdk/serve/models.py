@@ -86,6 +86,9 @@ class SearchAnswer(BaseModel):
     refused: list[str] = Field(
         description="Colours and patterns that a text refuses; they were taken out of the query."
     )
+    read_as: list[str] = Field(
+        description="Short English that long texts, and texts in other languages, were read as."
+    )
 
 
 class BatchLine(BaseModel):
