@@ -132,9 +132,8 @@ LIMITS = [
     "Trained on catalogue photos of garments, bags, shoes and accessories on plain backgrounds, "
     "and on drawings of such; other pictures are out of its reach.",
     "Trained for changes of colour, type, gender and pattern, refused colours and details of "
-    "captions, in four languages (German, Spanish and French from a small hand-written lexicon, "
-    "of which colours are understood better than types); "
-    "a request for anything else is to bring similar pictures back.",
+    "captions, in four languages (of German, Spanish and French the words of a hand-written list, "
+    "which are read as English); a request for anything else is to bring similar pictures back.",
     "Photos enter at 160x120 pixels, so that small prints and logos are not seen.",
     "Colour names, product types and genders are the catalogue's, with its biases and its errors.",
 ]

@@ -754,13 +754,16 @@ def test_onnx_runtime_reports_nothing_to_its_maker(tmp_path: Path, package: str)
 
 
 def test_importing_the_retriever_is_quick() -> None:
-    script = (
-        "import json, time\n"
-        "start = time.process_time()\n"
-        "from ztcir_sdk import Retriever\n"
-        "print(json.dumps(time.process_time() - start))"
-    )
-    assert min(in_a_fresh_interpreter(script) for _ in range(3)) < 0.5
+    def seconds(statement: str) -> float:
+        script = (
+            "import json, time\n"
+            "start = time.process_time()\n"
+            f"{statement}\n"
+            "print(json.dumps(time.process_time() - start))"
+        )
+        return min(in_a_fresh_interpreter(script) for _ in range(4))
+
+    assert seconds("from ztcir_sdk import Retriever") < 5 * seconds("import numpy")
 
 
 def test_a_search_loads_no_torch_and_nothing_of_training(

@@ -501,6 +501,12 @@ def test_the_page_says_how_a_text_was_read(page: Any) -> None:
     settle(page)
     page.wait_for_function("document.querySelector('#reading').innerText.includes('as typed')")
     assert names(page) != corrected
+    page.click("#reading button")  # and back
+    settle(page)
+    page.wait_for_function("document.querySelector('#reading').innerText.includes('“striped”')")
+    assert names(page) == corrected
+    page.fill("#text", "könnte ich das bitte in blau haben")
+    page.wait_for_function("document.querySelector('#reading').innerText.includes('Read as “blue”')")
     page.fill("#text", "in blue")
     page.wait_for_selector("#reading", state="hidden")
 

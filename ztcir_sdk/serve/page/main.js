@@ -158,7 +158,7 @@ function show(found, offset) {
   $("more").hidden = fresh.length < PAGE || hits.length >= total;
   clearTimeout(noteTimer);
   if (browsing || offset) view.drawReading({}, search);
-  else noteTimer = setTimeout(() => view.drawReading(found, search, () => change({ asTyped: true })), READING);
+  else noteTimer = setTimeout(() => view.drawReading(found, search, (asTyped) => change({ asTyped })), READING);
 }
 
 function fail(error) {

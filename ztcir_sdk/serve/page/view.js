@@ -52,15 +52,18 @@ export function drawReading(found, search, keep) {
   const parts = [];
   if (corrected.length) {
     parts.push(make("span", {}, `Read ${corrected.map((one) => `“${one.word}” as “${one.suggestion}”`).join(", ")}. `,
-      make("button", { type: "button", className: "quiet", textContent: "Search as typed", onclick: keep })));
+      make("button", { type: "button", className: "quiet", textContent: "Search as typed", onclick: () => keep(true) })));
   }
   if (found.read_as?.length) {
     parts.push(make("span", {}, `Read as ${found.read_as.map((one) => `“${one}”`).join(", ")}. `,
-      ...(corrected.length ? [] : [make("button", { type: "button", className: "quiet", textContent: "Search as typed", onclick: keep })])));
+      ...(corrected.length ? [] : [make("button", { type: "button", className: "quiet", textContent: "Search as typed", onclick: () => keep(true) })])));
   }
   if (found.refused?.length) parts.push(make("span", {}, `Taken out of the query: ${found.refused.join(", ")}.`));
   if (unknown.length && !search.asTyped) parts.push(make("span", {}, `The model was not trained on ${list(unknown)}: it may ignore or misread ${unknown.length > 1 ? "them" : "it"}.`));
-  if (search.asTyped) parts.push(make("span", {}, "Searched as typed."));
+  if (search.asTyped && keep) {
+    parts.push(make("span", {}, "Searched as typed. ",
+      make("button", { type: "button", className: "quiet", textContent: "Correct it", onclick: () => keep(false) })));
+  }
   $("reading").replaceChildren(...parts);
   $("reading").hidden = !parts.length;
 }
