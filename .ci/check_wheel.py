@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cli", "export", "train", "ztcir_sdk")
 FONTS = "ztcir_sdk/pages/fonts/"
 PAGE = "ztcir_sdk/serve/page/"
-DATA = r"ztcir_sdk/modification/(known|foreign)_words\.txt|train/(configs/.+\.json|tags/[a-z]+\.txt)"
+DATA = (
+    r"ztcir_sdk/modification/(known|foreign)_words\.txt|train/(configs/.+\.json|tags/[a-z]+\.txt)"
+)
 BUNDLES = "ztcir_sdk/bundles/"
 DEFAULT = f"{BUNDLES}fashion-lite/"
 MAX_BYTES = 48_000_000

@@ -763,7 +763,7 @@ def test_importing_the_retriever_is_quick() -> None:
         )
         return min(in_a_fresh_interpreter(script) for _ in range(4))
 
-    assert seconds("from ztcir_sdk import Retriever") < 5 * seconds("import numpy")
+    assert seconds("from ztcir_sdk import Retriever") < 8 * seconds("import numpy")
 
 
 def test_a_search_loads_no_torch_and_nothing_of_training(

@@ -499,14 +499,16 @@ def test_the_page_says_how_a_text_was_read(page: Any) -> None:
         page.click("#reading button")
     assert "as_typed" in asked.value.post_data
     settle(page)
-    page.wait_for_function("document.querySelector('#reading').innerText.includes('as typed')")
+    page.wait_for_function("document.querySelector('#reading').innerText.includes('Searched as')")
     assert names(page) != corrected
     page.click("#reading button")  # and back
+    page.wait_for_function("document.querySelector('#reading').innerText.includes('Taken out')")
     settle(page)
-    page.wait_for_function("document.querySelector('#reading').innerText.includes('“striped”')")
     assert names(page) == corrected
     page.fill("#text", "könnte ich das bitte in blau haben")
-    page.wait_for_function("document.querySelector('#reading').innerText.includes('Read as “blue”')")
+    page.wait_for_function(
+        "document.querySelector('#reading').innerText.includes('Read as “blue”')"
+    )
     page.fill("#text", "in blue")
     page.wait_for_selector("#reading", state="hidden")
 
