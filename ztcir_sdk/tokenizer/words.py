@@ -30,6 +30,8 @@ _NEUTRAL_MODEL = ("dropout", "unk_token", "continuing_subword_prefix", "fuse_unk
 """Entries of a BPE model that must be off."""
 _REMEMBERED = 10_000
 """Words whose ids are remembered."""
+_LONGEST = 100
+"""Letters of a word that is merged here; the library encodes longer ones."""
 
 
 class AsciiWords:
@@ -82,6 +84,8 @@ class AsciiWords:
         for word in _WORDS.findall(text):
             known = self._known.get(word)
             if known is None:
+                if len(word) > _LONGEST:  # merging takes the square of its length here
+                    return None
                 try:
                     known = self._word_ids(word)
                 except KeyError:  # the vocabulary lacks a character or the result of a merge

@@ -60,7 +60,7 @@ def test_ids_of_every_word_of_the_vocabulary_are_those_of_the_library(
     assert [words.ids(token) for token in plain] == [one.ids for one in expected]
 
 
-@pytest.mark.parametrize("text", ["été", "red\tdress", "rot\u200b", "赤い"])
+@pytest.mark.parametrize("text", ["a" * 101, "été", "red\tdress", "rot\u200b", "赤い"])
 def test_other_texts_are_left_to_the_library(words: AsciiWords, text: str) -> None:
     assert words.ids(text) is None
 
