@@ -15,6 +15,9 @@ __all__ = ["is_common", "is_english_word", "is_foreign", "is_foreign_word", "nea
 LONG = 8
 """Letters of a word that may have two slips; a shorter one may have one."""
 
+KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+"""The rows of a keyboard, each half a key further to the right than the one above."""
+
 
 @cache
 def _known_words() -> dict[str, frozenset[str]]:
@@ -58,7 +61,8 @@ def nearest(word: str, ranks: Mapping[str, int], *, is_word: bool = False) -> st
     """Return the word that another is likely a slip of, or None.
 
     Words differ by one slip, a letter that is added, lost, another, or swapped with its neighbour
-    (long ones by two). The first letter is right, unless it was swapped or the word is long.
+    (long ones by two). The first letter is right, unless it was swapped or the word is long, or a
+    colour's or a pattern's first letter was lost or another key hit beside it.
 
     Args:
         word: a word that is not among `ranks`.
@@ -103,5 +107,32 @@ def _is_likely(word: str, other: str, slips: int) -> bool:
     if slips == 1 and _same_letters(word, other):
         return True
     if word[0] != other[0]:
-        return slips == 1 and len(word) >= 6
+        return slips == 1 and (len(word) >= 6 or (other in VALUES and _is_first_slip(word, other)))
     return len(word) >= 4 or other in VALUES
+
+
+def _is_first_slip(word: str, other: str) -> bool:
+    """Return whether a word is one of four letters or more whose first letter alone is wrong."""
+    if len(other) < 4:
+        return False
+    return word == other[1:] or (
+        word[1:] in (other, other[1:]) and word[0] in _keys_beside(other[0])
+    )
+
+
+@cache
+def _keys_beside(letter: str) -> frozenset[str]:
+    """Return the letters whose keys touch the key of a letter; none for one that has no key."""
+    places = {
+        key: (row, 2 * column + row)
+        for row, keys in enumerate(KEYS)
+        for column, key in enumerate(keys)
+    }
+    if letter not in places:
+        return frozenset()
+    row, column = places[letter]
+    return frozenset(
+        key
+        for key, (other_row, other_column) in places.items()
+        if key != letter and abs(row - other_row) <= 1 and abs(column - other_column) <= 2
+    )

@@ -173,6 +173,10 @@ ATTRIBUTES = Vocabulary(
         ("whit", "white"),
         ("dres", "dress"),
         ("stripd", "striped"),  # a pattern
+        ("reen", "green"),  # its first letter lost
+        ("freen, qhite", "green, white"),  # the key beside was hit
+        ("sred", "sred"),  # not of a short word
+        ("xgrey", "xgrey"),  # no key beside
     ],
 )
 def test_a_slip_of_an_attribute_is_corrected(typed: str, read: str) -> None:
@@ -185,6 +189,7 @@ def test_a_slip_of_an_attribute_is_corrected(typed: str, read: str) -> None:
         "pokets",  # no attribute: reading it otherwise helps nobody
         "reed",
         "than write",  # near colours, and words
+        "trey breen, rey",  # near colours, and names
         "coat",
         "aren't, didn't, they're",
         "ruffles, pleated, frills, seams, velcro, unlined",
