@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
@@ -11,7 +12,10 @@ from typing import NamedTuple
 
 from ztcir_sdk.modification.slips import is_english_word, is_foreign_word
 
-__all__ = ["Named", "foreign_names", "is_foreign", "is_named"]
+__all__ = ["SMALL_WORDS", "Named", "foreign_names", "is_foreign", "is_named"]
+
+SMALL_WORDS = frozenset({"el", "hat", "son"})
+"""The, has, his: they name nothing, although English has a hat and a son, and "él" is he."""
 
 _KINDS = ("colours", "types", "people", "details")
 _MOST_WORDS = 4
@@ -76,7 +80,8 @@ def foreign_names(text: str) -> list[Named] | None:
     Args:
         text: a modification text.
     """
-    text = re.sub(r"\bmontre[- ](?=moi\b|nous\b)", "", text.lower())  # "show me", not a watch
+    text = unicodedata.normalize("NFC", text.lower())  # letters with their accents, as in the list
+    text = re.sub(r"\bmontre[- ](?=moi\b|nous\b)", "", text)  # "show me", not a watch
     words = [part for word in _WORD.findall(text) for part in _parts(word)]
     foreign = sum(map(is_foreign, words))
     if foreign == 0 or sum(map(is_english_word, words)) > foreign:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from ztcir_sdk.modification.exchange import without_exchanged
-from ztcir_sdk.modification.foreign import Named, foreign_names, is_foreign, is_named
+from ztcir_sdk.modification.foreign import SMALL_WORDS, Named, foreign_names, is_foreign, is_named
 from ztcir_sdk.modification.gist import LONG, english_text, long_gist, without_idle_words
 from ztcir_sdk.modification.parts import without_parts
 from ztcir_sdk.modification.refused import is_value, names_value, read_refusals
@@ -91,7 +91,7 @@ def shortened(
     named = foreign_names(text)
     if named is not None:
         known = (word for word in words_of(text) if _is_known(word, attribute_words))
-        if not all(is_foreign(word) or is_named(word) for word in known):
+        if not all(word in SMALL_WORDS or is_foreign(word) or is_named(word) for word in known):
             return None
         return _in_english(named, attribute_words, detail_words)
     if len(words_of(text)) <= LONG:

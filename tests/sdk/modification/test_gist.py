@@ -37,6 +37,10 @@ def read(text: str) -> Request:
         ("meine Freundin hätte es gern in rot", "red"),
         ("schwarz-weiß gestreift", "black and white and striped"),
         ("hellblau", "light blue"),
+        ("el vestido rojo", "red dress"),  # no "él"
+        ("hat jemand das in blau", "blue"),  # no hat
+        ("son sac en rouge", "red bag"),  # no son
+        ("das gleiche in gru\u0308n", "green"),  # an accent of its own, as some systems write it
         ("aus Leder", "in leather"),
         ("nicht rot, sondern blau", "blue"),
         ("Kleid in black", "black dress"),
