@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
@@ -80,8 +79,7 @@ def foreign_names(text: str) -> list[Named] | None:
     Args:
         text: a modification text.
     """
-    text = unicodedata.normalize("NFC", text.lower())  # letters with their accents, as in the list
-    text = re.sub(r"\bmontre[- ](?=moi\b|nous\b)", "", text)  # "show me", not a watch
+    text = re.sub(r"\bmontre[- ](?=moi\b|nous\b)", "", text.lower())  # "show me", not a watch
     words = [part for word in _WORD.findall(text) for part in _parts(word)]
     foreign = sum(map(is_foreign, words))
     if foreign == 0 or sum(map(is_english_word, words)) > foreign:

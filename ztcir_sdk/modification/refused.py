@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -89,7 +90,7 @@ def split_refused(text: str) -> tuple[str, tuple[str, ...]]:
 
     "a dress, not red" -> ("a dress", ("red",)). Other values that it names stay: "a blue dress,
     not red" -> ("a blue dress", ("red",)). Where nothing else is asked for, the rest is "". A text
-    that refuses nothing is returned as it is.
+    that refuses nothing is returned as it is, in NFC.
     """
     read = read_refusals(text)
     return read.rest, read.values
@@ -107,7 +108,8 @@ class Refusals(NamedTuple):
 
 
 def read_refusals(text: str) -> Refusals:
-    """Read both at once; see `refused_values` and `split_refused`."""
+    """Read both at once; see `refused_values` and `split_refused`. What is left is in NFC."""
+    text = unicodedata.normalize("NFC", text)  # letters with their accents, as all lists have them
     if not names_value(text):
         return Refusals(text)
     whole, text = text, " ".join(text.lower().split())
