@@ -15,8 +15,12 @@ __all__ = ["is_common", "is_english_word", "is_foreign", "is_foreign_word", "nea
 LONG = 8
 """Letters of a word that may have two slips; a shorter one may have one."""
 
-KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-"""The rows of a keyboard, each half a key further to the right than the one above."""
+_KEYS = {
+    key: (row, 2 * column + row)
+    for row, keys in enumerate(("qwertyuiop", "asdfghjkl", "zxcvbnm"))
+    for column, key in enumerate(keys)
+}
+"""Where the keys of letters lie: row, and half keys from the left."""
 
 
 @cache
@@ -115,24 +119,13 @@ def _is_first_slip(word: str, other: str) -> bool:
     """Return whether a word is one of four letters or more whose first letter alone is wrong."""
     if len(other) < 4:
         return False
-    return word == other[1:] or (
-        word[1:] in (other, other[1:]) and word[0] in _keys_beside(other[0])
-    )
+    hit_beside = word[1:] in (other, other[1:]) and _are_beside(word[0], other[0])
+    return word == other[1:] or hit_beside
 
 
-@cache
-def _keys_beside(letter: str) -> frozenset[str]:
-    """Return the letters whose keys touch the key of a letter; none for one that has no key."""
-    places = {
-        key: (row, 2 * column + row)
-        for row, keys in enumerate(KEYS)
-        for column, key in enumerate(keys)
-    }
-    if letter not in places:
-        return frozenset()
-    row, column = places[letter]
-    return frozenset(
-        key
-        for key, (other_row, other_column) in places.items()
-        if key != letter and abs(row - other_row) <= 1 and abs(column - other_column) <= 2
-    )
+def _are_beside(letter: str, other: str) -> bool:
+    """Return whether the keys of two letters touch."""
+    if letter not in _KEYS or other not in _KEYS:
+        return False
+    (row, column), (other_row, other_column) = _KEYS[letter], _KEYS[other]
+    return abs(row - other_row) <= 1 and abs(column - other_column) <= 2
