@@ -761,9 +761,13 @@ def test_importing_the_retriever_is_quick() -> None:
             f"{statement}\n"
             "print(json.dumps(time.process_time() - start))"
         )
-        return min(float(in_a_fresh_interpreter(script)) for _ in range(4))
+        return float(in_a_fresh_interpreter(script))
 
-    assert seconds("from ztcir_sdk import Retriever") < 8 * seconds("import numpy")
+    rounds = [
+        (seconds("from ztcir_sdk import Retriever"), seconds("import numpy")) for _ in range(6)
+    ]
+    ours, numpys = map(min, zip(*rounds, strict=True))  # in turn, so that other work slows both
+    assert ours < 5 * numpys
 
 
 def test_a_search_loads_no_torch_and_nothing_of_training(
